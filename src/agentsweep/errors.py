@@ -1,0 +1,23 @@
+"""The errors that a user sees: one sentence each, saying what, where and how to mend it."""
+
+
+class AgentsweepError(Exception):
+    """A failure that the command line prints as one line, without a traceback."""
+
+
+class ConfigError(AgentsweepError):
+    """The configuration, a task, a scenario or a lock file is wrong.
+
+    `problems` holds one line for each thing that is wrong; the message is all of them.
+    """
+
+    def __init__(self, problems: list[str] | str):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class InfraError(AgentsweepError):
+    """The host, the engine or the endpoint failed, so that nothing was measured.
+
+    Such a run is retried by the workflow and never looks like data.
+    """
