@@ -1,0 +1,203 @@
+"""Claude Code: its binary, arguments and environment, and where its trace lies."""
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import shlex
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from agentsweep.errors import ConfigError, InfraError
+
+CONTAINER_BINARY = "/opt/agentsweep/claude"
+CONTROL = "/run/agentsweep"
+CONFIG_DIR = f"{CONTROL}/session"
+MARKS_DIR = f"{CONTROL}/marks"
+HOME = f"{CONTROL}/home"
+SOCKET = f"{CONTROL}/api.sock"
+WRAPPER = f"{CONTROL}/bash-mark"
+ENV_FILE = f"{CONTROL}/task-environment.sh"
+AGENT_PID = f"{MARKS_DIR}/agent.pid"
+WRONG_PYTHON = 97
+
+_MADV_POPULATE_READ = 22
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """What decides how the CLI behaves; all of it is in the run's spec.
+
+    bash_timeout_s: the longest that one Bash call may take; system_search: keep `grep` and `find`
+    inside Bash the system's own, because the CLI's replacements change what memory is measured.
+    """
+
+    version: str
+    model_id: str
+    bash_timeout_s: int
+    max_retries: int
+    system_search: bool
+    max_turns: int | None = None
+    tools: tuple[str, ...] | None = None
+    extra_args: tuple[str, ...] = ()
+
+
+def session_id(spec_sha256: str, attempt: int) -> str:
+    """A session id of one attempt: known beforehand, never used twice (the CLI refuses that)."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"agentsweep/{spec_sha256}/{attempt}"))
+
+
+def arguments(settings: AgentSettings, session: str) -> list[str]:
+    """The CLI's argument list; the prompt comes on stdin."""
+    argv = [CONTAINER_BINARY, "--print", "--verbose", "--output-format", "stream-json"]
+    argv += ["--model", settings.model_id, "--session-id", session]
+    argv += ["--dangerously-skip-permissions"]
+    if settings.max_turns is not None:
+        argv += ["--max-turns", str(settings.max_turns)]
+    argv += settings.extra_args
+    if settings.tools is not None:
+        # Variadic: it must come last, or it swallows what follows.
+        argv += ["--tools", ",".join(settings.tools)]
+    return argv
+
+
+def environment(settings: AgentSettings, base_url: str, token: str, marks: bool) -> dict[str, str]:
+    """The CLI's whole environment, but for what the task's own activation adds.
+
+    `base_url` is `unix:` for the socket of the run's gateway, else a loopback address. The token
+    is good for that gateway and that run only.
+    """
+    timeout_ms = str(settings.bash_timeout_s * 1000)
+    env = {
+        "HOME": HOME,
+        "LANG": "C.UTF-8",
+        "USER": "agent",
+        "SHELL": "/bin/bash",
+        "TMPDIR": "/tmp",
+        "CLAUDE_CODE_TMPDIR": "/tmp",
+        "CLAUDE_CONFIG_DIR": CONFIG_DIR,
+        "CLAUDE_ENV_FILE": ENV_FILE,
+        "ANTHROPIC_API_KEY": token,
+        "DISABLE_AUTOUPDATER": "1",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+        "CLAUDE_CODE_TOOL_MEMORY_LIMIT": "none",
+        "CLAUDE_CODE_MAX_RETRIES": str(settings.max_retries),
+        "BASH_DEFAULT_TIMEOUT_MS": timeout_ms,
+        "BASH_MAX_TIMEOUT_MS": timeout_ms,
+    }
+    if base_url == "unix:":
+        env |= {"ANTHROPIC_UNIX_SOCKET": SOCKET, "ANTHROPIC_BASE_URL": "http://localhost"}
+    else:
+        env["ANTHROPIC_BASE_URL"] = base_url
+    if marks:
+        env["CLAUDE_CODE_SHELL_PREFIX"] = WRAPPER
+    return env
+
+
+def start_script(argv: list[str], env: dict[str, str], python: str | None = None) -> str:
+    """The script that becomes the agent: a clean environment, the task's own, then the CLI.
+
+    `exec` keeps the process id that it writes down, so that the runner can tell the agent from
+    its tools among the kernel's OOM victims. Where the task states which `python` its environment
+    must give, another one ends the script with WRONG_PYTHON before the CLI starts.
+    """
+    check = ""
+    if python is not None:
+        check = (
+            f'[ "$(command -v python)" = {shlex.quote(python)} ] || '
+            f'{{ echo "python is $(command -v python)" >&2; exit {WRONG_PYTHON}; }}\n'
+        )
+    exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in env.items())
+    return (
+        "#!/bin/bash\n"
+        "for name in $(compgen -e); do\n"
+        '  case "$name" in PATH|PWD) ;; *) unset "$name" ;; esac\n'
+        "done\n"
+        f"{exports}\n"
+        f". {ENV_FILE}\n"
+        f"{check}"
+        f"echo $$ > {AGENT_PID}\n"
+        f"exec {shlex.join(argv)}\n"
+    )
+
+
+def task_environment(lines: str | None, system_search: bool) -> str:
+    """What every shell of the agent sources: the task's activation, and the system's own search."""
+    text = f"{lines.strip()}\n" if lines else ""
+    if system_search:
+        text += "unset -f find grep rg 2>/dev/null || true\n"
+    return text or ":\n"
+
+
+def locked_binary(lock: Path, agents: Path, version: str) -> Path:
+    """The path of an agent binary; ConfigError for a version that the lock file does not name."""
+    binary_sha256(lock, version)
+    return agents / f"claude-{version}" / "claude"
+
+
+def binary_sha256(lock: Path, version: str) -> str:
+    """The hash that the lock file gives for an agent version."""
+    try:
+        versions = yaml.safe_load(lock.read_text())["claude"]
+    except (OSError, TypeError, KeyError, yaml.YAMLError):
+        raise ConfigError(
+            f"{lock}: not a lock file of agent versions (no `claude:` in it)"
+        ) from None
+    if version not in versions:
+        known = ", ".join(sorted(versions))
+        raise ConfigError(f"{lock}: claude: version {version!r} is not locked; locked are {known}")
+    return versions[version]["binary_sha256"]
+
+
+def check_binary(path: Path, expected_sha256: str) -> None:
+    """InfraError unless the file is the locked binary; the hash is remembered by size and time."""
+    if not path.is_file():
+        raise InfraError(f"the agent binary {path} is missing: fetch it with `make agent`")
+    state = path.stat()
+    facts = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
+    stamp = path.with_name("claude.sha256.json")
+    try:
+        known = json.loads(stamp.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if {name: known.get(name) for name in facts} == facts:
+        digest = known.get("sha256")
+    else:
+        with path.open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        # A read-only cache only costs the hashing again next time.
+        with contextlib.suppress(OSError):
+            stamp.write_text(json.dumps(facts | {"sha256": digest}))
+    if digest != expected_sha256:
+        raise InfraError(
+            f"{path} is not the locked agent binary (sha256 {digest[:12]}..., locked "
+            f"{expected_sha256[:12]}...): delete it and run `make agent`"
+        )
+    if not os.access(path, os.X_OK):
+        raise InfraError(f"{path} is not executable: run `chmod 755 {path}`")
+
+
+def warm(path: Path) -> None:
+    """Bring the binary into the page cache from outside the container.
+
+    The kernel charges a page of a file to the group that touches it first, so without this the
+    first run on a machine would be charged with the binary and later ones would not. madvise(2),
+    MADV_POPULATE_READ, Linux 5.14; a plain read elsewhere.
+    """
+    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, prot=mmap.PROT_READ) as view:
+        try:
+            view.madvise(_MADV_POPULATE_READ)
+        except (OSError, ValueError):
+            while handle.read(1 << 22):
+                pass
+
+
+def find_trace(session_dir: Path, session: str) -> Path | None:
+    """The main session file, found by its id: the folder's name follows the agent's directory."""
+    found = sorted(session_dir.glob(f"projects/*/{session}.jsonl"), key=lambda p: p.stat().st_size)
+    return found[-1] if found else None

@@ -1,0 +1,417 @@
+"""Container engine commands: Podman (and Docker, whose command line is the same for these).
+
+Every call runs in a scratch directory of ours, because conmon drops a file named `oom` into the
+working directory of the call when a container meets its memory limit.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agentsweep.errors import InfraError
+
+LABEL = "agentsweep.attempt"
+OWNER_LABEL = "agentsweep.owner"
+INSTALL_HINT = "install it with `make system`"
+
+_ENVIRONMENT = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR"),
+    *("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "DBUS_SESSION_BUS_ADDRESS"),
+    *("DOCKER_HOST", "DOCKER_CONFIG", "CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"),
+    *("CONTAINERS_REGISTRIES_CONF", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A bind mount: host path, container path, read-only or not."""
+
+    source: Path
+    target: str
+    read_only: bool = True
+
+    def argument(self) -> str:
+        return f"{self.source}:{self.target}:{'ro' if self.read_only else 'rw'}"
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """What `Engine.create` needs to know; sizes in bytes, `cpus` as a decimal string.
+
+    memory_bytes and cpus None mean no limit (image fixing). Swap is always closed. With `rootfs`
+    a directory takes the image's place (Podman only), which needs no image at all.
+    """
+
+    name: str
+    image: str
+    labels: dict[str, str] = field(default_factory=dict)
+    memory_bytes: int | None = None
+    cpus: str | None = None
+    pids: int | None = None
+    network: str = "none"
+    mounts: tuple[Mount, ...] = ()
+    user: str | None = None
+    keep_id: bool = False
+    drop_capabilities: bool = True
+    mask_cgroups: bool = False
+    rootfs: Path | None = None
+
+
+@dataclass(frozen=True)
+class Container:
+    """A running container: engine id, name, and the host pid of its init."""
+
+    id: str
+    name: str
+    pid: int
+
+
+class Engine:
+    """One engine with one runtime; every method is one engine command.
+
+    Raises InfraError with one sentence when the engine refuses.
+    """
+
+    def __init__(self, name: str, runtime: str | None, workdir: Path):
+        self.name = name
+        self.runtime = runtime
+        self.workdir = workdir
+
+    def command(self, *arguments: str) -> list[str]:
+        """The argument list of one engine call."""
+        runtime = ["--runtime", self.runtime] if self.name == "podman" and self.runtime else []
+        return [self.name, *runtime, *arguments]
+
+    def call(
+        self, *arguments: str, timeout_s: float = 600, check: bool = True, **kwargs
+    ) -> subprocess.CompletedProcess:
+        """Run an engine command to its end and capture its output as text."""
+        kwargs.setdefault("stdin", subprocess.DEVNULL)
+        try:
+            done = subprocess.run(
+                self.command(*arguments),
+                cwd=self.workdir,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout_s,
+                check=False,
+                env=engine_environment(),
+                **kwargs,
+            )
+        except FileNotFoundError:
+            raise InfraError(f"{self.name} is not installed: {INSTALL_HINT}") from None
+        except subprocess.TimeoutExpired:
+            raise InfraError(
+                f"`{self.name} {arguments[0]}` gave no answer within {timeout_s:.0f} s: "
+                f"see whether `{self.name} ps` hangs too"
+            ) from None
+        if check and done.returncode != 0:
+            raise InfraError(
+                f"`{self.name} {' '.join(arguments[:2])}` failed: {last_line(done.stderr)}"
+            )
+        return done
+
+    def info(self) -> dict:
+        """Engine name, version, runtime, storage driver, rootless or not, cgroup version."""
+        raw = json.loads(self.call("info", "--format", "json", timeout_s=60).stdout)
+        if self.name == "docker":
+            return {
+                "name": "docker",
+                "version": raw["ServerVersion"],
+                "runtime": raw["DefaultRuntime"],
+                "storage_driver": raw["Driver"],
+                "rootless": any("rootless" in o for o in raw.get("SecurityOptions") or []),
+                "cgroup_version": int(raw["CgroupVersion"]),
+                "cgroup_manager": raw["CgroupDriver"],
+                "storage_root": raw["DockerRootDir"],
+            }
+        host, store = raw["host"], raw["store"]
+        return {
+            "name": "podman",
+            "version": raw["version"]["Version"],
+            "runtime": self.runtime or host["ociRuntime"]["name"],
+            "storage_driver": store["graphDriverName"],
+            "rootless": host["security"]["rootless"],
+            "cgroup_version": int(host["cgroupVersion"].lstrip("v")),
+            "cgroup_manager": host["cgroupManager"],
+            "storage_root": store["graphRoot"],
+        }
+
+    def create(self, spec: ContainerSpec) -> str:
+        """Create a container whose PID 1 idles; returns its id."""
+        return self.call("create", *create_arguments(self.name, spec)).stdout.strip()
+
+    def start(self, container_id: str, name: str) -> Container:
+        """Start a created container and find its init on the host."""
+        self.call("start", container_id)
+        state = self.inspect(container_id)["State"]
+        if not state.get("Running") or not state.get("Pid"):
+            raise InfraError(
+                f"container {name} ended at once: its image needs `sleep`; "
+                f"see `{self.name} logs {name}`"
+            )
+        return Container(container_id, name, int(state["Pid"]))
+
+    def inspect(self, name: str) -> dict:
+        """The engine's record of a container."""
+        return json.loads(self.call("inspect", "--type", "container", name).stdout)[0]
+
+    def is_running(self, name: str) -> bool:
+        """False also for a container that is not there any more."""
+        done = self.call(
+            "inspect", "--type", "container", "--format", "{{.State.Running}}", name, check=False
+        )
+        return done.returncode == 0 and done.stdout.strip() == "true"
+
+    def exec_arguments(
+        self, name: str, *argv: str, user: str | None = None, workdir: str | None = None
+    ) -> list[str]:
+        """The argument list that runs `argv` in a container with stdin attached."""
+        options = ["--interactive"]
+        options += ["--user", user] if user else []
+        options += ["--workdir", workdir] if workdir else []
+        return self.command("exec", *options, name, *argv)
+
+    def exec(
+        self,
+        name: str,
+        *argv: str,
+        user: str | None = None,
+        workdir: str | None = None,
+        check: bool = True,
+        timeout_s: float = 600,
+    ) -> subprocess.CompletedProcess:
+        """Run a command in a container to its end."""
+        arguments = self.exec_arguments(name, *argv, user=user, workdir=workdir)
+        return self.call(*arguments[len(self.command()) :], check=check, timeout_s=timeout_s)
+
+    def exec_to_file(self, name: str, target: Path, *argv: str, **where) -> None:
+        """Run a command in a container and keep its output byte for byte."""
+        arguments = self.exec_arguments(name, *argv, **where)
+        with target.open("wb") as output:
+            done = subprocess.run(
+                arguments,
+                cwd=self.workdir,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                timeout=600,
+                check=False,
+                env=engine_environment(),
+            )
+        if done.returncode != 0:
+            said = last_line(done.stderr.decode(errors="replace"))
+            raise InfraError(f"`{argv[0]}` failed in container {name}: {said}")
+
+    def remove(self, name: str) -> None:
+        """Kill and remove a container with its volumes; silent where there is none."""
+        kill_now = ["--time", "0"] if self.name == "podman" else []
+        done = self.call("rm", "--force", "--volumes", *kill_now, name, check=False, timeout_s=120)
+        gone = "no such container" in done.stderr.lower() or "no container with" in done.stderr
+        if done.returncode != 0 and not gone and self.exists(name):
+            raise InfraError(f"container {name} cannot be removed: {last_line(done.stderr)}")
+
+    def exists(self, name: str) -> bool:
+        """Whether the engine knows a container of that name or id."""
+        return self.call("inspect", "--type", "container", name, check=False).returncode == 0
+
+    def owned(self) -> list[dict[str, str]]:
+        """Our containers on this host: id, attempt and owner (see `process.owner_tag`)."""
+        done = self.call(
+            "ps", "--all", "--no-trunc", "--filter", f"label={LABEL}", "--format", "json"
+        )
+        if self.name == "docker":
+            rows = [json.loads(line) for line in done.stdout.splitlines()]
+            for row in rows:
+                row["Labels"] = dict(p.split("=", 1) for p in row["Labels"].split(",") if "=" in p)
+                row["Id"] = row["ID"]
+        else:
+            rows = json.loads(done.stdout or "[]") or []
+        return [
+            {
+                "id": row["Id"],
+                "attempt": row["Labels"].get(LABEL, ""),
+                "owner": row["Labels"].get(OWNER_LABEL, ""),
+            }
+            for row in rows
+        ]
+
+    def image_id(self, reference: str) -> str | None:
+        """`sha256:...` of an image in this node's storage, or None."""
+        done = self.call("image", "inspect", "--format", "{{.Id}}", reference, check=False)
+        if done.returncode != 0:
+            return None
+        found = done.stdout.strip()
+        return found if found.startswith("sha256:") else f"sha256:{found}"
+
+    def image_size_bytes(self, reference: str) -> int:
+        """The size of an image's layers as the engine states it."""
+        done = self.call("image", "inspect", "--format", "{{.Size}}", reference)
+        return int(done.stdout.strip())
+
+
+def create_arguments(engine: str, spec: ContainerSpec) -> list[str]:
+    """The options of `create` for a container that idles under limits."""
+    arguments = ["--name", spec.name, "--init", "--entrypoint", "sleep"]
+    for key, value in spec.labels.items():
+        arguments += ["--label", f"{key}={value}"]
+    if spec.memory_bytes is not None:
+        limit = str(spec.memory_bytes)
+        # Without --memory-swap both engines allow as much swap again.
+        arguments += ["--memory", limit, "--memory-swap", limit]
+    if spec.cpus is not None:
+        arguments += ["--cpus", spec.cpus]
+    if spec.pids is not None:
+        arguments += ["--pids-limit", str(spec.pids)]
+    arguments += ["--network", spec.network]
+    if spec.keep_id:
+        arguments += ["--userns", "keep-id"]
+    if spec.user:
+        arguments += ["--user", spec.user]
+    if spec.drop_capabilities:
+        arguments += ["--cap-drop", "all", "--security-opt", "no-new-privileges"]
+    arguments += ["--security-opt", "label=disable"]
+    if spec.mask_cgroups and engine == "podman":
+        arguments += ["--security-opt", "mask=/sys/fs/cgroup"]
+    for limit in _ulimits():
+        arguments += ["--ulimit", limit]
+    for mount in spec.mounts:
+        arguments += ["--volume", mount.argument()]
+    if spec.rootfs is not None:
+        return [*arguments, "--rootfs", str(spec.rootfs), "infinity"]
+    return [*arguments, "--pull", "never", spec.image, "infinity"]
+
+
+@contextlib.contextmanager
+def empty_rootfs(parent: Path) -> Iterator[Path]:
+    """A directory that is a container's root once the host's userland is mounted over it."""
+    rootfs = parent / f"rootfs-{os.getpid()}"
+    for name in ("proc", "sys", "dev", "etc", "tmp", "run", "var"):
+        (rootfs / name).mkdir(parents=True, exist_ok=True)
+    try:
+        yield rootfs
+    finally:
+        shutil.rmtree(rootfs, ignore_errors=True)
+
+
+def _ulimits() -> list[str]:
+    """Open files and processes as far as this host's hard limits allow.
+
+    The engines' own defaults are higher than the hard limit of some hosts, and the runtime then
+    fails with "setrlimit: Operation not permitted". Podman lowers its own hard limit for
+    processes to 32768 first, so more cannot be had there.
+    """
+    limits = []
+    for name, kind, most in (
+        ("nofile", resource.RLIMIT_NOFILE, 524288),
+        ("nproc", resource.RLIMIT_NPROC, 32768),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        value = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        limits.append(f"{name}={value}:{value}")
+    return limits
+
+
+def find_engine(name: str, runtime: str, workdir: Path) -> Engine:
+    """The engine and runtime that the configuration asks for, `auto` meaning: one that works here.
+
+    Podman goes before Docker. The runtime is found by starting a container without an image, once
+    per boot and engine version; the answer is remembered beside `workdir`.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    names = ["podman", "docker"] if name == "auto" else [name]
+    present = [candidate for candidate in names if shutil.which(candidate)]
+    if not present:
+        raise InfraError(
+            f"no container engine: {' or '.join(names)} is not on PATH; {INSTALL_HINT}"
+        )
+    reasons = []
+    for candidate in present:
+        if candidate == "docker":
+            engine = Engine("docker", None if runtime == "auto" else runtime, workdir)
+            done = engine.call("version", "--format", "{{.Server.Version}}", check=False)
+            if done.returncode == 0:
+                return engine
+            reasons.append(f"docker: {last_line(done.stderr)}")
+            continue
+        for found in _runtimes(runtime):
+            problem = _runtime_problem(found, workdir)
+            if problem is None:
+                return Engine("podman", found, workdir)
+            reasons.append(f"podman with {found}: {problem}")
+    raise InfraError(
+        f"no container can be started here ({'; '.join(reasons)}): run `agentsweep doctor`"
+    )
+
+
+def _runtimes(wanted: str) -> list[str]:
+    if wanted != "auto":
+        return [wanted]
+    hybrid = Path("/sys/fs/cgroup/memory").is_dir()
+    # crun refuses hybrid cgroup hosts and is the better one on cgroup v2.
+    order = ["runc", "crun"] if hybrid else ["crun", "runc"]
+    return [name for name in order if shutil.which(name)] or ["runc"]
+
+
+@functools.cache
+def _runtime_problem(runtime: str, workdir: Path) -> str | None:
+    """Why a container of this runtime cannot be started here, or None when one did."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    binary = shutil.which(runtime)
+    if binary is None:
+        return "it is not installed"
+    stamp = workdir / f"runtime-{runtime}-{boot}-{Path(binary).stat().st_mtime_ns}"
+    if stamp.exists():
+        return None
+    engine = Engine("podman", runtime, workdir)
+    with empty_rootfs(workdir) as rootfs:
+        done = engine.call(
+            "run", "--rm", "--network", "none", *_host_userland_arguments(),
+            *[word for limit in _ulimits() for word in ("--ulimit", limit)],
+            "--rootfs", str(rootfs), "/bin/true",
+            check=False, timeout_s=60,
+        )  # fmt: skip
+    if done.returncode != 0:
+        return last_line(done.stderr)
+    stamp.touch()
+    return None
+
+
+def _host_userland_arguments() -> list[str]:
+    return [word for mount in host_userland() for word in ("--volume", mount.argument())]
+
+
+def host_userland(extra: tuple[str, ...] = ()) -> tuple[Mount, ...]:
+    """The host's own system, read-only, over the image's: the classic configuration."""
+    system = ("/usr", "/lib", "/lib64", "/etc", "/bin", "/sbin")
+    mounts = [Mount(Path(path), path) for path in system if Path(path).exists()]
+    mounts += [Mount(Path(path), path, read_only=False) for path in extra]
+    return tuple(mounts)
+
+
+def engine_environment() -> dict[str, str]:
+    """The environment of engine calls: no credential can reach an engine that never saw one."""
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+
+
+def last_line(text: str) -> str:
+    """The last line of an engine's complaint that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:400] if lines else "no message"
+
+
+def timed(function, *arguments, **kwargs):
+    """(seconds, result) of a call."""
+    begin = time.monotonic()
+    result = function(*arguments, **kwargs)
+    return time.monotonic() - begin, result

@@ -1,0 +1,230 @@
+"""Task images: lock tags to digests, pull by digest, fix permissions once, and keep a record.
+
+The fix is the documented two steps: start the image, `chown -R` its work tree to the agent's
+user, commit. The start of the work tree is snapshotted there too. With `--userns=keep-id` the
+first container of an image makes a copy of its layers with shifted ids, which takes longer than
+many a run; it happens here, once, and is timed here.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from agentsweep import snapshot
+from agentsweep.engine import (
+    LABEL,
+    OWNER_LABEL,
+    ContainerSpec,
+    Engine,
+    engine_environment,
+    last_line,
+    timed,
+)
+from agentsweep.errors import ConfigError, InfraError
+from agentsweep.process import owner_tag
+from agentsweep.store import write_durably
+
+PLATFORM = "linux/amd64"
+TRANSPORTS = ("docker://", "oci-archive:", "docker-archive:")
+
+
+def pull(engine: Engine, reference: str, digest: str, config_digest: str) -> dict:
+    """Pull an image by its locked digest and check that it is the one: the `pulled.json` record.
+
+    Raises ConfigError for an image that is not locked, InfraError when the registry or the
+    archive gives something else than the lock says.
+    """
+    if not digest.startswith("sha256:") or not config_digest.startswith("sha256:"):
+        raise ConfigError(
+            f"image {reference} is not in the lock file: run `snakemake --cores 1 lock`"
+        )
+    if engine.image_id(config_digest) == config_digest:
+        seconds, image = 0.0, config_digest
+    else:
+        seconds, image = timed(_pull, engine, reference, digest)
+    if image != config_digest:
+        raise InfraError(
+            f"{reference} is not the locked image (it is {image[:19]}, locked is "
+            f"{config_digest[:19]}): if the change is meant, run `snakemake --cores 1 lock`"
+        )
+    return {
+        "schema": 1,
+        "reference": reference,
+        "digest": digest,
+        "config_digest": config_digest,
+        "id": image,
+        "size_bytes": engine.image_size_bytes(image),
+        "pull_s": round(seconds, 3),
+    }
+
+
+def _pull(engine: Engine, reference: str, digest: str) -> str:
+    if reference.startswith("docker://"):
+        name = _without_tag(reference.removeprefix("docker://"))
+        options = ["--platform", PLATFORM, "--quiet"]
+        if engine.name == "podman" and is_loopback(reference):
+            options.append("--tls-verify=false")
+        engine.call("pull", *options, f"{name}@{digest}", timeout_s=3600)
+        return engine.image_id(f"{name}@{digest}") or ""
+    path = Path(reference.split(":", 1)[1])
+    if not path.exists():
+        raise InfraError(f"image archive {path} is missing: build it (for the demo, `make images`)")
+    if engine.name == "docker":
+        said = engine.call("load", "--quiet", "--input", str(path.resolve()), timeout_s=3600)
+        return engine.image_id(said.stdout.split()[-1]) or ""
+    transport = reference.split(":", 1)[0]
+    said = engine.call("pull", "--quiet", f"{transport}:{path.resolve()}", timeout_s=3600)
+    return engine.image_id(said.stdout.split()[-1]) or ""
+
+
+def fix(engine: Engine, pulled: dict, workdir: str, uid: int, gid: int, tag: str) -> dict:
+    """Commit an image whose work tree the agent's user owns: the `image.json` record.
+
+    `tag` names it in this node's storage. Times are seconds per step; `idmap_s` is null where no
+    ID-mapped copy is made.
+    """
+    if engine.image_id(pulled["id"]) is None:
+        pull(engine, pulled["reference"], pulled["digest"], pulled["config_digest"])
+    info = engine.info()
+    name = f"agentsweep-fix-{pulled['id'][7:19]}-{os.getpid()}"
+    labels = {LABEL: name, OWNER_LABEL: owner_tag()}
+    root = ContainerSpec(name, pulled["id"], labels, user="0:0", drop_capabilities=False)
+    user, steps = f"{uid}:{gid}", {}
+    try:
+        steps["create_s"], container_id = timed(engine.create, root)
+        steps["start_s"], container = timed(engine.start, container_id, name)
+        script = snapshot.prepare(workdir, uid, gid)
+        steps["chown_s"], _ = timed(
+            engine.exec, container.id, "sh", "-c", script, user="0:0", timeout_s=3600
+        )
+        steps["snapshot_s"], start = timed(snapshot.take_start, engine, container.id, user, workdir)
+        steps["commit_s"], _ = timed(
+            engine.call, "commit", "--pause=false", container.id, tag, timeout_s=3600
+        )
+    finally:
+        engine.remove(name)
+    steps["idmap_s"] = _warm_keep_id(engine, tag) if info["rootless"] else None
+    return {
+        "schema": 1,
+        **{key: pulled[key] for key in ("reference", "digest", "config_digest")},
+        "base_id": pulled["id"],
+        "base_size_bytes": pulled["size_bytes"],
+        "id": engine.image_id(tag),
+        "tag": tag,
+        "size_bytes": engine.image_size_bytes(tag),
+        "uid": uid,
+        "gid": gid,
+        "workdir": workdir,
+        **start,
+        "pull_s": pulled["pull_s"],
+        "fix_s": round(sum(value for value in steps.values() if value), 3),
+        "steps": {key: value and round(value, 3) for key, value in steps.items()},
+        "engine": info,
+    }
+
+
+def _warm_keep_id(engine: Engine, tag: str) -> float:
+    """Seconds that the first `--userns=keep-id` container of an image takes to be created."""
+    name = f"agentsweep-idmap-{os.getpid()}"
+    labels = {LABEL: name, OWNER_LABEL: owner_tag()}
+    try:
+        return timed(engine.create, ContainerSpec(name, tag, labels, keep_id=True))[0]
+    finally:
+        engine.remove(name)
+
+
+def ensure(engine: Engine, record: dict) -> dict:
+    """The record of an image that is in this node's storage: fixed again where it was removed.
+
+    The digest and the recipe decide what an image is; its id does not, because a commit holds the
+    time at which it was made.
+    """
+    if engine.image_id(record["tag"]) == record["id"]:
+        return record
+    with node_lock(engine.workdir, record["tag"].rpartition(":")[2]):
+        found = engine.image_id(record["tag"])
+        again = engine.workdir / f"{record['tag'].rpartition(':')[2]}.image.json"
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(again.read_text())
+            if found and known["id"] == found:
+                return known
+        pulled = pull(engine, record["reference"], record["digest"], record["config_digest"])
+        made = fix(engine, pulled, record["workdir"], record["uid"], record["gid"], record["tag"])
+        write_durably(again, json.dumps(made).encode())
+        return made
+
+
+@contextlib.contextmanager
+def node_lock(folder: Path, name: str) -> Iterator[None]:
+    """One process of this node at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def resolve(reference: str) -> dict[str, str]:
+    """What the lock file says of an image: {digest, config_digest, platform}.
+
+    `digest` is the SHA-256 of the manifest as it is served (OCI image specification, descriptor),
+    `config_digest` that of the platform's configuration, which the engines use as image id.
+    """
+    if reference.startswith(("oci-archive:", "docker-archive:")):
+        path = Path(reference.split(":", 1)[1])
+        if not path.exists():
+            raise ConfigError(
+                f"image archive {path} is missing: build it first (for the demo, `make images`)"
+            )
+    architecture = PLATFORM.split("/")[1]
+    options = ["--override-os", "linux", "--override-arch", architecture]
+    tls = ["--tls-verify=false"] if is_loopback(reference) else []
+    manifest = _skopeo(*options, "inspect", "--raw", *tls, reference)
+    config = _skopeo(*options, "inspect", "--config", "--raw", *tls, reference)
+    return {
+        "digest": f"sha256:{hashlib.sha256(manifest).hexdigest()}",
+        "config_digest": f"sha256:{hashlib.sha256(config).hexdigest()}",
+        "platform": PLATFORM,
+    }
+
+
+def _skopeo(*arguments: str) -> bytes:
+    for attempt in range(3):
+        try:
+            done = subprocess.run(
+                ["skopeo", *arguments],
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=300,
+                check=False,
+                env=engine_environment(),
+            )
+        except FileNotFoundError:
+            raise InfraError("skopeo is not installed: run `make system`") from None
+        except subprocess.TimeoutExpired:
+            raise InfraError(f"{arguments[-1]}: the registry gave no answer in 300 s") from None
+        if done.returncode == 0:
+            return done.stdout
+        said = last_line(done.stderr.decode(errors="replace"))
+        if "toomanyrequests" not in said.lower():
+            break
+        time.sleep(2**attempt)
+    raise InfraError(f"{arguments[-1]} cannot be looked up: {said}")
+
+
+def is_loopback(reference: str) -> bool:
+    """Whether a registry is on this machine, where nobody serves TLS."""
+    host = reference.removeprefix("docker://").split("/")[0].rsplit(":", 1)[0]
+    return reference.startswith("docker://") and (
+        host in ("localhost", "[::1]") or host.startswith("127.")
+    )
+
+
+def _without_tag(name: str) -> str:
+    head, slash, last = name.rpartition("/")
+    return head + slash + last.split("@")[0].split(":")[0]

@@ -1,0 +1,136 @@
+"""What happened in a run, as one of a closed set of names.
+
+The judgement is a pure function of evidence that the runner collected. Whether the kernel killed
+for memory comes from kernel counters and kernel records alone: exit code 137 only says that
+*somebody* sent SIGKILL, and the text of a tool only says what the tool believes.
+"""
+
+from dataclasses import dataclass
+
+OUTCOMES = (
+    "completed",
+    "no_work",
+    "agent_error",
+    "api_error",
+    "timed_out",
+    "stalled",
+    "oom_agent",
+    "oom_container",
+)
+
+SIGKILL_EXIT = 137
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the judgement rests on.
+
+    exit_code: the agent's exit code, None when it never ended by itself or was lost.
+    stopped_by: `timed_out` or `stalled` when the runner ended the agent, else None.
+    oom_kill_count: kernel OOM kills in the container during the agent phase.
+    agent_killed_by_kernel: the kernel's own record names the agent's process as a victim; None
+        where that record cannot be read.
+    oom_kill_near_end: the kernel's kill counter rose in the last moments before the agent ended.
+    container_alive: the container's init outlived the agent.
+    removed_from_outside: the container went away without an OOM kill of its init.
+    result: the final `result` event of the CLI's output stream, or None.
+    assistant_messages: genuine (not synthetic) assistant messages with text or a tool call.
+    """
+
+    exit_code: int | None
+    stopped_by: str | None
+    oom_kill_count: int
+    agent_killed_by_kernel: bool | None
+    oom_kill_near_end: bool
+    container_alive: bool
+    result: dict | None
+    assistant_messages: int
+    api_statuses: tuple[int | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`outcome` is one of OUTCOMES or `infra_error`; `detail` is one sentence for a reader.
+
+    tool_oom_count: kills that hit neither the agent nor the container's init.
+    """
+
+    outcome: str
+    detail: str
+    tool_oom_count: int
+    agent_victim: bool = False
+    container_victim: bool = False
+
+
+def judge(seen: Evidence) -> Judgement:
+    """The outcome of a run; see `Evidence` for what it may rest on."""
+    if not seen.container_alive:
+        if seen.oom_kill_count == 0:
+            return Judgement(
+                "infra_error",
+                "the container went away during the run and the kernel counted no OOM kill in it: "
+                "something outside removed it",
+                0,
+            )
+        return Judgement(
+            "oom_container",
+            f"the kernel killed the container's init for memory ({seen.oom_kill_count} kills)",
+            max(seen.oom_kill_count - 1, 0),
+            container_victim=True,
+        )
+    if _agent_was_victim(seen):
+        return Judgement(
+            "oom_agent",
+            "the kernel killed the agent's own process for memory",
+            max(seen.oom_kill_count - 1, 0),
+            agent_victim=True,
+        )
+    tools = seen.oom_kill_count
+    if seen.stopped_by:
+        limit = {"timed_out": "the wall limit", "stalled": "the stall limit"}[seen.stopped_by]
+        return Judgement(seen.stopped_by, f"the runner ended the agent at {limit}", tools)
+    if seen.exit_code == SIGKILL_EXIT:
+        return Judgement(
+            "infra_error",
+            "the agent was killed with SIGKILL, and neither the kernel's OOM killer nor a limit of "
+            "ours did it",
+            tools,
+        )
+    return _judge_end(seen, tools)
+
+
+def _agent_was_victim(seen: Evidence) -> bool:
+    if seen.oom_kill_count == 0 or seen.exit_code != SIGKILL_EXIT or seen.stopped_by:
+        return False
+    if seen.agent_killed_by_kernel is not None:
+        return seen.agent_killed_by_kernel
+    return seen.oom_kill_near_end
+
+
+def _judge_end(seen: Evidence, tools: int) -> Judgement:
+    """The agent ended by itself: what do its exit code and its result event say?
+
+    `subtype` says `success` even after a fatal API error, so it is not looked at.
+    """
+    result = seen.result or {}
+    reason = result.get("terminal_reason")
+    if reason == "api_error" or (result.get("is_error") and result.get("api_error_status")):
+        status = result.get("api_error_status")
+        answered = [s for s in seen.api_statuses if s is not None]
+        if answered and all(s in (429, 529) for s in answered):
+            return Judgement(
+                "infra_error",
+                f"the endpoint refused every request with {answered[-1]} before the first turn",
+                tools,
+            )
+        said = f"status {status}" if status else "no status"
+        return Judgement("api_error", f"the agent gave up on its endpoint ({said})", tools)
+    if seen.exit_code != 0:
+        code = "an unknown exit code" if seen.exit_code is None else f"exit code {seen.exit_code}"
+        return Judgement("agent_error", f"the agent ended with {code}", tools)
+    if seen.result is None or seen.assistant_messages == 0:
+        missing = "no result event" if seen.result is None else "no assistant message"
+        return Judgement("no_work", f"the agent ended with exit code 0 but left {missing}", tools)
+    if result.get("is_error") or reason not in (None, "completed"):
+        return Judgement("agent_error", f"the agent reported an error ({reason})", tools)
+    return Judgement("completed", "the agent completed its work", tools)

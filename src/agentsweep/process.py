@@ -1,0 +1,110 @@
+"""Processes of ours: who owns what, and how children end with their parent."""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from agentsweep.errors import InfraError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def owner_tag() -> str:
+    """`host/boot/pid/start`: names this process for ever, also after its pid is used again."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{socket.gethostname()}/{boot}/{os.getpid()}/{_start_ticks(os.getpid())}"
+
+
+def owner_is_dead(tag: str) -> bool:
+    """Whether the process behind an owner tag is known to have ended.
+
+    Another host's processes cannot be seen from here, so their tags are never dead.
+    """
+    parts = tag.split("/")
+    if len(parts) != 4 or parts[0] != socket.gethostname():
+        return False
+    if parts[1] != Path("/proc/sys/kernel/random/boot_id").read_text().strip():
+        return True
+    return str(_start_ticks(int(parts[2]))) != parts[3]
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Field 22 of /proc/<pid>/stat, counted after the name (which may hold spaces); proc(5)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(text.rpartition(")")[2].split()[19])
+
+
+def end_with_parent(with_signal: int = signal.SIGTERM) -> None:
+    """Ask the kernel to signal this process when its parent dies, even by SIGKILL; prctl(2)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, with_signal, 0, 0, 0)
+
+
+class LineService:
+    """A child process of ours that is spoken to in JSON lines: the sampler and the gateway.
+
+    `name` is the module (`agentsweep.sampler`). The child gets a clean environment.
+    """
+
+    def __init__(self, name: str, log: Path):
+        self.name = name
+        self._log = log
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=service_environment(),
+                start_new_session=True,
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send one line and wait for the one that answers it; InfraError when the child is gone."""
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+            if answer:
+                return json.loads(answer)
+        except (OSError, ValueError):
+            pass
+        raise InfraError(f"{self.name} ended unexpectedly: {self._last_words()}")
+
+    def stop(self, timeout_s: float = 10) -> int:
+        """Close its stdin, which ends it; kill it where it does not. Returns the exit code."""
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+        finally:
+            self._process.stdout.close()
+
+    def _last_words(self) -> str:
+        try:
+            lines = self._log.read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return lines[-1] if lines else f"exit code {self._process.poll()}"
+
+
+def service_environment() -> dict[str, str]:
+    """What a service needs to start, and nothing else."""
+    keep = ("PATH", "LANG", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
+    return {name: os.environ[name] for name in keep if name in os.environ}

@@ -1,0 +1,234 @@
+"""The run store: sealed attempts, found by the hash of their spec.
+
+Layout, append-only and never deleted by the workflow:
+
+    store/<spec sha256>/lock                     held while an attempt runs
+    store/<spec sha256>/spec.json                the canonical spec
+    store/<spec sha256>/attempt-<n>/             sealed: complete and durable
+    store/<spec sha256>/attempt-<n>.partial/     being written, under the lock
+    store/<spec sha256>/attempt-<n>.failed/      an infrastructure error, kept for a look
+    store/<spec sha256>/attempt-<n>.interrupted/ its runner died or was stopped
+
+An attempt is written as `.partial`, synced to disk and sealed by one rename, so that a crash
+at any moment leaves either a sealed attempt or one that nobody takes for sealed.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from agentsweep.errors import AgentsweepError, InfraError
+
+_ATTEMPT = re.compile(r"^attempt-([0-9]+)(?:\.(partial|failed|interrupted))?$")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt directory; `state` is sealed, partial, failed or interrupted."""
+
+    spec_sha256: str
+    number: int
+    state: str
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return f"{self.spec_sha256[:12]}-{self.number}"
+
+    def result(self) -> dict | None:
+        """The attempt's `result.json`, or None where it was never written or is unreadable."""
+        try:
+            return json.loads((self.path / "result.json").read_text())
+        except (OSError, ValueError):
+            return None
+
+
+def spec_sha256(spec: str) -> str:
+    """The name under which a canonical spec's attempts are stored."""
+    return sha256(spec.encode()).hexdigest()
+
+
+class Store:
+    """A directory of attempts. Creating one writes nothing."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+
+    def attempts(self, key: str) -> list[Attempt]:
+        """All attempts of one spec, by number."""
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in (self.root / key).iterdir():
+                if match := _ATTEMPT.match(path.name):
+                    number, state = int(match[1]), match[2] or "sealed"
+                    found.append(Attempt(key, number, state, path))
+        return sorted(found, key=lambda attempt: (attempt.number, attempt.state))
+
+    def sealed(self, key: str) -> Attempt | None:
+        """The first sealed attempt: which one is recalled must not depend on later ones."""
+        return next((a for a in self.attempts(key) if a.state == "sealed"), None)
+
+    def keys(self) -> list[str]:
+        """The spec hashes that the store holds anything for."""
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(
+                p.name for p in self.root.iterdir() if re.fullmatch(r"[0-9a-f]{64}", p.name)
+            )
+        return []
+
+    def spec(self, key: str) -> dict | None:
+        """The spec behind a hash, or None where the file is missing."""
+        try:
+            return json.loads((self.root / key / "spec.json").read_text())
+        except (OSError, ValueError):
+            return None
+
+    @contextlib.contextmanager
+    def locked(self, key: str, spec: str) -> Iterator[None]:
+        """Hold the spec's lock: the only way to write attempts of it.
+
+        A second caller waits, and then finds what the first one sealed. The lock goes with its
+        process, so a killed runner leaves none behind.
+        """
+        folder = self.root / key
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            with disk_errors(folder):
+                if not (folder / "spec.json").exists():
+                    write_durably(folder / "spec.json", spec.encode())
+            yield
+        finally:
+            os.close(handle)
+
+    def retire_partials(self, key: str) -> list[Attempt]:
+        """Under the lock, a partial attempt has no living runner: mark it interrupted, keep it."""
+        retired = []
+        for attempt in self.attempts(key):
+            if attempt.state == "partial":
+                attempt.path.rename(self.root / key / f"attempt-{attempt.number}.interrupted")
+                retired.append(attempt)
+        return retired
+
+    def begin(self, key: str) -> Attempt:
+        """A new partial attempt with the next free number."""
+        number = max((a.number for a in self.attempts(key)), default=0) + 1
+        path = self.root / key / f"attempt-{number}.partial"
+        with disk_errors(path):
+            path.mkdir()
+        return Attempt(key, number, "partial", path)
+
+    def finish(self, attempt: Attempt, state: str) -> Attempt:
+        """Sync a partial attempt to disk and rename it: `sealed`, `failed` or `interrupted`."""
+        name = f"attempt-{attempt.number}" + ("" if state == "sealed" else f".{state}")
+        target = attempt.path.with_name(name)
+        with disk_errors(attempt.path):
+            _sync_tree(attempt.path)
+            attempt.path.rename(target)
+            _sync(attempt.path.parent)
+        return Attempt(attempt.spec_sha256, attempt.number, state, target)
+
+    def remove(self, attempt: Attempt) -> None:
+        """Delete one attempt; for the user's explicit command only."""
+        shutil.rmtree(attempt.path)
+
+    def resolve(self, name: str) -> list[Attempt]:
+        """The attempts that a user names: `<hash prefix>` or `<hash prefix>-<n>`.
+
+        Raises AgentsweepError where nothing or more than one spec matches.
+        """
+        match = re.fullmatch(r"([0-9a-f]{6,64})(?:-([0-9]+))?", name)
+        if not match:
+            raise AgentsweepError(
+                f"{name!r} names no attempt: write at least 6 digits of a spec hash, "
+                "with -<n> for one attempt, as `agentsweep store list` shows them"
+            )
+        keys = [key for key in self.keys() if key.startswith(match[1])]
+        if len(keys) != 1:
+            found = "no spec" if not keys else f"{len(keys)} specs"
+            raise AgentsweepError(f"{name!r} matches {found} in {self.root}; write more digits")
+        attempts = self.attempts(keys[0])
+        if match[2]:
+            attempts = [a for a in attempts if a.number == int(match[2])]
+        if not attempts:
+            raise AgentsweepError(f"{name!r}: no such attempt in {self.root / keys[0]}")
+        return attempts
+
+
+def publish(attempt: Attempt, out: Path, names: tuple[str, ...]) -> None:
+    """Put a sealed attempt's files into a result directory, as hard links where possible.
+
+    Hard links cost no space and survive `rm -rf results`; another file system gets copies.
+    """
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            target = out / name
+            target.unlink(missing_ok=True)
+            source = attempt.path / name
+            try:
+                os.link(source, target)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                    raise
+                shutil.copy2(source, target)
+            # Snakemake compares times: a recalled file must be newer than its inputs, and a
+            # hard link would otherwise carry the day on which the run was made.
+            os.utime(target)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file so that after a crash it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.rename(path)
+    _sync(path.parent)
+
+
+@contextlib.contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into one sentence; nothing sealed is ever touched."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InfraError(
+                f"the disk that holds {where} is full: free some space and run again; "
+                "sealed attempts are intact"
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise InfraError(
+                f"{where} cannot be written ({error.strerror}): mend its permissions, or set "
+                "paths.store to another directory"
+            ) from error
+        raise
+
+
+def _sync_tree(root: Path) -> None:
+    for folder, _, files in os.walk(root):
+        for name in files:
+            path = Path(folder) / name
+            if path.is_file() and not path.is_symlink():
+                _sync(path)
+        _sync(Path(folder))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
