@@ -1,0 +1,126 @@
+"""Arguments, environment and start script of the agent; its binary's hash."""
+
+import hashlib
+import subprocess
+
+import pytest
+
+from agentsweep import agent
+from agentsweep.agent import AgentSettings
+from agentsweep.errors import ConfigError, InfraError
+
+SETTINGS = AgentSettings("2.1.330", "claude-haiku-4-5-20251001", 600, 10, True)
+
+
+def test_the_prompt_is_never_an_argument():
+    argv = agent.arguments(SETTINGS, "0000")
+    assert argv[0] == agent.CONTAINER_BINARY
+    assert "--print" in argv
+    assert argv[argv.index("--output-format") + 1] == "stream-json"
+    assert "--verbose" in argv  # stream-json needs it
+    assert argv[argv.index("--session-id") + 1] == "0000"
+
+
+def test_tools_come_last_because_they_are_variadic():
+    settings = AgentSettings("1", "m", 1, 1, True, tools=("Bash", "Read"), extra_args=("--bare",))
+    assert agent.arguments(settings, "0")[-3:] == ["--bare", "--tools", "Bash,Read"]
+
+
+def test_session_ids_differ_by_attempt_and_stay_the_same():
+    first = agent.session_id("a" * 64, 1)
+    assert first == agent.session_id("a" * 64, 1)
+    assert first != agent.session_id("a" * 64, 2)
+    assert first != agent.session_id("b" * 64, 1)
+
+
+def test_environment_over_the_socket_and_over_loopback():
+    unix = agent.environment(SETTINGS, "unix:", "token", marks=True)
+    assert unix["ANTHROPIC_UNIX_SOCKET"] == agent.SOCKET
+    assert unix["ANTHROPIC_BASE_URL"] == "http://localhost"
+    assert unix["CLAUDE_CODE_SHELL_PREFIX"] == agent.WRAPPER
+    tcp = agent.environment(SETTINGS, "http://127.0.0.1:8080", "token", marks=False)
+    assert "ANTHROPIC_UNIX_SOCKET" not in tcp
+    assert "CLAUDE_CODE_SHELL_PREFIX" not in tcp
+    assert tcp["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8080"
+    assert tcp["BASH_MAX_TIMEOUT_MS"] == "600000"
+    assert tcp["CLAUDE_CODE_TOOL_MEMORY_LIMIT"] == "none"
+
+
+def run_start(tmp_path, monkeypatch, lines, python=None):
+    """The start script as bash runs it, with `env` in the CLI's place."""
+    env_file, pid = tmp_path / "env.sh", tmp_path / "pid"
+    monkeypatch.setattr(agent, "ENV_FILE", str(env_file))
+    monkeypatch.setattr(agent, "AGENT_PID", str(pid))
+    env_file.write_text(agent.task_environment(lines, system_search=True))
+    script = tmp_path / "start"
+    script.write_text(agent.start_script(["env"], {"ODD": "a 'b' $c `d`"}, python))
+    return subprocess.run(
+        ["bash", script],
+        env={"PATH": "/usr/bin:/bin", "ANTHROPIC_AUTH_TOKEN": "from outside"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_start_script_cleans_the_environment(tmp_path, monkeypatch):
+    done = run_start(tmp_path, monkeypatch, "export TASK=1")
+    lines = done.stdout.splitlines()
+    assert "ODD=a 'b' $c `d`" in lines
+    assert "TASK=1" in lines
+    assert "from outside" not in done.stdout
+    assert int((tmp_path / "pid").read_text()) > 0
+
+
+def test_a_wrong_python_stops_before_the_agent(tmp_path, monkeypatch):
+    done = run_start(tmp_path, monkeypatch, None, python="/no/such/python")
+    assert done.returncode == agent.WRONG_PYTHON
+    assert done.stderr.startswith("python is ")
+    assert not (tmp_path / "pid").exists()
+
+
+def test_shadowed_search_tools_are_put_back():
+    text = agent.task_environment(None, system_search=True)
+    script = f"grep() {{ echo shadow; }}\n{text}\necho x | grep x"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "x\n"
+    assert "unset" not in agent.task_environment(None, system_search=False)
+
+
+def test_the_locked_binary_passes_and_another_does_not(tmp_path):
+    binary = tmp_path / "claude"
+    with pytest.raises(InfraError, match="missing"):
+        agent.check_binary(binary, "0")
+    binary.write_bytes(b"#!/bin/sh\n")
+    digest = hashlib.sha256(b"#!/bin/sh\n").hexdigest()
+    with pytest.raises(InfraError, match="not executable"):
+        agent.check_binary(binary, digest)
+    binary.chmod(0o755)
+    agent.check_binary(binary, digest)
+    binary.write_bytes(b"#!/bin/sh\nevil\n")
+    with pytest.raises(InfraError, match="not the locked agent binary"):
+        agent.check_binary(binary, digest)
+
+
+def test_versions_come_from_the_lock_file(tmp_path):
+    lock = tmp_path / "agents.lock.yaml"
+    lock.write_text("claude:\n  2.1.330: {binary_sha256: abc}\n")
+    assert agent.binary_sha256(lock, "2.1.330") == "abc"
+    assert agent.locked_binary(lock, tmp_path, "2.1.330") == tmp_path / "claude-2.1.330/claude"
+    with pytest.raises(ConfigError, match=r"'9\.9\.9' is not locked; locked are 2\.1\.330"):
+        agent.binary_sha256(lock, "9.9.9")
+    lock.write_text("[]")
+    with pytest.raises(ConfigError, match="not a lock file"):
+        agent.binary_sha256(lock, "2.1.330")
+
+
+def test_the_trace_is_found_by_session_id_in_any_project(tmp_path):
+    wanted = tmp_path / "projects/-testbed/id.jsonl"
+    for path in (wanted, tmp_path / "projects/-testbed/other.jsonl"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}\n")
+    second = tmp_path / "projects/-tmp/id.jsonl"
+    second.parent.mkdir()
+    second.write_text("")
+    assert agent.find_trace(tmp_path, "id") == wanted
+    assert agent.find_trace(tmp_path, "none") is None

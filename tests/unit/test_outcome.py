@@ -1,0 +1,100 @@
+"""The judgement is a pure function: one row a case, each outcome reached, none by text."""
+
+import pytest
+
+from agentsweep.outcome import OUTCOMES, Evidence, judge
+
+DONE = {"is_error": False, "terminal_reason": "completed", "subtype": "success"}
+FAILED = {"is_error": True, "terminal_reason": "api_error", "api_error_status": 400}
+
+
+def evidence(**changes) -> Evidence:
+    values = {
+        "exit_code": 0,
+        "stopped_by": None,
+        "oom_kill_count": 0,
+        "agent_killed_by_kernel": None,
+        "oom_kill_near_end": False,
+        "container_alive": True,
+        "result": DONE,
+        "assistant_messages": 3,
+    }
+    return Evidence(**values | changes)
+
+
+KILLED = {"exit_code": 137, "result": None}
+CASES = {
+    "all well": ({}, "completed", 0),
+    "a tool was killed": ({"oom_kill_count": 2}, "completed", 2),
+    "no result event": ({"result": None}, "no_work", 0),
+    "no assistant message": ({"assistant_messages": 0}, "no_work", 0),
+    "exit code 1": ({"exit_code": 1}, "agent_error", 0),
+    "exit code unknown": ({"exit_code": None, "result": None}, "agent_error", 0),
+    "reported error": ({"result": DONE | {"is_error": True}}, "agent_error", 0),
+    "max turns": ({"result": DONE | {"terminal_reason": "max_turns"}}, "agent_error", 0),
+    "success in subtype is nothing": ({"result": FAILED, "exit_code": 1}, "api_error", 0),
+    "refused later": (
+        {"result": FAILED | {"api_error_status": 429}, "api_statuses": (200, 429, 429)},
+        "api_error",
+        0,
+    ),
+    "refused before the first turn": (
+        {"result": FAILED | {"api_error_status": 429}, "exit_code": 1, "api_statuses": (429, 429)},
+        "infra_error",
+        0,
+    ),
+    "timed out": ({"exit_code": 143, "stopped_by": "timed_out", "result": None}, "timed_out", 0),
+    "killed at the limit": ({**KILLED, "stopped_by": "timed_out"}, "timed_out", 0),
+    "killed at the limit after a tool": (
+        {**KILLED, "stopped_by": "stalled", "oom_kill_count": 1, "oom_kill_near_end": True},
+        "stalled",
+        1,
+    ),
+    "kernel names the agent": (
+        {**KILLED, "oom_kill_count": 3, "agent_killed_by_kernel": True},
+        "oom_agent",
+        2,
+    ),
+    "kernel names another": (
+        {**KILLED, "oom_kill_count": 1, "agent_killed_by_kernel": False, "oom_kill_near_end": True},
+        "infra_error",
+        1,
+    ),
+    "no kernel log, kill at the end": (
+        {**KILLED, "oom_kill_count": 1, "oom_kill_near_end": True},
+        "oom_agent",
+        0,
+    ),
+    "no kernel log, kill long ago": ({**KILLED, "oom_kill_count": 1}, "infra_error", 1),
+    "137 alone is not OOM": (KILLED, "infra_error", 0),
+    "container killed": (
+        {"exit_code": None, "result": None, "container_alive": False, "oom_kill_count": 1},
+        "oom_container",
+        0,
+    ),
+    "container removed": (
+        {"exit_code": None, "result": None, "container_alive": False},
+        "infra_error",
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_judgement(case):
+    changes, outcome, tools = CASES[case]
+    judged = judge(evidence(**changes))
+    assert (judged.outcome, judged.tool_oom_count) == (outcome, tools)
+    assert judged.detail and "\n" not in judged.detail
+
+
+def test_every_outcome_is_reached_and_none_beside_them():
+    reached = {outcome for _, outcome, _ in CASES.values()}
+    assert reached == {*OUTCOMES, "infra_error"}
+
+
+def test_victims_are_marked():
+    agent = judge(evidence(**CASES["kernel names the agent"][0]))
+    container = judge(evidence(**CASES["container killed"][0]))
+    assert (agent.agent_victim, agent.container_victim) == (True, False)
+    assert (container.agent_victim, container.container_victim) == (False, True)

@@ -1,0 +1,48 @@
+"""Owner tags: whose a container or a scratch directory is, and whether its owner lives."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from agentsweep.errors import InfraError
+from agentsweep.process import LineService, owner_is_dead, owner_tag
+
+
+def test_this_process_lives():
+    assert not owner_is_dead(owner_tag())
+
+
+def test_an_ended_process_is_dead():
+    code = "from agentsweep.process import owner_tag; print(owner_tag())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert owner_is_dead(done.stdout.strip())
+
+
+def test_a_reused_pid_is_another_process():
+    host, boot, pid, start = owner_tag().split("/")
+    assert owner_is_dead(f"{host}/{boot}/{pid}/{int(start) + 1}")
+
+
+def test_another_boot_is_dead_and_another_host_is_not():
+    host, boot, pid, start = owner_tag().split("/")
+    assert owner_is_dead(f"{host}/another/{pid}/{start}")
+    assert not owner_is_dead(f"elsewhere/{boot}/{pid}/{start}")
+    assert not owner_is_dead("no tag of ours")
+
+
+def test_a_service_that_cannot_start_says_why(tmp_path):
+    service = LineService("agentsweep.nonesuch", tmp_path / "log")
+    with pytest.raises(InfraError, match=r"agentsweep\.nonesuch ended unexpectedly: .*No module"):
+        service.ask({})
+    assert service.stop() != 0
+    assert not service.alive
+
+
+def test_services_get_a_clean_environment(monkeypatch):
+    from agentsweep.process import service_environment
+
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "canary")
+    assert "canary" not in service_environment().values()
+    assert service_environment()["PATH"] == os.environ["PATH"]
