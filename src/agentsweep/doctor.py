@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import agent, engine, host, images, kmsg, workspace
+from agentsweep import agent, engine, host, images, kmsg, limits, workspace
 from agentsweep.cgroup import CgroupReader
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.process import owner_tag
-from agentsweep.runner import MIN_FREE_BYTES, check_host
+from agentsweep.runner import MIN_FREE_BYTES
 
 _PROBE_MEMORY_BYTES = 64 * 2**20
 _PROBE_CPUS = "0.2"
@@ -71,7 +71,7 @@ def _host_checks(found: engine.Engine, info: dict, uid: int) -> Iterator[Check]:
     mode = "rootless" if info["rootless"] else "as root"
     detail = f"cgroup v{info['cgroup_version']}, {info['name']} {mode}"
     try:
-        check_host(info, uid)
+        limits.check_host(info, uid)
     except InfraError as error:
         message, _, cure = str(error).rpartition(": ")
         yield Check("cgroup", "fail", message, cure)
@@ -131,9 +131,9 @@ def _probe_limits(found: engine.Engine, info: dict) -> Iterator[Check]:
         try:
             container = found.start(found.create(spec), name)
             reader = CgroupReader.for_pid(container.pid)
-            limits = reader.effective_limits()
-            yield _memory_probe(found, container, reader, limits)
-            yield _cpu_probe(found, container, reader, limits)
+            effective = reader.effective_limits()
+            yield _memory_probe(found, container, reader, effective)
+            yield _cpu_probe(found, container, reader, effective)
             resets = reader.reset_peak()
             reader.close()
         except AgentsweepError as error:
@@ -151,8 +151,8 @@ def _probe_limits(found: engine.Engine, info: dict) -> Iterator[Check]:
     )
 
 
-def _memory_probe(found, container, reader, limits) -> Check:
-    if limits["memory_bytes"] != _PROBE_MEMORY_BYTES:
+def _memory_probe(found, container, reader, effective) -> Check:
+    if effective["memory_bytes"] != _PROBE_MEMORY_BYTES:
         return Check(
             "memory limit",
             "fail",
@@ -172,8 +172,8 @@ def _memory_probe(found, container, reader, limits) -> Check:
     return Check("memory limit", "ok", f"a process that grew past it was killed ({kills} kill)")
 
 
-def _cpu_probe(found, container, reader, limits) -> Check:
-    if limits["cpus"] is None or abs(limits["cpus"] - float(_PROBE_CPUS)) > 0.005:
+def _cpu_probe(found, container, reader, effective) -> Check:
+    if effective["cpus"] is None or abs(effective["cpus"] - float(_PROBE_CPUS)) > 0.005:
         return Check(
             "cpu limit",
             "fail",

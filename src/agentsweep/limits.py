@@ -1,0 +1,50 @@
+"""Whether a host can enforce a cell's limits, and whether it does."""
+
+import os
+
+from agentsweep import host
+from agentsweep.errors import InfraError
+
+_PAGE_BYTES = 4096
+
+
+def check_host(info: dict, uid: int) -> None:
+    """InfraError, with the reason and the cure, on a host that would ignore the limits."""
+    if info["rootless"] and info["cgroup_version"] == 1:
+        raise InfraError(
+            f"rootless {info['name']} on cgroup v1 silently ignores --memory and --cpus: run as "
+            "root, or boot with systemd.unified_cgroup_hierarchy=1 for cgroup v2"
+        )
+    if info["rootless"] and uid != os.getuid():
+        raise InfraError(
+            f"with rootless {info['name']} the agent has your own user id: set container.uid to "
+            f"{os.getuid()} (it is {uid})"
+        )
+
+
+def check_fit(cell: str, memory_bytes: int, cpus: float) -> None:
+    """InfraError, by the cell's name, when the machine is too small for it."""
+    if memory_bytes > host.memory_bytes():
+        raise InfraError(
+            f"{cell} needs {memory_bytes // 2**20} MiB and this machine has "
+            f"{host.memory_bytes() // 2**20} MiB: leave it out or run it on a larger one"
+        )
+    if cpus > host.usable_cpus():
+        raise InfraError(
+            f"{cell} needs {cpus:g} CPUs and this machine has {host.usable_cpus()}: leave it out "
+            "or run it on a larger one"
+        )
+
+
+def limit_differences(wanted: dict, effective: dict) -> list[str]:
+    """What the kernel enforces other than what was asked; empty when all is as asked."""
+    found = []
+    asked = wanted["memory_bytes"] // _PAGE_BYTES * _PAGE_BYTES
+    if effective["memory_bytes"] != asked:
+        found.append(f"memory limit is {effective['memory_bytes']} bytes, asked {asked}")
+    if effective["swap_bytes"] not in (0, None):
+        found.append(f"swap is open ({effective['swap_bytes']} bytes)")
+    cpus = effective["cpus"]
+    if cpus is None or abs(cpus - float(wanted["cpus"])) > 0.005:
+        found.append(f"CPU limit is {cpus}, asked {wanted['cpus']}")
+    return found

@@ -1,0 +1,511 @@
+"""The steps of one measured run, from preflight to judgement, and the record of it."""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from agentsweep import (
+    __version__,
+    agent,
+    engine,
+    host,
+    images,
+    kmsg,
+    limits,
+    outcome,
+    snapshot,
+    stream,
+    watch,
+    workspace,
+)
+from agentsweep.cgroup import CgroupReader
+from agentsweep.errors import InfraError
+from agentsweep.process import LineService, owner_tag
+from agentsweep.store import Attempt
+
+_FULL_BYTES = 2**20
+_NEAR_END_NS = 2_000_000_000
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Phases:
+    """Seconds of each step, timed one by one; no step is what the others leave over."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[f"{name}_s"] = round(time.monotonic() - begin, 4)
+
+
+class Measurement:
+    """The steps of one attempt, in order; what they share."""
+
+    def __init__(self, attempt: Attempt, job: dict, spec: str, image: dict, say: Say):
+        self.attempt, self.job, self.image, self.say = attempt, job, image, say
+        self.spec = spec
+        self.phases = Phases()
+        self.session = agent.session_id(attempt.spec_sha256, attempt.number)
+        self.token = secrets.token_urlsafe(24)
+        self.user = f"{job['container']['uid']}:{job['container']['gid']}"
+
+    def run(self) -> dict:
+        """All steps; whatever happens, container, processes and sockets are gone afterwards."""
+        begin_ns, begin_utc_ns = time.monotonic_ns(), time.time_ns()
+        noise = host.noise()
+        with contextlib.ExitStack() as stack:
+            with self.phases.timed("preflight"):
+                self._preflight(stack)
+            self._services(stack)
+            self._start_container(stack)
+            with self.phases.timed("verify"):
+                limits = self._verify_limits()
+            agent_run = self._run_agent(stack)
+            with self.phases.timed("collect"):
+                patch = self._collect(agent_run)
+            with self.phases.timed("services"):
+                summary = self._stop_services()
+            with self.phases.timed("teardown"):
+                self.engine.remove(self.container.id)
+        if host.free_bytes(self.attempt.path) < _FULL_BYTES:
+            raise InfraError(
+                f"the disk that holds {self.attempt.path.parent} filled up during the run: free "
+                "some space and run again"
+            )
+        judged, oom = self._judge(agent_run, summary)
+        return {
+            "schema": 1,
+            "spec": json.loads(self.spec),
+            "spec_sha256": self.attempt.spec_sha256,
+            "attempt": self.attempt.number,
+            "attempt_id": self.attempt.id,
+            "names": self.job["names"],
+            "outcome": judged.outcome,
+            "outcome_detail": judged.detail,
+            "exit_code": agent_run.exit_code,
+            "limits": limits,
+            "memory": {
+                "peak_bytes": agent_run.end.get("peak_bytes"),
+                "peak_source": agent_run.end.get("peak_source"),
+            },
+            "counters": {
+                "start": agent_run.begin["counters"],
+                "end": agent_run.end["counters"],
+            },
+            "oom": oom,
+            "phases": {
+                "pull_s": self.image["pull_s"],
+                "fix_s": self.image["fix_s"],
+                **self.phases.seconds,
+                "agent_s": round((agent_run.end_ns - agent_run.start_ns) / 1e9, 4),
+            },
+            "wall_s": round((time.monotonic_ns() - begin_ns) / 1e9, 4),
+            "started_utc_ns": begin_utc_ns,
+            "ended_utc_ns": time.time_ns(),
+            "agent_start_ns": agent_run.start_ns,
+            "agent_end_ns": agent_run.end_ns,
+            "agent_start_utc_ns": agent_run.start_utc_ns,
+            "agent_end_utc_ns": agent_run.end_utc_ns,
+            "leftover_processes": agent_run.leftovers,
+            "agent": {
+                "version": self.settings.version,
+                "binary_sha256": self.job["agent"]["binary_sha256"],
+                "argv": self.argv,
+                "session_id": self.session,
+                "uid": self.job["container"]["uid"],
+            },
+            "image": {key: self.image[key] for key in ("reference", "digest", "id", "size_bytes")},
+            "patch": patch,
+            "engine": self.engine_info,
+            "host": host.facts()
+            | {f"{name}_start": value for name, value in noise.items()}
+            | {f"{name}_end": value for name, value in host.noise().items()},
+            "sampler": summary,
+            "stream": {"result": agent_run.result},
+            "runner": {"version": __version__, "source_sha256": source_sha256()},
+        }
+
+    # 1. Preflight
+
+    def _preflight(self, stack: contextlib.ExitStack) -> None:
+        """Everything that can be known to be missing before anything is spent."""
+        job, limits = self.job, self.job["limits"]
+        container = job["container"]
+        self.engine = engine.find_engine(
+            container["engine"], container["runtime"], workspace.engine_dir()
+        )
+        self.engine_info = self.engine.info()
+        limits.check_host(self.engine_info, container["uid"])
+        limits.check_fit(job["cell"], limits["memory_bytes"], float(limits["cpus"]))
+        for left in workspace.clean_up(self.engine):
+            self.say(f"removed {left}, left behind by a run that was killed")
+        self.settings = agent.AgentSettings(**job["agent"]["settings"])
+        self.binary = Path(job["agent"]["binary"])
+        agent.check_binary(self.binary, job["agent"]["binary_sha256"])
+        agent.warm(self.binary)
+        self.image = images.ensure(self.engine, self.image)
+        self.scratch = workspace.create(self.attempt.id)
+        stack.callback(shutil.rmtree, self.scratch, ignore_errors=True)
+
+    # 2. The processes beside the container, and the container
+
+    def _services(self, stack: contextlib.ExitStack) -> None:
+        """Start gateway and sampler now: they load while the engine creates the container."""
+        log = self.attempt.path / "services.log"
+        self.gateway = LineService("agentsweep.gateway", log)
+        stack.callback(self.gateway.stop)
+        self.sampler = LineService("agentsweep.sampler", log)
+        stack.callback(self.sampler.stop)
+
+    def _start_container(self, stack: contextlib.ExitStack) -> None:
+        container, limits = self.job["container"], self.job["limits"]
+        control = self._control_directory()
+        classic = container["userland"] == "host"
+        mounts = [
+            *(engine.host_userland(tuple(container["host_mounts"])) if classic else ()),
+            engine.Mount(control, agent.CONTROL),
+            engine.Mount(self.binary.resolve(), agent.CONTAINER_BINARY),
+            engine.Mount(self.attempt.path / "session", agent.CONFIG_DIR, read_only=False),
+            engine.Mount(self.scratch / "marks", agent.MARKS_DIR, read_only=False),
+            engine.Mount(self.scratch / "home", agent.HOME, read_only=False),
+        ]
+        spec = engine.ContainerSpec(
+            name=f"agentsweep-{self.attempt.id}",
+            image=self.image["tag"],
+            labels={engine.LABEL: self.attempt.id, engine.OWNER_LABEL: owner_tag()},
+            memory_bytes=limits["memory_bytes"],
+            cpus=limits["cpus"],
+            pids=limits["pids"],
+            network="none" if container["network"] == "gateway" else "host",
+            mounts=tuple(mounts),
+            user=self.user,
+            keep_id=self.engine_info["rootless"] and self.engine.name == "podman",
+            mask_cgroups=container["network"] == "host",
+        )
+        stack.callback(self.engine.remove, spec.name)
+        with self.phases.timed("create"):
+            container_id = self.engine.create(spec)
+        with self.phases.timed("start"):
+            self.container = self.engine.start(container_id, spec.name)
+
+    def _control_directory(self) -> Path:
+        """What the container sees read-only under /run/agentsweep, and its writable parts."""
+        control = self.scratch / "control"
+        for name in ("session", "marks", "home"):
+            (control / name).mkdir(parents=True)
+        network = self.job["container"]["network"]
+        wrapper = control / "bash-mark"
+        wrapper.write_bytes(resources.files("agentsweep.data").joinpath("bash-mark").read_bytes())
+        wrapper.chmod(0o755)
+        listen = "tcp:127.0.0.1:0" if network == "host" else f"unix:{control / 'api.sock'}"
+        address = self.gateway.ask(
+            {
+                **self.job["model"],
+                "listen": listen,
+                "log": str(self.attempt.path / "api.jsonl"),
+                "token": self.token,
+            }
+        )["address"]
+        base_url = "unix:" if address.startswith("unix:") else address
+        self.argv = agent.arguments(self.settings, self.session)
+        env = agent.environment(self.settings, base_url, self.token, marks=True)
+        task = self.job["task"]
+        (control / "task-environment.sh").write_text(
+            agent.task_environment(task["environment"], self.settings.system_search)
+        )
+        start = control / "start"
+        start.write_text(agent.start_script(self.argv, env, task["python"]))
+        start.chmod(0o755)
+        uid, gid = self.job["container"]["uid"], self.job["container"]["gid"]
+        for folder in (
+            self.attempt.path / "session",
+            self.scratch / "marks",
+            self.scratch / "home",
+        ):
+            folder.mkdir(exist_ok=True)
+            if os.getuid() == 0:
+                os.chown(folder, uid, gid)
+        return control
+
+    # 3. and 4. Limits, counters
+
+    def _verify_limits(self) -> dict:
+        """Read the limits back from the kernel, ancestors too; InfraError on any difference."""
+        wanted = self.job["limits"]
+        reader = CgroupReader.for_pid(self.container.pid)
+        self.cgroup = reader
+        effective = reader.effective_limits()
+        effective["nproc"] = len(os.sched_getaffinity(self.container.pid))
+        differences = limits.limit_differences(wanted, effective)
+        if differences:
+            raise InfraError(
+                f"this host does not enforce the limits of {self.job['cell']}: "
+                f"{'; '.join(differences)}: run `agentsweep doctor`"
+            )
+        return {
+            "requested": {
+                "memory_bytes": wanted["memory_bytes"],
+                "swap_bytes": 0,
+                "cpus": wanted["cpus"],
+                "cpu_mode": wanted["cpu_mode"],
+                "pids": wanted["pids"],
+            },
+            "effective": effective,
+        }
+
+    # 5. and 6. The agent
+
+    def _run_agent(self, stack: contextlib.ExitStack) -> "_AgentRun":
+        path = self.attempt.path
+        ready = self.sampler.ask(
+            {
+                "pid": self.container.pid,
+                "samples": str(path / "samples.arrow"),
+                "marks": str(path / "marks.jsonl"),
+                "marks_dir": str(self.scratch / "marks"),
+                "rate_hz": self.job["measure"]["rate_hz"],
+                "summary": str(self.scratch / "sampler.json"),
+            }
+        )
+        if not ready.get("ready"):
+            raise InfraError(f"the sampler cannot start: {ready.get('error', ready)}")
+        prompt = self.scratch / "prompt"
+        prompt.write_text(self.job["prompt"])
+        begin = self.sampler.ask({"cmd": "begin"})
+        command = self.engine.exec_arguments(
+            self.container.id,
+            f"{agent.CONTROL}/start",
+            user=self.user,
+            workdir=self.job["task"]["workdir"],
+        )
+        with self.phases.timed("exec"), contextlib.ExitStack() as files:
+            client = subprocess.Popen(
+                command,
+                cwd=self.engine.workdir,
+                stdin=files.enter_context(prompt.open("rb")),
+                stdout=files.enter_context((path / "stream.jsonl").open("wb")),
+                stderr=files.enter_context((path / "stderr.txt").open("wb")),
+                env=engine.engine_environment(),
+                start_new_session=True,
+            )
+            stack.callback(_end_client, client)
+            pid, start_utc_ns = self._find_agent(client)
+        watched = self._watch(client, pid)
+        leftovers = watch.kill_all_but_init(self.cgroup, self.container.pid)
+        end = self.sampler.ask({"cmd": "end"})
+        alive = not end.get("gone") and self.engine.is_running(self.container.id)
+        code = _exit_code(client, alive)
+        if code == agent.WRONG_PYTHON and pid is None:
+            said = engine.last_line((path / "stderr.txt").read_text(errors="replace"))
+            raise InfraError(
+                f"the environment of task {self.job['names']['task']} is not the one it states "
+                f"({said}, wanted {self.job['task']['python']}): mend `environment` or `python` "
+                "in the task file"
+            )
+        if pid is None and alive:
+            said = engine.last_line((path / "stderr.txt").read_text(errors="replace"))
+            raise InfraError(f"the agent did not start (exit code {code}): {said}")
+        offset = begin["utc_ns"] - begin["t_ns"]
+        return _AgentRun(
+            pid=pid,
+            start_ns=start_utc_ns - offset if start_utc_ns else begin["t_ns"],
+            start_utc_ns=start_utc_ns or begin["utc_ns"],
+            end_ns=watched.end_ns,
+            end_utc_ns=watched.end_ns + offset,
+            exit_code=code,
+            stopped_by=watched.stopped_by,
+            leftovers=leftovers,
+            alive=alive,
+            begin=begin,
+            end=end,
+            **stream.read_stream(path / "stream.jsonl"),
+        )
+
+    def _find_agent(self, client: subprocess.Popen) -> tuple[int | None, int | None]:
+        """The agent's process on the host and when it started (UTC ns), None where it never did."""
+        note = self.scratch / "marks" / "agent.pid"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, ValueError):
+                inside = int(note.read_text())
+                return watch.host_pid(self.cgroup, inside), note.lstat().st_mtime_ns
+            if client.poll() is not None:
+                return None, None
+            time.sleep(0.002)
+        raise InfraError("the agent did not start within 60 s: see whether the engine hangs")
+
+    def _watch(self, client: subprocess.Popen, pid: int | None) -> "_Watched":
+        """Wait for the agent's end; end it at the wall limit or when nothing happens any more."""
+        path = self.attempt.path
+        files = (path / "stream.jsonl", path / "stderr.txt", path / "api.jsonl")
+        activity = watch.Activity(files, self.sampler, self.gateway)
+        begin = time.monotonic()
+        with watch.exit_watch(pid) as exits:
+            while True:
+                if exits.wait(0.25) or client.poll() is not None:
+                    return _Watched(time.monotonic_ns(), None)
+                now = time.monotonic()
+                if now - begin > self.job["timeout_s"]:
+                    reason = "timed_out"
+                elif activity.quiet_s(now) > self.job["stall_s"]:
+                    reason = "stalled"
+                elif activity.gone:
+                    return _Watched(time.monotonic_ns(), None)
+                else:
+                    continue
+                self.say(f"{self.job['cell']}: {reason}; ending the agent")
+                self._end_agent(pid, exits)
+                return _Watched(time.monotonic_ns(), reason)
+
+    def _end_agent(self, pid: int | None, exits: watch.Exit) -> None:
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            if exits.wait(self.job["grace_s"]):
+                return
+        watch.kill_all_but_init(self.cgroup, self.container.pid)
+
+    # 7. Collect
+
+    def _collect(self, run: "_AgentRun") -> dict:
+        """Session tree, trace and patch into the attempt, whatever ended the agent."""
+        path = self.attempt.path
+        trace = agent.find_trace(path / "session", self.session)
+        if trace is not None:
+            shutil.copyfile(trace, path / "trace.jsonl")
+        else:
+            (path / "trace.jsonl").touch()
+        with tarfile.open(path / "session.tar", "w") as archive:
+            for part in sorted((path / "session").glob("projects/**/*")):
+                if part.is_file() and not part.is_symlink():
+                    archive.add(part, arcname=str(part.relative_to(path / "session")))
+        shutil.rmtree(path / "session")
+        for name in ("marks.jsonl", "api.jsonl"):
+            (path / name).touch()
+        return self._patch(run)
+
+    def _patch(self, run: "_AgentRun") -> dict:
+        target = self.attempt.path / "patch.diff"
+        target.touch()
+        if not run.alive:
+            if not self.engine.exists(self.container.id):
+                return {"status": "unavailable", "sha256": None, "bytes": 0}
+            # Only its processes are gone; what the agent wrote is still in its layer.
+            self.engine.call("start", self.container.id)
+        known = snapshot.write_patch(
+            self.engine, self.container.id, self.user, self.job["task"]["workdir"],
+            self.image, target,
+        )  # fmt: skip
+        data = target.read_bytes()
+        status = "unavailable" if not known else "ok" if data else "empty"
+        digest = hashlib.sha256(data).hexdigest() if known else None
+        return {"status": status, "sha256": digest, "bytes": len(data)}
+
+    # 8. and 9. Counters, outcome
+
+    def _stop_services(self) -> dict:
+        self.gateway.stop()
+        if self.sampler.stop() != 0:
+            said = (self.attempt.path / "services.log").read_text(errors="replace")
+            raise InfraError(f"the sampler failed: {engine.last_line(said)}")
+        return json.loads((self.scratch / "sampler.json").read_text())
+
+    def _judge(self, run: "_AgentRun", summary: dict) -> tuple[outcome.Judgement, dict]:
+        begin, end = run.begin["counters"], run.end["counters"]
+        kills = (end["memory_oom_kill"] or 0) - (begin["memory_oom_kill"] or 0)
+        victims = self._victims(run)
+        if victims is not None and not run.alive:
+            # The counter goes with the container; the kernel's log stays.
+            kills = max(kills, len(victims))
+        last_kill_ns = summary.get("oom_kill_last_ns")
+        seen = outcome.Evidence(
+            exit_code=run.exit_code,
+            stopped_by=run.stopped_by,
+            oom_kill_count=kills,
+            agent_killed_by_kernel=None
+            if victims is None
+            else run.pid in {victim["pid"] for victim in victims},
+            oom_kill_near_end=last_kill_ns is not None and run.end_ns - last_kill_ns < _NEAR_END_NS,
+            container_alive=run.alive,
+            result=run.result,
+            assistant_messages=run.assistant_messages,
+            api_statuses=tuple(stream.api_statuses(self.attempt.path / "api.jsonl")),
+        )
+        judged = outcome.judge(seen)
+        return judged, {
+            "kill_count": kills,
+            "tool_count": judged.tool_oom_count,
+            "agent_victim": judged.agent_victim,
+            "container_victim": judged.container_victim,
+            "victims": victims,
+        }
+
+    def _victims(self, run: "_AgentRun") -> list[dict] | None:
+        """The kernel's own record of whom it killed in this container, where it can be read."""
+        found = kmsg.oom_victims(self.cgroup.memory_path_in_kernel, run.begin["t_ns"])
+        return None if found is None else [{"pid": v.pid, "comm": v.comm} for v in found]
+
+
+@dataclass
+class _AgentRun:
+    pid: int | None
+    start_ns: int
+    start_utc_ns: int
+    end_ns: int
+    end_utc_ns: int
+    exit_code: int | None
+    stopped_by: str | None
+    leftovers: int
+    alive: bool
+    begin: dict
+    end: dict
+    result: dict | None
+    assistant_messages: int
+
+
+@dataclass(frozen=True)
+class _Watched:
+    end_ns: int
+    stopped_by: str | None
+
+
+def _end_client(client: subprocess.Popen) -> None:
+    if client.poll() is None:
+        client.kill()
+        client.wait()
+
+
+def _exit_code(client: subprocess.Popen, container_alive: bool) -> int | None:
+    """The agent's exit code as the engine passes it on; None when it went with its container."""
+    try:
+        code = client.wait(30)
+    except subprocess.TimeoutExpired:
+        _end_client(client)
+        return None
+    return code if container_alive else None
+
+
+def source_sha256() -> str:
+    """A hash over this package's source: which code made a run."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted([*folder.glob("*.py"), *folder.glob("data/*")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""Watching a run: when the agent ends, whether anything still happens, and ending what is left."""
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from agentsweep.cgroup import CgroupReader
+from agentsweep.process import LineService
+
+
+class Activity:
+    """When anything last happened: output, traffic, or a tool at work."""
+
+    def __init__(self, files: tuple[Path, ...], sampler: LineService, gateway: LineService):
+        self._files, self._sampler, self._gateway = files, sampler, gateway
+        self._sizes: tuple[int, ...] = ()
+        self._last = time.monotonic()
+        self._asked = 0.0
+        self.gone = False
+
+    def quiet_s(self, now: float) -> float:
+        """Seconds since the last sign of life; asks the sampler and the gateway once a second."""
+        if now - self._asked < 1:
+            return now - self._last
+        self._asked = now
+        sizes = tuple(p.stat().st_size if p.exists() else 0 for p in self._files)
+        status = self._sampler.ask({"cmd": "status"})
+        traffic_ns = self._gateway.ask({"cmd": "status"})["last_byte_ns"] or 0
+        self.gone = status["gone"]
+        if sizes != self._sizes or status["active_calls"]:
+            self._sizes, self._last = sizes, now
+        self._last = max(self._last, traffic_ns / 1e9)
+        return now - self._last
+
+
+class Exit:
+    """Waits for a process that is not our child."""
+
+    def __init__(self, handle: int | None):
+        self._handle = handle
+
+    def wait(self, timeout_s: float) -> bool:
+        """True once the process has ended; without a process, only waits."""
+        if self._handle is None:
+            time.sleep(timeout_s)
+            return False
+        return bool(select.select([self._handle], [], [], timeout_s)[0])
+
+
+@contextlib.contextmanager
+def exit_watch(pid: int | None) -> Iterator[Exit]:
+    handle = None
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+    try:
+        yield Exit(handle)
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def kill_all_but_init(reader: CgroupReader, init_pid: int) -> int:
+    """SIGKILL what is left in a container until only its init is; returns how many there were."""
+    killed: set[int] = set()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        left = [pid for pid in reader.pids() if pid not in _init_and_pause(init_pid)]
+        if not left:
+            break
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+        time.sleep(0.005)
+    return len(killed)
+
+
+def _init_and_pause(init_pid: int) -> set[int]:
+    """PID 1 (an init) and the `sleep` that it was started with."""
+    keep = {init_pid}
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{init_pid}/task/{init_pid}/children").read_text().split()
+        for child in map(int, children):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+                if words[:2] == [b"sleep", b"infinity"]:
+                    keep.add(child)
+                    break
+    return keep
+
+
+def host_pid(reader: CgroupReader, inside: int) -> int | None:
+    """The host's number of a container process; None when it has ended. proc(5), NSpid."""
+    for pid in reader.pids():
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("NSpid:") and int(line.split()[-1]) == inside:
+                    return pid
+    return None
