@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import agent, engine, host, images, kmsg, limits, workspace
+from agentsweep import agent, engine, host, images, limits, workspace
 from agentsweep.cgroup import CgroupReader
 from agentsweep.errors import AgentsweepError, InfraError
+from agentsweep.kmsg import OomLog
 from agentsweep.process import owner_tag
 from agentsweep.runner import MIN_FREE_BYTES
 
@@ -131,10 +132,11 @@ def _probe_limits(found: engine.Engine, info: dict) -> Iterator[Check]:
         try:
             container = found.start(found.create(spec), name)
             reader = CgroupReader.for_pid(container.pid)
+            reader.open()
             effective = reader.effective_limits()
             yield _memory_probe(found, container, reader, effective)
             yield _cpu_probe(found, container, reader, effective)
-            resets = reader.reset_peak()
+            resets = reader.can_reset_peak
             reader.close()
         except AgentsweepError as error:
             yield Check("limits", "fail", str(error), "see `podman info` and the checks above")
@@ -209,7 +211,7 @@ def _swap() -> Iterator[Check]:
 
 
 def _kernel_log() -> Iterator[Check]:
-    if kmsg.oom_victims("/", time.monotonic_ns()) is None:
+    if OomLog("/").victims() is None:
         yield Check(
             "kernel log",
             "note",

@@ -21,7 +21,6 @@ from agentsweep import (
     engine,
     host,
     images,
-    kmsg,
     limits,
     outcome,
     snapshot,
@@ -310,7 +309,7 @@ class Measurement:
         watched = self._watch(client, pid)
         leftovers = watch.kill_all_but_init(self.cgroup, self.container.pid)
         end = self.sampler.ask({"cmd": "end"})
-        alive = not end.get("gone") and self.engine.is_running(self.container.id)
+        alive = self.engine.is_running(self.container.id)
         code = _exit_code(client, alive)
         if code == agent.WRONG_PYTHON and pid is None:
             said = engine.last_line((path / "stderr.txt").read_text(errors="replace"))
@@ -428,12 +427,8 @@ class Measurement:
         return json.loads((self.scratch / "sampler.json").read_text())
 
     def _judge(self, run: "_AgentRun", summary: dict) -> tuple[outcome.Judgement, dict]:
-        begin, end = run.begin["counters"], run.end["counters"]
-        kills = (end["memory_oom_kill"] or 0) - (begin["memory_oom_kill"] or 0)
-        victims = self._victims(run)
-        if victims is not None and not run.alive:
-            # The counter goes with the container; the kernel's log stays.
-            kills = max(kills, len(victims))
+        kills = summary["oom_kill"] - (run.begin["counters"]["memory_oom_kill"] or 0)
+        victims = summary["victims"]
         last_kill_ns = summary.get("oom_kill_last_ns")
         seen = outcome.Evidence(
             exit_code=run.exit_code,
@@ -456,11 +451,6 @@ class Measurement:
             "container_victim": judged.container_victim,
             "victims": victims,
         }
-
-    def _victims(self, run: "_AgentRun") -> list[dict] | None:
-        """The kernel's own record of whom it killed in this container, where it can be read."""
-        found = kmsg.oom_victims(self.cgroup.memory_path_in_kernel, run.begin["t_ns"])
-        return None if found is None else [{"pid": v.pid, "comm": v.comm} for v in found]
 
 
 @dataclass

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentsweep.cgroup import CgroupReader
+from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.process import LineService
 
 
@@ -69,7 +69,10 @@ def kill_all_but_init(reader: CgroupReader, init_pid: int) -> int:
     killed: set[int] = set()
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        left = [pid for pid in reader.pids() if pid not in _init_and_pause(init_pid)]
+        try:
+            left = [pid for pid in reader.pids() if pid not in _init_and_pause(init_pid)]
+        except CgroupGone:
+            break
         if not left:
             break
         for pid in left:
@@ -95,7 +98,10 @@ def _init_and_pause(init_pid: int) -> set[int]:
 
 
 def host_pid(reader: CgroupReader, inside: int) -> int | None:
-    """The host's number of a container process; None when it has ended. proc(5), NSpid."""
+    """The host's number of a container process; None when it has ended. proc(5), NSpid.
+
+    CgroupGone when the whole container has.
+    """
     for pid in reader.pids():
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/status").read_text().splitlines():
