@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import shlex
+import subprocess
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ MARKS_DIR = f"{CONTROL}/marks"
 HOME = f"{CONTROL}/home"
 SOCKET = f"{CONTROL}/api.sock"
 WRAPPER = f"{CONTROL}/bash-mark"
-ENV_FILE = f"{CONTROL}/task-environment.sh"
+ENV_FILE = f"{CONTROL}/env-file.sh"
+TASK_ENVIRONMENT = f"{CONTROL}/task-environment.sh"
 AGENT_PID = f"{MARKS_DIR}/agent.pid"
 WRONG_PYTHON = 97
 
@@ -119,19 +121,34 @@ def start_script(argv: list[str], env: dict[str, str], python: str | None = None
         '  case "$name" in PATH|PWD) ;; *) unset "$name" ;; esac\n'
         "done\n"
         f"{exports}\n"
-        f". {ENV_FILE}\n"
+        f". {TASK_ENVIRONMENT}\n"
         f"{check}"
         f"echo $$ > {AGENT_PID}\n"
         f"exec {shlex.join(argv)}\n"
     )
 
 
-def task_environment(lines: str | None, system_search: bool) -> str:
-    """What every shell of the agent sources: the task's activation, and the system's own search."""
-    text = f"{lines.strip()}\n" if lines else ""
-    if system_search:
-        text += "unset -f find grep rg 2>/dev/null || true\n"
-    return text or ":\n"
+def task_environment(lines: str | None) -> str:
+    """The task's activation. ConfigError where bash cannot parse it, because it would then break
+    every one of the agent's Bash calls.
+    """
+    text = f"{lines.strip()}\n" if lines else ":\n"
+    done = subprocess.run(
+        ["bash", "-n"], input=text, capture_output=True, text=True, check=False, env={}
+    )
+    if done.returncode != 0:
+        raise ConfigError(f"the task's `environment` is no shell code: {done.stderr.strip()}")
+    return text
+
+
+def env_file(system_search: bool) -> str:
+    """What the CLI pastes into each of its shells, after its own functions: kept to short lines.
+
+    The CLI's shells come with functions that replace `find`, `grep` and `rg` by the agent binary
+    itself; `unset -f` puts the system's own back.
+    """
+    search = "unset -f find grep rg 2>/dev/null || true\n" if system_search else ""
+    return f". {TASK_ENVIRONMENT}\n{search}"
 
 
 def locked_binary(lock: Path, agents: Path, version: str) -> Path:

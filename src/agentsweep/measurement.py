@@ -226,9 +226,10 @@ class Measurement:
         self.argv = agent.arguments(self.settings, self.session)
         env = agent.environment(self.settings, base_url, self.token, marks=True)
         task = self.job["task"]
-        (control / "task-environment.sh").write_text(
-            agent.task_environment(task["environment"], self.settings.system_search)
-        )
+        environment = agent.task_environment(task["environment"])
+        (control / Path(agent.TASK_ENVIRONMENT).name).write_text(environment)
+        env_file = agent.env_file(self.settings.system_search)
+        (control / Path(agent.ENV_FILE).name).write_text(env_file)
         start = control / "start"
         start.write_text(agent.start_script(self.argv, env, task["python"]))
         start.chmod(0o755)

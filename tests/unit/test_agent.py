@@ -48,10 +48,10 @@ def test_environment_over_the_socket_and_over_loopback():
 
 def run_start(tmp_path, monkeypatch, lines, python=None):
     """The start script as bash runs it, with `env` in the CLI's place."""
-    env_file, pid = tmp_path / "env.sh", tmp_path / "pid"
-    monkeypatch.setattr(agent, "ENV_FILE", str(env_file))
+    environment, pid = tmp_path / "env.sh", tmp_path / "pid"
+    monkeypatch.setattr(agent, "TASK_ENVIRONMENT", str(environment))
     monkeypatch.setattr(agent, "AGENT_PID", str(pid))
-    env_file.write_text(agent.task_environment(lines, system_search=True))
+    environment.write_text(agent.task_environment(lines))
     script = tmp_path / "start"
     script.write_text(agent.start_script(["env"], {"ODD": "a 'b' $c `d`"}, python))
     return subprocess.run(
@@ -79,12 +79,19 @@ def test_a_wrong_python_stops_before_the_agent(tmp_path, monkeypatch):
     assert not (tmp_path / "pid").exists()
 
 
-def test_shadowed_search_tools_are_put_back():
-    text = agent.task_environment(None, system_search=True)
-    script = f"grep() {{ echo shadow; }}\n{text}\necho x | grep x"
+def test_shadowed_search_tools_are_put_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(agent, "TASK_ENVIRONMENT", str(tmp_path / "environment"))
+    (tmp_path / "environment").write_text("export TASK=1\n")
+    script = f"grep() {{ echo shadow; }}\n{agent.env_file(system_search=True)}\necho $TASK | grep 1"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "x\n"
-    assert "unset" not in agent.task_environment(None, system_search=False)
+    assert done.stdout == "1\n"
+    assert "unset" not in agent.env_file(system_search=False)
+
+
+def test_an_environment_that_bash_cannot_parse_is_refused():
+    with pytest.raises(ConfigError, match="is no shell code"):
+        agent.task_environment("if [ 1 = 1 ]; then")
+    assert agent.task_environment(None) == ":\n"
 
 
 def test_the_locked_binary_passes_and_another_does_not(tmp_path):
