@@ -6,6 +6,7 @@ working directory of the call when a container meets its memory limit.
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import resource
@@ -122,7 +123,21 @@ class Engine:
         return done
 
     def info(self) -> dict:
-        """Engine name, version, runtime, storage driver, rootless or not, cgroup version."""
+        """Engine name, version, runtime, storage driver, rootless or not, cgroup version.
+
+        Asked once per boot, engine binary and configuration, because the engine takes a tenth of a
+        second to answer.
+        """
+        stamp = self.workdir / f"info-{self.name}-{self.runtime}-{_state_of_engine(self.name)}"
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(stamp.read_text())
+        found = self._ask_info()
+        part = stamp.with_name(f"{stamp.name}.{os.getpid()}")
+        part.write_text(json.dumps(found))
+        part.rename(stamp)
+        return found
+
+    def _ask_info(self) -> dict:
         raw = json.loads(self.call("info", "--format", "json", timeout_s=60).stdout)
         if self.name == "docker":
             return {
@@ -366,11 +381,9 @@ def _runtimes(wanted: str) -> list[str]:
 @functools.cache
 def _runtime_problem(runtime: str, workdir: Path) -> str | None:
     """Why a container of this runtime cannot be started here, or None when one did."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    binary = shutil.which(runtime)
-    if binary is None:
+    if shutil.which(runtime) is None:
         return "it is not installed"
-    stamp = workdir / f"runtime-{runtime}-{boot}-{Path(binary).stat().st_mtime_ns}"
+    stamp = workdir / f"runtime-{runtime}-{_state_of_engine('podman', runtime)}"
     if stamp.exists():
         return None
     engine = Engine("podman", runtime, workdir)
@@ -385,6 +398,18 @@ def _runtime_problem(runtime: str, workdir: Path) -> str | None:
         return last_line(done.stderr)
     stamp.touch()
     return None
+
+
+def _state_of_engine(*binaries: str) -> str:
+    """A hash that changes with the boot, the engine's binaries and its configuration files."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config"))
+    folders = (Path("/etc/containers"), home / "containers")
+    paths = [Path(shutil.which(name) or name) for name in binaries]
+    paths += [folder / f"{name}.conf" for folder in folders for name in ("storage", "containers")]
+    state = [Path("/proc/sys/kernel/random/boot_id").read_text(), os.environ.get("DOCKER_HOST")]
+    for path in paths:
+        state.append(f"{path} {path.stat().st_mtime_ns if path.exists() else None}")
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
 
 def _host_userland_arguments() -> list[str]:

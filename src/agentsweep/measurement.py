@@ -12,7 +12,6 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 
 from agentsweep import (
@@ -22,6 +21,7 @@ from agentsweep import (
     host,
     images,
     limits,
+    marks,
     outcome,
     snapshot,
     stream,
@@ -75,7 +75,7 @@ class Measurement:
             self._services(stack)
             self._start_container(stack)
             with self.phases.timed("verify"):
-                limits = self._verify_limits()
+                verified = self._verify_limits()
             agent_run = self._run_agent(stack)
             with self.phases.timed("collect"):
                 patch = self._collect(agent_run)
@@ -99,7 +99,7 @@ class Measurement:
             "outcome": judged.outcome,
             "outcome_detail": judged.detail,
             "exit_code": agent_run.exit_code,
-            "limits": limits,
+            "limits": verified,
             "memory": {
                 "peak_bytes": agent_run.end.get("peak_bytes"),
                 "peak_source": agent_run.end.get("peak_source"),
@@ -145,14 +145,14 @@ class Measurement:
 
     def _preflight(self, stack: contextlib.ExitStack) -> None:
         """Everything that can be known to be missing before anything is spent."""
-        job, limits = self.job, self.job["limits"]
+        job, wanted = self.job, self.job["limits"]
         container = job["container"]
         self.engine = engine.find_engine(
             container["engine"], container["runtime"], workspace.engine_dir()
         )
         self.engine_info = self.engine.info()
         limits.check_host(self.engine_info, container["uid"])
-        limits.check_fit(job["cell"], limits["memory_bytes"], float(limits["cpus"]))
+        limits.check_fit(job["cell"], wanted["memory_bytes"], float(wanted["cpus"]))
         for left in workspace.clean_up(self.engine):
             self.say(f"removed {left}, left behind by a run that was killed")
         self.settings = agent.AgentSettings(**job["agent"]["settings"])
@@ -174,7 +174,7 @@ class Measurement:
         stack.callback(self.sampler.stop)
 
     def _start_container(self, stack: contextlib.ExitStack) -> None:
-        container, limits = self.job["container"], self.job["limits"]
+        container, wanted = self.job["container"], self.job["limits"]
         control = self._control_directory()
         classic = container["userland"] == "host"
         mounts = [
@@ -189,9 +189,9 @@ class Measurement:
             name=f"agentsweep-{self.attempt.id}",
             image=self.image["tag"],
             labels={engine.LABEL: self.attempt.id, engine.OWNER_LABEL: owner_tag()},
-            memory_bytes=limits["memory_bytes"],
-            cpus=limits["cpus"],
-            pids=limits["pids"],
+            memory_bytes=wanted["memory_bytes"],
+            cpus=wanted["cpus"],
+            pids=wanted["pids"],
             network="none" if container["network"] == "gateway" else "host",
             mounts=tuple(mounts),
             user=self.user,
@@ -210,9 +210,8 @@ class Measurement:
         for name in ("session", "marks", "home"):
             (control / name).mkdir(parents=True)
         network = self.job["container"]["network"]
-        wrapper = control / "bash-mark"
-        wrapper.write_bytes(resources.files("agentsweep.data").joinpath("bash-mark").read_bytes())
-        wrapper.chmod(0o755)
+        marks.install_wrapper(control / Path(agent.WRAPPER).name)
+        marks.make_marks_directory(self.scratch / "marks")
         listen = "tcp:127.0.0.1:0" if network == "host" else f"unix:{control / 'api.sock'}"
         address = self.gateway.ask(
             {

@@ -95,7 +95,8 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
             raise InfraError(f"{job['cell']}: {result['outcome_detail']}")
         sealed = store.finish(attempt, "sealed")
     except BaseException as error:
-        state = "failed" if isinstance(error, InfraError) else "interrupted"
+        stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
+        state = "interrupted" if stopped else "failed"
         # The disk may be what failed: what cannot be said there is said on stderr.
         with contextlib.suppress(OSError, AgentsweepError):
             (attempt.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n")

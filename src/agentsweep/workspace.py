@@ -18,7 +18,7 @@ from agentsweep.process import owner_is_dead, owner_tag
 def root() -> Path:
     """This user's scratch directory on this node; short, because socket paths end at 107 bytes."""
     base = Path(tempfile.gettempdir()) / f"agentsweep-{os.getuid()}"
-    base.mkdir(mode=0o711, parents=True, exist_ok=True)
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
     if base.lstat().st_uid != os.getuid() or base.is_symlink():
         raise InfraError(f"{base} belongs to somebody else: remove it or set TMPDIR")
     return base
