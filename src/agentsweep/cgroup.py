@@ -1,0 +1,298 @@
+"""Reading a container's counters and limits from the kernel, v1 and v2, behind one interface."""
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from operator import itemgetter
+from pathlib import Path
+
+from agentsweep.cgroup_files import Parser, Remembering, parsable
+from agentsweep.counters import COLUMNS, Counters
+from agentsweep.errors import InfraError
+
+__all__ = ["COLUMNS", "CgroupGone", "CgroupReader", "Counters", "Raw"]
+
+Raw = list[bytes]
+
+# The largest of these files, memory.stat and io.stat, have some two kilobytes.
+_READ_BYTES = 16384
+_V1_CONTROLLERS = {"memory", "cpu", "cpuacct", "cpuset", "pids", "blkio"}
+
+
+class CgroupGone(InfraError):
+    """The cgroup does not exist any more: its container ended or was removed."""
+
+
+class CgroupReader(ABC):
+    """The counters, the memory watermark and the limits of one container.
+
+    `version` is 1 or 2; `paths` gives the directory of each controller (on v2 all the same one);
+    `level` is the cgroup's path as the kernel names it. `open()` before reading. Every read of a
+    cgroup that has vanished raises CgroupGone.
+    """
+
+    version: int
+
+    def __init__(self, paths: dict[str, Path], mounts: dict[str, Path]):
+        self.paths = paths
+        self._mounts = mounts
+        self._descriptors: list[int] = []
+        self._sizes: list[int] = []
+        self._offsets: list[int] = []
+        self._parsers: list[Parser] = []
+        self._arrange = itemgetter(0)
+        self._peak: int | None = None
+        self.can_reset_peak = False
+
+    @classmethod
+    def for_pid(
+        cls, pid: int, root: str | Path = "/proc", sysfs: str | Path = "/sys/fs/cgroup"
+    ) -> "CgroupReader":
+        """The reader of the cgroup that process `pid` of this host is in.
+
+        A mounted v1 controller decides for v1, even where a cgroup2 mount exists beside it.
+        `root` and `sysfs` stand in for /proc and /sys/fs/cgroup. CgroupGone when there is no such
+        process, InfraError when its cgroup cannot be seen from here.
+        """
+        from agentsweep.cgroup_v1 import CgroupV1
+        from agentsweep.cgroup_v2 import CgroupV2
+
+        v1_mounts, v2_mount = _mounts(Path(root), Path(sysfs))
+        members = _membership(pid, Path(root))
+        if v1_mounts:
+            paths = {
+                controller: _directory(mount, members[controller])
+                for controller, mount in v1_mounts.items()
+                if controller in members
+            }
+            if "memory" not in paths:
+                raise InfraError(
+                    "this host has cgroup v1 without the memory controller, so that no memory "
+                    "limit acts: boot it without cgroup_disable=memory or with cgroup v2"
+                )
+            unified = None
+            # The hybrid layout's v2 side has pressure, if it has a cgroup for this container.
+            if v2_mount and members.get("") == members["memory"] != "/":
+                unified = _directory(v2_mount, members[""], must_exist=False)
+            return CgroupV1(paths, v1_mounts, unified)
+        if v2_mount is None or "" not in members:
+            raise InfraError(
+                f"no cgroup file system is mounted under {sysfs}: mount cgroup2 there, or run "
+                "agentsweep on the host itself and not in a container"
+            )
+        return CgroupV2({"": _directory(v2_mount, members[""])}, {"": v2_mount})
+
+    # What a version has to say.
+
+    @abstractmethod
+    def _files(self) -> Iterable[tuple[Path, Parser]]:
+        """The counter files, memory.current's first."""
+
+    @abstractmethod
+    def _open_peak(self) -> None:
+        """Open the watermark: sets `_peak` (None where there is none) and `can_reset_peak`."""
+
+    @abstractmethod
+    def fold_peak(self) -> int | None:
+        """The watermark in bytes since the last fold, and the start of the next interval.
+
+        Where the kernel cannot reset it: since the container's start. None: no watermark.
+        """
+
+    @abstractmethod
+    def effective_limits(self) -> dict[str, int | float | str | None]:
+        """The limits that bind: the smallest over the container's cgroup and every ancestor.
+
+        memory_bytes, swap_bytes, cpus (the quota), cpuset (as the kernel writes it), pids, and
+        memory_level, cpu_level: the cgroup that the binding limit belongs to. None: no limit, or,
+        for swap on v1, one that this kernel does not account.
+        """
+
+    @abstractmethod
+    def oom_eventfd(self) -> int | None:
+        """A descriptor that polls `oom_poll_events` when the kernel had to kill; None without."""
+
+    @abstractmethod
+    def drain_oom_events(self) -> bool:
+        """Take the pending event off `oom_eventfd`; whether it is an OOM, and no lesser event."""
+
+    oom_poll_events: int
+
+    # What both share.
+
+    @property
+    def level(self) -> str:
+        """The memory cgroup's path below its mount, as the kernel log names it."""
+        controller = "memory" if self.version == 1 else ""
+        return level_name(self.paths[controller], self._mounts[controller])
+
+    def open(self) -> None:
+        """Open every counter file that this kernel has, once and for all reads.
+
+        CgroupGone when the cgroup has vanished.
+        """
+        present: list[str] = []
+        for path, parser in self._files():
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                data = os.pread(descriptor, _READ_BYTES, 0)
+            except OSError:
+                # For example PSI files where the kernel was booted with psi=0.
+                data = b"?"
+            if not parsable(parser, data):
+                os.close(descriptor)
+                continue
+            self._descriptors.append(descriptor)
+            self._parsers.append(Remembering(parser))
+            present.extend(parser.columns)
+        if not present or present[0] != "memory_current_bytes":
+            self.close()
+            raise CgroupGone(f"the cgroup {self.level} has gone: its container ended")
+        self._sizes = [_READ_BYTES] * len(self._descriptors)
+        self._offsets = [0] * len(self._descriptors)
+        # One more value, None, stands behind those read: for the columns that no file gives.
+        absent = len(present)
+        places = {column: place for place, column in enumerate(present)}
+        self._arrange = itemgetter(*(places.get(column, absent) for column in COLUMNS))
+        self._open_peak()
+
+    def read_raw(self) -> Raw:
+        """All counter files as bytes; the hot path, in as few instructions as Python allows."""
+        try:
+            return list(map(os.pread, self._descriptors, self._sizes, self._offsets))
+        except OSError:
+            raise CgroupGone(f"the cgroup {self.level} has gone: its container ended") from None
+
+    def parse(self, raw: Raw) -> tuple[int | None, ...]:
+        """What `read_raw` gave, as values in the order of COLUMNS."""
+        values: list[int | None] = []
+        for parser, data in zip(self._parsers, raw, strict=True):
+            values += parser(data)
+        values.append(None)
+        return self._arrange(values)
+
+    def read(self) -> Counters:
+        """The counters now."""
+        return Counters(*self.parse(self.read_raw()))
+
+    def peak_bytes(self) -> int | None:
+        """The watermark of memory in bytes, page cache included; None where there is none."""
+        if self._peak is None:
+            return None
+        return int(self._pread(self._peak))
+
+    def reset_peak(self) -> bool:
+        """Start a new watermark interval; False where the kernel cannot."""
+        if self.can_reset_peak:
+            self.fold_peak()
+        return self.can_reset_peak
+
+    def pids(self) -> list[int]:
+        """Host pids of all processes in the cgroup and below it."""
+        top = self.paths["memory" if self.version == 1 else ""]
+        found: list[int] = []
+        for directory, _, _ in os.walk(top):
+            try:
+                found += map(int, Path(directory, "cgroup.procs").read_text().split())
+            except OSError:
+                # A cgroup that vanished during the walk has no processes.
+                continue
+        if not top.is_dir():
+            raise CgroupGone(f"the cgroup {self.level} has gone: its container ended")
+        return sorted(found)
+
+    def close(self) -> None:
+        """Close all files; the reader can be opened again."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors, self._parsers = [], []
+        if self._peak is not None:
+            os.close(self._peak)
+            self._peak = None
+        self.can_reset_peak = False
+
+    def _pread(self, descriptor: int) -> bytes:
+        try:
+            return os.pread(descriptor, _READ_BYTES, 0)
+        except OSError:
+            raise CgroupGone(f"the cgroup {self.level} has gone: its container ended") from None
+
+
+def level_name(directory: Path, mount: Path) -> str:
+    """A cgroup's path below its mount: `/` for the root, else `/a/b`."""
+    below = directory.relative_to(mount).as_posix()
+    return "/" if below == "." else f"/{below}"
+
+
+def upwards(directory: Path, mount: Path) -> list[Path]:
+    """A cgroup's directory and all its ancestors up to the mount."""
+    chain = [directory, *directory.parents]
+    return chain[: chain.index(mount) + 1]
+
+
+def binding(limits: Iterable[tuple[float | None, str]]) -> tuple[float | None, str | None]:
+    """The smallest limit and its level; the first of equals, and (None, None) without any."""
+    real = [(limit, level) for limit, level in limits if limit is not None]
+    return min(real, key=itemgetter(0), default=(None, None))
+
+
+def read_first(paths: Iterable[Path]) -> str | None:
+    """The content of the first of these files that there is and that is not empty."""
+    for path in paths:
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue
+        if text:
+            return text
+    return None
+
+
+def _mounts(proc: Path, sysfs: Path) -> tuple[dict[str, Path], Path | None]:
+    """v1 controllers with their mounts, and the v2 mount."""
+    v1: dict[str, Path] = {}
+    v2: Path | None = None
+    for line in (proc / "mounts").read_text().splitlines():
+        _, point, kind, options, *_ = line.split(" ")
+        # proc(5): blanks in paths are written as octal escapes.
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point)
+        below = os.path.relpath(point, "/sys/fs/cgroup")
+        path = Path(point) if below.startswith("..") else Path(os.path.normpath(sysfs / below))
+        if kind == "cgroup":
+            for controller in _V1_CONTROLLERS & set(options.split(",")):
+                v1.setdefault(controller, path)
+        elif kind == "cgroup2" and v2 is None:
+            v2 = path
+    return v1, v2
+
+
+def _membership(pid: int, proc: Path) -> dict[str, str]:
+    """Controller to cgroup path of a process; the key of v2 is the empty string. proc(5)."""
+    try:
+        text = (proc / str(pid) / "cgroup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        raise CgroupGone(f"process {pid} has gone: its container ended") from None
+    members: dict[str, str] = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            members[controller] = path
+    return members
+
+
+def _directory(mount: Path, member: str, must_exist: bool = True) -> Path | None:
+    if member.startswith("/.."):
+        raise InfraError(
+            f"the cgroup {member} lies outside of what can be seen here: run agentsweep on the "
+            "host itself, or in a container with --cgroupns=host"
+        )
+    directory = mount / member.lstrip("/")
+    if directory.is_dir():
+        return directory
+    if must_exist:
+        raise CgroupGone(f"the cgroup {member} has gone: its container ended")
+    return None

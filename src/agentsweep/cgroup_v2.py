@@ -1,0 +1,172 @@
+"""cgroup v2: one directory with every controller that was delegated to it."""
+
+import contextlib
+import os
+import select
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from agentsweep.cgroup import (
+    CgroupGone,
+    CgroupReader,
+    binding,
+    level_name,
+    read_first,
+    upwards,
+)
+from agentsweep.cgroup_files import IoStat, Keyed, Number, Parser, Pressure
+
+
+class CgroupV2(CgroupReader):
+    """A container on a v2 host.
+
+    The cgroup is the one that the container's processes are in, which with Podman and crun is the
+    leaf `container` below the scope: processes and limits are there, and the scope says `max`.
+    """
+
+    version = 2
+    # kernfs wakes pollers of memory.events with POLLPRI (and POLLERR) when an event is counted.
+    oom_poll_events = select.EPOLLPRI
+
+    def __init__(self, paths: dict[str, Path], mounts: dict[str, Path]):
+        super().__init__(paths, mounts)
+        self._next_peak: int | None = None
+        self._events: int | None = None
+        self._ooms = Keyed({"oom": "oom"})
+        self._oom_count: int | None = None
+
+    def _files(self) -> Iterable[tuple[Path, Parser]]:
+        top = self.paths[""]
+        yield top / "memory.current", Number("memory_current_bytes")
+        yield top / "memory.stat", Keyed(
+            {
+                "anon": "memory_anon_bytes",
+                "file": "memory_file_bytes",
+                "kernel": "memory_kernel_bytes",
+                "slab": "memory_slab_bytes",
+                "shmem": "memory_shmem_bytes",
+                "inactive_file": "memory_inactive_file_bytes",
+            }
+        )
+        yield top / "memory.swap.current", Number("memory_swap_bytes")
+        # Not memory.events.local: a kill in a cgroup below is one of this container's too.
+        yield top / "memory.events", Keyed({"oom_kill": "memory_oom_kill", "max": "memory_failcnt"})
+        yield top / "cpu.stat", Keyed(
+            {
+                "usage_usec": "cpu_usage_usec",
+                "user_usec": "cpu_user_usec",
+                "system_usec": "cpu_system_usec",
+                # Only where the cpu controller is delegated.
+                "nr_periods": "cpu_nr_periods",
+                "nr_throttled": "cpu_nr_throttled",
+                "throttled_usec": "cpu_throttled_usec",
+            }
+        )
+        yield top / "pids.current", Number("pids_current")
+        yield top / "io.stat", IoStat()
+        yield top / "cpu.pressure", Pressure("cpu_pressure_some_usec")
+        yield top / "memory.pressure", Pressure(
+            "memory_pressure_some_usec", "memory_pressure_full_usec"
+        )
+        yield top / "io.pressure", Pressure("io_pressure_some_usec", "io_pressure_full_usec")
+
+    def _open_peak(self) -> None:
+        """Two descriptors of memory.peak: one serves the interval, the other the next one.
+
+        Since Linux 6.12 a write starts a new interval for its descriptor alone, so the next one
+        can start before the last one is read, and no peak falls between the two.
+        """
+        path = self.paths[""] / "memory.peak"
+        try:
+            self._peak = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            os.pwrite(self._peak, b"reset\n", 0)
+            self._next_peak = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self.can_reset_peak = True
+            return
+        except OSError:
+            self._close_peaks()
+        # Linux 5.19 to 6.11, or a file that is not ours to write; before that there is no file.
+        with contextlib.suppress(OSError):
+            self._peak = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def fold_peak(self) -> int | None:
+        if self._peak is None:
+            return None
+        if not self.can_reset_peak:
+            return self.peak_bytes()
+        try:
+            os.pwrite(self._next_peak, b"reset\n", 0)
+        except OSError:
+            raise CgroupGone(f"the cgroup {self.level} has gone: its container ended") from None
+        peak_bytes = self.peak_bytes()
+        self._peak, self._next_peak = self._next_peak, self._peak
+        return peak_bytes
+
+    def effective_limits(self) -> dict[str, int | float | str | None]:
+        memory_bytes, memory_level = self._smallest(_number("memory.max"))
+        swap_bytes, _ = self._smallest(_number("memory.swap.max"))
+        cpus, cpu_level = self._smallest(_quota_cpus)
+        pids, _ = self._smallest(_number("pids.max"))
+        chain = upwards(self.paths[""], self._mounts[""])
+        return {
+            "memory_bytes": memory_bytes,
+            "swap_bytes": swap_bytes,
+            "cpus": cpus,
+            # Where the controller is not delegated, the nearest ancestor's set is the one.
+            "cpuset": read_first(directory / "cpuset.cpus.effective" for directory in chain),
+            "pids": pids,
+            "memory_level": memory_level,
+            "cpu_level": cpu_level,
+        }
+
+    def _smallest(self, limit: Callable[[Path], float | None]):
+        mount = self._mounts[""]
+        chain = upwards(self.paths[""], mount)
+        return binding((limit(directory), level_name(directory, mount)) for directory in chain)
+
+    def oom_eventfd(self) -> int | None:
+        if self._events is None:
+            with contextlib.suppress(OSError):
+                self._events = os.open(
+                    self.paths[""] / "memory.events", os.O_RDONLY | os.O_CLOEXEC
+                )
+                self.drain_oom_events()
+        return self._events
+
+    def drain_oom_events(self) -> bool:
+        if self._events is None:
+            return False
+        # Reading through the polled descriptor is what marks the event as seen. The file also
+        # tells of each time that the limit was met, which may be hundreds of times a second.
+        before = self._oom_count
+        (self._oom_count,) = self._ooms(self._pread(self._events))
+        return self._oom_count != before
+
+    def close(self) -> None:
+        super().close()
+        self._close_peaks()
+        if self._events is not None:
+            os.close(self._events)
+            self._events = None
+
+    def _close_peaks(self) -> None:
+        for descriptor in (self._peak, self._next_peak):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._peak = self._next_peak = None
+
+
+def _number(name: str) -> Callable[[Path], int | None]:
+    def limit(directory: Path) -> int | None:
+        text = read_first((directory / name,))
+        return None if text is None or text == "max" else int(text)
+
+    return limit
+
+
+def _quota_cpus(directory: Path) -> float | None:
+    text = read_first((directory / "cpu.max",))
+    if text is None or text.startswith("max"):
+        return None
+    quota, period = text.split()
+    return int(quota) / int(period)

@@ -1,0 +1,522 @@
+"""The configuration: read, checked, and turned into cells, specs and jobs.
+
+Loading reads files and nothing else: no engine, no network, no key. Whatever is wrong is reported
+at once, a line each, with file, key, value and what is allowed.
+"""
+
+import csv
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from agentsweep import agent, lockfile, schema
+from agentsweep.errors import ConfigError
+from agentsweep.spec import FIX_RECIPE, PROTOCOL, ImageRef, canonical, cores, text_sha256
+from agentsweep.store import Store, spec_sha256
+from agentsweep.tasks import Task, load_task
+from agentsweep.units import format_size, parse_cpus, parse_size
+
+MIN_MEMORY_BYTES = 16 * 2**20
+CELL_COLUMNS = ("task", "agent", "memory", "cpus", "replicate")
+# Share of the machine's memory that runs may reserve; profiles/default has the same.
+HOST_SHARE = 0.9
+
+_MODEL_ALIASES = {"default", "best", "haiku", "sonnet", "opus", "opusplan", "fable"}
+_OWN_ARGUMENTS = {
+    *("-p", "--print", "--verbose", "--output-format", "--input-format", "--model"),
+    *("--session-id", "--dangerously-skip-permissions", "--max-turns", "--tools"),
+    *("--resume", "--continue", "--fork-session", "--no-session-persistence"),
+}
+_AGENT_SPEC_KEYS = ("system_search", "bash_timeout_s", "max_turns", "max_retries")
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One point of the sweep; memory and cpus in canonical spelling (`512MiB`, `0.5`)."""
+
+    task: str
+    agent: str
+    memory: str
+    cpus: str
+    replicate: int
+
+    @property
+    def id(self) -> str:
+        """The cell's name everywhere: path below results/runs, and run_id in the tables."""
+        return (
+            f"task~{self.task}/agent~{self.agent}/"
+            f"mem~{self.memory}_cpus~{self.cpus}_rep~{self.replicate}"
+        )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How large a machine is: bytes of memory and CPUs that this process may use."""
+
+    memory_bytes: int
+    cpus: int
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """This one."""
+        from agentsweep import host
+
+        return cls(host.memory_bytes(), host.usable_cpus())
+
+
+class Config:
+    """A checked configuration; `config["container"]` and so on are its sections."""
+
+    def __init__(self, data: dict, tasks: dict[str, Task], locked: dict, cells: list[Cell]):
+        self._data, self._tasks, self._locked, self._cells = data, tasks, locked, cells
+        self._by_id = {cell.id: cell for cell in cells}
+
+    def __getitem__(self, section: str):
+        return self._data[section]
+
+    def cells(self) -> list[Cell]:
+        """Every cell of the sweep, in the order of the configuration."""
+        return list(self._cells)
+
+    def cell(self, cell_id: str) -> Cell:
+        """The cell of that id; ConfigError where the sweep has none."""
+        if cell_id not in self._by_id:
+            raise ConfigError(f"{cell_id} is no cell of this sweep; `agentsweep plan` lists them")
+        return self._by_id[cell_id]
+
+    def task(self, name: str) -> Task:
+        """One task."""
+        return self._tasks[name]
+
+    @functools.cache  # noqa: B019 - a Config lives as long as its process
+    def agent_settings(self, name: str) -> dict:
+        """`agent`, with what this agent overrides."""
+        return self._data["agent"] | {"model": "scripted"} | self._data["agents"][name]
+
+    @functools.cache  # noqa: B019
+    def image_of(self, task: str) -> ImageRef:
+        """The image that a task runs in."""
+        wanted, user = self._tasks[task], self._data["container"]
+        locked = self._locked.get(wanted.reference)
+        return ImageRef(
+            reference=wanted.reference,
+            digest=locked.digest if locked else None,
+            config_digest=locked.config_digest if locked else None,
+            workdir=wanted.workdir,
+            uid=user["uid"],
+            gid=user["gid"],
+        )
+
+    def image_references(self) -> list[str]:
+        """The references of all images that the sweep needs, each once."""
+        return list(dict.fromkeys(self._tasks[cell.task].reference for cell in self._cells))
+
+    @functools.cache  # noqa: B019
+    def _half_spec(self, task_name: str, agent_name: str) -> dict:
+        """What a spec says apart from limits and replicate: the same for many cells."""
+        task, settings = self._tasks[task_name], self.agent_settings(agent_name)
+        container, image = self._data["container"], self.image_of(task_name)
+        args = [*settings["extra_args"]]
+        if settings["tools"] is not None:
+            args += ["--tools", ",".join(settings["tools"])]
+        return {
+            "protocol": PROTOCOL,
+            "agent": {
+                "name": "claude-code",
+                "version": settings["version"],
+                "binary_sha256": self._binary_sha256(agent_name),
+                "model_id": settings["model_id"],
+                "args": args,
+                **{key: settings[key] for key in _AGENT_SPEC_KEYS},
+            },
+            "model": {
+                "mode": settings["model"],
+                "scenario_sha256": task.scenario_sha256,
+                "latency_scale": settings["latency_scale"],
+            },
+            "timeout_s": settings["timeout_s"],
+            "stall_s": settings["stall_s"],
+            "grace_s": settings["grace_s"],
+            "prompt_sha256": text_sha256(task.prompt),
+            "task": {
+                "workdir": task.workdir,
+                "environment_sha256": text_sha256(task.environment),
+                "python": task.python,
+            },
+            "image": {
+                "digest": image.digest or lockfile.UNLOCKED,
+                "recipe": FIX_RECIPE,
+                "uid": image.uid,
+                "gid": image.gid,
+            },
+            "container": {key: container[key] for key in ("userland", "network", "host_mounts")},
+        }
+
+    @functools.cache  # noqa: B019
+    def _binary_sha256(self, agent_name: str) -> str:
+        settings = self.agent_settings(agent_name)
+        return agent.binary_sha256(Path(settings["lock"]), settings["version"])
+
+    def limits(self, cell: Cell) -> dict:
+        """The cell's limits, in bytes and CPUs."""
+        container = self._data["container"]
+        return {
+            "memory_bytes": parse_size(cell.memory),
+            "swap_bytes": 0,
+            "cpus": cell.cpus,
+            "cpu_mode": container["cpu_mode"],
+            "pids": container["pids"],
+        }
+
+    @functools.cache  # noqa: B019
+    def spec(self, cell: Cell) -> str:
+        """The canonical JSON of everything that decides the run's outcome."""
+        half = self._half_spec(cell.task, cell.agent)
+        return canonical(half | {"limits": self.limits(cell), "replicate": cell.replicate})
+
+    def job(self, cell: Cell) -> dict:
+        """Everything that the runner needs for one cell; holds no secret."""
+        task, settings = self._tasks[cell.task], self.agent_settings(cell.agent)
+        cli = ("version", "model_id", *_AGENT_SPEC_KEYS, "tools", "extra_args")
+        return {
+            "cell": cell.id,
+            "names": {
+                "dataset": self._data["dataset"],
+                "task": cell.task,
+                "agent": cell.agent,
+                "instance_id": task.instance_id,
+                "kind": task.kind,
+            },
+            "prompt": task.prompt,
+            "task": {
+                "workdir": task.workdir,
+                "environment": task.environment,
+                "python": task.python,
+            },
+            "agent": {
+                "settings": {key: settings[key] for key in cli},
+                "binary": str(
+                    Path(self._data["paths"]["agents"]) / f"claude-{settings['version']}" / "claude"
+                ),
+                "binary_sha256": self._binary_sha256(cell.agent),
+            },
+            "model": {
+                "mode": settings["model"],
+                "scenario": str(task.scenario) if task.scenario else None,
+                "latency_scale": settings["latency_scale"],
+            },
+            **{key: settings[key] for key in ("timeout_s", "stall_s", "grace_s", "on_miss")},
+            "limits": self.limits(cell),
+            "container": dict(self._data["container"]),
+            "image": asdict(self.image_of(cell.task)),
+            "measure": dict(self._data["measure"]),
+            "paths": dict(self._data["paths"]),
+        }
+
+    def for_cell(self, cell: Cell) -> dict:
+        """The configuration cut down to one cell: small enough for a command line."""
+        return self._data | {
+            "sweep": {
+                "tasks": [cell.task],
+                "agents": [cell.agent],
+                "memory": [cell.memory],
+                "cpus": [cell.cpus],
+                "replicates": cell.replicate + 1,
+                "cells": None,
+                "skip_unfit": False,
+            },
+            "tasks": {cell.task: self._data["tasks"][cell.task]},
+            "agents": {cell.agent: self._data["agents"][cell.agent]},
+        }
+
+    def reserved_cores(self, cell: Cell) -> int:
+        """Whole cores that the cell keeps from others while it runs."""
+        return cores(cell.cpus)
+
+    def reserved_mb(self, cell: Cell) -> int:
+        """Decimal megabytes (as Snakemake counts) that the cell keeps from others."""
+        overhead = parse_size(self._data["measure"]["mem_overhead"])
+        return -(-(parse_size(cell.memory) + overhead) // 10**6)
+
+    def misfit(self, cell: Cell, machine: Machine) -> str | None:
+        """Why a cell can never run on a machine, or None where it can."""
+        wanted, most = self.reserved_mb(cell), int(machine.memory_bytes / 10**6 * HOST_SHARE)
+        if wanted > most:
+            overhead = self._data["measure"]["mem_overhead"]
+            return (
+                f"needs {cell.memory} + {overhead} = {wanted} MB of memory, and this machine gives "
+                f"{most} MB ({HOST_SHARE:.0%} of it)"
+            )
+        if cores(cell.cpus) > machine.cpus:
+            return f"needs {cores(cell.cpus)} cores, and this machine has {machine.cpus}"
+        return None
+
+    @functools.cache  # noqa: B019
+    def store(self) -> Store:
+        """The run store."""
+        return Store(Path(self._data["paths"]["store"]))
+
+    def spec_sha256(self, cell: Cell) -> str:
+        """The name under which the store keeps the cell's runs."""
+        return spec_sha256(self.spec(cell))
+
+    def is_sealed(self, cell: Cell) -> bool:
+        """Whether the store holds a run of exactly this cell."""
+        return self.store().sealed(self.spec_sha256(cell)) is not None
+
+
+def load(source: Iterable[Path] | Mapping, overrides: Mapping | None = None, files=()) -> Config:
+    """A checked configuration from files (later ones win, mappings are merged) or a mapping.
+
+    `files` says, for a mapping that was merged from files, which ones: messages then name the file
+    that a value comes from. Raises ConfigError with every problem that was found.
+    """
+    if isinstance(source, Mapping):
+        layers = _layers(files)
+        merged: dict = dict(source)
+    else:
+        layers = [(str(path), schema.read_mapping(Path(path))) for path in source]
+        merged = {}
+        for _, content in layers:
+            merged = merge(merged, content)
+    if overrides:
+        merged = merge(merged, overrides)
+    return _checked(merged, _Places(merged, layers))
+
+
+def merge(base: Mapping, over: Mapping) -> dict:
+    """`base` with `over` laid upon it, mapping by mapping, as Snakemake merges its configs."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _layers(files: Iterable) -> list[tuple[str, dict]]:
+    layers, wrong = [], []
+    for path in files:
+        try:
+            layers.append((str(path), schema.read_mapping(Path(path))))
+        except ConfigError as error:
+            wrong += error.problems
+    if wrong:
+        raise ConfigError(wrong)
+    return layers
+
+
+class _Places:
+    """Which file a value comes from: the last one that has it, else the command line."""
+
+    def __init__(self, merged: Mapping, layers: list[tuple[str, dict]]):
+        self._merged, self._layers = merged, layers
+
+    def __call__(self, path: tuple) -> str:
+        """`config/config.yaml: sweep.memory[1]`."""
+        return f"{self._file(path)}: {schema.dotted(path)}"
+
+    def _file(self, path: tuple) -> str:
+        depth, value = _reach(self._merged, path)
+        for name, content in reversed(self._layers):
+            # What is missing is missing where its surroundings are.
+            if _reach(content, path[:depth]) == (depth, value):
+                return name
+        return "--config"
+
+
+def _reach(content, path: tuple) -> tuple[int, object]:
+    """How far a path of keys leads into a content; and what is there, where it leads to its end."""
+    for depth, key in enumerate(path):
+        try:
+            content = content[key]
+        except (KeyError, IndexError, TypeError):
+            return depth, None
+    return len(path), None if isinstance(content, Mapping) else content
+
+
+def _checked(merged: dict, place: _Places) -> Config:
+    wrong = [f"{place(path)}: {said}" for path, said in schema.problems("config", merged)]
+    if wrong:
+        raise ConfigError(wrong)
+    data = schema.with_defaults("config", merged)
+    wrong += [f"{place(path)}: {said}" for path, said in _semantic_problems(data)]
+    tasks = _load_tasks(data, place, wrong)
+    locked = _collect(wrong, lockfile.read, Path(data["images"]["lock"])) or {}
+    cells = _cells(data, place, wrong)
+    for name in dict.fromkeys(cell.agent for cell in cells):
+        settings = data["agent"] | {"model": "scripted"} | data["agents"][name]
+        _collect(wrong, agent.binary_sha256, Path(settings["lock"]), settings["version"])
+        for task in dict.fromkeys(cell.task for cell in cells if cell.agent == name):
+            if settings["model"] == "scripted" and task in tasks and not tasks[task].scenario:
+                where = place(("tasks", task))
+                wrong.append(f"{where}: no scenario, which agent {name} (model scripted) plays")
+    if wrong:
+        raise ConfigError(list(dict.fromkeys(wrong)))
+    return Config(data, tasks, locked, cells)
+
+
+def _collect(wrong: list[str], function, *arguments):
+    """Call it; what it finds wrong joins the list."""
+    try:
+        return function(*arguments)
+    except ConfigError as error:
+        wrong += error.problems
+        return None
+
+
+def _load_tasks(data: dict, place: _Places, wrong: list[str]) -> dict[str, Task]:
+    tasks = {}
+    for name, source in data["tasks"].items():
+        where = f"{place(('tasks', name))}."
+        if isinstance(source, str) and not Path(source).is_file():
+            wrong.append(f"{place(('tasks', name))}: {source!r} is not a file; write a task file")
+            continue
+        task = _collect(wrong, load_task, name, source, where)
+        if task is not None:
+            tasks[name] = task
+    return tasks
+
+
+def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:
+    """What a schema cannot say."""
+    overhead = data["measure"]["mem_overhead"]
+    try:
+        parse_size(overhead)
+    except ValueError as error:
+        yield ("measure", "mem_overhead"), str(error)
+    container = data["container"]
+    if container["host_mounts"] and container["userland"] != "host":
+        yield (
+            ("container", "host_mounts"),
+            f"{schema.show(container['host_mounts'])} needs `userland: host`; write [] with "
+            f"`userland: {container['userland']}`",
+        )
+    sections = [("agent", data["agent"]), *((("agents", n), a) for n, a in data["agents"].items())]
+    for path, settings in sections:
+        path = path if isinstance(path, tuple) else (path,)
+        for index, argument in enumerate(settings.get("extra_args", ())):
+            if argument.split("=")[0] in _OWN_ARGUMENTS:
+                yield (
+                    (*path, "extra_args", index),
+                    f"{argument!r} is set by agentsweep itself; leave it out",
+                )
+        alias = settings.get("model_id")
+        if alias is not None and alias.lower().split("[")[0] in _MODEL_ALIASES:
+            yield (
+                (*path, "model_id"),
+                f"{alias!r} is an alias, whose meaning changes; write a full model id, such as "
+                "claude-haiku-4-5-20251001",
+            )
+
+
+def _cells(data: dict, place: _Places, wrong: list[str]) -> list[Cell]:
+    sweep = data["sweep"]
+    if sweep["cells"] is not None:
+        return _cells_of_table(Path(sweep["cells"]), data, place, wrong)
+    axes = []
+    for key, one in (
+        ("tasks", _known(data["tasks"])),
+        ("agents", _known(data["agents"])),
+        ("memory", _memory),
+        ("cpus", parse_cpus),
+    ):
+        values = sweep[key]
+        if values is None and key in ("tasks", "agents"):
+            values = list(data[key])
+        if values is None:
+            wrong.append(
+                f"{place(('sweep', key))}: missing; write a list, or name a table in sweep.cells"
+            )
+            values = []
+        axes.append(_axis(("sweep", key), values, one, place, wrong))
+    replicates = range(sweep["replicates"])
+    return [Cell(*values) for values in itertools.product(*axes, replicates)]
+
+
+def _axis(path: tuple, values: list, one, place: _Places, wrong: list[str]) -> list[str]:
+    """The values in canonical spelling; twice the same is a mistake."""
+    seen: dict[str, object] = {}
+    for index, value in enumerate(values):
+        try:
+            canonical_value = one(value)
+        except ValueError as error:
+            wrong.append(f"{place((*path, index))}: {error}")
+            continue
+        if canonical_value in seen:
+            wrong.append(
+                f"{place((*path, index))}: {schema.show(value)} is the same as "
+                f"{schema.show(seen[canonical_value])} before it; leave one out"
+            )
+        seen.setdefault(canonical_value, value)
+    return list(seen)
+
+
+def _memory(text: str) -> str:
+    size = parse_size(text)
+    if size < MIN_MEMORY_BYTES:
+        raise ValueError(
+            f"{text!r} is less than {format_size(MIN_MEMORY_BYTES)}, which no container starts with"
+        )
+    return format_size(size)
+
+
+def _known(names: Mapping):
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"{name!r} is not defined; defined are {', '.join(names)}")
+        return name
+
+    return check
+
+
+def _cells_of_table(path: Path, data: dict, place: _Places, wrong: list[str]) -> list[Cell]:
+    """The cells that a CSV or TSV file lists, one a line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        wrong.append(
+            f"{place(('sweep', 'cells'))}: {str(path)!r} is not a readable CSV or TSV file"
+        )
+        return []
+    delimiter = "\t" if "\t" in text.split("\n", 1)[0] else ","
+    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    columns = tuple(rows.fieldnames or ())
+    if set(columns) != set(CELL_COLUMNS) or len(columns) != len(CELL_COLUMNS):
+        wrong.append(
+            f"{path}: line 1: the columns are {', '.join(columns) or 'none'}; allowed are "
+            f"{', '.join(CELL_COLUMNS)}, each once"
+        )
+        return []
+    checks = {
+        "task": _known(data["tasks"]), "agent": _known(data["agents"]),
+        "memory": _memory, "cpus": parse_cpus, "replicate": _replicate,
+    }  # fmt: skip
+    cells: dict[Cell, int] = {}
+    for row in rows:
+        values = {}
+        for column, check in checks.items():
+            try:
+                values[column] = check((row[column] or "").strip())
+            except ValueError as error:
+                wrong.append(f"{path}: line {rows.line_num}: {column}: {error}")
+        if None in row:
+            wrong.append(f"{path}: line {rows.line_num}: more values than columns")
+        if len(values) == len(checks):
+            cell = Cell(**values)
+            if cell in cells:
+                wrong.append(
+                    f"{path}: line {rows.line_num}: the same cell as in line {cells[cell]}; leave "
+                    "one out"
+                )
+            cells.setdefault(cell, rows.line_num)
+    if not cells and not wrong:
+        wrong.append(f"{path}: no cells in it; write one a line")
+    return list(cells)
+
+
+def _replicate(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{text!r} is not a replicate; write 0, 1, 2 ...")
+    return int(text)

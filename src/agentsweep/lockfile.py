@@ -1,0 +1,92 @@
+"""The image lock file: each image reference with the digest that it means, in git.
+
+A digest is a source of the sweep, not something found out while it runs: a new one is a new image
+path and new runs, and nothing but `snakemake lock` writes it.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from agentsweep.errors import ConfigError
+from agentsweep.schema import read_mapping, show
+
+UNLOCKED = "unlocked"
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_KEYS = ("digest", "config_digest", "platform")
+_HEADER = """\
+# Image references and the digests that they mean. Written by `snakemake --cores 1 lock`, which
+# looks every reference of the sweep up again; nothing else writes this file. Commit it.
+"""
+
+
+@dataclass(frozen=True)
+class Locked:
+    """What a reference means: the manifest's digest and that of the platform's configuration."""
+
+    digest: str
+    config_digest: str
+    platform: str
+
+
+def read(path: Path) -> dict[str, Locked]:
+    """The lock file by reference; a missing file locks nothing.
+
+    Raises ConfigError with a line for each thing that is wrong.
+    """
+    if not path.exists():
+        return {}
+    content = read_mapping(path)
+    wrong = [f"{path}: {key}: unknown key; allowed is images" for key in content if key != "images"]
+    images = content.get("images", {})
+    if not isinstance(images, Mapping):
+        wrong.append(f"{path}: images: {show(images)} is not allowed; write a mapping")
+        images = {}
+    locked = {}
+    for reference, entry in images.items():
+        where = f"{path}: images[{reference!r}]"
+        found = list(_entry_problems(entry))
+        wrong += [f"{where}{problem}" for problem in found]
+        if not found:
+            locked[reference] = Locked(**entry)
+    if wrong:
+        raise ConfigError(wrong)
+    return locked
+
+
+def _entry_problems(entry: object):
+    if not isinstance(entry, Mapping):
+        yield f": {show(entry)} is not allowed; write a mapping with {', '.join(_KEYS)}"
+        return
+    for key in entry:
+        if key not in _KEYS:
+            yield f".{key}: unknown key; allowed are {', '.join(_KEYS)}"
+    for key in ("digest", "config_digest"):
+        value = entry.get(key)
+        if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+            yield f".{key}: {show(value)} is not a digest; write sha256: and 64 hex digits"
+    platform = entry.get("platform")
+    if not isinstance(platform, str) or not re.fullmatch(r"[a-z0-9]+/[a-z0-9_/]+", platform):
+        yield f".platform: {show(platform)} is not a platform; write linux/amd64"
+
+
+def update(path: Path, found: Mapping[str, Mapping[str, str]]) -> int:
+    """Write what was looked up into the lock file; returns how many entries changed.
+
+    References of other configurations that share the file keep their entries. The file is
+    replaced in one step, and not at all when nothing changed.
+    """
+    before = {reference: vars(entry) for reference, entry in read(path).items()}
+    after = before | {reference: dict(entry) for reference, entry in found.items()}
+    changed = sum(before.get(reference) != entry for reference, entry in after.items())
+    if changed or not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(_HEADER + yaml.safe_dump({"images": after}, width=1000))
+        temporary.rename(path)
+    return changed

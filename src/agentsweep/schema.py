@@ -1,0 +1,206 @@
+"""YAML files against their schema: every problem as one line, and the defaults filled in.
+
+A line says where (file and key), what is there and what is allowed there.
+"""
+
+import difflib
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from agentsweep.errors import ConfigError
+
+SCHEMAS = Path(__file__).resolve().parents[2] / "workflow" / "schemas"
+
+_TYPES = {
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "null",
+}
+_COMMAND_LINE_BOOLEANS = {"true", "false", "yes", "no", "on", "off"}
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML that refuses a key written twice, of which the last would win silently."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} is written twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_mapping(path: Path) -> dict:
+    """A YAML file whose top level is a mapping; an empty file is an empty one.
+
+    Raises ConfigError with one line: missing, unreadable, not YAML, a key twice, not a mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {said}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        said = getattr(error, "problem", None) or "it is not YAML"
+        raise ConfigError(f"{path}: {line}{said}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: {show(content)} is not allowed here; write a mapping of keys")
+    return content
+
+
+@functools.cache
+def load_schema(name: str) -> dict:
+    """One of the schemas in workflow/schemas, `config` or `task`."""
+    return yaml.load((SCHEMAS / f"{name}.schema.yaml").read_text(), Loader=_Loader)
+
+
+@functools.cache
+def _validator(name: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(load_schema(name))
+
+
+def problems(name: str, content: Any) -> list[tuple[tuple, str]]:
+    """What is wrong with `content`: (path of keys, what is there and allowed), each once."""
+    return list(dict.fromkeys(_problems(name, content)))
+
+
+def _problems(name: str, content: Any) -> Iterator[tuple[tuple, str]]:
+    found = sorted(_validator(name).iter_errors(content), key=lambda e: str(list(e.absolute_path)))
+    for error in found:
+        path = tuple(error.absolute_path)
+        if error.validator in ("additionalProperties", "unevaluatedProperties"):
+            # A bad value below makes jsonschema call its key unevaluated too.
+            known = properties(name, error.schema)
+            for key in error.instance:
+                if key not in known:
+                    yield (*path, key), f"unknown key; {_did_you_mean(str(key), list(known))}"
+        elif error.validator == "required":
+            for key in error.validator_value:
+                if key not in error.instance:
+                    known = properties(name, error.schema)[key]
+                    yield (*path, key), f"missing; {_allowed(known)} must be there"
+        elif error.validator == "propertyNames" or "propertyNames" in error.absolute_schema_path:
+            yield (
+                (*path, error.instance),
+                "is not a name; allowed are letters, digits, `.`, `_` and `-`, beginning with a "
+                "letter or digit",
+            )
+        else:
+            allowed = _allowed(error.schema)
+            yield path, f"{show(error.instance)} is not allowed; write {allowed}{_hint(error)}"
+
+
+def properties(name: str, node: Mapping) -> dict[str, dict]:
+    """The keys that a node of a schema knows, those of its `$ref` included."""
+    known = {}
+    if "$ref" in node:
+        target = load_schema(name)
+        for part in node["$ref"].removeprefix("#/").split("/"):
+            target = target[part]
+        known |= properties(name, target)
+    return known | node.get("properties", {})
+
+
+def with_defaults(name: str, content: Mapping, node: Mapping | None = None) -> dict:
+    """`content` with the schema's default wherever a key is absent, in the schema's order."""
+    node = load_schema(name) if node is None else node
+    filled = {}
+    for key, known in properties(name, node).items():
+        value = content.get(key, known.get("default"))
+        if known.get("type") == "object" and isinstance(value, Mapping):
+            value = with_defaults(name, value, known)
+        if key in content or "default" in known:
+            filled[key] = value
+    return filled | {key: content[key] for key in content if key not in filled}
+
+
+def keys(name: str, node: Mapping | None = None, prefix: str = "") -> Iterator[tuple[str, dict]]:
+    """Every key of a schema with a dotted name (`agents.<name>.model`), and what it says."""
+    node = load_schema(name) if node is None else node
+    for key, known in properties(name, node).items():
+        named = known.get("additionalProperties")
+        if isinstance(named, Mapping) and "properties" in named:
+            # What an agent may override is listed once, under `agent`.
+            own = {"properties": named["properties"]}
+            yield from keys(name, own, f"{prefix}{key}.<name>.")
+        elif properties(name, known):
+            yield from keys(name, known, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", known
+
+
+def dotted(path: tuple) -> str:
+    """`("sweep", "memory", 1)` as `sweep.memory[1]`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def show(value: Any) -> str:
+    """A value as its file would hold it, cut to one readable line."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def type_in_words(node: Mapping) -> str:
+    """What kind of value a key holds: `a whole number or null`, or the words it may be."""
+    if "enum" in node:
+        return _one_of([str(value) for value in node["enum"]])
+    types = node.get("type", "object")
+    return _one_of([_TYPES[kind] for kind in ([types] if isinstance(types, str) else types)])
+
+
+def _allowed(node: Mapping) -> str:
+    """What a key may hold, in words, from its schema."""
+    if "x-allowed" in node:
+        return node["x-allowed"]
+    if "enum" in node:
+        return type_in_words(node)
+    words = type_in_words(node)
+    if "minimum" in node and "maximum" in node:
+        words += f" from {node['minimum']} to {node['maximum']}"
+    elif "minimum" in node:
+        words += f", {node['minimum']} or more"
+    elif "exclusiveMinimum" in node:
+        words += f" greater than {node['exclusiveMinimum']}"
+    if node.get("minItems") or node.get("minProperties") or node.get("minLength"):
+        words += " that is not empty"
+    if "pattern" in node:
+        words += f" that matches {node['pattern']}"
+    return words
+
+
+def _one_of(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _hint(error: jsonschema.ValidationError) -> str:
+    wanted, found = error.schema.get("type"), error.instance
+    if wanted == "boolean" and isinstance(found, str) and found.lower() in _COMMAND_LINE_BOOLEANS:
+        return " (after --config: True or False, with a capital letter)"
+    return ""
+
+
+def _did_you_mean(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"allowed are {', '.join(known)}"

@@ -1,0 +1,127 @@
+"""What the workflow's rules look up: the sweep as Snakemake sees it, without Snakemake.
+
+Made once when the Snakefile is parsed, in the main process and again in that of every job, so it
+reads the configuration and what that names, and does nothing else.
+"""
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from agentsweep import config as configuration
+from agentsweep.config import Cell, Machine
+
+UNMATCHABLE = "(?!x)x"
+
+
+class Sweep:
+    """The cells of a configuration that this machine takes on, and their images.
+
+    announce: whether this is the process that the user started. Only that one leaves out cells
+    that do not fit (`sweep.skip_unfit`), each with a line on `stream`: the process of a job may
+    be on another machine and must find whatever cell it was given.
+    """
+
+    def __init__(
+        self,
+        merged: Mapping,
+        files: Iterable[str | Path] = (),
+        announce: bool = True,
+        machine: Machine | None = None,
+        stream: TextIO | None = None,
+    ):
+        self.config = configuration.load(merged, files=files)
+        self.cells = self.config.cells()
+        if self.config["sweep"]["skip_unfit"] and announce:
+            self._skip_unfit(machine or Machine.here(), stream or sys.stderr)
+        self.images = {
+            image.directory: image
+            for image in (self.config.image_of(task) for task in self._values("task"))
+        }
+        self._by_values = {(c.task, c.agent, c.memory, c.cpus, c.replicate): c for c in self.cells}
+
+    def cell(self, wildcards) -> Cell:
+        """The cell behind the wildcards of a path."""
+        return self._by_values[
+            wildcards.task,
+            wildcards.agent,
+            wildcards.memory,
+            wildcards.cpus,
+            int(wildcards.replicate),
+        ]
+
+    def wanted(self) -> list[Cell]:
+        """The cells that figures are made of: all, or with `partial` those that have their run."""
+        if not self.config["partial"]:
+            return self.cells
+        return [cell for cell in self.cells if self.has_run(cell)]
+
+    def has_run(self, cell: Cell) -> bool:
+        """Whether a run of exactly this cell exists, in the store or among the results."""
+        if self.config.is_sealed(cell):
+            return True
+        result = Path(self.config["paths"]["results"]) / "runs" / cell.id / "result.json"
+        try:
+            return json.loads(result.read_text())["spec_sha256"] == self.config.spec_sha256(cell)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def refusal(self, cell: Cell, cores: int, mem_mb: int | None) -> str | None:
+        """Why a cell cannot be run with what Snakemake gives it, or None.
+
+        Snakemake clamps `threads` and `mem_mb` without a word. A cell that has its run is only
+        recalled, which needs nothing.
+        """
+        lacking = []
+        if cores < self.config.reserved_cores(cell):
+            wanted = self.config.reserved_cores(cell)
+            lacking.append(f"needs {wanted} cores and Snakemake gives {cores} (--cores)")
+        if isinstance(mem_mb, int) and mem_mb < self.config.reserved_mb(cell):
+            wanted = self.config.reserved_mb(cell)
+            lacking.append(f"needs {wanted} MB and Snakemake gives {mem_mb} (--resources mem_mb)")
+        if not lacking or self.has_run(cell):
+            return None
+        return (
+            f"{cell.id} {' and '.join(lacking)}: give more, or leave it out with "
+            "sweep.skip_unfit: true"
+        )
+
+    def wildcard_constraints(self) -> dict[str, str]:
+        """Exact membership, for each wildcard of a path."""
+        values = {
+            name: self._values(name) for name in ("task", "agent", "memory", "cpus", "replicate")
+        }
+        values["image"] = [directory.split("~")[0] for directory in self.images]
+        values["key"] = [directory.split("~")[1] for directory in self.images]
+        return {
+            name: "|".join(re.escape(str(value)) for value in dict.fromkeys(known)) or UNMATCHABLE
+            for name, known in values.items()
+        }
+
+    def _values(self, name: str) -> list:
+        return list(dict.fromkeys(getattr(cell, name) for cell in self.cells))
+
+    def _skip_unfit(self, machine: Machine, stream: TextIO) -> None:
+        kept = []
+        for cell in self.cells:
+            reason = self.config.misfit(cell, machine)
+            if reason is None or self.has_run(cell):
+                kept.append(cell)
+            else:
+                print(f"agentsweep: left out: {cell.id} {reason}", file=stream)
+        self.cells = kept
+
+
+def shell_prefix(source: Path, python: Path, prefer_path: bool) -> str:
+    """What every rule's command starts with, so that it runs this clone's code.
+
+    The interpreter's directory goes before PATH, or after it where a deployment method (conda)
+    has just put its own environment there.
+    """
+    bin_directory = shlex.quote(str(python.parent))
+    path = f"$PATH:{bin_directory}" if prefer_path else f"{bin_directory}:$PATH"
+    return f"export PYTHONPATH={shlex.quote(str(source))} PATH={path}; "

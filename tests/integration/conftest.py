@@ -1,0 +1,259 @@
+"""Real containers, the real agent, a scripted model: what integration tests share.
+
+Where there is no engine, no agent binary or no demo image they fail in CI, and elsewhere they are
+skipped with a loud line: `make test` provides all three.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+ARCHIVE = ROOT / "images" / "logstats.tar"
+BINARY = ROOT / "agents" / "claude-2.1.330" / "claude"
+MODEL = "claude-haiku-4-5-20251001"
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    missing = [
+        what
+        for what, there in (
+            ("podman", shutil.which("podman")),
+            (str(BINARY), BINARY.is_file()),
+            (str(ARCHIVE), ARCHIVE.is_file()),
+        )
+        if not there
+    ]
+    if not missing or os.environ.get("CI"):
+        return
+    reason = f"NOT RUN, real containers need {' and '.join(missing)}: run `make test`"
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@dataclass
+class Images:
+    """The demo's second image, locked and fixed once for all tests."""
+
+    lock: Path
+    record: Path
+
+    @property
+    def tag(self) -> str:
+        return json.loads(self.record.read_text())["tag"]
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Images:
+    folder = tmp_path_factory.mktemp("images")
+    lab = Lab(folder, None)
+    lab.lock.write_text("images: {}\n")
+    agentsweep("lock", "--config", lab.config({"turns": [{"text": "unused"}]}))
+    locked = yaml.safe_load(lab.lock.read_text())["images"][f"oci-archive:{ARCHIVE}"]
+    pulled, record = folder / "pulled.json", folder / "image.json"
+    agentsweep(
+        "image-pull", "--reference", f"oci-archive:{ARCHIVE}", "--digest", locked["digest"],
+        "--config-digest", locked["config_digest"], "--out", pulled,
+    )  # fmt: skip
+    agentsweep(
+        "image-fix", "--pulled", pulled, "--workdir", "/testbed", "--uid", "1000", "--gid", "1000",
+        "--tag", f"localhost/agentsweep/test:{locked['config_digest'][7:19]}", "--out", record,
+    )  # fmt: skip
+    return Images(lab.lock, record)
+
+
+@pytest.fixture
+def lab(tmp_path, images):
+    lab = Lab(tmp_path, images)
+    yield lab
+    for process in lab.started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def agentsweep(*arguments, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
+    """The command line, as a user calls it from the project's directory."""
+    done = subprocess.run(
+        [sys.executable, "-m", "agentsweep.cli", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        **kwargs,
+    )
+    assert not check or done.returncode == 0, done.stderr + done.stdout
+    return done
+
+
+class Lab:
+    """One directory with a configuration, a store and results, for runs of one cell."""
+
+    def __init__(self, folder: Path, images: Images | None):
+        self.folder = folder
+        self.images = images
+        self.lock = images.lock if images else folder / "images.lock.yaml"
+        self.store = folder / "store"
+        self.out = folder / "out"
+        self.started: list[subprocess.Popen] = []
+
+    def config(
+        self, scenario: dict, memory="512MiB", cpus="1", task=None, agent=None, container=None
+    ) -> Path:
+        """Write a configuration of one cell; returns its path."""
+        play = self.folder / "scenario.yaml"
+        play.write_text(yaml.safe_dump(scenario, sort_keys=False))
+        task = {
+            "kind": "prompt",
+            "image": f"oci-archive:{ARCHIVE}",
+            "workdir": "/testbed",
+            "prompt": "Do what the scenario says.",
+            "scenario": str(play),
+        } | (task or {})
+        path = self.folder / "config.yaml"
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "dataset": "test",
+                    "sweep": {"memory": [memory], "cpus": [cpus]},
+                    "tasks": {"task": task},
+                    "agents": {"claude": {"model_id": MODEL, "version": "2.1.330"}},
+                    "agent": {"timeout_s": 60, "stall_s": 30, "max_retries": 1} | (agent or {}),
+                    "container": container or {},
+                    "images": {"lock": str(self.lock)},
+                    "paths": {"store": str(self.store), "results": str(self.folder / "results")},
+                }
+            )
+        )
+        return path
+
+    def arguments(self, config: Path) -> list[str]:
+        loaded = yaml.safe_load(config.read_text())["sweep"]
+        cell = f"task~task/agent~claude/mem~{loaded['memory'][0]}_cpus~{loaded['cpus'][0]}_rep~0"
+        record = str(self.images.record)
+        return ["run", cell, "--config", str(config), "--image", record, "--out", str(self.out)]
+
+    def run(self, scenario: dict, check: bool = True, env: dict | None = None, **settings):
+        """Run the cell to its end; returns `result.json`, or the failed process with check=False."""
+        done = agentsweep(*self.arguments(self.config(scenario, **settings)), check=check, env=env)
+        return self.result() if check else done
+
+    def start(self, scenario: dict, **settings) -> subprocess.Popen:
+        """Start the cell and return at once."""
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "agentsweep.cli",
+                *self.arguments(self.config(scenario, **settings)),
+            ],
+            cwd=ROOT,
+            stdout=(self.folder / "log").open("a"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def result(self) -> dict:
+        return json.loads((self.out / "result.json").read_text())
+
+    def lines(self, name: str) -> list[dict]:
+        return [json.loads(line) for line in (self.out / name).read_text().splitlines()]
+
+    def wait_for(self, pattern: str, timeout_s: float = 30) -> Path:
+        """A non-empty file below the store that matches, once it is there."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            found = [p for p in self.store.glob(pattern) if p.is_dir() or p.stat().st_size]
+            if found:
+                return found[0]
+            time.sleep(0.05)
+        log = self.folder / "log"
+        raise AssertionError(f"no {pattern}: {log.read_text() if log.exists() else ''}")
+
+    def wait_for_tool(self) -> None:
+        """Until the agent has asked for its first answer and got it: a tool is at work."""
+        self.wait_for("*/attempt-*.partial/api.jsonl")
+        time.sleep(0.5)
+
+    def attempts(self) -> list[str]:
+        return sorted(p.name for p in self.store.glob("*/attempt-*"))
+
+    def leftovers(self) -> dict[str, list[str]]:
+        """Containers, processes and scratch directories that belong to this lab's attempts."""
+        keys = [path.name[:12] for path in self.store.glob("*")]
+        names = podman("ps", "--all", "--format", "{{.Names}}").split()
+        processes = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if any(str(self.folder) in word for word in words):
+                processes.append(" ".join(words)[:200])
+        scratch = Path(os.environ.get("TMPDIR", "/tmp")) / f"agentsweep-{os.getuid()}" / "runs"
+        return {
+            "containers": [n for n in names if any(key in n for key in keys)],
+            "processes": processes,
+            "scratch": [p.name for p in scratch.glob("*") if any(k in p.name for k in keys)],
+            "services": services_of(keys),
+        }
+
+    def nothing_left(self, timeout_s: float = 10) -> bool:
+        """Whether all is gone within a moment: killed children need one to be reaped."""
+        deadline = time.monotonic() + timeout_s
+        while any(self.leftovers().values()):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        return True
+
+
+def services_of(keys: list[str]) -> list[str]:
+    """Our samplers and gateways that hold a file of these attempts open."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if not any(w in ("agentsweep.sampler", "agentsweep.gateway") for w in words):
+                continue
+            links = [str(fd.readlink()) for fd in (path / "fd").iterdir()]
+        except OSError:
+            continue
+        if any(key in link for link in links for key in keys):
+            found.append(path.name)
+    return found
+
+
+def podman(*arguments: str) -> str:
+    done = subprocess.run(
+        ["podman", *arguments], capture_output=True, text=True, cwd="/tmp", check=False
+    )
+    return done.stdout
+
+
+def stop(process: subprocess.Popen, number: int = signal.SIGKILL) -> int:
+    process.send_signal(number)
+    return process.wait(30)
+
+
+def bash(command: str, **more) -> dict:
+    """A scenario turn with one Bash call."""
+    return {"tools": [{"Bash": {"command": command, "description": "Run it"}}]} | more
+
+
+DONE = {"text": "Finished."}
+SLEEP = {"turns": [bash("sleep 20"), DONE]}

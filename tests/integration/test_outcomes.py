@@ -1,0 +1,108 @@
+"""Every outcome, produced by a real container run and recognised.
+
+Where the kernel has to kill a certain process, the scenario raises that process's oom_score_adj:
+whom the kernel picks is then known beforehand, and the kill itself is the kernel's own.
+"""
+
+from conftest import DONE, bash
+
+# 1.5 GB into a process that holds on to it.
+GROW = "head -c 1500000000 /dev/zero | tail > /dev/null"
+
+
+def test_completed(lab):
+    result = lab.run({"turns": [{"text": "4"}]})
+    assert result["outcome"] == "completed"
+    assert result["exit_code"] == 0
+    assert result["oom"]["kill_count"] == 0
+    assert result["patch"]["status"] == "empty"
+    assert result["memory"]["peak_source"] == "watermark"
+    assert 50e6 < result["memory"]["peak_bytes"] < 512 * 2**20
+
+
+def test_no_work(lab):
+    result = lab.run({"turns": [{"text": ""}]})
+    assert result["outcome"] == "no_work", result["outcome_detail"]
+    assert result["exit_code"] == 0
+
+
+def test_agent_error(lab):
+    turns = [bash("true"), bash("true"), DONE]
+    result = lab.run({"turns": turns}, agent={"max_turns": 1})
+    assert result["outcome"] == "agent_error"
+    assert result["exit_code"] == 1
+
+
+def test_api_error_after_the_first_turn(lab):
+    turns = [bash("true"), {"text": "x", "fault": {"status": 400, "times": "forever"}}]
+    result = lab.run({"turns": turns})
+    assert result["outcome"] == "api_error"
+    assert {line["status"] for line in lab.lines("api.jsonl")} == {200, 400}
+
+
+def test_a_rate_limit_before_the_first_turn_is_no_data(lab):
+    turns = [{"text": "x", "fault": {"status": 429, "times": "forever"}}]
+    done = lab.run({"turns": turns}, check=False)
+    assert done.returncode == 1
+    assert "refused every request with 429" in done.stderr
+    assert lab.attempts() == ["attempt-1.failed"]
+    assert not (lab.out / "result.json").exists()
+
+
+def test_timed_out(lab):
+    result = lab.run({"turns": [bash("sleep 60"), DONE]}, agent={"timeout_s": 4, "stall_s": 3})
+    assert result["outcome"] == "timed_out"
+    assert 3.5 < result["phases"]["agent_s"] < 12
+    assert result["oom"]["kill_count"] == 0
+
+
+def test_stalled(lab):
+    turns = [bash("true"), {"text": "x", "fault": {"hang_s": 600, "times": "forever"}}]
+    result = lab.run({"turns": turns}, agent={"timeout_s": 50, "stall_s": 3})
+    assert result["outcome"] == "stalled"
+    assert result["phases"]["agent_s"] < 15
+
+
+def test_the_kernel_kills_a_tool_and_the_agent_reacts(lab):
+    turns = [
+        bash(
+            GROW,
+            next=[{"if": {"result_matches": "137|Killed"}, "goto": "killed"}, {"goto": "lived"}],
+        ),
+        {"id": "killed", "text": "It was killed."},
+        {"id": "lived", "text": "It lived."},
+    ]
+    result = lab.run({"turns": turns})
+    assert result["outcome"] == "completed"
+    assert result["oom"]["tool_count"] == result["oom"]["kill_count"] == 1
+    assert result["stream"]["result"]["result"] == "It was killed."
+    assert result["memory"]["peak_bytes"] == 512 * 2**20
+    (mark,) = lab.lines("marks.jsonl")
+    assert mark["oom_kill"] == 1
+    assert mark["mem_peak_bytes"] == 512 * 2**20
+
+
+def test_the_kernel_kills_the_agent(lab):
+    turns = [bash(f"echo 1000 > /proc/$CLAUDE_PID/oom_score_adj; {GROW}"), DONE]
+    result = lab.run({"turns": turns})
+    assert result["outcome"] == "oom_agent", result["outcome_detail"]
+    assert result["oom"]["agent_victim"]
+    assert result["exit_code"] == 137
+    assert (lab.out / "trace.jsonl").stat().st_size > 0
+
+
+def test_the_kernel_kills_the_container(lab):
+    turns = [bash(f"echo changed > note.txt; echo 1000 > /proc/1/oom_score_adj; {GROW}"), DONE]
+    result = lab.run({"turns": turns})
+    assert result["outcome"] == "oom_container", result["outcome_detail"]
+    assert result["oom"]["kill_count"] >= 1
+    assert result["oom"]["tool_count"] == result["oom"]["kill_count"] - 1
+    # What the agent had written by then is not lost with its processes.
+    assert "+changed" in (lab.out / "patch.diff").read_text()
+
+
+def test_sigkill_that_nobody_of_ours_sent_is_no_oom(lab):
+    done = lab.run({"turns": [bash("kill -KILL $CLAUDE_PID"), DONE]}, check=False)
+    assert done.returncode == 1
+    assert "neither the kernel's OOM killer nor a limit of ours" in done.stderr
+    assert lab.attempts() == ["attempt-1.failed"]
