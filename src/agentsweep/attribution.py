@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .trace_records import ToolCall
+from agentsweep.trace_records import ToolCall
 
 # The trace has milliseconds, the mark nanoseconds; the CLI notes a result some time after the end
 # of the command, but its tool_use record may be noted after the tool has started.

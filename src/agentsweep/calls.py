@@ -15,9 +15,9 @@ from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.counters import Counters
 
 
-@dataclass
+@dataclass(eq=False)
 class Interval:
-    """A time over which the peak of memory is wanted, all in bytes.
+    """A time over which the peak of memory is wanted, all in bytes. Equal to itself alone.
 
     `counter_bytes` is the kernel's watermark at the start, where it cannot be reset.
     """
@@ -27,7 +27,7 @@ class Interval:
     counter_bytes: int | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """One Bash call that has begun; `answer` is the write end of its wrapper's FIFO."""
 

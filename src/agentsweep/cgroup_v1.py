@@ -38,15 +38,18 @@ class CgroupV1(CgroupReader):
     def _files(self) -> Iterable[tuple[Path, Parser]]:
         memory = self.paths["memory"]
         yield memory / "memory.usage_in_bytes", Number("memory_current_bytes")
-        yield memory / "memory.stat", Keyed(
-            {
-                # total_: with the cgroups below, as the usage counts them too.
-                "total_rss": "memory_anon_bytes",
-                "total_cache": "memory_file_bytes",
-                "total_shmem": "memory_shmem_bytes",
-                "total_inactive_file": "memory_inactive_file_bytes",
-                "total_swap": "memory_swap_bytes",
-            }
+        yield (
+            memory / "memory.stat",
+            Keyed(
+                {
+                    # total_: with the cgroups below, as the usage counts them too.
+                    "total_rss": "memory_anon_bytes",
+                    "total_cache": "memory_file_bytes",
+                    "total_shmem": "memory_shmem_bytes",
+                    "total_inactive_file": "memory_inactive_file_bytes",
+                    "total_swap": "memory_swap_bytes",
+                }
+            ),
         )
         yield memory / "memory.kmem.usage_in_bytes", Number("memory_kernel_bytes")
         yield memory / "memory.oom_control", Keyed({"oom_kill": "memory_oom_kill"})
@@ -54,35 +57,44 @@ class CgroupV1(CgroupReader):
         if cpuacct := self.paths.get("cpuacct"):
             yield cpuacct / "cpuacct.usage", Number("cpu_usage_usec", divide=1000)
             if not (self._unified and (self._unified / "cpu.stat").exists()):
-                yield cpuacct / "cpuacct.stat", Keyed(
-                    {"user": "cpu_user_usec", "system": "cpu_system_usec"},
-                    scale=dict.fromkeys(
-                        ("user", "system"), (1_000_000, os.sysconf("SC_CLK_TCK"))
+                yield (
+                    cpuacct / "cpuacct.stat",
+                    Keyed(
+                        {"user": "cpu_user_usec", "system": "cpu_system_usec"},
+                        scale=dict.fromkeys(
+                            ("user", "system"), (1_000_000, os.sysconf("SC_CLK_TCK"))
+                        ),
                     ),
                 )
         if cpu := self.paths.get("cpu"):
-            yield cpu / "cpu.stat", Keyed(
-                {
-                    "nr_periods": "cpu_nr_periods",
-                    "nr_throttled": "cpu_nr_throttled",
-                    "throttled_time": "cpu_throttled_usec",
-                },
-                scale={"throttled_time": (1, 1000)},
+            yield (
+                cpu / "cpu.stat",
+                Keyed(
+                    {
+                        "nr_periods": "cpu_nr_periods",
+                        "nr_throttled": "cpu_nr_throttled",
+                        "throttled_time": "cpu_throttled_usec",
+                    },
+                    scale={"throttled_time": (1, 1000)},
+                ),
             )
         if pids := self.paths.get("pids"):
             yield pids / "pids.current", Number("pids_current")
         if blkio := self.paths.get("blkio"):
             yield blkio / "blkio.throttle.io_service_bytes_recursive", BlkioBytes()
         if unified := self._unified:
-            yield unified / "cpu.stat", Keyed(
-                {"user_usec": "cpu_user_usec", "system_usec": "cpu_system_usec"}
+            yield (
+                unified / "cpu.stat",
+                Keyed({"user_usec": "cpu_user_usec", "system_usec": "cpu_system_usec"}),
             )
             yield unified / "cpu.pressure", Pressure("cpu_pressure_some_usec")
-            yield unified / "memory.pressure", Pressure(
-                "memory_pressure_some_usec", "memory_pressure_full_usec"
+            yield (
+                unified / "memory.pressure",
+                Pressure("memory_pressure_some_usec", "memory_pressure_full_usec"),
             )
-            yield unified / "io.pressure", Pressure(
-                "io_pressure_some_usec", "io_pressure_full_usec"
+            yield (
+                unified / "io.pressure",
+                Pressure("io_pressure_some_usec", "io_pressure_full_usec"),
             )
 
     def _open_peak(self) -> None:

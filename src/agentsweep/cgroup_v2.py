@@ -38,35 +38,42 @@ class CgroupV2(CgroupReader):
     def _files(self) -> Iterable[tuple[Path, Parser]]:
         top = self.paths[""]
         yield top / "memory.current", Number("memory_current_bytes")
-        yield top / "memory.stat", Keyed(
-            {
-                "anon": "memory_anon_bytes",
-                "file": "memory_file_bytes",
-                "kernel": "memory_kernel_bytes",
-                "slab": "memory_slab_bytes",
-                "shmem": "memory_shmem_bytes",
-                "inactive_file": "memory_inactive_file_bytes",
-            }
+        yield (
+            top / "memory.stat",
+            Keyed(
+                {
+                    "anon": "memory_anon_bytes",
+                    "file": "memory_file_bytes",
+                    "kernel": "memory_kernel_bytes",
+                    "slab": "memory_slab_bytes",
+                    "shmem": "memory_shmem_bytes",
+                    "inactive_file": "memory_inactive_file_bytes",
+                }
+            ),
         )
         yield top / "memory.swap.current", Number("memory_swap_bytes")
         # Not memory.events.local: a kill in a cgroup below is one of this container's too.
         yield top / "memory.events", Keyed({"oom_kill": "memory_oom_kill", "max": "memory_failcnt"})
-        yield top / "cpu.stat", Keyed(
-            {
-                "usage_usec": "cpu_usage_usec",
-                "user_usec": "cpu_user_usec",
-                "system_usec": "cpu_system_usec",
-                # Only where the cpu controller is delegated.
-                "nr_periods": "cpu_nr_periods",
-                "nr_throttled": "cpu_nr_throttled",
-                "throttled_usec": "cpu_throttled_usec",
-            }
+        yield (
+            top / "cpu.stat",
+            Keyed(
+                {
+                    "usage_usec": "cpu_usage_usec",
+                    "user_usec": "cpu_user_usec",
+                    "system_usec": "cpu_system_usec",
+                    # Only where the cpu controller is delegated.
+                    "nr_periods": "cpu_nr_periods",
+                    "nr_throttled": "cpu_nr_throttled",
+                    "throttled_usec": "cpu_throttled_usec",
+                }
+            ),
         )
         yield top / "pids.current", Number("pids_current")
         yield top / "io.stat", IoStat()
         yield top / "cpu.pressure", Pressure("cpu_pressure_some_usec")
-        yield top / "memory.pressure", Pressure(
-            "memory_pressure_some_usec", "memory_pressure_full_usec"
+        yield (
+            top / "memory.pressure",
+            Pressure("memory_pressure_some_usec", "memory_pressure_full_usec"),
         )
         yield top / "io.pressure", Pressure("io_pressure_some_usec", "io_pressure_full_usec")
 
@@ -127,9 +134,7 @@ class CgroupV2(CgroupReader):
     def oom_eventfd(self) -> int | None:
         if self._events is None:
             with contextlib.suppress(OSError):
-                self._events = os.open(
-                    self.paths[""] / "memory.events", os.O_RDONLY | os.O_CLOEXEC
-                )
+                self._events = os.open(self.paths[""] / "memory.events", os.O_RDONLY | os.O_CLOEXEC)
                 self.drain_oom_events()
         return self._events
 

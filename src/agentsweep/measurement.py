@@ -385,6 +385,7 @@ class Measurement:
 
     def _collect(self, run: "_AgentRun") -> dict:
         """Session tree, trace and patch into the attempt, whatever ended the agent."""
+        patch = self._patch(run)
         path = self.attempt.path
         trace = agent.find_trace(path / "session", self.session)
         if trace is not None:
@@ -398,32 +399,37 @@ class Measurement:
         shutil.rmtree(path / "session")
         for name in ("marks.jsonl", "api.jsonl"):
             (path / name).touch()
-        return self._patch(run)
+        return patch
 
     def _patch(self, run: "_AgentRun") -> dict:
+        """The patch; one that cannot be had (an agent may delete its `.git`) is said to be so."""
         target = self.attempt.path / "patch.diff"
         target.touch()
-        if not run.alive:
-            if not self.engine.exists(self.container.id):
-                return {"status": "unavailable", "sha256": None, "bytes": 0}
-            # Only its processes are gone; what the agent wrote is still in its layer.
-            self.engine.call("start", self.container.id)
-        known = snapshot.write_patch(
-            self.engine, self.container.id, self.user, self.job["task"]["workdir"],
-            self.image, target,
-        )  # fmt: skip
-        data = target.read_bytes()
-        status = "unavailable" if not known else "ok" if data else "empty"
-        digest = hashlib.sha256(data).hexdigest() if known else None
-        return {"status": status, "sha256": digest, "bytes": len(data)}
+        reason = "the image has no git"
+        try:
+            if not run.alive:
+                # Only its processes are gone; what the agent wrote is still in its layer.
+                self.engine.call("start", self.container.id)
+            known = snapshot.write_patch(
+                self.engine, self.container.id, self.user, self.job["task"]["workdir"],
+                self.image, target,
+            )  # fmt: skip
+        except InfraError as error:
+            known, reason = False, str(error)
+        data = target.read_bytes() if known else b""
+        if not known:
+            target.write_bytes(data)
+            return {"status": "unavailable", "sha256": None, "bytes": 0, "reason": reason}
+        digest = hashlib.sha256(data).hexdigest()
+        return {"status": "ok" if data else "empty", "sha256": digest, "bytes": len(data)}
 
     # 8. and 9. Counters, outcome
 
     def _stop_services(self) -> dict:
-        self.gateway.stop()
-        if self.sampler.stop() != 0:
-            said = (self.attempt.path / "services.log").read_text(errors="replace")
-            raise InfraError(f"the sampler failed: {engine.last_line(said)}")
+        for service in (self.gateway, self.sampler):
+            if service.stop() != 0:
+                said = (self.attempt.path / "services.log").read_text(errors="replace")
+                raise InfraError(f"{service.name} failed: {engine.last_line(said)}")
         return json.loads((self.scratch / "sampler.json").read_text())
 
     def _judge(self, run: "_AgentRun", summary: dict) -> tuple[outcome.Judgement, dict]:

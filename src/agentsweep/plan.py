@@ -57,7 +57,8 @@ class _Times:
         self._of_limits: dict[tuple, list[float]] = defaultdict(list)
         self._of_task: dict[str, list[float]] = defaultdict(list)
         store = config.store()
-        for key in store.keys():
+        known = store.keys()
+        for key in known:
             sealed = store.sealed(key)
             result = sealed.result() if sealed else None
             try:

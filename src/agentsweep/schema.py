@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
+from agentsweep import yamlfile
 from agentsweep.errors import ConfigError
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "workflow" / "schemas"
@@ -29,37 +29,12 @@ _TYPES = {
 _COMMAND_LINE_BOOLEANS = {"true", "false", "yes", "no", "on", "off"}
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """YAML that refuses a key written twice, of which the last would win silently."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key_node.value!r} is written twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_mapping(path: Path) -> dict:
     """A YAML file whose top level is a mapping; an empty file is an empty one.
 
-    Raises ConfigError with one line: missing, unreadable, not YAML, a key twice, not a mapping.
+    Raises ConfigError with one line for a file that is not that.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        said = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read: {said}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        said = getattr(error, "problem", None) or "it is not YAML"
-        raise ConfigError(f"{path}: {line}{said}") from None
+    content = yamlfile.read(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -70,7 +45,7 @@ def read_mapping(path: Path) -> dict:
 @functools.cache
 def load_schema(name: str) -> dict:
     """One of the schemas in workflow/schemas, `config` or `task`."""
-    return yaml.load((SCHEMAS / f"{name}.schema.yaml").read_text(), Loader=_Loader)
+    return yamlfile.read(SCHEMAS / f"{name}.schema.yaml")
 
 
 @functools.cache

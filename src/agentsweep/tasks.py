@@ -1,7 +1,5 @@
 """Tasks: what an agent is asked to do, in which image, and what plays the model."""
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from pathlib import Path
 
 from agentsweep import schema
 from agentsweep.errors import ConfigError
+from agentsweep.scenario import load as load_scenario
 
 TRANSPORTS = ("docker://", "oci-archive:", "docker-archive:")
 
@@ -34,7 +33,7 @@ class Task:
 
     prompt: the whole text that the agent gets; reference: image with transport; environment:
     shell lines or None; python: path that `python` must have, or None; scenario: file that plays
-    the model, or None; scenario_sha256: hash of what that file says, its layout aside.
+    the model, or None; scenario_sha256: hash of what that file makes the model do.
     """
 
     name: str
@@ -74,9 +73,9 @@ def load_task(name: str, source: str | Mapping, where: str) -> Task:
     scenario, scenario_sha256 = content["scenario"], None
     if scenario is not None:
         try:
-            scenario_sha256 = content_sha256(Path(scenario))
+            scenario_sha256 = load_scenario(Path(scenario)).sha256
         except ConfigError as error:
-            wrong += [f"{where}scenario: {problem}" for problem in error.problems]
+            wrong += error.problems
     if wrong:
         raise ConfigError(wrong)
     instance_id = content["instance_id"] or name
@@ -92,13 +91,6 @@ def load_task(name: str, source: str | Mapping, where: str) -> Task:
         scenario=Path(scenario) if scenario is not None else None,
         scenario_sha256=scenario_sha256,
     )
-
-
-def content_sha256(path: Path) -> str:
-    """Hash of what a YAML file says: comments and layout do not count."""
-    content = schema.read_mapping(path)
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _problems(content: Mapping):

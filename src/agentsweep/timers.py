@@ -52,7 +52,5 @@ class PeriodicTimer:
         setting = _Itimerspec(
             _Timespec(*divmod(period_ns, 10**9)), _Timespec(*divmod(first_ns, 10**9))
         )
-        if _libc.timerfd_settime(
-            self.descriptor, _TFD_TIMER_ABSTIME, ctypes.byref(setting), None
-        ):
+        if _libc.timerfd_settime(self.descriptor, _TFD_TIMER_ABSTIME, ctypes.byref(setting), None):
             raise OSError(ctypes.get_errno(), "timerfd_settime")

@@ -8,9 +8,9 @@ the ids that the CLI gives, and sorted by time.
 
 from dataclasses import dataclass, field
 
-from .trace_category import categorise
-from .trace_lines import LineReport
-from .trace_records import (
+from agentsweep.trace_category import categorise
+from agentsweep.trace_lines import LineReport
+from agentsweep.trace_records import (
     SYNTHETIC_MODEL,
     ApiAttempt,
     ApiError,
@@ -159,11 +159,10 @@ class TraceBuilder:
         if type(session) is str:
             self._sessions[session] = self._sessions.get(session, 0) + 1
         version = record.get("version")
-        if type(version) is str:
-            newest = self._versions.get(version, -1)
-            if utc_ns is not None and utc_ns > newest:
-                newest = utc_ns
-            self._versions[version] = newest
+        if type(version) is str and (
+            version not in self._versions or (utc_ns or -1) > self._versions[version]
+        ):
+            self._versions[version] = -1 if utc_ns is None else utc_ns
         handler = self._handlers.get(kind)
         if handler:
             handler(record, utc_ns)
@@ -171,7 +170,9 @@ class TraceBuilder:
     # --- one method a record type ---
 
     def _origin(self, record: dict, utc_ns: int | None) -> _Origin:
-        agent_id = record.get("agentId")
+        agent_id = record.get("agentId", self._file_agent)
+        if agent_id is None and record.get("isSidechain") is not True:
+            return _MAIN
         if type(agent_id) is not str or not agent_id:
             agent_id = self._file_agent
         if agent_id is not None:

@@ -77,6 +77,9 @@ _PROGRAMS = {
 }
 _PROGRAM_KIND = {name: kind for kind, names in _PROGRAMS.items() for name in names.split()}
 
+# Programs whose arguments do not change what kind they are.
+_PLAIN = frozenset({"test", "git", "edit", "explore"})
+_PYTHON_3_MINOR = re.compile(r"(?<=[a-z])3\.\d+$")
 # Words that only say how the next word is run.
 _PREFIXES = frozenset(
     {"sudo", "time", "nice", "nohup", "env", "exec", "command", "builtin", "stdbuf", "xargs"}
@@ -110,17 +113,21 @@ def categorise(name: str, command: str | None) -> str:
 
 def categorise_command(command: str) -> str:
     """What a shell command line does, by the programs that it starts (see the order above)."""
-    text = _HEREDOC.sub(r" \3\n", command[:_LONGEST])
-    inner = _SHELL_C.match(text)
-    if inner:
-        return categorise_command(inner.group(2))
+    text = command[:_LONGEST]
+    if "<<" in text:
+        text = _HEREDOC.sub(r" \3\n", text)
     kinds = set()
-    # What is quoted is an argument, not a program.
-    text = _QUOTED.sub('""', text)
-    if _REDIRECT.search(text):
+    if "'" in text or '"' in text:
+        inner = _SHELL_C.match(text)
+        if inner:
+            return categorise_command(inner.group(2))
+        # What is quoted is an argument, not a program.
+        text = _QUOTED.sub('""', text)
+    if ">" in text and _REDIRECT.search(text):
         kinds.add("edit")
     for part in _SEPARATORS.split(text):
-        kind = _categorise_simple(part.strip("(){} \t").split())
+        words = part.strip("(){} \t").split()
+        kind = _categorise_simple(words) if words else None
         if kind:
             kinds.add(kind)
     for kind in _BASH_ORDER:
@@ -131,23 +138,30 @@ def categorise_command(command: str) -> str:
 
 def _categorise_simple(words: list[str]) -> str | None:
     """The kind of one simple command; None for one that decides nothing (`cd`, an assignment)."""
+    kind = _PROGRAM_KIND.get(words[0])
+    if kind in _PLAIN:
+        return kind
     while words:
         if _ASSIGNMENT.match(words[0]) or words[0] in _PREFIXES:
             words = words[1:]
         elif words[0] in _TIMEOUTS:
-            words = words[1:]
-            while words and (words[0].startswith("-") or words[0][0].isdigit()):
-                words = words[1:]
+            # Its options may have values; the command follows the duration.
+            durations = [i for i, word in enumerate(words[1:6], 1) if word[0].isdigit()]
+            words = words[durations[0] + 1 :] if durations else words[1:]
         else:
             break
     if not words:
         return None
     program = words[0].rsplit("/", 1)[-1]
+    kind = _PROGRAM_KIND.get(program)
+    if kind in _PLAIN:
+        return kind
     arguments = words[1:]
     first = next((word for word in arguments if not word.startswith("-")), "")
-    if _TEST_FILE.search(words[0]):
+    if program.endswith(".py") and _TEST_FILE.search(words[0]):
         return "test"
-    kind = _PROGRAM_KIND.get(re.sub(r"(?<=[a-z])3\.\d+$", "3", program))
+    if kind is None:
+        kind = _PROGRAM_KIND.get(_PYTHON_3_MINOR.sub("3", program))
     if kind == "python":
         return _categorise_python(arguments, first)
     if program in ("poetry", "pipenv", "uv", "conda", "mamba", "micromamba") and "run" in arguments:

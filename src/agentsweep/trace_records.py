@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from .trace_lines import LineReport
+from agentsweep.trace_lines import LineReport
 
 # Every type that the CLI is known to write; others are counted as unknown.
 _TYPES = """user assistant system attachment progress summary queue-operation api-request

@@ -146,7 +146,7 @@ class Lab:
         return ["run", cell, "--config", str(config), "--image", record, "--out", str(self.out)]
 
     def run(self, scenario: dict, check: bool = True, env: dict | None = None, **settings):
-        """Run the cell to its end; returns `result.json`, or the failed process with check=False."""
+        """Run the cell to its end: its `result.json`, or the process with check=False."""
         done = agentsweep(*self.arguments(self.config(scenario, **settings)), check=check, env=env)
         return self.result() if check else done
 

@@ -106,3 +106,10 @@ def test_sigkill_that_nobody_of_ours_sent_is_no_oom(lab):
     assert done.returncode == 1
     assert "neither the kernel's OOM killer nor a limit of ours" in done.stderr
     assert lab.attempts() == ["attempt-1.failed"]
+
+
+def test_an_agent_that_deletes_its_repository_is_still_data(lab):
+    result = lab.run({"turns": [bash("rm -rf .git"), DONE]})
+    assert result["outcome"] == "completed"
+    assert result["patch"]["status"] == "unavailable"
+    assert "git" in result["patch"]["reason"]

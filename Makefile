@@ -1,0 +1,63 @@
+# Everything from a fresh clone. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv/bin
+export PATH := $(CURDIR)/$(VENV):/usr/local/sbin:/usr/sbin:/sbin:$(PATH)
+export PYTHONUNBUFFERED := 1
+MAKEFLAGS += --no-print-directory
+
+DEMO_IMAGES := images/starlette-1147.json images/logstats.json
+WORKFLOW := Snakefile workflow
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test setup system env agent images lock lint bench test-vm requirements clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
+
+demo: setup lock ## everything: set-up, the demo's runs, its figures
+	snakemake --cores all
+	@echo "The figures are in $(CURDIR)/results/figures:"
+	@ls results/figures/*.pdf
+
+test: setup ## everything: set-up, lint, all tests
+	@sh tools/system.sh test
+	@$(MAKE) lint
+	pytest
+
+setup: system env agent images # what demo and test share; quick when nothing is missing
+
+system: ## system packages, by apt
+	@sh tools/system.sh
+
+env: system ## the virtual environment .venv, from requirements.lock
+	@sh tools/env.sh $(PYTHON)
+
+agent: env ## the agent binary, by hash
+	@python tools/fetch_agent.py
+
+images: env ## the demo's task images, as OCI archives
+	@python demo/build.py
+
+lock: images ## write the digests of the demo's images to config/images.lock.yaml
+	@for digest in $$(sed -n 's/.*"digest": "\(.*\)".*/\1/p' $(DEMO_IMAGES)); do \
+	  grep -q "$$digest" config/images.lock.yaml 2>/dev/null || missing=1; \
+	done; [ -z "$${missing:-}" ] || snakemake --quiet --cores 1 lock
+
+lint: env ## ruff, snakefmt, snakemake --lint
+	ruff check .
+	ruff format --check .
+	snakefmt --check $(WORKFLOW)
+	snakemake --lint
+
+bench: setup ## the benchmarks of docs/performance.md
+	@for script in benchmarks/bench_*.py; do echo "$$script"; python "$$script" || exit 1; done
+
+test-vm: setup ## the host tests in an emulated machine with cgroup v2 (VM_DIR, VM_RUN: see docs)
+	pytest tests/vm
+
+requirements: ## write requirements.lock and the demo's again, with the newest versions
+	@sh tools/requirements.sh $(PYTHON)
+
+clean: ## remove caches and results; the run store, images, agent and environment stay
+	rm -rf results logs .snakemake build .pytest_cache .ruff_cache

@@ -1,0 +1,82 @@
+"""agentsweep: what memory and CPU limits do to coding agents, measured.
+
+    snakemake -n                 what would be done (offline, no engine, no key)
+    snakemake --cores 8          everything: images, runs, tables, figures
+    snakemake --cores 8 runs     the measurements alone, with nothing else on the machine
+
+Other targets: images, dataset, figures, lock, doctor. Settings: config/README.md.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.21.1")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/images.smk"
+include: "workflow/rules/runs.smk"
+include: "workflow/rules/traces.smk"
+include: "workflow/rules/dataset.smk"
+include: "workflow/rules/figures.smk"
+
+
+localrules:
+    all,
+    images,
+    runs,
+    figures,
+    lock,
+    doctor,
+
+
+rule all:
+    """Figures and the tables that they are drawn from."""
+    default_target: True
+    input:
+        rules.dataset.output,
+        figure_files(),
+
+
+rule images:
+    """Every task's image, pulled and fixed."""
+    input:
+        image_records(),
+
+
+rule runs:
+    """Every cell's run: measured, or recalled from the store."""
+    input:
+        run_results,
+
+
+rule figures:
+    """Every figure, as PDF, SVG and PNG."""
+    input:
+        figure_files(),
+
+
+rule lock:
+    """Look every image reference up and write its digest to the lock file."""
+    log:
+        "<logs>/lock.log",
+    conda:
+        "workflow/envs/runner.yaml"
+    params:
+        config=whole_config,
+    shell:
+        "agentsweep lock --config {params.config:q} 2>&1 | tee {log:q}"
+
+
+rule doctor:
+    """Check this host, and say how to mend it."""
+    log:
+        "<logs>/doctor.log",
+    conda:
+        "workflow/envs/runner.yaml"
+    params:
+        config=whole_config,
+    shell:
+        "agentsweep doctor --config {params.config:q} 2>&1 | tee {log:q}"

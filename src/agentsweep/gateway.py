@@ -1,0 +1,341 @@
+"""The model endpoint of one run, as a process of its own: `python -m agentsweep.gateway`.
+
+Reads one JSON line on stdin, prints one when it listens, and serves until stdin ends or SIGTERM
+comes. It checks the run's token, sends each request to the model, and writes each exchange down.
+What answers is a model object (see `Model`); HTTP, the API's format and the record are modules of
+their own.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import json
+import os
+import signal
+import sys
+import traceback
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from agentsweep import http_server, messages_api, scenario
+from agentsweep.errors import AgentsweepError, ConfigError
+from agentsweep.exchanges import Exchange, ExchangeLog
+from agentsweep.http_server import HttpServer, Reply, Request
+from agentsweep.messages_api import BadRequest, MessagesRequest
+from agentsweep.process import end_with_parent
+from agentsweep.scripted import ScriptedModel
+
+MODES = ("scripted",)
+DISCONNECTED = "client_disconnected"
+STOPPED = "gateway_stopped"
+
+_JSON_HEADERS = {"content-type": "application/json"}
+_PROBES = {("HEAD", "/"), ("HEAD", "/api/hello"), ("GET", "/api/hello")}
+
+
+class Model(Protocol):
+    """What answers conversations. `answer` sends the reply itself, since when each byte goes is
+    part of the answer, and says in the exchange what it was."""
+
+    async def answer(self, request: MessagesRequest, exchange: Exchange, reply: Reply) -> None: ...
+
+    def count_tokens(self, body: bytes) -> int: ...
+
+    def models(self) -> list[str]: ...
+
+
+@dataclass(frozen=True, repr=False)
+class Settings:
+    """The line that starts a gateway; has no repr, so that the token cannot get into a message."""
+
+    mode: str
+    scenario: Path
+    listen: str
+    log: Path
+    token: str
+    latency_scale: float = 1.0
+
+    @classmethod
+    def parse(cls, line: bytes) -> "Settings":
+        """Raises ConfigError with one line for each problem."""
+        try:
+            content = json.loads(line)
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise ConfigError("gateway: the first line on stdin must be a JSON object")
+        problems = []
+        for key in ("mode", "scenario", "listen", "log", "token"):
+            if not isinstance(content.get(key), str) or not content[key]:
+                problems.append(f"gateway: {key}: missing; write a text")
+        if content.get("mode", MODES[0]) not in MODES:
+            problems.append(
+                f"gateway: mode: {content['mode']!r} is not allowed; write {' or '.join(MODES)}"
+            )
+        scale = content.get("latency_scale", 1.0)
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale <= 1000:
+            problems.append(
+                f"gateway: latency_scale: {scale!r} is not allowed; write a number from 0 to 1000"
+            )
+        unknown = content.keys() - cls.__dataclass_fields__.keys()
+        problems += [f"gateway: unknown key {key!r}" for key in sorted(unknown)]
+        if problems:
+            raise ConfigError(problems)
+        return cls(
+            mode=content["mode"],
+            scenario=Path(content["scenario"]),
+            listen=content["listen"],
+            log=Path(content["log"]),
+            token=content["token"],
+            latency_scale=float(scale),
+        )
+
+
+class Gateway:
+    """Routes requests: token, path, model, record."""
+
+    def __init__(self, model: Model, log: ExchangeLog, token: str):
+        self.model = model
+        self.log = log
+        self.stopping = False
+        self._token = token.encode()
+        self._seq = 0
+        self.active = 0
+
+    async def handle(self, request: Request, reply: Reply) -> None:
+        """Serve one request and write its exchange down, whatever becomes of it."""
+        self._seq += 1
+        exchange = Exchange(
+            seq=self._seq,
+            start_ns=request.start_ns,
+            start_utc_ns=request.start_utc_ns,
+            method=request.method,
+            path=request.path,
+            request_bytes=len(request.body),
+        )
+        self.active += 1
+        try:
+            await self._route(request, exchange, reply)
+        except asyncio.CancelledError:
+            # The client is gone, or we are to end. What was handed over whole arrived whole.
+            if not reply.complete:
+                exchange.error = exchange.error or (STOPPED if self.stopping else DISCONNECTED)
+            raise
+        except Exception:
+            # A mistake of ours must not leave the agent waiting.
+            traceback.print_exc()
+            exchange.error = "internal_error"
+            await self._give_up(reply)
+        finally:
+            self.active -= 1
+            exchange.status = reply.status
+            exchange.first_byte_ns = reply.first_byte_ns
+            exchange.response_bytes = reply.payload_bytes
+            self.log.write(exchange)
+
+    async def _give_up(self, reply: Reply) -> None:
+        if reply.status is None:
+            await _send_json(500, messages_api.error_object("api_error", "internal error"), reply)
+        else:
+            reply.truncate()
+
+    async def _route(self, request: Request, exchange: Exchange, reply: Reply) -> None:
+        if request.problem is not None:
+            await _refuse(*request.problem, exchange, reply)
+        elif (request.method, request.path) in _PROBES:
+            await reply.send(200, _JSON_HEADERS, b"{}")
+        elif not self._authorised(request.headers):
+            await _refuse(401, "the run's token is missing or wrong", exchange, reply)
+        elif request.path == "/v1/messages":
+            await self._messages(request, exchange, reply)
+        elif request.path == "/v1/messages/count_tokens":
+            await self._count_tokens(request, exchange, reply)
+        elif request.path == "/v1/models" or request.path.startswith("/v1/models/"):
+            await self._models(request, exchange, reply)
+        else:
+            await _refuse(404, f"there is no {request.path} here", exchange, reply)
+
+    def _authorised(self, headers: dict[str, str]) -> bool:
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = [headers.get("x-api-key", "")]
+        if scheme.lower() == "bearer":
+            given.append(bearer.strip())
+        return any(hmac.compare_digest(key.encode("latin-1"), self._token) for key in given)
+
+    async def _messages(self, request: Request, exchange: Exchange, reply: Reply) -> None:
+        if request.method != "POST":
+            await _refuse(405, "only POST is allowed here", exchange, reply)
+            return
+        try:
+            asked = MessagesRequest.parse(request.body, request.headers)
+        except BadRequest as error:
+            await _refuse(400, str(error), exchange, reply)
+            return
+        exchange.agent_id = asked.agent_id
+        exchange.model = asked.model
+        exchange.stream = asked.stream
+        exchange.request_sha256 = asked.sha256
+        await self.model.answer(asked, exchange, reply)
+
+    async def _count_tokens(self, request: Request, exchange: Exchange, reply: Reply) -> None:
+        if request.method != "POST":
+            await _refuse(405, "only POST is allowed here", exchange, reply)
+            return
+        try:
+            exchange.input_tokens = self.model.count_tokens(request.body)
+        except BadRequest as error:
+            await _refuse(400, str(error), exchange, reply)
+            return
+        await _send_json(200, {"input_tokens": exchange.input_tokens}, reply)
+
+    async def _models(self, request: Request, exchange: Exchange, reply: Reply) -> None:
+        if request.method != "GET":
+            await _refuse(405, "only GET is allowed here", exchange, reply)
+            return
+        name = urllib.parse.unquote(request.path.removeprefix("/v1/models").strip("/"))
+        if name:
+            await _send_json(200, _model_entry(name), reply)
+            return
+        known = [_model_entry(name) for name in self.model.models()]
+        ends = {"first_id": known[0]["id"], "last_id": known[-1]["id"]} if known else {}
+        none = {"first_id": None, "last_id": None}
+        await _send_json(200, {"data": known, "has_more": False, **none, **ends}, reply)
+
+
+def _model_entry(name: str) -> dict:
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": "1970-01-01T00:00:00Z",
+    }
+
+
+async def _send_json(status: int, content: dict, reply: Reply) -> None:
+    await reply.send(status, _JSON_HEADERS, json.dumps(content).encode())
+
+
+async def _refuse(status: int, said: str, exchange: Exchange, reply: Reply) -> None:
+    exchange.error = messages_api.error_type(status)
+    await reply.send(status, _JSON_HEADERS, messages_api.error_body(status, said))
+
+
+class _Commands:
+    """The lines on stdin: the settings first, then commands."""
+
+    def __init__(self, descriptor: int = 0):
+        self._descriptor = descriptor
+        self._buffer = b""
+        self.ended = False
+
+    def first(self) -> bytes:
+        while b"\n" not in self._buffer and not self.ended:
+            self._fill()
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def read(self) -> list[bytes]:
+        """The lines that came since; blocks only where nothing can be read."""
+        self._fill()
+        return self.waiting()
+
+    def waiting(self) -> list[bytes]:
+        """The lines that were read already, with those before."""
+        *lines, self._buffer = self._buffer.split(b"\n")
+        return lines
+
+    def _fill(self) -> None:
+        data = os.read(self._descriptor, 65536)
+        self.ended = not data
+        self._buffer += data
+
+
+def _say(content: dict[str, Any]) -> None:
+    # The reader may be gone already, in which case stdin ends us at once.
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps(content), flush=True)
+
+
+async def serve(settings: Settings, commands: _Commands) -> str | None:
+    """Serve until told to end; returns what went wrong with the record, if anything did."""
+    model = ScriptedModel(scenario.load(settings.scenario), settings.latency_scale)
+    listening, address = http_server.bind(settings.listen)
+    try:
+        log = ExchangeLog(settings.log)
+        gateway = Gateway(model, log, settings.token)
+        server = HttpServer(gateway.handle)
+        await server.start(listening)
+        stop = asyncio.Event()
+        _watch(commands, gateway, server, stop)
+        _say({"ready": True, "address": address})
+        await stop.wait()
+        gateway.stopping = True
+        await server.stop()
+        log.close()
+        return log.failed
+    finally:
+        listening.close()
+        if address.startswith("unix:"):
+            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+
+
+def _watch(commands: _Commands, gateway: Gateway, server: HttpServer, stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def obey(lines: list[bytes]) -> None:
+        for line in lines:
+            _say(_obey(line, gateway, server))
+
+    def read() -> None:
+        obey(commands.read())
+        if commands.ended:
+            loop.remove_reader(0)
+            stop.set()
+
+    loop.call_soon(obey, commands.waiting())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        loop.add_reader(0, read)
+    except PermissionError:
+        # A regular file cannot be waited for, and holds no commands that are still to come.
+        stop.set()
+
+
+def _obey(line: bytes, gateway: Gateway, server: HttpServer) -> dict[str, Any]:
+    try:
+        command = json.loads(line).get("cmd")
+    except (ValueError, AttributeError):
+        command = None
+    if command == "status":
+        return {
+            "last_byte_ns": server.last_byte_ns,
+            "active": gateway.active,
+            "exchanges": gateway.log.count,
+            "log_failed": gateway.log.failed,
+        }
+    return {"error": f"unknown command {command!r}; allowed is status"}
+
+
+def main() -> int:
+    """The process; exit code 2 for what the user must mend, 1 where the host failed."""
+    end_with_parent()
+    commands = _Commands()
+    try:
+        failed = asyncio.run(serve(Settings.parse(commands.first()), commands))
+    except ConfigError as error:
+        print("\n".join(error.problems), file=sys.stderr)
+        return 2
+    except AgentsweepError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if failed:
+        print(failed, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""The Messages API as text: what a request says, and how an answer or an error is written.
+
+Knows neither sockets nor scenarios.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+# Lengths are all that a scripted answer knows of its tokens: about four bytes of English or code
+# make one.
+BYTES_PER_TOKEN = 4
+
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    529: "overloaded_error",
+}
+
+# What the CLI says when it asks for the summary that replaces a conversation, and what the
+# conversation that follows begins with.
+_SUMMARY_REQUEST = "CRITICAL: Respond with TEXT ONLY"
+_SUMMARY_START = "This session is being continued from a previous conversation"
+
+# What the CLI says when a stream broke off after its first whole block, which it then keeps.
+_CUT_OFF = "Your response above was cut off mid-stream"
+
+
+class BadRequest(Exception):
+    """A request body that the Messages API would refuse with 400."""
+
+
+class ToolResult(NamedTuple):
+    """What one tool call gave back: its text (of all text blocks) and whether it is an error."""
+
+    text: str
+    is_error: bool
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one message, as the API counts them: input_tokens leaves out what was cached."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Message:
+    """An assistant message. Content blocks are in the API's form; a thinking block carries its
+    signature."""
+
+    id: str
+    model: str
+    content: tuple[dict[str, Any], ...]
+    stop_reason: str
+    usage: Usage
+
+
+@dataclass
+class MessagesRequest:
+    """A request for a message: who asks, and what the conversation holds so far.
+
+    tool_calls: ids of all tool calls in order; results: what each of them gave back, where the
+    conversation says so. ended: an assistant message without a tool call follows the last one
+    with a call. cut_off: the client has part of that message and wants it again. summary: None, `wanted` (the client asks for a summary of the conversation) or
+    `given` (the conversation begins with one).
+    """
+
+    model: str
+    stream: bool
+    has_tools: bool
+    agent_id: str | None
+    session_id: str | None
+    size_bytes: int
+    sha256: str
+    opening: tuple[str, ...] = ()
+    tool_calls: list[str] = field(default_factory=list)
+    results: dict[str, ToolResult] = field(default_factory=dict)
+    ended: bool = False
+    cut_off: bool = False
+    summary: str | None = None
+
+    @classmethod
+    def parse(cls, body: bytes, headers: dict[str, str]) -> "MessagesRequest":
+        """Raises BadRequest with one sentence. `headers` has lower-case names."""
+        content = _json_object(body)
+        messages, model = content.get("messages"), content.get("model")
+        if not isinstance(messages, list) or not messages:
+            raise BadRequest("messages: at least one message is required")
+        if not all(isinstance(message, dict) for message in messages):
+            raise BadRequest("messages: each message must be an object")
+        if not isinstance(model, str) or not model:
+            raise BadRequest("model: a model name is required")
+        request = cls(
+            model=model,
+            stream=content.get("stream") is True,
+            has_tools=bool(content.get("tools")),
+            agent_id=headers.get("x-claude-code-agent-id") or None,
+            session_id=headers.get("x-claude-code-session-id") or None,
+            size_bytes=len(body),
+            sha256=hashlib.sha256(body).hexdigest(),
+        )
+        request._read(messages)
+        return request
+
+    def _read(self, messages: list[dict]) -> None:
+        last_user: tuple[str, ...] = ()
+        for message in messages:
+            # Newer CLIs put messages of the role `system` among the others; they are no turn.
+            if message.get("role") == "assistant":
+                calls = [b["id"] for b in _blocks(message, "tool_use") if b.get("id")]
+                self.tool_calls += calls
+                self.ended = not calls
+            elif message.get("role") == "user":
+                last_user = tuple(b.get("text") or "" for b in _blocks(message, "text"))
+                self.opening = self.opening or last_user
+                for block in _blocks(message, "tool_result"):
+                    result = ToolResult(_text_of(block.get("content")), bool(block.get("is_error")))
+                    self.results[block.get("tool_use_id")] = result
+        self.cut_off = any(text.startswith(_CUT_OFF) for text in last_user)
+        if any(text.startswith(_SUMMARY_REQUEST) for text in last_user):
+            self.summary = "wanted"
+        elif any(text.startswith(_SUMMARY_START) for text in self.opening):
+            self.summary = "given"
+
+    @property
+    def input_tokens(self) -> int:
+        """An estimate from the request's size; see BYTES_PER_TOKEN."""
+        return tokens_in(self.size_bytes)
+
+
+def count_tokens(body: bytes) -> int:
+    """The same estimate for a request to count_tokens; raises BadRequest."""
+    _json_object(body)
+    return tokens_in(len(body))
+
+
+def tokens_in(size_bytes: int) -> int:
+    """About how many tokens so many bytes of text are; rounded up."""
+    return -(-size_bytes // BYTES_PER_TOKEN)
+
+
+def output_tokens(content: tuple[dict[str, Any], ...]) -> int:
+    """An estimate from the bytes that the model would have written; at least 1."""
+    size = 0
+    for block in content:
+        written = block.get("text") or block.get("thinking") or ""
+        if block["type"] == "tool_use":
+            written = block["name"] + json.dumps(block["input"])
+        size += len(written.encode())
+    return max(1, tokens_in(size))
+
+
+# Writing
+
+
+def message_body(message: Message) -> bytes:
+    """The answer to a request that does not stream."""
+    return _dump(
+        _envelope(message, list(message.content), message.stop_reason)
+        | {"usage": _usage(message.usage)}
+    )
+
+
+def stream_parts(message: Message, chunk_chars: int) -> list[bytes]:
+    """The same message as server-sent events, cut where a model's stream has its pauses.
+
+    The first part opens the message, the last one closes it, and each one between holds one
+    delta of at most chunk_chars characters, with what opens or closes its block.
+    """
+    opening = _envelope(message, [], None) | {
+        # As the API does it: the real count of output tokens comes with the end.
+        "usage": _usage(message.usage) | {"output_tokens": 1}
+    }
+    parts = [_event("message_start", message=opening) + _event("ping")]
+    for index, block in enumerate(message.content):
+        empty, deltas = _block_deltas(block, chunk_chars)
+        events = [_event("content_block_delta", index=index, delta=delta) for delta in deltas]
+        events[0] = _event("content_block_start", index=index, content_block=empty) + events[0]
+        events[-1] += _event("content_block_stop", index=index)
+        parts += events
+    delta = {"stop_reason": message.stop_reason, "stop_sequence": None}
+    parts.append(
+        _event("message_delta", delta=delta, usage=_usage(message.usage)) + _event("message_stop")
+    )
+    return parts
+
+
+def error_body(status: int, said: str, request_id: str | None = None) -> bytes:
+    """An error in the API's form; its type follows from the HTTP status."""
+    return _dump(error_object(error_type(status), said) | {"request_id": request_id})
+
+
+def error_type(status: int) -> str:
+    """The API's name for an HTTP status of 400 and more."""
+    return ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+
+
+def error_object(kind: str, said: str) -> dict:
+    return {"type": "error", "error": {"type": kind, "message": said}}
+
+
+def error_event(kind: str, said: str) -> bytes:
+    """An error that comes when the stream has begun."""
+    return b"event: error\ndata: " + _dump(error_object(kind, said)) + b"\n\n"
+
+
+def broken_event() -> bytes:
+    """A stream event whose data ends in the middle."""
+    whole = _event("content_block_delta", index=0, delta={"type": "text_delta", "text": "..."})
+    return whole[: len(whole) * 2 // 3].rstrip() + b"\n\n"
+
+
+def _envelope(message: Message, content: list, stop_reason: str | None) -> dict:
+    return {
+        "id": message.id,
+        "type": "message",
+        "role": "assistant",
+        "model": message.model,
+        "content": content,
+        "stop_reason": stop_reason,
+        "stop_sequence": None,
+    }
+
+
+def _usage(usage: Usage) -> dict:
+    created = usage.cache_creation_input_tokens
+    return {
+        "input_tokens": usage.input_tokens,
+        "cache_creation_input_tokens": created,
+        "cache_read_input_tokens": usage.cache_read_input_tokens,
+        "cache_creation": {"ephemeral_5m_input_tokens": created, "ephemeral_1h_input_tokens": 0},
+        "output_tokens": usage.output_tokens,
+        "service_tier": "standard",
+    }
+
+
+def _block_deltas(block: dict, chunk_chars: int) -> tuple[dict, list[dict]]:
+    """A block as it opens, still empty, and the deltas that fill it (at least one)."""
+    kind = block["type"]
+    if kind == "text":
+        deltas = [{"type": "text_delta", "text": t} for t in _cut(block["text"], chunk_chars)]
+        return {"type": "text", "text": ""}, deltas
+    if kind == "thinking":
+        pieces = _cut(block["thinking"], chunk_chars)
+        deltas = [{"type": "thinking_delta", "thinking": t} for t in pieces]
+        deltas.append({"type": "signature_delta", "signature": block["signature"]})
+        return {"type": "thinking", "thinking": "", "signature": ""}, deltas
+    pieces = _cut(json.dumps(block["input"]), chunk_chars)
+    deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
+    return {**block, "input": {}}, deltas
+
+
+def _cut(text: str, size: int) -> Iterator[str]:
+    for start in range(0, max(1, len(text)), size):
+        yield text[start : start + size]
+
+
+def _event(kind: str, **content: Any) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (kind.encode(), _dump({"type": kind, **content}))
+
+
+def _dump(value: dict) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+# Reading
+
+
+def _json_object(body: bytes) -> dict:
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadRequest("the request body is not valid JSON") from None
+    if not isinstance(content, dict):
+        raise BadRequest("the request body must be a JSON object")
+    return content
+
+
+def _blocks(message: dict, kind: str) -> Iterator[dict]:
+    content = message.get("content")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    for block in content if isinstance(content, list) else ():
+        if isinstance(block, dict) and block.get("type") == kind:
+            yield block
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(block.get("text") or "" for block in _blocks({"content": content}, "text"))

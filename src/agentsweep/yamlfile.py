@@ -1,0 +1,43 @@
+"""Reading YAML files that people write: one line for whatever is wrong with one."""
+
+from pathlib import Path
+
+import yaml
+
+from agentsweep.errors import ConfigError
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML that refuses a key written twice, of which the last would win silently."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} is written twice", key_node.start_mark
+                )
+            if isinstance(key_node.value, str):
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def read(path: Path):
+    """What a YAML file says; None for an empty one.
+
+    Raises ConfigError with one line: missing, unreadable, not UTF-8, not YAML, a key twice.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {said}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        said = getattr(error, "problem", None) or getattr(error, "reason", None)
+        raise ConfigError(f"{path}: {line}not YAML: {said or 'it cannot be parsed'}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply, or an alias that holds itself") from None

@@ -1,0 +1,101 @@
+"""Clones of the project, with a small sweep of their own, for tests that run Snakemake in them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+# What a clone of the repository holds that the workflow needs.
+PARTS = ("Snakefile", "workflow", "profiles", "src", "config", "environment.yml")
+
+DIGESTS = {"question": "a", "code": "b"}
+
+
+class Clone:
+    """A directory with the project in it, and Snakemake started there."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def make(cls, path: Path) -> "Clone":
+        """Copy the project's sources, and the configuration as it is."""
+        path.mkdir(parents=True)
+        for part in PARTS:
+            source = ROOT / part
+            if source.is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+                shutil.copytree(source, path / part, ignore=ignored)
+            else:
+                shutil.copy2(source, path / part)
+        return cls(path)
+
+    def copy(self, path: Path) -> "Clone":
+        """All of it somewhere else: times and hard links stay."""
+        subprocess.run(["cp", "-a", str(self.path), str(path)], check=True)
+        return Clone(path)
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def replace(self, name: str, old: str, new: str) -> None:
+        """Edit a file; the old text must be there."""
+        text = self.file(name).read_text()
+        assert old in text, f"{old!r} is not in {name}"
+        self.file(name).write_text(text.replace(old, new))
+
+    def snakemake(self, *arguments: str, check: bool = True, **kwargs):
+        """Run Snakemake here, as a user does whose environment is active."""
+        path = os.pathsep.join([str(BIN), "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"])
+        environment = {
+            "PATH": path, "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        } | kwargs.pop("env", {})  # fmt: skip
+        done = subprocess.run(
+            [str(BIN / "snakemake"), *arguments],
+            cwd=self.path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            check=False,
+            **kwargs,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout[-6000:]
+        return done
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """How many jobs a dry run plans, by rule; figures are one kind, target rules none."""
+        return planned(self.snakemake("-n", *arguments).stdout)
+
+    def sealed(self) -> set[str]:
+        """The sealed attempts in the store."""
+        store = self.path / "store"
+        return {
+            str(path.relative_to(store))
+            for path in store.glob("*/attempt-*")
+            if re.fullmatch(r"attempt-\d+", path.name)
+        }
+
+
+def planned(output: str) -> dict[str, int]:
+    """The table of jobs in Snakemake's output, by rule."""
+    if "Nothing to be done" in output:
+        return {}
+    table = output.split("Job stats:\n")[1].split("\n\n")[0]
+    counts: Counter = Counter()
+    for line in table.splitlines()[2:]:
+        rule, number = line.split()
+        if rule not in ("all", "images", "runs", "figures", "total"):
+            counts["figure" if rule.startswith("figure_") else rule] += int(number)
+    assert counts, output
+    return dict(counts)

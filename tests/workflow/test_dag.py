@@ -1,0 +1,260 @@
+"""The workflow as Snakemake reads it, in dry runs: no container, no network, no key."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from clone import BIN, ROOT, Clone
+
+# Three tasks may not run on the machine of the test: its size must not matter here.
+SMALL = {
+    "sweep": {"tasks": ["question"], "memory": ["64MiB"], "cpus": [0.5, 1], "replicates": 2},
+    "tasks": {
+        "question": {
+            "kind": "prompt", "prompt": "What is 2+2?", "image": "oci-archive:images/a.tar",
+            "scenario": "config/scenarios/two-plus-two.yaml",
+        },
+    },
+    "agents": {
+        "claude": {"model_id": "claude-haiku-4-5-20251001", "version": "2.1.330"},
+    },
+}  # fmt: skip
+LOCK = {
+    "images": {
+        "oci-archive:images/a.tar": {
+            "digest": "sha256:" + "a" * 64,
+            "config_digest": "sha256:" + "b" * 64,
+            "platform": "linux/amd64",
+        }
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A fresh clone with the configuration as it is; tests of this module change no file in it."""
+    return Clone.make(tmp_path_factory.mktemp("dag") / "clone")
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A fresh clone with a small sweep: one task, four cells."""
+    made = Clone.make(tmp_path / "clone")
+    configure(made)
+    return made
+
+
+def configure(clone, **overrides) -> None:
+    settings = json.loads(json.dumps(SMALL))
+    for section, values in overrides.items():
+        settings[section] = settings.get(section, {}) | values if isinstance(values, dict) else values
+    clone.file("config/config.yaml").write_text(yaml.safe_dump(settings))
+    clone.file("config/images.lock.yaml").write_text(yaml.safe_dump(LOCK))
+
+
+def test_fresh_clone_plans_the_whole_chain(small):
+    assert small.planned() == {
+        "image_pull": 1, "image_fix": 1, "agent_run": 4, "trace_extract": 4, "dataset": 1,
+        "figure": 7,
+    }  # fmt: skip
+
+
+def test_own_configuration_plans_without_lock_engine_key_or_network(clone, tmp_path):
+    """An empty PATH holds no engine; a network of its own (where that can be had) no network."""
+    empty = {"PATH": str(tmp_path)}
+    command = [str(BIN / "snakemake"), "-n", "--config", "images={lock: none.yaml}"]
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode == 0:
+        command = ["unshare", "--net", *command]
+    done = subprocess.run(
+        [shutil.which(command[0]), *command[1:]],
+        cwd=clone.path, env=empty, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "agent_run" in done.stdout + done.stderr
+    assert not clone.file("results").exists()
+    assert not clone.file("store").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "counts"),
+    [
+        ("images", {"image_pull": 1, "image_fix": 1}),
+        ("runs", {"image_pull": 1, "image_fix": 1, "agent_run": 4}),
+        ("dataset", {"image_pull": 1, "image_fix": 1, "agent_run": 4, "trace_extract": 4,
+                     "dataset": 1}),
+        ("figures", {"image_pull": 1, "image_fix": 1, "agent_run": 4, "trace_extract": 4,
+                     "dataset": 1, "figure": 7}),
+        ("lock", {"lock": 1}),
+        ("doctor", {"doctor": 1}),
+    ],
+)  # fmt: skip
+def test_targets(small, target, counts):
+    assert small.planned(target) == counts
+
+
+def test_catalogue_shim_is_the_same_workflow(small):
+    profile = ["--workflow-profile", "profiles/default"]
+    whole = small.planned(*profile)
+    assert small.planned("--snakefile", "workflow/Snakefile", *profile) == whole
+
+
+def test_lint_is_clean(clone):
+    done = clone.snakemake("--lint")
+    assert "Congratulations, your workflow is in a good condition!" in done.stdout
+
+
+def test_parsing_imports_nothing_heavy():
+    """The Snakefile is read again by every job."""
+    code = (
+        "import sys; from agentsweep import sweep, codehash, plan;"
+        "print([m for m in ('pandas', 'pyarrow', 'matplotlib', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [BIN / "python", "-c", code], capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"
+
+
+def test_broken_configuration_is_one_line_for_each_mistake(small):
+    configure(small, sweep={"memory": ["64"], "cpus": ["many"]})
+    done = small.snakemake("-n", check=False)
+    assert done.returncode != 0
+    lines = [line.strip() for line in done.stdout.splitlines() if "config/config.yaml: " in line]
+    assert [line.split(": ")[1] for line in lines] == ["sweep.memory[0]", "sweep.cpus[0]"]
+    assert "Traceback" not in done.stdout
+
+
+def test_boolean_on_the_command_line_is_explained(small):
+    done = small.snakemake("-n", "--config", "partial=true", check=False)
+    assert "--config: partial: 'true' is not allowed; write true or false" in done.stdout
+    assert "True or False, with a capital letter" in done.stdout
+
+
+def test_misspelt_cell_matches_no_rule(small):
+    right = "results/runs/task~question/agent~claude/mem~64MiB_cpus~1_rep~0/result.json"
+    assert small.planned(right)["agent_run"] == 1
+    for wrong in (right.replace("64MiB", "65MiB"), right.replace("cpus~1", "cpus~1.0")):
+        done = small.snakemake("-n", wrong, check=False)
+        assert "MissingRuleException" in done.stdout
+
+
+def test_cell_that_snakemake_would_clamp_is_refused_by_name(small):
+    configure(small, sweep={"cpus": [2]})
+    assert small.planned("--cores", "2")["agent_run"] == 2
+    done = small.snakemake("-n", "--cores", "1", check=False)
+    assert done.returncode != 0
+    assert (
+        "task~question/agent~claude/mem~64MiB_cpus~2_rep~0 needs 2 cores and Snakemake gives 1 "
+        "(--cores)"
+    ) in done.stdout
+    done = small.snakemake("-n", "--cores", "2", "--resources", "mem_mb=300", check=False)
+    assert "needs 336 MB and Snakemake gives 300 (--resources mem_mb)" in done.stdout
+
+
+def test_cells_larger_than_the_machine_are_left_out_with_a_reason_printed_once(small):
+    configure(small, sweep={"memory": ["64MiB", "64TiB"], "skip_unfit": True})
+    done = small.snakemake("-n")
+    left_out = [line for line in done.stdout.splitlines() if "left out" in line]
+    assert len(left_out) == 4
+    assert left_out[0].startswith(
+        "agentsweep: left out: task~question/agent~claude/mem~64TiB_cpus~0.5_rep~0 needs 64TiB"
+    )
+    assert small.planned()["agent_run"] == 4
+
+
+def test_without_skip_unfit_a_cell_larger_than_the_machine_is_refused(small):
+    configure(small, sweep={"memory": ["64TiB"]})
+    done = small.snakemake("-n", check=False)
+    assert done.returncode != 0
+    assert "mem~64TiB_cpus~0.5_rep~0 needs" in done.stdout
+
+
+def test_reservation_is_limit_and_overhead_in_whole_cores_and_decimal_megabytes(small):
+    text = small.snakemake("-n", "--cores", "2").stdout
+    blocks = [block for block in text.split("\n\n") if "rule agent_run:" in block]
+    assert len(blocks) == 4
+    for block in blocks:
+        # 64 MiB + 256 MiB = 335.5 MB
+        assert "mem_mb=336" in block
+        assert "agent_sessions=1" in block
+        assert "threads: " not in block  # Snakemake prints it from 2 on.
+
+
+def test_sessions_are_capped_by_the_configuration_and_by_the_command_line(small):
+    """A cap of 0 plans what can never run, which shows whose cap it is."""
+    configure(small, agent={"max_sessions": 1})
+    run = ["--cores", "2", "runs", "-n", "--verbose"]
+    assert "agent_sessions=1" in small.snakemake(*run).stdout
+    text = small.file("workflow/rules/common.smk").read_text()
+    small.file("workflow/rules/common.smk").write_text(
+        text + '\nprint("CAP", workflow.global_resources["agent_sessions"].value)\n'
+    )
+    assert "CAP 1\n" in small.snakemake("-n").stdout
+    assert "CAP 9\n" in small.snakemake("-n", "--resources", "agent_sessions=9").stdout
+    assert "CAP 1\n" in small.snakemake("-n", "--resources", "mem_mb=9000").stdout
+
+
+def test_partial_takes_the_cells_that_have_their_run(small):
+    """A sealed run counts, and so does a published one; a published one of another spec does not."""
+    from agentsweep import config
+
+    os.environ.pop("PYTHONPATH", None)
+    cwd = os.getcwd()
+    os.chdir(small.path)
+    try:
+        loaded = config.load([small.file("config/config.yaml")])
+        cells = loaded.cells()
+        digests = [loaded.spec_sha256(cell) for cell in cells]
+    finally:
+        os.chdir(cwd)
+    sealed = small.file("store") / digests[0] / "attempt-1"
+    sealed.mkdir(parents=True)
+    for cell, digest in ((cells[1], digests[1]), (cells[2], "0" * 64)):
+        folder = small.file("results/runs") / cell.id
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps({"spec_sha256": digest}))
+    assert small.planned("--config", "partial=True")["trace_extract"] == 2
+    assert small.planned()["trace_extract"] == 4
+
+
+def test_another_results_directory_moves_every_output(small):
+    done = small.snakemake("-n", "--config", "paths={results: elsewhere}")
+    assert "elsewhere/figures/wall_time.pdf" in done.stdout
+    assert " results/" not in done.stdout
+
+
+def test_commands_run_this_clones_modules(small):
+    """The environment may have been made in another clone."""
+    small.replace("workflow/rules/common.smk", "TABLES = (", "print(codehash.SOURCE)\nTABLES = (")
+    assert str(small.path / "src") in small.snakemake("-n").stdout
+    text = small.snakemake("--cores", "1", "doctor", "--debug-dag", "-n").stdout
+    assert "doctor" in text
+
+
+def test_unlocked_image_stops_its_job_with_one_sentence_only_when_it_runs(small):
+    small.file("config/images.lock.yaml").unlink()
+    assert small.planned("images") == {"image_pull": 1, "image_fix": 1}
+    done = small.snakemake("--cores", "1", "--retries", "0", "images", check=False)
+    assert done.returncode != 0
+    assert "run `snakemake --cores 1 lock`" in done.stdout
+
+
+def test_reports_have_a_caption_for_every_figure(clone):
+    text = clone.file("workflow/rules/common.smk").read_text()
+    figures = text.split("FIGURES = (")[1].split(")")[0].replace('"', "").replace(",", "").split()
+    assert len(figures) == 7
+    for figure in figures:
+        assert clone.file(f"workflow/report/{figure}.rst").read_text().strip()
+        assert clone.file(f"workflow/scripts/figures/{figure}.py").is_file()
+
+
+def test_no_rule_uses_what_the_workflow_must_not():
+    """ancient() and protected() hide stale runs, `run:` starts a Snakemake for each job."""
+    for path in [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]:
+        words = path.read_text()
+        for word in ("ancient(", "protected(", "\n    run:", "checkpoint "):
+            assert word not in words, f"{path.name}: {word}"

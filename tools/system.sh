@@ -1,0 +1,54 @@
+#!/bin/sh
+# Install the system packages that are missing, or say how.
+# usage: system.sh [test]   (test: also what only the tests need)
+set -eu
+
+packages="ca-certificates git python3 python3-venv procps"
+packages="$packages podman runc crun catatonit skopeo debootstrap"
+[ "$(id -u)" = 0 ] || packages="$packages uidmap slirp4netns fuse-overlayfs"
+if [ "$(id -u)" != 0 ] && [ -d /run/systemd/system ]; then
+  packages="$packages dbus-user-session"
+fi
+[ "${1:-}" = test ] && packages="$packages docker-registry"
+
+if ! command -v apt-get >/dev/null; then
+  for tool in git python3 podman skopeo; do
+    command -v "$tool" >/dev/null || missing="${missing:-} $tool"
+  done
+  [ -z "${missing:-}" ] && exit 0
+  echo "system: install these with your package manager, then run make again:$missing" >&2
+  exit 1
+fi
+
+missing=
+for package in $packages; do
+  state=$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null) || state=
+  [ "$state" = installed ] || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+install="apt-get install --yes --no-install-recommends$missing"
+if [ "$(id -u)" = 0 ]; then
+  as_root=
+elif command -v sudo >/dev/null && { [ -t 0 ] || sudo --non-interactive true 2>/dev/null; }; then
+  as_root=sudo
+else
+  echo "system: packages are missing and this is not root; let root run, then run make again:" >&2
+  echo "  apt-get update && $install" >&2
+  exit 1
+fi
+echo "system: installing$missing"
+log=build/system.log
+mkdir -p build
+# shellcheck disable=SC2086  # words on purpose
+if ! { $as_root apt-get update && $as_root env DEBIAN_FRONTEND=noninteractive $install; } \
+  >"$log" 2>&1; then
+  tail -n 5 "$log" >&2
+  echo "system: apt-get failed ($log)" >&2
+  exit 1
+fi
+# The tests start a registry of their own; nobody asked for one that always runs.
+case "$missing" in
+  *docker-registry*)
+    [ ! -d /run/systemd/system ] || $as_root systemctl disable --quiet --now docker-registry ;;
+esac

@@ -1,0 +1,156 @@
+"""The configuration, checked once, and what the rules look up in it.
+
+REQUIRES `config` (merged by Snakemake from config/config.yaml, --configfile and --config).
+PROVIDES the functions that rules use as inputs, params and resources. Reads files only: parsing
+needs no engine, no network and no key.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+# The modules of this clone, whichever clone the environment was made in.
+SOURCE = (
+    Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1] / "src"
+)
+sys.path.insert(0, str(SOURCE))
+
+from agentsweep import codehash, sweep
+from agentsweep.errors import ConfigError
+
+shell.prefix(
+    sweep.shell_prefix(
+        SOURCE,
+        python=Path(sys.executable),
+        prefer_path=bool(workflow.deployment_settings.deployment_method),
+    )
+)
+
+try:
+    SWEEP = sweep.Sweep(config, workflow.configfiles, announce=workflow.is_main_process)
+except ConfigError as error:
+    raise WorkflowError(*error.problems) from None
+
+TABLES = ("runs", "tool_calls", "api_calls", "messages", "samples")
+FIGURES = (
+    "outcome_map",
+    "wall_time",
+    "peak_memory",
+    "throttling",
+    "time_split",
+    "tool_calls",
+    "timelines",
+)
+FIGURE_SCRIPTS = SOURCE.parent / "workflow" / "scripts" / "figures"
+
+# A cap that profiles and --resources can lower or raise, and that holds without either.
+workflow.global_resources.setdefault(
+    "agent_sessions", SWEEP.config["agent"]["max_sessions"]
+)
+
+
+pathvars:
+    results=SWEEP.config["paths"]["results"],
+    cell="task~{task}/agent~{agent}/mem~{memory}_cpus~{cpus}_rep~{replicate}",
+
+
+# Exact membership: a misspelt target matches no rule, instead of starting a run.
+wildcard_constraints:
+    **SWEEP.wildcard_constraints(),
+
+
+def cell_of(wildcards):
+    return SWEEP.cell(wildcards)
+
+
+def cell_id(wildcards):
+    return SWEEP.cell(wildcards).id
+
+
+def cell_spec(wildcards):
+    """The one tracked parameter of a run: all that decides its outcome, and nothing else."""
+    return SWEEP.config.spec(SWEEP.cell(wildcards))
+
+
+def cell_config(wildcards, threads):
+    """What `agentsweep run` reads. Untracked, because it takes `threads`: cell_spec is tracked."""
+    return json.dumps(SWEEP.config.for_cell(SWEEP.cell(wildcards)))
+
+
+def whole_config(wildcards, threads):
+    """The merged configuration, untracked."""
+    return json.dumps(config)
+
+
+def cell_cores(wildcards):
+    return SWEEP.config.reserved_cores(SWEEP.cell(wildcards))
+
+
+def cell_mem_mb(wildcards):
+    return SWEEP.config.reserved_mb(SWEEP.cell(wildcards))
+
+
+def reservation(wildcards, threads, resources):
+    """Refuse by name a cell that Snakemake would silently give less than it needs."""
+    refusal = SWEEP.refusal(SWEEP.cell(wildcards), threads, resources.get("mem_mb"))
+    if refusal:
+        raise WorkflowError(refusal)
+    return f"{threads} cores, {resources.get('mem_mb')} MB"
+
+
+def image_of(wildcards):
+    return SWEEP.images[f"{wildcards.image}~{wildcards.key}"]
+
+
+def image_record(wildcards):
+    """The record of the image that a cell runs in."""
+    return (
+        f"<results>/images/{SWEEP.config.image_of(wildcards.task).directory}/image.json"
+    )
+
+
+def image_records():
+    return [f"<results>/images/{directory}/image.json" for directory in SWEEP.images]
+
+
+def engine_options(wildcards, threads):
+    """Untracked: the engine that makes an image does not change the image."""
+    settings = SWEEP.config["container"]
+    return ["--engine", settings["engine"], "--runtime", settings["runtime"]]
+
+
+def run_results(wildcards):
+    return [f"<results>/runs/{cell.id}/result.json" for cell in SWEEP.wanted()]
+
+
+def extracted_tables(wildcards):
+    return [
+        f"<results>/extracted/{cell.id}/{table}.parquet"
+        for cell in SWEEP.wanted()
+        for table in TABLES
+    ]
+
+
+def extracted_directories(wildcards, input):
+    """A line each; untracked, because it takes `input`, which is tracked."""
+    return "\n".join(dict.fromkeys(str(Path(path).parent) for path in input.tables))
+
+
+def figure_files():
+    return expand(
+        "<results>/figures/{figure}.{format}",
+        figure=FIGURES,
+        format=("pdf", "svg", "png"),
+    )
+
+
+def figure_code(figure):
+    """Hash of a figure's script and of all that it imports."""
+    return codehash.digest(FIGURE_SCRIPTS / f"{figure}.py")
+
+
+def figure_script(figure):
+    """The script's path: untracked, because it takes `input`; its contents are `code`."""
+    return lambda wildcards, input: FIGURE_SCRIPTS / f"{figure}.py"

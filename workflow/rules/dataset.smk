@@ -1,0 +1,28 @@
+"""The data set: all runs' tables, one file each.
+
+REQUIRES the extracted tables of every cell; with `partial: true`, of the cells that have a run.
+PROVIDES <results>/dataset/: runs, tool_calls, api_calls, messages, samples (Parquet).
+"""
+
+
+rule dataset:
+    """Aggregate the tables of all runs."""
+    input:
+        tables=extracted_tables,
+        # Other versions of the libraries may write other files.
+        environment="environment.yml",
+    output:
+        expand("<results>/dataset/{table}.parquet", table=TABLES),
+    log:
+        "<logs>/dataset.log",
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        code=codehash.digest("agentsweep.dataset"),
+        directories=extracted_directories,
+        out=subpath(output[0], parent=True),
+    # The list is too long for an argument: it goes in as a here-document.
+    shell:
+        "agentsweep dataset --list /dev/stdin --out {params.out:q} > {log:q} 2>&1 <<'END'\n"
+        "{params.directories}\n"
+        "END"

@@ -1,0 +1,37 @@
+"""Figures: one script each, below workflow/scripts/figures.
+
+REQUIRES the data set.
+PROVIDES <results>/figures/<name>.{pdf,svg,png}, and a .json with what its caption says.
+"""
+
+# One rule each, because the caption in a report has to be named when the rule is defined.
+for figure in FIGURES:
+
+    rule:
+        name:
+            f"figure_{figure}"
+        input:
+            rules.dataset.output,
+            environment="environment.yml",
+        output:
+            f"<results>/figures/{figure}.pdf",
+            f"<results>/figures/{figure}.png",
+            f"<results>/figures/{figure}.json",
+            svg=report(
+                f"<results>/figures/{figure}.svg",
+                caption=f"../report/{figure}.rst",
+                category="Figures",
+                labels={"figure": figure.replace("_", " ")},
+            ),
+        log:
+            f"<logs>/figures/{figure}.log",
+        conda:
+            "../envs/analysis.yaml"
+        params:
+            code=figure_code(figure),
+            script=figure_script(figure),
+            dataset=subpath(input[0], parent=True),
+            out=subpath(output.svg, strip_suffix=".svg"),
+        shell:
+            "python {params.script:q} --dataset {params.dataset:q} --out {params.out:q}"
+            " > {log:q} 2>&1"

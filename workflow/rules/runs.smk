@@ -1,0 +1,41 @@
+"""Runs: one agent, in one container, under one pair of limits.
+
+REQUIRES the image's record.
+PROVIDES <results>/runs/<cell>/: what the run said and what was measured. An agent that is killed,
+times out or fails is data and ends this job well; only a host, engine or endpoint that fails ends
+it badly. The store keeps every run: a job whose spec it has sealed recalls it and runs nothing.
+"""
+
+
+rule agent_run:
+    """Measure a cell, or recall its run from the store."""
+    input:
+        image=image_record,
+    output:
+        "<results>/runs/<cell>/trace.jsonl",
+        "<results>/runs/<cell>/api.jsonl",
+        "<results>/runs/<cell>/marks.jsonl",
+        "<results>/runs/<cell>/patch.diff",
+        "<results>/runs/<cell>/session.tar",
+        samples=ensure("<results>/runs/<cell>/samples.arrow", non_empty=True),
+        result=ensure("<results>/runs/<cell>/result.json", non_empty=True),
+    log:
+        "<logs>/agent_run/<cell>.log",
+    # Extraction and plotting share the machine with what is measured: runs go first.
+    priority: 10
+    retries: 2
+    conda:
+        "../envs/runner.yaml"
+    threads: cell_cores
+    resources:
+        mem_mb=cell_mem_mb,
+        agent_sessions=1,
+    params:
+        cell=cell_id,
+        spec=cell_spec,
+        config=cell_config,
+        reservation=reservation,
+        out=subpath(output.result, parent=True),
+    shell:
+        "agentsweep run {params.cell:q} --config {params.config:q} --spec {params.spec:q}"
+        " --image {input.image:q} --out {params.out:q} > {log:q} 2>&1"

@@ -1,0 +1,29 @@
+"""Extraction: one run's files to tables, once for each run and version of the parser.
+
+REQUIRES a run's files.
+PROVIDES <results>/extracted/<cell>/: runs, tool_calls, api_calls, messages, samples (Parquet).
+"""
+
+
+rule trace_extract:
+    """Extract a run's tables."""
+    input:
+        rules.agent_run.output,
+    output:
+        expand(
+            "<results>/extracted/<cell>/{table}.parquet",
+            table=TABLES,
+            allow_missing=True,
+        ),
+    log:
+        "<logs>/trace_extract/<cell>.log",
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        cell=cell_id,
+        code=codehash.digest("agentsweep.extract"),
+        run=subpath(input[0], parent=True),
+        out=subpath(output[0], parent=True),
+    shell:
+        "agentsweep extract {params.run:q} --run-id {params.cell:q} --out {params.out:q}"
+        " > {log:q} 2>&1"
