@@ -51,10 +51,10 @@ lint: env ## ruff, snakefmt, snakemake --lint
 	snakemake --lint
 
 bench: setup ## the benchmarks of docs/performance.md
-	@for script in benchmarks/bench_*.py; do echo "$$script"; python "$$script" || exit 1; done
+	@for script in benchmarks/*.py; do echo "$$script"; python "$$script" || exit 1; done
 
-test-vm: setup ## the host tests in an emulated machine with cgroup v2 (VM_DIR, VM_RUN: see docs)
-	pytest tests/vm
+test-vm: setup ## the integration tests in an emulated machine with cgroup v2 (tools/test-vm.sh)
+	@sh tools/test-vm.sh
 
 requirements: ## write requirements.lock and the demo's again, with the newest versions
 	@sh tools/requirements.sh $(PYTHON)

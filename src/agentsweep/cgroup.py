@@ -15,8 +15,11 @@ __all__ = ["COLUMNS", "CgroupGone", "CgroupReader", "Counters", "Raw"]
 
 Raw = list[bytes]
 
-# The largest of these files, memory.stat and io.stat, have some two kilobytes.
+# The first look at a file; the largest, memory.stat and io.stat, have some two kilobytes.
 _READ_BYTES = 16384
+# Numbers grow, so each file gets this much more room than it needs at first.
+_ROOM = 2
+_ROOM_BYTES = 32
 _V1_CONTROLLERS = {"memory", "cpu", "cpuacct", "cpuset", "pids", "blkio"}
 
 
@@ -148,11 +151,12 @@ class CgroupReader(ABC):
                 continue
             self._descriptors.append(descriptor)
             self._parsers.append(Remembering(parser))
+            # Small buffers are cheaper by far than a page for each number.
+            self._sizes.append(_ROOM * len(data) + _ROOM_BYTES)
             present.extend(parser.columns)
         if not present or present[0] != "memory_current_bytes":
             self.close()
             raise CgroupGone(f"the cgroup {self.level} has gone: its container ended")
-        self._sizes = [_READ_BYTES] * len(self._descriptors)
         self._offsets = [0] * len(self._descriptors)
         # One more value, None, stands behind those read: for the columns that no file gives.
         absent = len(present)
@@ -161,17 +165,28 @@ class CgroupReader(ABC):
         self._open_peak()
 
     def read_raw(self) -> Raw:
-        """All counter files as bytes; the hot path, in as few instructions as Python allows."""
+        """All counter files as bytes."""
         try:
-            return list(map(os.pread, self._descriptors, self._sizes, self._offsets))
+            return list(map(os.pread, *self.read_plan()))
         except OSError:
             raise CgroupGone(f"the cgroup {self.level} has gone: its container ended") from None
+
+    def read_plan(self) -> tuple[list[int], list[int], list[int]]:
+        """Descriptors, sizes and offsets: `list(map(os.pread, *plan))` is one `read_raw`.
+
+        For a loop in which even a method call would show. The lists stay the same objects; OSError
+        when the cgroup has gone.
+        """
+        return self._descriptors, self._sizes, self._offsets
 
     def parse(self, raw: Raw) -> tuple[int | None, ...]:
         """What `read_raw` gave, as values in the order of COLUMNS."""
         values: list[int | None] = []
-        for parser, data in zip(self._parsers, raw, strict=True):
-            values += parser(data)
+        for place, data in enumerate(raw):
+            if len(data) == self._sizes[place]:
+                # The file has outgrown its buffer, for example by a new device in io.stat.
+                data = self._read_whole(place)
+            values += self._parsers[place](data)
         values.append(None)
         return self._arrange(values)
 
@@ -209,11 +224,23 @@ class CgroupReader(ABC):
         """Close all files; the reader can be opened again."""
         for descriptor in self._descriptors:
             os.close(descriptor)
-        self._descriptors, self._parsers = [], []
+        self._descriptors, self._sizes, self._parsers = [], [], []
         if self._peak is not None:
             os.close(self._peak)
             self._peak = None
         self.can_reset_peak = False
+
+    def _read_whole(self, place: int) -> bytes:
+        """Make more room for a file and read it again."""
+        while True:
+            self._sizes[place] *= _ROOM
+            try:
+                data = os.pread(self._descriptors[place], self._sizes[place], 0)
+            except OSError:
+                # What was cut off belongs to a container that has gone.
+                return b""
+            if len(data) < self._sizes[place]:
+                return data
 
     def _pread(self, descriptor: int) -> bytes:
         try:

@@ -120,7 +120,7 @@ def extract(run_dir: Path | str, run_id: str, out_dir: Path | str) -> dict[str, 
     samples = _write_samples(run_dir, run_id, out_dir / "samples.parquet", curve, damage)
     run = _Run(run_id, run_dir, result, curve, damage)
     rows = {
-        "tool_calls": run.tool_call_rows(),
+        "tool_calls": run.tool_rows,
         "api_calls": run.api_call_rows(),
         "messages": run.message_rows(),
     }
@@ -168,12 +168,14 @@ class _Run:
         )
         self.marks = read_marks(run_dir, damage)
         self.exchanges = list(read_lines(run_dir / "api.jsonl", damage))
+        self.exchanges_known = (run_dir / "api.jsonl").is_file()
         self.offset_ns = self._offset()
         self.window = self._window()
         bash = [call for call in self.trace.tool_calls if call.name == "Bash"]
         matched = match_marks(self.marks, bash)
         self.mark_of = {id(call): self.marks[index] for index, call in matched.items()}
         self.marks_unmatched = len(self.marks) - len(matched)
+        self.tool_rows = [self._tool_call_row(call) for call in self.trace.tool_calls]
 
     def _offset(self) -> int | None:
         """UTC minus monotonic, in ns: the median over the samples, else what the run noted."""
@@ -196,11 +198,8 @@ class _Run:
 
     # --- one method a table ---
 
-    def tool_call_rows(self) -> list[dict]:
-        """A row for each tool call: exact where the wrapper marked it, else as the trace says."""
-        return [self._tool_call_row(call) for call in self.trace.tool_calls]
-
     def _tool_call_row(self, call: ToolCall) -> dict:
+        """A tool call: exact where the wrapper marked it, else as the trace says."""
         row = {
             "run_id": self.run_id,
             "tool_call_id": call.id,
@@ -322,7 +321,7 @@ class _Run:
             "n_tool_calls": len(trace.tool_calls),
             "n_tool_errors": sum(call.is_error is True for call in trace.tool_calls),
             "n_api_calls": len(self.exchanges),
-            "n_api_errors": sum((whole(e.get("status")) or 0) != 200 for e in self.exchanges),
+            "n_api_errors": sum(map(_failed, self.exchanges)),
             "n_subagents": sum(not agent.warmup for agent in trace.agents),
             "n_samples": samples,
             "n_marks": len(self.marks),
@@ -366,13 +365,18 @@ class _Run:
         that startup + model + tool - overlap + other = agent, but for work during start-up.
         """
         names = ("startup_s", "model_s", "tool_s", "model_tool_overlap_s", "other_s")
-        if self.window is None:
+        if self.window is None or not self.exchanges_known:
             return dict.fromkeys(names)
         low, high = self.window
-        exchanges = [_interval(e.get("start_ns"), e.get("end_ns"), high) for e in self.exchanges]
+        exchanges = [
+            _interval(line.get("start_ns"), line.get("end_ns"), high)
+            for line in self.exchanges
+            if line.get("kind") != "other"
+        ]
         model = union((e for e in exchanges if e is not None), self.window)
         tool = union(self._tool_intervals(high), self.window)
         either = union([*model, *tool], self.window)
+        # An agent that never asked was starting up all the time.
         asked = [e[0] for e in exchanges if e is not None]
         first = min(max(min(asked, default=high), low), high)
         covered = length(union(either, (first, high)))
@@ -386,11 +390,10 @@ class _Run:
         return {name: ns / 1e9 for name, ns in zip(names, split, strict=True)}
 
     def _tool_intervals(self, high: int) -> Iterator[Interval]:
-        parents = {call.parent_id for call in self.trace.tool_calls}
-        for call in self.trace.tool_calls:
-            if call.category == _AGENT_CATEGORY or call.id in parents:
+        parents = {row["parent_id"] for row in self.tool_rows}
+        for row in self.tool_rows:
+            if row["category"] == _AGENT_CATEGORY or row["tool_call_id"] in parents:
                 continue
-            row = self._tool_call_row(call)
             interval = _interval(row["start_ns"], row["end_ns"], high)
             if interval is not None:
                 yield interval
@@ -426,6 +429,10 @@ def _exact(mark: Mark) -> dict:
 def _difference(end: object, start: object) -> int | None:
     end, start = whole(end), whole(start)
     return None if end is None or start is None else end - start
+
+
+def _failed(exchange: dict) -> bool:
+    return exchange.get("error") is not None or exchange.get("status") != 200
 
 
 def _is_of_model(message: Message) -> bool:

@@ -73,8 +73,9 @@ class MessagesRequest:
 
     tool_calls: ids of all tool calls in order; results: what each of them gave back, where the
     conversation says so. ended: an assistant message without a tool call follows the last one
-    with a call. cut_off: the client has part of that message and wants it again. summary: None, `wanted` (the client asks for a summary of the conversation) or
-    `given` (the conversation begins with one).
+    with a call. cut_off: the client has part of that message and wants it again. summary: None,
+    `wanted` (the client asks for a summary of the conversation) or `given` (the conversation
+    begins with one).
     """
 
     model: str

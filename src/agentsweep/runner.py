@@ -87,9 +87,8 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
     say(f"attempt {attempt.id} of {job['cell']}")
     measurement = Measurement(attempt, job, spec, image, say)
     try:
-        with _signals():
+        with _signals(), disk_errors(attempt.path):
             result = measurement.run()
-        with disk_errors(attempt.path):
             write_durably(attempt.path / "result.json", _json(result))
         if result["outcome"] == "infra_error":
             raise InfraError(f"{job['cell']}: {result['outcome_detail']}")
@@ -100,6 +99,7 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
         # The disk may be what failed: what cannot be said there is said on stderr.
         with contextlib.suppress(OSError, AgentsweepError):
             (attempt.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
+        with contextlib.suppress(OSError, AgentsweepError):
             store.finish(attempt, state)
         raise
     say(f"{job['cell']}: {result['outcome']}: {result['outcome_detail']}")

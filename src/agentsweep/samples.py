@@ -67,17 +67,19 @@ class SampleWriter:
 def _column(values: Sequence[int | None]) -> pa.Array:
     """An int64 array, made from buffers: `pa.array` imports all of pandas first."""
     count = len(values)
-    absent = values.count(None)
-    if absent == count:
+    try:
+        return pa.Array.from_buffers(
+            pa.int64(), count, [None, pa.py_buffer(array("q", values))], 0
+        )
+    except TypeError:
+        # Some are None, which is rare enough to be found out in this way.
+        pass
+    bits = sum(1 << place for place, value in enumerate(values) if value is not None)
+    if not bits:
         return pa.nulls(count, pa.int64())
-    validity = None
-    if absent:
-        bits = sum(1 << place for place, value in enumerate(values) if value is not None)
-        validity = pa.py_buffer(bits.to_bytes((count + 7) // 8, "little"))
-        values = [value or 0 for value in values]
-    return pa.Array.from_buffers(
-        pa.int64(), count, [validity, pa.py_buffer(array("q", values))], absent
-    )
+    validity = pa.py_buffer(bits.to_bytes((count + 7) // 8, "little"))
+    filled = pa.py_buffer(array("q", [value or 0 for value in values]))
+    return pa.Array.from_buffers(pa.int64(), count, [validity, filled])
 
 
 def read_samples(path: Path) -> tuple[pa.Table, bool]:

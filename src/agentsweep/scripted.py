@@ -20,7 +20,8 @@ from agentsweep.scenario import Fault, Pace, Scenario, Script, Turn
 
 EXHAUSTED = "scenario_exhausted"
 _EXHAUSTED_TEXT = "The scenario has no further turn for this conversation."
-_SIDE_TEXT = "The conversation so far followed its scenario, and the work goes on."
+# In the form in which the client looks for it; asked for a summary without, it asks once more.
+_SIDE_TEXT = "<summary>The conversation so far followed its scenario; the work goes on.</summary>"
 
 _STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 _JSON_HEADERS = {"content-type": "application/json"}
@@ -178,7 +179,7 @@ class ScriptedModel:
         usage = _estimate(request, tuple(content))
         return Message(
             # The client keeps what it has of a message that was cut off, under that message's id.
-            id=_digest("msg", identity, "again" if request.ended else "first"),
+            id=_digest("msg", identity, "again" if request.cut_off or request.ended else "first"),
             model=request.model,
             content=tuple(content),
             stop_reason="tool_use" if turn.tools else "end_turn",

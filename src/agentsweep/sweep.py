@@ -90,16 +90,27 @@ class Sweep:
             "sweep.skip_unfit: true"
         )
 
-    def wildcard_constraints(self) -> dict[str, str]:
-        """Exact membership, for each wildcard of a path."""
-        values = {
-            name: self._values(name) for name in ("task", "agent", "memory", "cpus", "replicate")
+    def cell_pattern(self) -> str:
+        """The path of a cell with a wildcard for each value, constrained to exact membership.
+
+        A misspelt target then matches no rule, instead of starting a run. The constraints are in
+        the pattern, because Snakemake (9.27) does not apply the workflow's own to what comes out
+        of a path variable.
+        """
+        wildcards = {
+            name: f"{{{name},{_one_of(self._values(name))}}}"
+            for name in ("task", "agent", "memory", "cpus", "replicate")
         }
-        values["image"] = [directory.split("~")[0] for directory in self.images]
-        values["key"] = [directory.split("~")[1] for directory in self.images]
+        return "task~{task}/agent~{agent}/mem~{memory}_cpus~{cpus}_rep~{replicate}".format(
+            **wildcards
+        )
+
+    def image_constraints(self) -> dict[str, str]:
+        """Exact membership for the wildcards of an image's path."""
+        parts = [directory.split("~") for directory in self.images]
         return {
-            name: "|".join(re.escape(str(value)) for value in dict.fromkeys(known)) or UNMATCHABLE
-            for name, known in values.items()
+            "image": _one_of(name for name, _ in parts),
+            "key": _one_of(key for _, key in parts),
         }
 
     def _values(self, name: str) -> list:
@@ -114,6 +125,10 @@ class Sweep:
             else:
                 print(f"agentsweep: left out: {cell.id} {reason}", file=stream)
         self.cells = kept
+
+
+def _one_of(values: Iterable) -> str:
+    return "|".join(re.escape(str(value)) for value in dict.fromkeys(values)) or UNMATCHABLE
 
 
 def shell_prefix(source: Path, python: Path, prefer_path: bool) -> str:

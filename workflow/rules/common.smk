@@ -53,16 +53,11 @@ workflow.global_resources.setdefault(
 
 pathvars:
     results=SWEEP.config["paths"]["results"],
-    cell="task~{task}/agent~{agent}/mem~{memory}_cpus~{cpus}_rep~{replicate}",
+    cell=SWEEP.cell_pattern(),
 
 
-# Exact membership: a misspelt target matches no rule, instead of starting a run.
 wildcard_constraints:
-    **SWEEP.wildcard_constraints(),
-
-
-def cell_of(wildcards):
-    return SWEEP.cell(wildcards)
+    **SWEEP.image_constraints(),
 
 
 def cell_id(wildcards):
