@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentsweep.engine import Engine, _ulimits, engine_environment, find_engine, last_line
+from agentsweep.engine import Engine, engine_environment, find_engine, last_line, ulimits
 from agentsweep.errors import AgentsweepError, InfraError
 
 DEMO = Path(__file__).resolve().parent
@@ -253,7 +253,7 @@ def apt(tool: str, *arguments: str) -> str:
 
 def podman_build(engine: Engine, context: Path, log: Path, tag: str, network: str, **values: str):
     """`podman build` into one new layer; `values` are the Containerfile's arguments."""
-    arguments = [word for limit in _ulimits() for word in ("--ulimit", limit)]
+    arguments = [word for limit in ulimits() for word in ("--ulimit", limit)]
     arguments += [word for item in values.items() for word in ("--build-arg", "=".join(item))]
     done = engine.call(
         "build", "--layers=false", "--network", network, "--tag", tag, *arguments, str(context),

@@ -7,7 +7,8 @@ time, however they overlap, and the phase's peak is the largest of its folds.
 
 import json
 import os
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class Interval:
     `counter_bytes` is the kernel's watermark at the start, where it cannot be reset.
     """
 
+    start_ns: int
     watermark_bytes: int = 0
     sampled_bytes: int = 0
     counter_bytes: int | None = None
@@ -38,7 +40,7 @@ class Call:
     start_ns: int
     start_utc_ns: int
     before: Counters
-    interval: Interval = field(default_factory=Interval)
+    interval: Interval | None = None
 
 
 class Ledger:
@@ -60,10 +62,10 @@ class Ledger:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
             self._file = os.open(marks, flags, 0o644)
 
-    def note(self, current_bytes: int) -> None:
-        """A sample of the memory in use: part of the hot path."""
+    def note(self, t_ns: int, current_bytes: int) -> None:
+        """A sample of the memory in use, perhaps from before some interval began."""
         for interval in self._intervals:
-            if current_bytes > interval.sampled_bytes:
+            if current_bytes > interval.sampled_bytes and t_ns >= interval.start_ns:
                 interval.sampled_bytes = current_bytes
 
     def look(self) -> None:
@@ -136,7 +138,7 @@ class Ledger:
             os.close(self._file)
 
     def _open(self, now: Counters) -> Interval:
-        interval = Interval(sampled_bytes=now.memory_current_bytes or 0)
+        interval = Interval(time.monotonic_ns(), sampled_bytes=now.memory_current_bytes or 0)
         try:
             self._fold()
             if not self._reader.can_reset_peak:

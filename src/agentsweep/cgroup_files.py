@@ -6,6 +6,7 @@ A parser is called with the whole content of one file and returns one value for 
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 Values = Sequence[int | None]
@@ -76,6 +77,18 @@ class Pressure:
         totals = data.split(b"total=")[1 : len(self.columns) + 1]
         values: list[int | None] = [int(total.split(None, 1)[0]) for total in totals]
         return values + [None] * (len(self.columns) - len(values))
+
+
+def pressure_files(directory: Path) -> list[tuple[Path, Parser]]:
+    """The three PSI files of a cgroup, with their columns."""
+    return [
+        (directory / "cpu.pressure", Pressure("cpu_pressure_some_usec")),
+        (
+            directory / "memory.pressure",
+            Pressure("memory_pressure_some_usec", "memory_pressure_full_usec"),
+        ),
+        (directory / "io.pressure", Pressure("io_pressure_some_usec", "io_pressure_full_usec")),
+    ]
 
 
 class IoStat:

@@ -2,7 +2,7 @@
 
 import os
 import select
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from agentsweep.cgroup import (
@@ -13,11 +13,30 @@ from agentsweep.cgroup import (
     read_first,
     upwards,
 )
-from agentsweep.cgroup_files import BlkioBytes, Keyed, Number, Parser, Pressure
+from agentsweep.cgroup_files import BlkioBytes, Keyed, Number, Parser, pressure_files
 
 # PAGE_COUNTER_MAX in bytes, rounded down to a page, is how v1 writes "no limit"; include/linux/
 # page_counter.h. Everything near it is no limit either, whatever the page size.
 _NO_LIMIT_BYTES = 2**62
+_IO_FILE = "blkio.throttle.io_service_bytes_recursive"
+# total_: with the cgroups below, as the usage counts them too.
+_MEMORY_STAT = {
+    "total_rss": "memory_anon_bytes",
+    "total_cache": "memory_file_bytes",
+    "total_shmem": "memory_shmem_bytes",
+    "total_inactive_file": "memory_inactive_file_bytes",
+    "total_swap": "memory_swap_bytes",
+}
+_CPU_TIMES = {
+    "usage_usec": "cpu_usage_usec",
+    "user_usec": "cpu_user_usec",
+    "system_usec": "cpu_system_usec",
+}
+_THROTTLING = {
+    "nr_periods": "cpu_nr_periods",
+    "nr_throttled": "cpu_nr_throttled",
+    "throttled_time": "cpu_throttled_usec",
+}
 
 
 class CgroupV1(CgroupReader):
@@ -35,67 +54,34 @@ class CgroupV1(CgroupReader):
         self._unified = unified
         self._oom: int | None = None
 
-    def _files(self) -> Iterable[tuple[Path, Parser]]:
+    def _files(self) -> list[tuple[Path, Parser]]:
         memory = self.paths["memory"]
-        yield memory / "memory.usage_in_bytes", Number("memory_current_bytes")
-        yield (
-            memory / "memory.stat",
-            Keyed(
-                {
-                    # total_: with the cgroups below, as the usage counts them too.
-                    "total_rss": "memory_anon_bytes",
-                    "total_cache": "memory_file_bytes",
-                    "total_shmem": "memory_shmem_bytes",
-                    "total_inactive_file": "memory_inactive_file_bytes",
-                    "total_swap": "memory_swap_bytes",
-                }
-            ),
-        )
-        yield memory / "memory.kmem.usage_in_bytes", Number("memory_kernel_bytes")
-        yield memory / "memory.oom_control", Keyed({"oom_kill": "memory_oom_kill"})
-        yield memory / "memory.failcnt", Number("memory_failcnt")
-        if cpuacct := self.paths.get("cpuacct"):
-            yield cpuacct / "cpuacct.usage", Number("cpu_usage_usec", divide=1000)
-            if not (self._unified and (self._unified / "cpu.stat").exists()):
-                yield (
-                    cpuacct / "cpuacct.stat",
-                    Keyed(
-                        {"user": "cpu_user_usec", "system": "cpu_system_usec"},
-                        scale=dict.fromkeys(
-                            ("user", "system"), (1_000_000, os.sysconf("SC_CLK_TCK"))
-                        ),
-                    ),
-                )
+        files: list[tuple[Path, Parser]] = [
+            (memory / "memory.usage_in_bytes", Number("memory_current_bytes")),
+            (memory / "memory.stat", Keyed(_MEMORY_STAT)),
+            (memory / "memory.kmem.usage_in_bytes", Number("memory_kernel_bytes")),
+            (memory / "memory.oom_control", Keyed({"oom_kill": "memory_oom_kill"})),
+            (memory / "memory.failcnt", Number("memory_failcnt")),
+        ]
+        if self._unified and (self._unified / "cpu.stat").exists():
+            # The same times in microseconds, which cpuacct.stat has in clock ticks only.
+            files.append((self._unified / "cpu.stat", Keyed(_CPU_TIMES)))
+        elif cpuacct := self.paths.get("cpuacct"):
+            ticks = (1_000_000, os.sysconf("SC_CLK_TCK"))
+            keys = {"user": "cpu_user_usec", "system": "cpu_system_usec"}
+            files += [
+                (cpuacct / "cpuacct.usage", Number("cpu_usage_usec", divide=1000)),
+                (cpuacct / "cpuacct.stat", Keyed(keys, dict.fromkeys(keys, ticks))),
+            ]
         if cpu := self.paths.get("cpu"):
-            yield (
-                cpu / "cpu.stat",
-                Keyed(
-                    {
-                        "nr_periods": "cpu_nr_periods",
-                        "nr_throttled": "cpu_nr_throttled",
-                        "throttled_time": "cpu_throttled_usec",
-                    },
-                    scale={"throttled_time": (1, 1000)},
-                ),
-            )
+            files.append((cpu / "cpu.stat", Keyed(_THROTTLING, {"throttled_time": (1, 1000)})))
         if pids := self.paths.get("pids"):
-            yield pids / "pids.current", Number("pids_current")
-        if blkio := self.paths.get("blkio"):
-            yield blkio / "blkio.throttle.io_service_bytes_recursive", BlkioBytes()
-        if unified := self._unified:
-            yield (
-                unified / "cpu.stat",
-                Keyed({"user_usec": "cpu_user_usec", "system_usec": "cpu_system_usec"}),
-            )
-            yield unified / "cpu.pressure", Pressure("cpu_pressure_some_usec")
-            yield (
-                unified / "memory.pressure",
-                Pressure("memory_pressure_some_usec", "memory_pressure_full_usec"),
-            )
-            yield (
-                unified / "io.pressure",
-                Pressure("io_pressure_some_usec", "io_pressure_full_usec"),
-            )
+            files.append((pids / "pids.current", Number("pids_current")))
+        if (blkio := self.paths.get("blkio")) and _accounts_io(self._mounts["blkio"]):
+            files.append((blkio / _IO_FILE, BlkioBytes()))
+        if self._unified:
+            files += pressure_files(self._unified)
+        return files
 
     def _open_peak(self) -> None:
         path = self.paths["memory"] / "memory.max_usage_in_bytes"
@@ -173,6 +159,15 @@ class CgroupV1(CgroupReader):
         if self._oom is not None:
             os.close(self._oom)
             self._oom = None
+
+
+def _accounts_io(mount: Path) -> bool:
+    """Whether this kernel counts bytes here: if not, not even the root cgroup has a device."""
+    try:
+        data = (mount / _IO_FILE).read_bytes()
+    except OSError:
+        return False
+    return BlkioBytes()(data) != (None, None)
 
 
 def _bytes(path: Path) -> int | None:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import select
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from agentsweep.cgroup import (
@@ -14,7 +14,25 @@ from agentsweep.cgroup import (
     read_first,
     upwards,
 )
-from agentsweep.cgroup_files import IoStat, Keyed, Number, Parser, Pressure
+from agentsweep.cgroup_files import IoStat, Keyed, Number, Parser, pressure_files
+
+_MEMORY_STAT = {
+    "anon": "memory_anon_bytes",
+    "file": "memory_file_bytes",
+    "kernel": "memory_kernel_bytes",
+    "slab": "memory_slab_bytes",
+    "shmem": "memory_shmem_bytes",
+    "inactive_file": "memory_inactive_file_bytes",
+}
+# The last three only where the cpu controller is delegated.
+_CPU_STAT = {
+    "usage_usec": "cpu_usage_usec",
+    "user_usec": "cpu_user_usec",
+    "system_usec": "cpu_system_usec",
+    "nr_periods": "cpu_nr_periods",
+    "nr_throttled": "cpu_nr_throttled",
+    "throttled_usec": "cpu_throttled_usec",
+}
 
 
 class CgroupV2(CgroupReader):
@@ -35,47 +53,22 @@ class CgroupV2(CgroupReader):
         self._ooms = Keyed({"oom": "oom"})
         self._oom_count: int | None = None
 
-    def _files(self) -> Iterable[tuple[Path, Parser]]:
+    def _files(self) -> list[tuple[Path, Parser]]:
         top = self.paths[""]
-        yield top / "memory.current", Number("memory_current_bytes")
-        yield (
-            top / "memory.stat",
-            Keyed(
-                {
-                    "anon": "memory_anon_bytes",
-                    "file": "memory_file_bytes",
-                    "kernel": "memory_kernel_bytes",
-                    "slab": "memory_slab_bytes",
-                    "shmem": "memory_shmem_bytes",
-                    "inactive_file": "memory_inactive_file_bytes",
-                }
+        return [
+            (top / "memory.current", Number("memory_current_bytes")),
+            (top / "memory.stat", Keyed(_MEMORY_STAT)),
+            (top / "memory.swap.current", Number("memory_swap_bytes")),
+            # Not memory.events.local: a kill in a cgroup below is one of this container's too.
+            (
+                top / "memory.events",
+                Keyed({"oom_kill": "memory_oom_kill", "max": "memory_failcnt"}),
             ),
-        )
-        yield top / "memory.swap.current", Number("memory_swap_bytes")
-        # Not memory.events.local: a kill in a cgroup below is one of this container's too.
-        yield top / "memory.events", Keyed({"oom_kill": "memory_oom_kill", "max": "memory_failcnt"})
-        yield (
-            top / "cpu.stat",
-            Keyed(
-                {
-                    "usage_usec": "cpu_usage_usec",
-                    "user_usec": "cpu_user_usec",
-                    "system_usec": "cpu_system_usec",
-                    # Only where the cpu controller is delegated.
-                    "nr_periods": "cpu_nr_periods",
-                    "nr_throttled": "cpu_nr_throttled",
-                    "throttled_usec": "cpu_throttled_usec",
-                }
-            ),
-        )
-        yield top / "pids.current", Number("pids_current")
-        yield top / "io.stat", IoStat()
-        yield top / "cpu.pressure", Pressure("cpu_pressure_some_usec")
-        yield (
-            top / "memory.pressure",
-            Pressure("memory_pressure_some_usec", "memory_pressure_full_usec"),
-        )
-        yield top / "io.pressure", Pressure("io_pressure_some_usec", "io_pressure_full_usec")
+            (top / "cpu.stat", Keyed(_CPU_STAT)),
+            (top / "pids.current", Number("pids_current")),
+            (top / "io.stat", IoStat()),
+            *pressure_files(top),
+        ]
 
     def _open_peak(self) -> None:
         """Two descriptors of memory.peak: one serves the interval, the other the next one.

@@ -212,7 +212,8 @@ class Config:
             "container": dict(self._data["container"]),
             "image": asdict(self.image_of(cell.task)),
             "measure": dict(self._data["measure"]),
-            "paths": dict(self._data["paths"]),
+            # Absolute: the engine is called from a directory of its own.
+            "paths": {key: str(Path(path).absolute()) for key, path in self._data["paths"].items()},
         }
 
     def for_cell(self, cell: Cell) -> dict:

@@ -41,7 +41,7 @@ class Mount:
     read_only: bool = True
 
     def argument(self) -> str:
-        return f"{self.source}:{self.target}:{'ro' if self.read_only else 'rw'}"
+        return f"{self.source.absolute()}:{self.target}:{'ro' if self.read_only else 'rw'}"
 
 
 @dataclass(frozen=True)
@@ -181,13 +181,6 @@ class Engine:
         """The engine's record of a container."""
         return json.loads(self.call("inspect", "--type", "container", name).stdout)[0]
 
-    def is_running(self, name: str) -> bool:
-        """False also for a container that is not there any more."""
-        done = self.call(
-            "inspect", "--type", "container", "--format", "{{.State.Running}}", name, check=False
-        )
-        return done.returncode == 0 and done.stdout.strip() == "true"
-
     def exec_arguments(
         self, name: str, *argv: str, user: str | None = None, workdir: str | None = None
     ) -> list[str]:
@@ -298,7 +291,7 @@ def create_arguments(engine: str, spec: ContainerSpec) -> list[str]:
     arguments += ["--security-opt", "label=disable"]
     if spec.mask_cgroups and engine == "podman":
         arguments += ["--security-opt", "mask=/sys/fs/cgroup"]
-    for limit in _ulimits():
+    for limit in ulimits():
         arguments += ["--ulimit", limit]
     for mount in spec.mounts:
         arguments += ["--volume", mount.argument()]
@@ -319,7 +312,7 @@ def empty_rootfs(parent: Path) -> Iterator[Path]:
         shutil.rmtree(rootfs, ignore_errors=True)
 
 
-def _ulimits() -> list[str]:
+def ulimits() -> list[str]:
     """Open files and processes as far as this host's hard limits allow.
 
     The engines' own defaults are higher than the hard limit of some hosts, and the runtime then
@@ -390,7 +383,7 @@ def _runtime_problem(runtime: str, workdir: Path) -> str | None:
     with empty_rootfs(workdir) as rootfs:
         done = engine.call(
             "run", "--rm", "--network", "none", *_host_userland_arguments(),
-            *[word for limit in _ulimits() for word in ("--ulimit", limit)],
+            *[word for limit in ulimits() for word in ("--ulimit", limit)],
             "--rootfs", str(rootfs), "/bin/true",
             check=False, timeout_s=60,
         )  # fmt: skip

@@ -105,7 +105,13 @@ def fix(engine: Engine, pulled: dict, workdir: str, uid: int, gid: int, tag: str
         )
         steps["snapshot_s"], start = timed(snapshot.take_start, engine, container.id, user, workdir)
         steps["commit_s"], _ = timed(
-            engine.call, "commit", "--pause=false", container.id, tag, timeout_s=3600
+            engine.call,
+            "commit",
+            "--pause=false",
+            *_changes(engine, pulled["id"]),
+            container.id,
+            tag,
+            timeout_s=3600,
         )
     finally:
         engine.remove(name)
@@ -127,6 +133,16 @@ def fix(engine: Engine, pulled: dict, workdir: str, uid: int, gid: int, tag: str
         "steps": {key: value and round(value, 3) for key, value in steps.items()},
         "engine": info,
     }
+
+
+def _changes(engine: Engine, image: str) -> list[str]:
+    """Commit options that put back what idling as root changed in the image's configuration."""
+    done = engine.call("image", "inspect", "--format", "{{json .Config}}", image)
+    config = json.loads(done.stdout)
+    entrypoint, command = config.get("Entrypoint") or [], config.get("Cmd") or []
+    user = config.get("User") or "0"
+    changes = [f"ENTRYPOINT {json.dumps(entrypoint)}", f"CMD {json.dumps(command)}", f"USER {user}"]
+    return [word for change in changes for word in ("--change", change)]
 
 
 def _warm_keep_id(engine: Engine, tag: str) -> float:

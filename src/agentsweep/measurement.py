@@ -5,12 +5,14 @@ import hashlib
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,10 +81,10 @@ class Measurement:
             agent_run = self._run_agent(stack)
             with self.phases.timed("collect"):
                 patch = self._collect(agent_run)
+            removal = stack.enter_context(ThreadPoolExecutor(1)).submit(self._tear_down)
             with self.phases.timed("services"):
                 summary = self._stop_services()
-            with self.phases.timed("teardown"):
-                self.engine.remove(self.container.id)
+            removal.result()
         if host.free_bytes(self.attempt.path) < _FULL_BYTES:
             raise InfraError(
                 f"the disk that holds {self.attempt.path.parent} filled up during the run: free "
@@ -153,8 +155,9 @@ class Measurement:
         self.engine_info = self.engine.info()
         limits.check_host(self.engine_info, container["uid"])
         limits.check_fit(job["cell"], wanted["memory_bytes"], float(wanted["cpus"]))
-        for left in workspace.clean_up(self.engine):
-            self.say(f"removed {left}, left behind by a run that was killed")
+        self.cleaning = stack.enter_context(ThreadPoolExecutor(1)).submit(
+            workspace.clean_up, self.engine
+        )
         self.settings = agent.AgentSettings(**job["agent"]["settings"])
         self.binary = Path(job["agent"]["binary"])
         agent.check_binary(self.binary, job["agent"]["binary_sha256"])
@@ -203,6 +206,9 @@ class Measurement:
             container_id = self.engine.create(spec)
         with self.phases.timed("start"):
             self.container = self.engine.start(container_id, spec.name)
+        # Readable once the container's init has ended, which asks no engine.
+        self.init = os.pidfd_open(self.container.pid)
+        stack.callback(os.close, self.init)
 
     def _control_directory(self) -> Path:
         """What the container sees read-only under /run/agentsweep, and its writable parts."""
@@ -287,6 +293,8 @@ class Measurement:
             raise InfraError(f"the sampler cannot start: {ready.get('error', ready)}")
         prompt = self.scratch / "prompt"
         prompt.write_text(self.job["prompt"])
+        for left in self.cleaning.result():
+            self.say(f"removed {left}, left behind by a run that was killed")
         begin = self.sampler.ask({"cmd": "begin"})
         command = self.engine.exec_arguments(
             self.container.id,
@@ -309,7 +317,7 @@ class Measurement:
         watched = self._watch(client, pid)
         leftovers = watch.kill_all_but_init(self.cgroup, self.container.pid)
         end = self.sampler.ask({"cmd": "end"})
-        alive = self.engine.is_running(self.container.id)
+        alive = not select.select([self.init], [], [], 0)[0]
         code = _exit_code(client, alive)
         if code == agent.WRONG_PYTHON and pid is None:
             said = engine.last_line((path / "stderr.txt").read_text(errors="replace"))
@@ -422,6 +430,10 @@ class Measurement:
             return {"status": "unavailable", "sha256": None, "bytes": 0, "reason": reason}
         digest = hashlib.sha256(data).hexdigest()
         return {"status": "ok" if data else "empty", "sha256": digest, "bytes": len(data)}
+
+    def _tear_down(self) -> None:
+        with self.phases.timed("teardown"):
+            self.engine.remove(self.container.id)
 
     # 8. and 9. Counters, outcome
 

@@ -14,7 +14,8 @@ from agentsweep.attribution import Mark
 from agentsweep.trace import Source, agent_id_of, parse_sources
 from agentsweep.trace_records import Trace
 
-_COMPARED_BYTES = 65536
+_ARCHIVE = "session.tar"
+_COMPARED_BYTES = 256
 _MAX_INT = 2**63 - 1
 
 
@@ -27,6 +28,11 @@ class Damage:
 
     def add(self, name: str, note: str) -> None:
         self.notes.append(f"{name}: {note}")
+
+    def sentence(self) -> str | None:
+        """All of it in one line, None when nothing is damaged."""
+        lines = [f"{name}: {count} bad lines" for name, count in self.lines.items()]
+        return "; ".join([*lines, *self.notes]) or None
 
 
 def whole(value: object) -> int | None:
@@ -144,16 +150,16 @@ def read_trace(run_dir: Path, session_id: str | None, damage: Damage) -> tuple[T
     status = trace.status
     if not present and status == "empty":
         status = "missing"
-    if archive is None and status == "ok":
+    if status == "ok" and any(note.startswith(_ARCHIVE) for note in damage.notes):
         status = "damaged"  # sub-agents may be missing
     return trace, status
 
 
 def _open_archive(run_dir: Path, damage: Damage) -> tarfile.TarFile | None:
     try:
-        return tarfile.open(run_dir / "session.tar", "r:")
+        return tarfile.open(run_dir / _ARCHIVE, "r:")
     except (OSError, tarfile.TarError) as error:
-        damage.add("session.tar", getattr(error, "strerror", None) or str(error))
+        damage.add(_ARCHIVE, getattr(error, "strerror", None) or str(error))
         return None
 
 
@@ -176,16 +182,21 @@ def _archived(
             elif name.endswith(".jsonl") and "/subagents/" not in member.name:
                 mains.append(member)
     except (OSError, tarfile.TarError, EOFError, ValueError) as error:
-        damage.add("session.tar", str(error))
+        damage.add(_ARCHIVE, str(error))
+    beginning = b""
+    if main.is_file():
+        with main.open("rb") as file:
+            beginning = file.read(_COMPARED_BYTES)
+    if session_id is None and beginning:
+        copies = [m for m in mains if _begins(archive, m, beginning)]
+        session_id = Path(copies[0].name).stem if copies else None
     if session_id is not None:
         mains = [m for m in mains if m.name.rsplit("/", 1)[-1] == f"{session_id}.jsonl"]
         # Beside the main file lie the sub-agents of every session, below it only its own.
         below = f"/{session_id}/subagents/"
         agents = [m for m in agents if "/subagents/" not in m.name or below in m.name]
-    beginning = b""
-    if main.is_file():
-        with main.open("rb") as file:
-            beginning = file.read(_COMPARED_BYTES)
+    if beginning and not mains:
+        damage.add(_ARCHIVE, "does not hold the session")
     extra = [m for m in mains if not beginning or not _begins(archive, m, beginning)]
     sources = [_source(archive, m, None, None) for m in extra]
     for member in agents:
@@ -233,7 +244,7 @@ def _begins(archive: tarfile.TarFile, member: tarfile.TarInfo, beginning: bytes)
     except (OSError, tarfile.TarError, EOFError):
         return False
     # A trace that was damaged or cut off after it was copied is still the copy of this file.
-    compared = min(len(start), len(beginning), 256)
+    compared = min(len(start), len(beginning))
     return compared > 0 and start[:compared] == beginning[:compared]
 
 

@@ -41,7 +41,8 @@ def run_cell(job: dict, spec: str, image: dict, out: Path, say: Say = print) -> 
     image. Raises InfraError when nothing could be measured (the attempt is kept as failed),
     Interrupted on a signal (kept as interrupted), AgentsweepError where `on_miss` is `fail`.
     """
-    store, key = Store(Path(job["paths"]["store"])), spec_sha256(spec)
+    # Absolute, because the engine takes a relative path for the name of a volume.
+    store, key = Store(Path(job["paths"]["store"]).absolute()), spec_sha256(spec)
     with store.locked(key, spec):
         for left in store.retire_partials(key):
             say(f"attempt {left.id} was interrupted; it is kept in {left.path.parent}")

@@ -67,7 +67,8 @@ class Sampler:
         self._stopping = False
         self._write_error: str | None = None
 
-        self._pending: list[tuple[int, int, Raw]] = []
+        self._plan = self._reader.read_plan()
+        self._pending: list[tuple[int, int, bytes, Raw]] = []
         self._batch_rows = max(1, int(self._rate_hz * _BATCH_S))
         self._samples = self._missed = self._late = self._deadline = self._bad_requests = 0
         self._kills = self._last.memory_oom_kill or 0
@@ -79,7 +80,7 @@ class Sampler:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._timer = PeriodicTimer()
         self._tight = PeriodicTimer()
-        self._watch(self._timer.descriptor, self._on_deadline)
+        self._poll.register(self._timer.descriptor, select.EPOLLIN)
         self._watch(self._tight.descriptor, self._on_tight_deadline)
         self._watch(sys.stdin.fileno(), self._on_command)
         self._oom = self._reader.oom_eventfd()
@@ -106,13 +107,7 @@ class Sampler:
         self._scheduling = _claim_priority()
         self._cpu_start_ns = time.process_time_ns()
         self._zero_ns = self._timer.start(self._period_ns)
-        poll, handlers = self._poll.poll, self._handlers
-        while not self._stopping:
-            for descriptor, _ in poll():
-                # A handler may have closed what a later event of the same batch belongs to.
-                handler = handlers.get(descriptor)
-                if handler is not None:
-                    handler()
+        self._loop()
         self._finish()
 
     def stop(self, *_: object) -> None:
@@ -129,41 +124,46 @@ class Sampler:
 
     # Sampling.
 
-    def _on_deadline(self) -> None:
-        expired = self._timer.expired()
-        t_ns = time.monotonic_ns()
-        utc_ns = time.time_ns()
-        if not expired or self._gone:
-            return
-        try:
-            raw = self._reader.read_raw()
-        except CgroupGone:
-            self._on_gone()
-            return
-        self._deadline += expired
-        self._samples += 1
-        # A deadline that passed while another was waited for has no sample and gets none.
-        self._missed += expired - 1
-        self._late += expired - 1
-        if t_ns - self._zero_ns - self._deadline * self._period_ns > self._period_ns // 2:
-            self._late += 1
-        self._pending.append((t_ns, utc_ns, raw))
-        self._ledger.note(int(raw[0]))
-        if self._requests_heard:
-            if self._requests_heard > _REQUESTS_PER_PERIOD:
-                self._poll.modify(self._requests.descriptor, select.EPOLLIN)
-            self._requests_heard = 0
-        if len(self._pending) >= self._batch_rows:
-            self._flush()
+    def _loop(self) -> None:
+        """Sleep, sample, and hand everything else to its handler.
+
+        A deadline touches as few instructions and as little memory as possible, because after
+        some milliseconds of sleep nothing of it is in a cache: most of a sample's cost is there.
+        """
+        poll, handlers, pread, plan = self._poll.poll, self._handlers, os.pread, self._plan
+        monotonic_ns, time_ns, keep = time.monotonic_ns, time.time_ns, self._pending.append
+        timer, read = self._timer.descriptor, os.read
+        pending, batch_rows = self._pending, self._batch_rows
+        while not self._stopping:
+            for descriptor, _ in poll():
+                if descriptor != timer:
+                    # A handler may have closed what a later event of the same batch belongs to.
+                    if descriptor in handlers:
+                        handlers[descriptor]()
+                    continue
+                try:
+                    expired = read(timer, 8)
+                    keep((monotonic_ns(), time_ns(), expired, list(map(pread, *plan))))
+                except OSError:
+                    self._on_gone()
+                    continue
+                if self._requests_heard:
+                    self._listen_again()
+                if len(pending) >= batch_rows:
+                    self._flush()
 
     def _flush(self) -> None:
+        """Parse, judge and write the samples that were put aside."""
         if not self._pending:
             return
-        parse = self._reader.parse
-        rows = [(t_ns, utc_ns, *parse(raw)) for t_ns, utc_ns, raw in self._pending]
+        rows = []
+        for t_ns, utc_ns, expired, raw in self._pending:
+            self._count_deadlines(t_ns, int.from_bytes(expired, sys.byteorder))
+            row = (t_ns, utc_ns, *self._reader.parse(raw))
+            self._see_kills(row[_KILL + 2], t_ns)
+            self._ledger.note(t_ns, row[2])
+            rows.append(row)
         self._pending.clear()
-        for row in rows:
-            self._see_kills(row[_KILL + 2], row[0])
         if rows[-1][0] > self._last_ns:
             self._remember(rows[-1][0], Counters(*rows[-1][2:]))
         if self._write_error is None:
@@ -173,6 +173,20 @@ class Sampler:
                 self._write_error = f"samples: {error.strerror}"
         with contextlib.suppress(CgroupGone):
             self._ledger.look()
+
+    def _note_samples(self) -> None:
+        """Let the ledger know of the samples so far, where it has nothing better."""
+        if not self._reader.can_reset_peak:
+            self._flush()
+
+    def _count_deadlines(self, t_ns: int, expired: int) -> None:
+        self._deadline += expired
+        self._samples += 1
+        # A deadline that passed while another was waited for has no sample and gets none.
+        self._missed += expired - 1
+        self._late += expired - 1
+        if t_ns - self._zero_ns - self._deadline * self._period_ns > self._period_ns // 2:
+            self._late += 1
 
     def _read(self) -> Counters:
         """The counters now, or the last ones of a container that has gone."""
@@ -193,6 +207,8 @@ class Sampler:
             self._kill_last_ns = t_ns
 
     def _on_gone(self) -> None:
+        if self._gone:
+            return
         self._gone = True
         self._timer.stop()
         self._tight.stop()
@@ -244,6 +260,11 @@ class Sampler:
             # Whoever writes garbage is listened to at the next deadline again, not at once.
             self._poll.modify(self._requests.descriptor, 0)
 
+    def _listen_again(self) -> None:
+        if self._requests_heard > _REQUESTS_PER_PERIOD:
+            self._poll.modify(self._requests.descriptor, select.EPOLLIN)
+        self._requests_heard = 0
+
     def _begin_call(self, wrapper_pid: int, same_pid: Call | None) -> bool:
         if len(self._ledger.calls) >= _MAX_CALLS:
             return False
@@ -278,6 +299,7 @@ class Sampler:
 
     def _end_call(self, call: Call, end_source: str, status: int | None) -> None:
         times_ns = (time.monotonic_ns(), time.time_ns())
+        self._note_samples()
         self._ledger.end_call(call, end_source, status, times_ns, self._read())
         self._unwatch(call.answer)
         answer(call.answer)
@@ -319,6 +341,7 @@ class Sampler:
 
     def _end(self) -> dict[str, Any]:
         now = self._now()
+        self._note_samples()
         peak_bytes, peak_source = self._ledger.end_phase(self._last)
         return {**now, "peak_bytes": peak_bytes, "peak_source": peak_source, **self._oom_facts()}
 

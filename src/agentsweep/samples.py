@@ -68,9 +68,7 @@ def _column(values: Sequence[int | None]) -> pa.Array:
     """An int64 array, made from buffers: `pa.array` imports all of pandas first."""
     count = len(values)
     try:
-        return pa.Array.from_buffers(
-            pa.int64(), count, [None, pa.py_buffer(array("q", values))], 0
-        )
+        return pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(array("q", values))], 0)
     except TypeError:
         # Some are None, which is rare enough to be found out in this way.
         pass

@@ -400,7 +400,7 @@ class _Reader:
             if not self.mapping(here, entry, ("if", "goto")):
                 continue
             if branches and branches[-1].always:
-                self.wrong(here, f"never reached, because {where}[{index - 1}] has no `if`")
+                self.wrong(here, "never reached, because an entry before it has no `if`")
             target = entry.get("goto")
             if not isinstance(target, str) or target not in ids:
                 self.refuse(f"{here}.goto", target, f"the id of a turn: {_listed(ids)}")

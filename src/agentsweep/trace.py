@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentsweep.errors import AgentsweepError
-from agentsweep.trace_builder import TraceBuilder
+from agentsweep.trace_collect import Collector
 from agentsweep.trace_lines import LineReport, read_records
+from agentsweep.trace_link import link
 from agentsweep.trace_records import (
     KNOWN_TYPES,
     ApiError,
@@ -87,9 +88,9 @@ def parse_sources(sources: Iterable[Source]) -> Trace:
 
 def _parse_sources(sources: Iterable[Source]) -> Trace:
     report = LineReport()
-    builder = TraceBuilder(report)
+    collector = Collector(report)
     for source in sources:
-        builder.begin_file(source.name, source.agent_id, source.meta)
+        collector.begin_file(source.name, source.agent_id, source.meta)
         try:
             lines = source.open()
         except OSError as error:
@@ -98,14 +99,14 @@ def _parse_sources(sources: Iterable[Source]) -> Trace:
             continue
         try:
             for _, record in read_records(lines, source.name, report, is_session_record):
-                builder.add(record)
+                collector.add(record)
         except OSError as error:
             report.unusable += 1
             report.note(source.name, report.total, f"cannot be read on: {error.strerror}", True)
         finally:
             if hasattr(lines, "close"):
                 lines.close()
-    return builder.build()
+    return link(collector)
 
 
 def parse_file(path: str | Path) -> Trace:

@@ -180,6 +180,14 @@ class SubAgent:
     first_utc_ns: int | None = None
     last_utc_ns: int | None = None
 
+    def seen(self, utc_ns: int | None) -> None:
+        """A record of it has this time."""
+        if utc_ns is not None:
+            if self.first_utc_ns is None or utc_ns < self.first_utc_ns:
+                self.first_utc_ns = utc_ns
+            if self.last_utc_ns is None or utc_ns > self.last_utc_ns:
+                self.last_utc_ns = utc_ns
+
 
 @dataclass(slots=True)
 class Trace:
@@ -359,7 +367,8 @@ def read_notification(text: str) -> dict[str, str] | None:
     for name, pattern in _NOTIFIED.items():
         match = pattern.search(text)
         if match:
-            fields[name] = next(group for group in match.groups() if group is not None)
+            found = next(group for group in match.groups() if group is not None)
+            fields[name] = as_text(found) or ""
     return fields
 
 

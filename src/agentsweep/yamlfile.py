@@ -38,6 +38,7 @@ def read(path: Path):
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         said = getattr(error, "problem", None) or getattr(error, "reason", None)
-        raise ConfigError(f"{path}: {line}not YAML: {said or 'it cannot be parsed'}") from None
+        kind = "" if isinstance(error, yaml.constructor.ConstructorError) else "not YAML: "
+        raise ConfigError(f"{path}: {line}{kind}{said or 'it cannot be parsed'}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply, or an alias that holds itself") from None

@@ -51,7 +51,7 @@ def test_mounts_are_read_only_unless_said():
 
 
 def test_ulimits_stay_below_the_hosts_hard_limits():
-    limits = dict(limit.split("=") for limit in engine._ulimits())
+    limits = dict(limit.split("=") for limit in engine.ulimits())
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     asked = int(limits["nofile"].split(":")[1])
     assert asked <= (524288 if hard == resource.RLIM_INFINITY else hard)

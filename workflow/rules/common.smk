@@ -34,6 +34,7 @@ except ConfigError as error:
     raise WorkflowError(*error.problems) from None
 
 TABLES = ("runs", "tool_calls", "api_calls", "messages", "samples")
+DATASET_TABLES = (*TABLES, "hosts")
 FIGURES = (
     "outcome_map",
     "wall_time",

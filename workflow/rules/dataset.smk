@@ -1,7 +1,7 @@
 """The data set: all runs' tables, one file each.
 
 REQUIRES the extracted tables of every cell; with `partial: true`, of the cells that have a run.
-PROVIDES <results>/dataset/: runs, tool_calls, api_calls, messages, samples (Parquet).
+PROVIDES <results>/dataset/: runs, tool_calls, api_calls, messages, samples, hosts (Parquet).
 """
 
 
@@ -12,7 +12,7 @@ rule dataset:
         # Other versions of the libraries may write other files.
         environment="environment.yml",
     output:
-        expand("<results>/dataset/{table}.parquet", table=TABLES),
+        expand("<results>/dataset/{table}.parquet", table=DATASET_TABLES),
     log:
         "<logs>/dataset.log",
     conda:

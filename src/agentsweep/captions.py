@@ -1,0 +1,108 @@
+"""What a figure's caption says beside how to read it: n, the source, and numbers from metrics."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import metrics
+from .metrics import Row
+from .units import format_size
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Sentences in plain text, and every number in them by name."""
+
+    sentences: Sequence[str]
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def describe(runs: Sequence[Row], sentences: Iterable[str], **numbers: Any) -> Caption:
+    """The sentences, followed by where the data come from and how many runs there are."""
+    source = source_of(runs)
+    return Caption(
+        [*sentences, sentence_of(source)], {"n_runs": len(runs), "source": source} | numbers
+    )
+
+
+def source_of(runs: Sequence[Row]) -> dict[str, Any]:
+    """Where the runs come from, and the grid that they lie on."""
+    return {
+        "datasets": _distinct(runs, "dataset"),
+        "sources": _distinct(runs, "source"),
+        "tasks": _distinct(runs, "task"),
+        "agents": _distinct(runs, "agent"),
+        "agent_versions": _distinct(runs, "agent_version"),
+        "models": _distinct(runs, "model"),
+        "model_modes": _distinct(runs, "model_mode"),
+        "memory_limits_bytes": metrics.memory_limits(runs),
+        "cpu_limits": metrics.cpu_limits(runs),
+        "replicates": len({run["replicate"] for run in runs}),
+        "hosts": len({(run["hostname"], run["kernel"], run["cpu_model"]) for run in runs}),
+    }
+
+
+def sentence_of(source: Mapping[str, Any]) -> str:
+    """The source in one sentence."""
+    memory = ", ".join(
+        "none" if m is None else format_size(m) for m in source["memory_limits_bytes"]
+    )
+    cpus = ", ".join("none" if c is None else f"{c:g}" for c in source["cpu_limits"])
+    made = " and ".join(source["sources"]) or "of unknown origin"
+    parts = [
+        f"Data: {_named('data set', source['datasets'])} ({made})",
+        _named("task", source["tasks"]),
+        f"memory {memory}",
+        f"CPUs {cpus}",
+        f"{source['replicates']} replicate{'s' * (source['replicates'] != 1)}",
+        f"{_named('agent', source['agents'])} {' and '.join(source['agent_versions'])}".strip(),
+        _named("model", source["models"]) + _bracketed(source["model_modes"]),
+        f"{source['hosts']} host{'s' * (source['hosts'] != 1)}",
+    ]
+    return "; ".join(parts) + "."
+
+
+def write(caption: Caption, out: Path) -> None:
+    """Write OUT.json (sentences and numbers) and OUT.rst (the sentences, for reports)."""
+    content = {"caption": " ".join(caption.sentences), **caption.numbers}
+    out.with_name(f"{out.name}.json").write_text(
+        json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    )
+    out.with_name(f"{out.name}.rst").write_text("\n".join(map(escape, caption.sentences)) + "\n")
+
+
+def escape(text: str) -> str:
+    """Text in which reStructuredText finds no markup."""
+    return re.sub(r"([\\`*_|<>])", r"\\\1", text)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 run`, `18 runs`, `no run`."""
+    return f"{number or 'no'} {noun}{'s' * (number > 1)}"
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage; `unknown` for None."""
+    if share is None:
+        return "unknown"
+    return f"{share * 100:.1f} %" if 0 < share < 0.1 else f"{share * 100:.0f} %"
+
+
+def _distinct(runs: Sequence[Row], column: str) -> list[str]:
+    return sorted({run[column] for run in runs if run[column] is not None})
+
+
+def _named(noun: str, names: Sequence[str]) -> str:
+    """`task a`, `tasks a, b`, `12 tasks`."""
+    if not names:
+        return f"unknown {noun}"
+    if len(names) > 4:
+        return f"{len(names)} {noun}s"
+    return f"{noun}{'s' * (len(names) > 1)} {', '.join(names)}"
+
+
+def _bracketed(names: Sequence[str]) -> str:
+    return f" ({' and '.join(names)})" if names else ""

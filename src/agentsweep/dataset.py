@@ -1,0 +1,125 @@
+"""The data set: the tables of all runs, one file for each table, in bounded memory."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import tables
+from .errors import AgentsweepError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+EXTRACTED = ("runs", "tool_calls", "api_calls", "messages", "samples")
+
+
+def aggregate(folders: Iterable[Path | str], out: Path | str) -> dict[str, int]:
+    """Put the tables of extracted runs together below `out`; returns the rows of each table.
+
+    The order of the folders does not matter. `hosts` is summed up from `runs`. Raises
+    AgentsweepError when there is no folder, a table is missing, or two folders hold one run.
+    """
+    ordered = sorted(map(Path, folders))
+    if not ordered:
+        raise AgentsweepError(
+            "there is no extracted run to aggregate: run the sweep first (`snakemake runs`)"
+        )
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    _refuse_repeated(ordered)
+    rows = {
+        name: tables.concat(name, (folder / f"{name}.parquet" for folder in ordered), target)
+        for name, target in ((name, out / f"{name}.parquet") for name in EXTRACTED)
+    }
+    hosts = _hosts(out / "runs.parquet")
+    tables.write("hosts", hosts, out / "hosts.parquet")
+    return rows | {"hosts": len(hosts)}
+
+
+def _refuse_repeated(folders: Sequence[Path]) -> None:
+    """One run in two folders would count twice in every number."""
+    owner: dict[str, Path] = {}
+    for folder in folders:
+        for run_id in tables.read("runs", folder / "runs.parquet", ["run_id"])[
+            "run_id"
+        ].to_pylist():
+            if run_id in owner:
+                raise AgentsweepError(
+                    f"{owner[run_id]} and {folder} both hold the run {run_id}: remove one"
+                )
+            owner[run_id] = folder
+
+
+def _hosts(runs: Path) -> list[dict]:
+    columns = [name for name in tables.schema_of("hosts").names if name != "n_runs"]
+    counts: Counter[tuple] = Counter()
+    for group in tables.row_groups("runs", runs, columns):
+        counts.update(zip(*(group[name].to_pylist() for name in columns), strict=True))
+    ordered = sorted(counts, key=lambda host: tuple(map(repr, host)))
+    return [dict(zip(columns, host, strict=True)) | {"n_runs": counts[host]} for host in ordered]
+
+
+class Dataset:
+    """A data set on disk, read as far as is asked for; `runs` holds at least one row.
+
+    Raises AgentsweepError when the directory has no runs.
+    """
+
+    def __init__(self, directory: Path | str):
+        self.directory = Path(directory)
+        self.runs = self.rows("runs")
+        if not self.runs:
+            raise AgentsweepError(
+                f"{self.directory} holds no run: run the sweep first (`snakemake runs`)"
+            )
+
+    def rows(self, table: str, columns: Sequence[str] | None = None) -> list[dict]:
+        """A table's rows as dictionaries; not for `samples`, which may not fit in memory."""
+        return tables.read(table, self.directory / f"{table}.parquet", columns).to_pylist()
+
+    def samples(
+        self, columns: Sequence[str], run_ids: Iterable[str] | None = None
+    ) -> Iterator[tuple[str, dict[str, "np.ndarray"]]]:
+        """Each run's samples in turn: `t_ns` as integers, other columns as floats, null as NaN.
+
+        Holds one row group and one run at a time. `run_ids` leaves out the other runs.
+        """
+        wanted = None if run_ids is None else set(run_ids)
+        path = self.directory / "samples.parquet"
+        waiting: list = []
+        current = None
+        for group in tables.row_groups("samples", path, ["run_id", "t_ns", *columns], wanted):
+            for run_id, piece in _by_run(group):
+                if run_id != current and waiting:
+                    yield current, _arrays(waiting, columns)
+                    waiting = []
+                current = run_id
+                if wanted is None or run_id in wanted:
+                    waiting.append(piece)
+        if waiting:
+            yield current, _arrays(waiting, columns)
+
+
+def _by_run(group: "pa.Table") -> Iterator[tuple[str, "pa.Table"]]:
+    """Cut a row group where the run changes: a run's samples stand together."""
+    run_ids = group["run_id"].combine_chunks().dictionary_encode()
+    if hasattr(run_ids, "chunks"):
+        run_ids = run_ids.combine_chunks()
+    codes = run_ids.indices.to_numpy()
+    starts = [0, *(int(place) + 1 for place in (codes[1:] != codes[:-1]).nonzero()[0])]
+    for start, end in zip(starts, [*starts[1:], len(codes)], strict=True):
+        yield run_ids.dictionary[int(codes[start])].as_py(), group.slice(start, end - start)
+
+
+def _arrays(pieces: list, columns: Sequence[str]) -> dict[str, "np.ndarray"]:
+    import pyarrow as pa
+
+    joined = pa.concat_tables(pieces)
+    return {
+        name: joined[name].to_numpy()
+        if name == "t_ns"
+        else joined[name].cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        for name in ("t_ns", *columns)
+    }

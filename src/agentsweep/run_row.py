@@ -1,0 +1,269 @@
+"""The row of a run in `runs`: what its result.json says, and what its other files add up to."""
+
+from agentsweep.linked_run import TOKENS, Run
+from agentsweep.run_files import Fields, number, truth, whole, word
+from agentsweep.trace_records import KNOWN_TYPES, Message
+from agentsweep.units import parse_cpus, parse_size
+
+_PHASES = (
+    "agent_s",
+    "pull_s",
+    "fix_s",
+    "preflight_s",
+    "create_s",
+    "start_s",
+    "verify_s",
+    "exec_s",
+    "collect_s",
+    "services_s",
+    "teardown_s",
+)
+# Counters that only grow: the phase's own share is the difference of its end and its start.
+_GROWING = {
+    "mem_failcnt": "memory_failcnt",
+    **{
+        name: name
+        for name in (
+            "cpu_usage_usec",
+            "cpu_user_usec",
+            "cpu_system_usec",
+            "cpu_nr_periods",
+            "cpu_nr_throttled",
+            "cpu_throttled_usec",
+            "io_read_bytes",
+            "io_write_bytes",
+            "cpu_pressure_some_usec",
+            "memory_pressure_some_usec",
+            "memory_pressure_full_usec",
+            "io_pressure_some_usec",
+            "io_pressure_full_usec",
+        )
+    },
+}
+_TIMES = (
+    "started_utc_ns",
+    "ended_utc_ns",
+    "agent_start_ns",
+    "agent_end_ns",
+    "agent_start_utc_ns",
+    "agent_end_utc_ns",
+)
+
+
+def run_row(run: Run, n_samples: int) -> dict:
+    """The row. What result.json does not say is None; a damaged one loses nothing else."""
+    return {
+        "run_id": run.run_id,
+        "source": "measured",
+        **_identity(run),
+        **_limits(run),
+        **_outcome(run.result),
+        **_counters(run.result),
+        **{name: whole(run.result(name)) for name in _TIMES},
+        "wall_s": number(run.result("wall_s")),
+        **{name: number(run.result("phases", name)) for name in _PHASES},
+        **run.time_split(),
+        **_counts(run),
+        **_evidence(run, n_samples),
+        **_place(run.result),
+    }
+
+
+def _identity(run: Run) -> dict:
+    """Who ran what. A recalled run keeps the names of its first time; the cell's own ones win."""
+    result, trace = run.result, run.trace
+    cell = _cell(run.run_id)
+    replicate = whole(result("spec", "replicate"))
+    return {
+        "dataset": word(result("names", "dataset")),
+        "task": cell.get("task") or word(result("names", "task")),
+        "instance_id": word(result("names", "instance_id")),
+        "agent": cell.get("agent") or word(result("names", "agent")),
+        "agent_version": word(trace.version) or word(result("agent", "version")),
+        "agent_binary_sha256": word(result("agent", "binary_sha256")),
+        "model": next(iter(trace.models(subagents=False)), None),
+        "model_requested": word(result("spec", "agent", "model_id")),
+        "model_mode": word(result("spec", "model", "mode")),
+        "subagent_models": ", ".join(trace.models(subagents=True)) or None,
+        "replicate": _int(cell.get("rep")) if replicate is None else replicate,
+        "spec_sha256": word(result("spec_sha256")),
+        "attempt": whole(result("attempt")),
+        "attempt_id": word(result("attempt_id")),
+        "session_id": word(result("agent", "session_id")) or word(trace.session_id),
+    }
+
+
+def _limits(run: Run) -> dict:
+    asked, found = (
+        Fields(run.result("limits", "requested")),
+        Fields(run.result("limits", "effective")),
+    )
+    cell = _cell(run.run_id)
+    memory, cpus = whole(asked("memory_bytes")), number(asked("cpus"))
+    return {
+        "mem_limit_bytes": _size(cell.get("mem")) if memory is None else memory,
+        "mem_effective_bytes": whole(found("memory_bytes")),
+        "mem_level": word(found("memory_level")),
+        "swap_limit_bytes": whole(asked("swap_bytes")),
+        "swap_effective_bytes": whole(found("swap_bytes")),
+        "cpu_limit": _cpus(cell.get("cpus")) if cpus is None else cpus,
+        "cpu_effective": number(found("cpus")),
+        "cpu_level": word(found("cpu_level")),
+        "cpu_mode": word(asked("cpu_mode")),
+        "cpuset": word(found("cpuset")),
+        "nproc": whole(found("nproc")),
+        "pids_limit": whole(asked("pids")),
+        "pids_effective": whole(found("pids")),
+    }
+
+
+def _outcome(result: Fields) -> dict:
+    said = Fields(result("stream", "result"))
+    return {
+        "outcome": word(result("outcome")),
+        "outcome_detail": word(result("outcome_detail")),
+        "exit_code": whole(result("exit_code")),
+        "tool_oom_count": whole(result("oom", "tool_count")),
+        "oom_kill_count": whole(result("oom", "kill_count")),
+        "agent_oom_victim": truth(result("oom", "agent_victim")),
+        "container_oom_victim": truth(result("oom", "container_victim")),
+        "leftover_processes": whole(result("leftover_processes")),
+        "terminal_reason": word(said("terminal_reason")),
+        "is_error": truth(said("is_error")),
+        "num_turns": whole(said("num_turns")),
+        "patch_status": word(result("patch", "status")),
+        "patch_sha256": word(result("patch", "sha256")),
+        "patch_bytes": whole(result("patch", "bytes")),
+        "resolved": None,
+    }
+
+
+def _counters(result: Fields) -> dict:
+    """Totals of the agent's phase from the kernel's counters at its start and end."""
+    grown = {}
+    for column, counter in _GROWING.items():
+        start = whole(result("counters", "start", counter))
+        end = whole(result("counters", "end", counter))
+        grown[column] = None if start is None or end is None else end - start
+    return {
+        "mem_start_bytes": whole(result("counters", "start", "memory_current_bytes")),
+        "mem_peak_bytes": whole(result("memory", "peak_bytes")),
+        "mem_peak_source": word(result("memory", "peak_source")),
+        **grown,
+    }
+
+
+def _counts(run: Run) -> dict:
+    trace, rows = run.trace, run.tool_rows
+    sources = {row["time_source"] for row in rows}
+    return {
+        "tool_time_source": "trace" if "trace" in sources else "exact" if sources else None,
+        "n_messages": len(trace.messages),
+        "n_assistant_messages": sum(map(_is_of_model, trace.messages)),
+        "n_tool_calls": len(rows),
+        "n_bash_calls": sum(row["name"] == "Bash" for row in rows),
+        "n_tool_errors": sum(row["is_error"] is True for row in rows),
+        "n_tool_unfinished": sum(not row["finished"] for row in rows),
+        "n_api_calls": len(run.exchanges) if run.exchanges_known else None,
+        "n_api_errors": sum(map(_failed, run.exchanges)) if run.exchanges_known else None,
+        "n_subagents": sum(not agent.warmup for agent in trace.agents),
+        "n_compactions": trace.compactions,
+        **_tokens(trace.messages),
+        "cost_usd": number(run.result("stream", "result", "total_cost_usd")),
+    }
+
+
+def _tokens(messages: list[Message]) -> dict:
+    """Tokens of all messages, each counted once; None without any message."""
+    usages = [m.usage for m in messages if _is_of_model(m) and m.usage is not None]
+    if not usages:
+        return dict.fromkeys((*TOKENS, "output_tokens_final"))
+    totals = {name: sum(getattr(usage, name) for usage in usages) for name in TOKENS}
+    return {**totals, "output_tokens_final": all(usage.output_final for usage in usages)}
+
+
+def _evidence(run: Run, n_samples: int) -> dict:
+    trace, sampler = run.trace, Fields(run.result("sampler"))
+    unknown = sum(n for kind, n in trace.record_types.items() if kind not in KNOWN_TYPES)
+    return {
+        "trace_status": run.trace_status,
+        "trace_lines": trace.lines.total,
+        "trace_bad_lines": trace.lines.unusable,
+        "trace_unknown_records": unknown,
+        "damage": run.damage.sentence(),
+        "n_samples": n_samples,
+        "samples_missed": whole(sampler("missed")),
+        "rate_hz": number(sampler("rate_hz")),
+        "sampler_cpu_s": number(sampler("cpu_s")),
+        "n_marks": len(run.marks),
+        "n_marks_unmatched": run.marks_unmatched,
+    }
+
+
+def _place(result: Fields) -> dict:
+    """Image, host, engine and code."""
+    image, host, engine = (Fields(result(name)) for name in ("image", "host", "engine"))
+    return {
+        "image_reference": word(image("reference")),
+        "image_digest": word(image("digest")),
+        "image_id": word(image("id")),
+        "image_size_bytes": whole(image("size_bytes")),
+        "hostname": word(host("hostname")),
+        "kernel": word(host("kernel")),
+        "cpu_model": word(host("cpu_model")),
+        "host_cpu_count": whole(host("cpu_count")),
+        "host_memory_bytes": whole(host("memory_bytes")),
+        "host_swap_total_bytes": whole(host("swap_total_bytes")),
+        "engine": word(engine("name")),
+        "engine_version": word(engine("version")),
+        "runtime": word(engine("runtime")),
+        "storage_driver": word(engine("storage_driver")),
+        "rootless": truth(engine("rootless")),
+        "cgroup_version": whole(engine("cgroup_version")),
+        "load1_start": number(host("load1_start")),
+        "load1_end": number(host("load1_end")),
+        "pswpin_pages": _grown(host, "pswpin"),
+        "pswpout_pages": _grown(host, "pswpout"),
+        "runner_version": word(result("runner", "version")),
+        "runner_sha256": word(result("runner", "source_sha256")),
+    }
+
+
+def _grown(host: Fields, name: str) -> int | None:
+    start, end = whole(host(f"{name}_start")), whole(host(f"{name}_end"))
+    return None if start is None or end is None else end - start
+
+
+def _failed(exchange: dict) -> bool:
+    return exchange.get("error") is not None or exchange.get("status") != 200
+
+
+def _is_of_model(message: Message) -> bool:
+    return message.role == "assistant" and message.kind != "error"
+
+
+def _cell(run_id: str) -> dict[str, str]:
+    """What a cell id says: `task~x/agent~y/mem~1GiB_cpus~1_rep~0`, else nothing."""
+    parts = run_id.split("/")
+    if len(parts) != 3:
+        return {}
+    pairs = [parts[0], parts[1], *parts[2].split("_")]
+    return {name: value for name, tilde, value in (p.partition("~") for p in pairs) if tilde}
+
+
+def _int(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+
+
+def _size(text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_size(text)
+    except ValueError:
+        return None
+
+
+def _cpus(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(parse_cpus(text))
+    except ValueError:
+        return None

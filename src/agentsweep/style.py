@@ -1,0 +1,230 @@
+"""The one style of all figures, and the command line that their scripts share.
+
+The same data give the same bytes: the style starts from matplotlib's own defaults, whatever the
+user's settings are; no date, no random id and no path goes into a file. Fonts are embedded
+(TrueType in PDF, outlines in SVG) and are those that matplotlib brings with it.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from . import captions
+from .dataset import Dataset
+from .errors import AgentsweepError
+from .units import format_size
+
+# Inches: one column and the full text of a two-column page.
+COLUMN = 3.33
+TEXT = 7.0
+PAGE_HEIGHT = 9.2
+
+# Okabe and Ito's palette, which people with any colour vision tell apart.
+BLACK, GREY, PALE = "#000000", "#8a8a8a", "#e6e6e6"
+ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+SUBJECT_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+LIMIT_LINE = {"color": BLACK, "linewidth": 0.9, "linestyle": (0, (3, 1.5))}
+
+# Colour, hatch (for print without colour) and colour of a text on it.
+OUTCOME_LOOK = {
+    "completed": ("#9fd8c4", "", BLACK),
+    "no_work": ("#d9d9d9", "....", BLACK),
+    "agent_error": (PURPLE, "", BLACK),
+    "api_error": (YELLOW, "", BLACK),
+    "timed_out": (ORANGE, "", BLACK),
+    "stalled": (SKY, "", BLACK),
+    "oom_agent": (VERMILION, "", "#ffffff"),
+    "oom_container": ("#7a2e00", "", "#ffffff"),
+    "unknown": ("#ffffff", "////", BLACK),
+}
+OUTCOME_NAMES = {
+    "completed": "completed",
+    "no_work": "no work",
+    "agent_error": "agent error",
+    "api_error": "API error",
+    "timed_out": "timed out",
+    "stalled": "stalled",
+    "oom_agent": "agent OOM",
+    "oom_container": "container OOM",
+    "unknown": "unknown",
+}
+
+# More small figures than this beside each other cannot be read: then all tasks are one.
+MOST_SUBJECTS = 6
+
+_SETTINGS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.0,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.0,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "legend.columnspacing": 1.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.6,
+    "hatch.linewidth": 0.5,
+    "figure.dpi": 100,
+    "savefig.dpi": 300,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "agentsweep",
+    "path.simplify": False,
+    "text.parse_math": False,
+}
+
+
+def apply() -> None:
+    """Make this style matplotlib's; nothing of the user's own settings stays."""
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update(_SETTINGS)
+
+
+def main(
+    draw: Callable[[Dataset], Figure],
+    caption: Callable[[Dataset], captions.Caption],
+    pages: Callable[[Dataset], Iterator[Figure]] | None = None,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """What a figure script does: read the data set, draw, write the files.
+
+    Writes OUT.pdf, OUT.svg, OUT.png, OUT.json (n, source and the caption's numbers) and OUT.rst
+    (the same as sentences). `pages` draws the PDF instead, one figure a page. Ends the process
+    with one line when the data cannot be drawn.
+    """
+    parser = argparse.ArgumentParser(
+        description=(draw.__module__ and sys.modules[draw.__module__].__doc__)
+    )
+    parser.add_argument("--dataset", type=Path, required=True, help="directory of the tables")
+    parser.add_argument("--out", type=Path, required=True, help="path of the figure, no suffix")
+    arguments = parser.parse_args(argv)
+    apply()
+    try:
+        dataset = Dataset(arguments.dataset)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        save(draw(dataset), arguments.out, None if pages is None else pages(dataset))
+        captions.write(caption(dataset), arguments.out)
+    except AgentsweepError as error:
+        sys.exit(f"{arguments.out.name}: {error}")
+
+
+def save(figure: Figure, out: Path, pages: Iterable[Figure] | None = None) -> None:
+    """Write OUT.pdf, OUT.svg and OUT.png; with `pages`, these are the PDF's pages."""
+    undated = {"CreationDate": None, "ModDate": None}
+    figure.savefig(f"{out}.svg", metadata={"Date": None})
+    figure.savefig(f"{out}.png")
+    with PdfPages(f"{out}.pdf", metadata=undated) as pdf:
+        for page in [figure] if pages is None else pages:
+            pdf.savefig(page)
+            plt.close(page)
+    plt.close(figure)
+
+
+# --- names of limits and subjects ---
+
+
+def memory_name(limit_bytes: int | None) -> str:
+    """A memory limit as an axis names it."""
+    return "none" if limit_bytes is None else format_size(limit_bytes)
+
+
+def cpu_name(limit: float | None) -> str:
+    """A CPU limit as an axis names it."""
+    return "none" if limit is None else f"{limit:g}"
+
+
+def shown_subjects(subjects: dict[str, list]) -> dict[str, list]:
+    """The subjects to draw beside each other; one that holds all runs if there are too many."""
+    if len(subjects) <= MOST_SUBJECTS:
+        return subjects
+    return {f"all {len(subjects)} tasks": [run for runs in subjects.values() for run in runs]}
+
+
+def ordered_colours(count: int) -> list:
+    """Colours for an ordered quantity (a limit), light to dark, also in grey."""
+    scale = matplotlib.colormaps["viridis_r"]
+    return [scale(0.12 + 0.82 * place / max(count - 1, 1)) for place in range(count)]
+
+
+def ordered_series(values: Sequence) -> list[tuple]:
+    """(value, colour, marker) for each value of an ordered quantity."""
+    return list(zip(values, ordered_colours(len(values)), cycle(MARKERS), strict=False))
+
+
+def spread(count: int, width: float) -> list[float]:
+    """Offsets that set `count` points apart within `width`, the same ones each time."""
+    # Multiples of the golden ratio fill the width evenly at every count.
+    return [((0.5 + place * 0.6180339887) % 1 - 0.5) * width for place in range(count)]
+
+
+# --- parts of figures ---
+
+
+def panels(count: int, height: float, *, wide: int = 3) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` axes beside each other, at most `wide` in a row; `height` of each.
+
+    One alone is as wide as a column of text, several as the text.
+    """
+    columns = min(count, wide)
+    rows = -(-count // columns)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(COLUMN if count == 1 else TEXT, height * rows + 0.35),
+        squeeze=False,
+    )
+    axes = list(grid.flat)
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    return figure, axes[:count]
+
+
+def legend_above(figure: Figure, handles: Sequence, title: str | None = None) -> None:
+    """One legend over all panels, in as many columns as fit."""
+    labels = [handle.get_label() for handle in handles]
+    # A letter takes some 0.055 in at this size, a handle and its gaps 0.4 in.
+    widest = 0.4 + 0.055 * max(map(len, labels), default=0)
+    across = figure.get_figwidth() - (0.3 + 0.055 * len(title) if title else 0)
+    columns = max(1, min(len(handles), int(across / widest)))
+    legend = figure.legend(
+        handles=handles, loc="outside upper center", ncols=columns, title=title, borderpad=0.2
+    )
+    legend.get_title().set_fontsize(6.5)
+
+
+def swatch(colour: object, label: str, hatch: str = "") -> Patch:
+    """A legend's coloured square."""
+    return Patch(facecolor=colour, edgecolor="#555555", linewidth=0.4, hatch=hatch, label=label)
+
+
+def say_instead(axes: Axes, sentence: str) -> None:
+    """An empty panel that says why it is empty."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, sentence, ha="center", va="center", transform=axes.transAxes, color=GREY)

@@ -1,0 +1,270 @@
+"""The rebuild matrix: one thing changes; exactly these jobs are planned, exactly so many runs made.
+
+Everything is real: images, containers, the agent, the store, the figures. One finished sweep of
+four cells (two tasks in images of their own, under two memory limits) is made once; each line of
+the matrix changes a copy of it, so that each is also a clone that was moved. After every change
+the workflow is run, and must then have nothing more to do.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+import pytest
+import yaml
+from clone import ROOT, Clone
+
+BINARY = ROOT / "agents" / "claude-2.1.330" / "claude"
+ARCHIVES = {name: ROOT / "images" / f"{name}.tar" for name in ("logstats", "starlette-1147")}
+MISSING = [
+    what
+    for what, there in (
+        ("podman", shutil.which("podman")),
+        ("skopeo", shutil.which("skopeo")),
+        *((str(path), path.is_file()) for path in (BINARY, *ARCHIVES.values())),
+    )
+    if not there
+]
+pytestmark = pytest.mark.skipif(
+    bool(MISSING) and not os.environ.get("CI"),
+    reason=f"NOT RUN, the rebuild matrix needs {' and '.join(MISSING)}: run `make test`",
+)
+
+CONFIG = """\
+# The matrix.
+dataset: matrix
+sweep:
+  tasks: [question, code]
+  agents: [claude]
+  memory: [448MiB, 512MiB]
+  cpus: [1]
+tasks:
+  question: config/tasks/question.yaml
+  code: config/tasks/code.yaml
+agents:
+  claude: {model_id: claude-haiku-4-5-20251001, version: "2.1.330"}
+agent: {max_sessions: 2, timeout_s: 60, stall_s: 30}
+"""
+# A work tree that no other sweep has: the images that are made here are removed afterwards.
+TASK = """\
+kind: prompt
+image: oci-archive:images/{image}.tar
+workdir: /matrix
+prompt: Say hello.
+scenario: config/scenarios/{name}.yaml
+"""
+SCENARIO = """\
+description: One command, one word.
+turns:
+  - tools: [{{Bash: {{command: "echo {name} > hello.txt", description: Say hello}}}}]
+  - text: Done.
+"""
+ALL_FIGURES = 7
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The sweep, run to its end. Nobody changes it."""
+    clone = Clone.make(tmp_path_factory.mktemp("matrix") / "base")
+    clone.file("agents").symlink_to(ROOT / "agents")
+    clone.file("images").symlink_to(ROOT / "images")
+    clone.file("config/config.yaml").write_text(CONFIG)
+    clone.file("config/images.lock.yaml").unlink()
+    for name, image in (("question", "logstats"), ("code", "starlette-1147")):
+        clone.file(f"config/tasks/{name}.yaml").write_text(TASK.format(name=name, image=image))
+        clone.file(f"config/scenarios/{name}.yaml").write_text(SCENARIO.format(name=name))
+    clone.snakemake("--cores", "1", "lock")
+    clone.snakemake("--cores", "2")
+    assert clone.planned() == {}
+    assert len(clone.sealed()) == 4
+    yield clone
+    for record in clone.path.parent.glob("*/results/images/*/image.json"):
+        made = yaml.safe_load(record.read_text())
+        for image in (made["tag"], made["id"]):
+            subprocess.run(["podman", "rmi", "--force", image], capture_output=True, check=False)
+
+
+def whole(runs: int, images: int = 0) -> dict[str, int]:
+    """A number of runs, and all that comes after them."""
+    counts = {"agent_run": runs, "trace_extract": runs, "dataset": 1, "figure": ALL_FIGURES}
+    return counts | ({"image_pull": images, "image_fix": images} if images else {})
+
+
+AGGREGATES = {"dataset": 1, "figure": ALL_FIGURES}
+
+
+def nothing(clone):
+    pass
+
+
+def comment(clone):
+    clone.replace("config/config.yaml", "# The matrix.", "# The matrix.\n# A comment.")
+    clone.replace("config/tasks/code.yaml", "kind: prompt", "# A comment.\nkind: prompt")
+
+
+def add_memory(clone):
+    clone.replace("config/config.yaml", "[448MiB, 512MiB]", "[448MiB, 512MiB, 576MiB]")
+
+
+def remove_memory(clone):
+    clone.replace("config/config.yaml", "[448MiB, 512MiB]", "[512MiB]")
+
+
+def add_cpus(clone):
+    clone.replace("config/config.yaml", "cpus: [1]", "cpus: [1, 2]")
+
+
+def spell_otherwise(clone):
+    clone.replace("config/config.yaml", "[448MiB, 512MiB]", "[448m, 0.5GiB]")
+    clone.replace("config/config.yaml", "cpus: [1]", "cpus: ['1.0']")
+
+
+def edit_prompt(clone):
+    clone.replace("config/tasks/code.yaml", "Say hello.", "Say hello politely.")
+
+
+def edit_scenario(clone):
+    clone.replace("config/scenarios/code.yaml", "text: Done.", "text: Finished.")
+
+
+def edit_scenario_description(clone):
+    clone.replace("config/scenarios/code.yaml", "One command", "One short command")
+
+
+def move_task_file(clone):
+    clone.file("config/tasks/code.yaml").rename(clone.file("config/other.yaml"))
+    clone.replace("config/config.yaml", "config/tasks/code.yaml", "config/other.yaml")
+
+
+def change_digest(clone):
+    """Another manifest for the same layers, as an image that was compressed again has."""
+    lock = clone.file("config/images.lock.yaml")
+    content = yaml.safe_load(lock.read_text())
+    content["images"]["oci-archive:images/starlette-1147.tar"]["digest"] = f"sha256:{'d' * 64}"
+    lock.write_text(yaml.safe_dump(content))
+
+
+def change_parser(clone):
+    source = clone.file("src/agentsweep/trace.py")
+    source.write_text(source.read_text() + "\n# Another parser.\n")
+
+
+def change_figure(clone):
+    script = clone.file("workflow/scripts/figures/wall_time.py")
+    script.write_text(script.read_text() + "\n# Another figure.\n")
+
+
+def change_runner(clone):
+    """How runs are made is told by the protocol number, not by the runner's bytes."""
+    source = clone.file("src/agentsweep/measurement.py")
+    source.write_text(source.read_text() + "\n# Another runner.\n")
+
+
+def touch_everything(clone):
+    now = time.time()
+    for path in clone.path.rglob("*"):
+        if ".snakemake" not in path.parts and not path.is_symlink():
+            os.utime(path, (now, now))
+
+
+def remove_results(clone):
+    shutil.rmtree(clone.file("results"))
+
+
+def refuse_runs(clone):
+    clone.replace("config/config.yaml", "agent: {", "agent: {on_miss: fail, ")
+
+
+def remove_run(clone):
+    shutil.rmtree(next(clone.file("results/runs").glob("task~code/agent~claude/mem~512*")))
+
+
+def lose_snakemake_state(clone):
+    shutil.rmtree(clone.file(".snakemake"))
+
+
+def change_sessions(clone):
+    clone.replace("config/config.yaml", "max_sessions: 2", "max_sessions: 1")
+
+
+@dataclass
+class Line:
+    """One line of the matrix: what changes, which jobs it plans, how many new runs it makes."""
+
+    change: object
+    planned: dict[str, int]
+    new: int = 0
+    arguments: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return " ".join([self.change.__name__, *self.arguments])
+
+
+MATRIX = [
+    Line(nothing, {}),
+    Line(comment, {}),
+    Line(spell_otherwise, {}),
+    Line(move_task_file, {}),
+    Line(edit_scenario_description, {}),
+    Line(change_sessions, {}),
+    Line(change_runner, {}),
+    Line(lose_snakemake_state, {}),
+    Line(touch_everything, {}),
+    Line(change_figure, {"figure": 1}),
+    Line(remove_memory, AGGREGATES),
+    Line(remove_run, {"agent_run": 1}, arguments=["runs"]),
+    Line(change_parser, {"trace_extract": 4, **AGGREGATES}),
+    Line(add_memory, whole(2), new=2),
+    Line(add_cpus, whole(4), new=4),
+    Line(edit_prompt, whole(2), new=2),
+    Line(edit_scenario, whole(2), new=2),
+    Line(change_digest, whole(2, images=1), new=2),
+    Line(remove_results, whole(4, images=2)),
+    Line(nothing, whole(4, images=2), arguments=["-F"]),
+    Line(refuse_runs, whole(4, images=2), arguments=["-F"]),
+]
+
+
+@pytest.mark.parametrize("line", MATRIX, ids=[line.name for line in MATRIX])
+def test_matrix(finished, tmp_path, line):
+    clone = finished.copy(finished.path.parent / re.sub(r"\W", "", tmp_path.name))
+    try:
+        line.change(clone)
+        assert clone.planned(*line.arguments) == line.planned
+        before = clone.sealed()
+        if line.planned:
+            clone.snakemake("--cores", "2", *line.arguments)
+            assert clone.planned(*(word for word in line.arguments if word != "-F")) == {}
+        assert len(clone.sealed() - before) == line.new
+        assert before <= clone.sealed()
+    finally:
+        for part in ("store", ".snakemake", "results/runs", "results/extracted"):
+            shutil.rmtree(clone.file(part), ignore_errors=True)
+
+
+def test_what_was_changed_and_changed_back_is_recalled(finished):
+    """A branch is switched, runs are made there, and it is switched back."""
+    clone = finished.copy(finished.path.parent / "switched")
+    edit_prompt(clone)
+    clone.snakemake("--cores", "2", "runs")
+    assert len(clone.sealed()) == 6
+    clone.replace("config/tasks/code.yaml", "Say hello politely.", "Say hello.")
+    assert clone.planned("runs") == {"agent_run": 2}
+    clone.snakemake("--cores", "2")
+    assert clone.planned() == {}
+    assert len(clone.sealed()) == 6
+
+
+def test_partial_makes_figures_of_the_runs_there_are(finished):
+    clone = finished.copy(finished.path.parent / "partial")
+    add_memory(clone)
+    shutil.rmtree(next(clone.file("results/runs").glob("task~code/agent~claude/mem~512*")))
+    shutil.rmtree(clone.file("results/dataset"))
+    clone.snakemake("--cores", "2", "--config", "partial=True")
+    assert len(clone.sealed()) == 4
+    assert clone.planned("--config", "partial=True") == {}
+    assert clone.planned()["agent_run"] == 2

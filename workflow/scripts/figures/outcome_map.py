@@ -1,0 +1,107 @@
+"""Outcome map: what happened at each memory and CPU limit, and where the kernel killed tools."""
+
+from agentsweep import captions, metrics, style
+from agentsweep.dataset import Dataset
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+_CELL_HEIGHT = 0.44
+# Inches below which a cell has no room for the name of an outcome.
+_LEAST_NAMED = 0.56
+
+
+def draw(dataset: Dataset) -> Figure:
+    """Memory limit across, CPU limit up; a cell is divided by the share of each outcome."""
+    memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
+    subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
+    wide = max(1, min(3, 9 // len(memory)))
+    figure, axes = style.panels(
+        len(subjects), max(1.1, 0.55 + _CELL_HEIGHT * len(cpus)), wide=wide
+    )
+    cell_inches = (figure.get_figwidth() / min(len(subjects), wide) - 0.55) / len(memory)
+    for place, (panel, (name, runs)) in enumerate(zip(axes, subjects.items(), strict=True)):
+        cells = metrics.by_cell(runs)
+        for x, m in enumerate(memory):
+            for y, c in enumerate(cpus):
+                _draw_cell(panel, x, y, cells.get((m, c), []), cell_inches)
+        panel.set(title=name, xlim=(-0.5, len(memory) - 0.5), ylim=(-0.5, len(cpus) - 0.5))
+        panel.set_xticks(range(len(memory)), map(style.memory_name, memory))
+        panel.set_yticks(range(len(cpus)), map(style.cpu_name, cpus))
+        panel.set_xlabel("memory limit")
+        panel.set_ylabel("CPU limit" if place % wide == 0 else "")
+        panel.tick_params(length=0)
+        panel.spines[:].set_visible(False)
+    handles = []
+    for outcome in metrics.outcome_counts(dataset.runs):
+        colour, hatch, _ = _look(outcome)
+        handles.append(style.swatch(colour, style.OUTCOME_NAMES.get(outcome, outcome), hatch))
+    style.legend_above(figure, handles)
+    return figure
+
+
+def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float) -> None:
+    left, bottom, width, height = x - 0.48, y - 0.46, 0.96, 0.92
+    if not runs:
+        panel.add_patch(
+            Rectangle((left, bottom), width, height, facecolor="none", edgecolor=style.PALE)
+        )
+        panel.text(x, y, "–", ha="center", va="center", color=style.GREY)
+        return
+    counts = metrics.outcome_counts(runs)
+    for outcome, count in counts.items():
+        colour, hatch, _ = _look(outcome)
+        share = count / len(runs) * width
+        panel.add_patch(
+            Rectangle(
+                (left, bottom), share, height, facecolor=colour, hatch=hatch,
+                edgecolor="#ffffff", linewidth=0.6,
+            )  # fmt: skip
+        )
+        left += share
+    most = max(counts, key=counts.get)
+    lines = []
+    if inches >= _LEAST_NAMED:
+        lines.append(style.OUTCOME_NAMES.get(most, most).replace(" ", "\n" if inches < 0.8 else " "))
+    if len(runs) > 1:
+        lines.append(f"{counts[most]}/{len(runs)}")
+    kills = metrics.tool_oom_count(runs)
+    if kills:
+        lines.append(f"{kills} tool OOM" if inches >= _LEAST_NAMED else f"†{kills}")
+    text_colour = _look(most)[2] if len(counts) == 1 else style.BLACK
+    box = None
+    if len(counts) > 1:
+        box = {"facecolor": "#ffffff", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+    panel.text(
+        x, y, "\n".join(lines), ha="center", va="center", fontsize=5.6, color=text_colour,
+        linespacing=1.05, bbox=box,
+    )  # fmt: skip
+
+
+def _look(outcome: str) -> tuple[str, str, str]:
+    return style.OUTCOME_LOOK.get(outcome, style.OUTCOME_LOOK["unknown"])
+
+
+def caption(dataset: Dataset) -> captions.Caption:
+    """How many runs came to which outcome, and how many tools the kernel killed."""
+    runs = dataset.runs
+    counts = metrics.outcome_counts(runs)
+    kills, with_kills = metrics.tool_oom_count(runs), metrics.runs_with_tool_oom(runs)
+    said = ", ".join(f"{n} {style.OUTCOME_NAMES.get(name, name)}" for name, n in counts.items())
+    killed = (
+        "No run has a count of OOM kills."
+        if kills is None
+        else f"The kernel killed {captions.count(kills, 'tool')} for memory in "
+        f"{captions.count(with_kills, 'run')} that went on."
+    )
+    return captions.describe(
+        runs,
+        [f"n = {captions.count(len(runs), 'run')}: {said}.", killed],
+        outcomes=counts,
+        tool_oom_count=kills,
+        runs_with_tool_oom=with_kills,
+    )
+
+
+if __name__ == "__main__":
+    style.main(draw, caption)

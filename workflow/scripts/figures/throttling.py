@@ -1,0 +1,106 @@
+"""CPU throttling against the CPU limit: share of periods, and throttled time."""
+
+from collections.abc import Callable
+
+from agentsweep import captions, metrics, style
+from agentsweep.dataset import Dataset
+from agentsweep.metrics import Row
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+_NOTHING = "no run has CFS bandwidth counters"
+
+
+def draw(dataset: Dataset) -> Figure:
+    """A point for each run, a line through the medians of each task."""
+    cpus = metrics.cpu_limits(dataset.runs)
+    subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(style.TEXT * 0.75, 2.2))
+    _draw_metric(left, subjects, cpus, lambda run: _times(metrics.throttled_period_share(run), 100))
+    left.set_ylabel("throttled CFS periods (%)")
+    _draw_metric(right, subjects, cpus, metrics.throttled_s_per_s)
+    right.set_ylabel("throttled time, summed\nover CPUs (s per s)")
+    if left.axison:
+        left.set_ylim(-3, 103)
+    if right.axison:
+        right.set_ylim(bottom=-0.03 * right.get_ylim()[1])
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=name)
+        for name, colour, marker in _looks(subjects)
+    ]
+    style.legend_above(figure, handles)
+    return figure
+
+
+def _looks(subjects: dict) -> list[tuple]:
+    return list(zip(subjects, style.SUBJECT_COLOURS, style.MARKERS, strict=False))
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _draw_metric(
+    panel: Axes, subjects: dict, cpus: list, metric: Callable[[Row], float | None]
+) -> None:
+    drawn = False
+    for number, (name, colour, marker) in enumerate(_looks(subjects)):
+        dodge = 0.4 * ((number + 0.5) / len(subjects) - 0.5)
+        medians = []
+        for x, limit in enumerate(cpus):
+            here = [run for run in subjects[name] if run["cpu_limit"] == limit]
+            values = [value for value in map(metric, here) if value is not None]
+            if not values:
+                continue
+            drawn = True
+            offsets = style.spread(len(values), 0.3 / len(subjects))
+            panel.plot(
+                [x + dodge + (o if len(values) > 1 else 0) for o in offsets], values,
+                linestyle="", marker=marker, color=colour, zorder=3,
+                alpha=0.8 if len(values) < 10 else 0.4, markeredgewidth=0,
+            )  # fmt: skip
+            medians.append((x + dodge, metrics.estimate(here, metric).value))
+        if medians:
+            panel.plot(*zip(*medians, strict=True), color=colour, zorder=2)
+    if not drawn:
+        style.say_instead(panel, _NOTHING)
+        return
+    panel.set_xticks(range(len(cpus)), map(style.cpu_name, cpus))
+    panel.set_xlim(-0.5, len(cpus) - 0.5)
+    panel.set_xlabel("CPU limit")
+    panel.grid(axis="y")
+
+
+def caption(dataset: Dataset) -> captions.Caption:
+    """The median of both at each CPU limit."""
+    runs = dataset.runs
+    numbers, said = {}, []
+    for limit in metrics.cpu_limits(runs):
+        here = [run for run in runs if run["cpu_limit"] == limit]
+        share = metrics.estimate(here, metrics.throttled_period_share)
+        rate = metrics.estimate(here, metrics.throttled_s_per_s)
+        name = style.cpu_name(limit)
+        numbers[name] = {
+            "median_period_share": share.value,
+            "n_period_share": share.n,
+            "median_s_per_s": rate.value,
+            "n_s_per_s": rate.n,
+        }
+        if share.value is not None:
+            said.append(f"{captions.percent(share.value)} at {name} (n = {share.n})")
+    n = metrics.estimate(runs, metrics.throttled_period_share).n
+    return captions.describe(
+        runs,
+        [
+            f"n = {captions.count(n, 'run')} with CFS bandwidth counters of {len(runs)}.",
+            f"Median share of throttled periods by CPU limit: {', '.join(said) or 'unknown'}.",
+        ],
+        n_counters=n,
+        by_cpu_limit=numbers,
+    )
+
+
+if __name__ == "__main__":
+    style.main(draw, caption)

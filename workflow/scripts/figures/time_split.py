@@ -1,0 +1,112 @@
+"""Where the agent's time went: start-up, model, tools, and neither."""
+
+from agentsweep import captions, metrics, style
+from agentsweep.dataset import Dataset
+from agentsweep.metrics import Row
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_LOOKS = {
+    "startup": (style.GREY, "start-up", ""),
+    "model": (style.SKY, "model", ""),
+    "both": (style.BLUE, "model and tools at once", "////"),
+    "tools": (style.ORANGE, "tools", ""),
+    "other": (style.PALE, "neither", ""),
+}
+# More bars than this in one panel cannot be read: then all memory limits are one bar.
+_MOST_BARS = 30
+
+
+def draw(dataset: Dataset) -> Figure:
+    """A bar for each cell: the means over its runs, which add up to the mean wall time."""
+    subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
+    bars = {name: _bars(runs) for name, runs in subjects.items()}
+    most = max(map(len, bars.values()))
+    figure, axes = style.panels(len(subjects), 0.55 + 0.145 * most, wide=2)
+    for panel, (name, shown) in zip(axes, bars.items(), strict=True):
+        _draw_bars(panel, shown)
+        panel.set_title(name)
+    # A part that never occurs needs no entry.
+    occur = {
+        part
+        for shown in bars.values()
+        for _, split, _ in shown
+        for part, seconds in split.items()
+        if seconds > 0
+    }
+    style.legend_above(
+        figure,
+        [style.swatch(*look) for part, look in _LOOKS.items() if part in occur],
+    )
+    return figure
+
+
+def _bars(runs: list[Row]) -> list[tuple[str, dict[str, float], int]]:
+    """Label, mean seconds by part, and number of runs, from the top down."""
+    cells = metrics.by_cell(runs)
+    memory, cpus = metrics.memory_limits(runs), metrics.cpu_limits(runs)
+    if len(cells) > _MOST_BARS:
+        groups = {
+            f"{style.cpu_name(c)} CPUs": [run for run in runs if run["cpu_limit"] == c]
+            for c in cpus
+        }
+    else:
+        groups = {
+            f"{style.memory_name(m)}, {style.cpu_name(c)} CPUs": cells[m, c]
+            for m in memory
+            for c in cpus
+            if (m, c) in cells
+        }
+    return [(label, *metrics.mean_time_split(group)) for label, group in groups.items()]
+
+
+def _draw_bars(panel: Axes, bars: list[tuple[str, dict[str, float], int]]) -> None:
+    if not any(split for _, split, _ in bars):
+        style.say_instead(panel, "no run has its time divided")
+        return
+    for y, (_, split, n) in enumerate(bars):
+        left = 0.0
+        for part, (colour, _, hatch) in _LOOKS.items():
+            width = split.get(part, 0.0)
+            panel.barh(
+                y, width, left=left, height=0.78, color=colour, hatch=hatch,
+                edgecolor="#ffffff", linewidth=0.3,
+            )  # fmt: skip
+            left += width
+        if not split:
+            panel.text(0, y, " unknown", va="center", fontsize=5.5, color=style.GREY)
+        elif n > 1:
+            panel.text(left, y, f" n = {n}", va="center", fontsize=5.5, color=style.GREY)
+    longest = max(sum(split.values()) for _, split, _ in bars)
+    several = any(n > 1 for *_, n in bars)
+    panel.set_xlim(0, longest * (1.14 if several else 1.03))
+    panel.set_yticks(range(len(bars)), [label for label, *_ in bars])
+    panel.set_ylim(len(bars) - 0.4, -0.6)
+    panel.tick_params(axis="y", length=0)
+    panel.set_xlabel("wall time of the agent (s)")
+    panel.grid(axis="x")
+
+
+def caption(dataset: Dataset) -> captions.Caption:
+    """The median share of each part, and how exact the tools' times are."""
+    runs = dataset.runs
+    shares = {part: metrics.time_share(runs, part) for part in metrics.TIME_PARTS}
+    n = shares["model"].n
+    said = ", ".join(
+        f"{_LOOKS[part][1]} {captions.percent(share.value)}"
+        for part, share in shares.items()
+        if share.value
+    )
+    return captions.describe(
+        runs,
+        [
+            f"n = {captions.count(n, 'run')} with all times of {len(runs)}.",
+            f"Median share of the agent's time: {said or 'unknown'}.",
+        ],
+        n_split=n,
+        median_share={part: share.value for part, share in shares.items()},
+    )
+
+
+if __name__ == "__main__":
+    style.main(draw, caption)

@@ -1,0 +1,103 @@
+"""Wall time of the agent's phase against the memory limit, one line for each CPU limit."""
+
+from agentsweep import captions, metrics, style
+from agentsweep.dataset import Dataset
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+# From this ratio of the longest to the shortest on, seconds are on a logarithmic axis.
+_LOG_FROM = 30
+
+
+def draw(dataset: Dataset) -> Figure:
+    """A point for each run, a line through the medians; open points are runs not completed."""
+    memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
+    # With one memory limit there is nothing to see along it: then the CPU limit is the axis.
+    by_memory = len(memory) > 1 or len(cpus) == 1
+    ticks, series = (memory, cpus) if by_memory else (cpus, memory)
+    subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
+    figure, axes = style.panels(len(subjects), 1.9)
+    looks = style.ordered_series(series)
+    for place, (panel, (name, runs)) in enumerate(zip(axes, subjects.items(), strict=True)):
+        cells = metrics.by_cell(runs)
+        for number, (value, colour, marker) in enumerate(looks):
+            dodge = 0.5 * ((number + 0.5) / len(series) - 0.5)
+            medians = []
+            for x, tick in enumerate(ticks):
+                here = cells.get((tick, value) if by_memory else (value, tick), [])
+                _draw_points(panel, here, x + dodge, 0.4 / len(series), colour, marker)
+                medians.append(metrics.estimate(here, metrics.agent_wall_s).value)
+            known = [(x + dodge, m) for x, m in enumerate(medians) if m is not None]
+            panel.plot(*zip(*known, strict=True) if known else ([], []), color=colour, zorder=2)
+        panel.set_title(name)
+        panel.set_xticks(
+            range(len(ticks)), map(style.memory_name if by_memory else style.cpu_name, ticks)
+        )
+        panel.set_xlim(-0.5, len(ticks) - 0.5)
+        panel.set_xlabel("memory limit" if by_memory else "CPU limit")
+        panel.set_ylabel("wall time of the agent (s)" if place % 3 == 0 else "")
+        panel.grid(axis="y")
+        _set_scale(panel, [run["agent_s"] for run in runs if run["agent_s"]])
+    naming = style.cpu_name if by_memory else style.memory_name
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=naming(value))
+        for value, colour, marker in looks
+    ]
+    handles.append(
+        Line2D([], [], linestyle="", marker="o", markerfacecolor="#ffffff",
+               markeredgecolor=style.BLACK, label="not completed")
+    )  # fmt: skip
+    style.legend_above(figure, handles, "CPU limit" if by_memory else "memory limit")
+    return figure
+
+
+def _draw_points(panel, runs: list, x: float, width: float, colour, marker: str) -> None:
+    timed = [run for run in runs if metrics.agent_wall_s(run) is not None]
+    for run, offset in zip(timed, style.spread(len(timed), width), strict=True):
+        panel.plot(
+            x + (offset if len(timed) > 1 else 0), metrics.agent_wall_s(run), linestyle="",
+            marker=marker, color=colour, markeredgewidth=0.7, zorder=3,
+            markerfacecolor=colour if run["outcome"] == "completed" else "#ffffff",
+            alpha=1.0 if len(timed) < 10 else 0.5,
+        )  # fmt: skip
+
+
+def _set_scale(panel, seconds: list[float]) -> None:
+    if not seconds:
+        style.say_instead(panel, "no run has a time")
+    elif max(seconds) > _LOG_FROM * min(seconds):
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        panel.set_ylim(0, max(seconds) * 1.08)
+
+
+def caption(dataset: Dataset) -> captions.Caption:
+    """The median wall time at each CPU limit."""
+    runs = dataset.runs
+    medians, said = {}, []
+    for limit in metrics.cpu_limits(runs):
+        found = metrics.estimate(
+            [run for run in runs if run["cpu_limit"] == limit], metrics.agent_wall_s
+        )
+        name = style.cpu_name(limit)
+        medians[name] = {"median_s": found.value, "n": found.n}
+        if found.value is not None:
+            said.append(f"{found.value:.1f} s at CPU limit {name} (n = {found.n})")
+    overall = metrics.estimate(runs, metrics.agent_wall_s)
+    return captions.describe(
+        runs,
+        [
+            f"n = {captions.count(overall.n, 'run')} with a time of {len(runs)}.",
+            f"Median over all tasks and memory limits: {', '.join(said) or 'unknown'}.",
+        ],
+        n_timed=overall.n,
+        median_by_cpu_limit=medians,
+    )
+
+
+if __name__ == "__main__":
+    style.main(draw, caption)
