@@ -14,15 +14,17 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from agentsweep.counters import COLUMNS
+from agentsweep.samples import SampleWriter, schema
 from agentsweep.trace import Source, parse_sources
 
 SESSION = "0f0e0d0c-0b0a-4908-8706-050403020100"
-_IDS = ("msg_", "toolu_", "req_")
 
 
 def record(number: int, kind: str, **more) -> dict:
@@ -153,7 +155,7 @@ def measure(data: bytes, repeat: int) -> tuple[float, float, int]:
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
         file.write(data)
         file.flush()
-        source = Source("f", lambda: Path(file.name).open("rb"))
+        source = Source.of_path(Path(file.name))
         parsed = best(repeat, lambda: parse_sources([source]))
         trace = parse_sources([source])
         assert trace.lines.unusable == 0, trace.lines.problems[:3]
@@ -162,20 +164,31 @@ def measure(data: bytes, repeat: int) -> tuple[float, float, int]:
     return len(data) / 1e6 / parsed, len(data) / 1e6 / decoded, trace.lines.total
 
 
-def command_seconds(data: bytes, repeat: int) -> float:
-    """Wall time of `agentsweep trace`, process start included."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{SESSION}.jsonl"
-        path.write_bytes(data)
-        code = (
-            f"from agentsweep.trace import main_trace; raise SystemExit(main_trace({str(path)!r}))"
-        )
-        times = []
-        for _ in range(repeat):
-            began = time.monotonic()
-            subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-            times.append(time.monotonic() - began)
+def command_seconds(repeat: int, *arguments: str | Path) -> float:
+    """Wall time of an agentsweep command, process start included."""
+    command = [sys.executable, "-m", "agentsweep.cli", *map(str, arguments)]
+    times = []
+    for _ in range(repeat):
+        began = time.monotonic()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        times.append(time.monotonic() - began)
     return min(times)
+
+
+def make_run(folder: Path, data: bytes, seconds: int) -> None:
+    """A run directory with that trace, samples at 50 Hz for that long, and nothing else."""
+    (folder / "trace.jsonl").write_bytes(data)
+    (folder / "result.json").write_text("{}")
+    for name in ("marks.jsonl", "api.jsonl", "patch.diff"):
+        (folder / name).touch()
+    with tarfile.open(folder / "session.tar", "w") as archive:
+        archive.add(folder / "trace.jsonl", f"projects/-testbed/{SESSION}.jsonl")
+    writer = SampleWriter(folder / "samples.arrow", schema(1, 50))
+    counters = [1_000_000] * len(COLUMNS)
+    for second in range(seconds):
+        times = (second * 10**9 + i * 20_000_000 for i in range(50))
+        writer.write([(t_ns, 10**18 + t_ns, *counters) for t_ns in times])
+    writer.close()
 
 
 def main() -> None:
@@ -198,9 +211,18 @@ def main() -> None:
             f"| {decoded:.0f} | {parsed / decoded:.2f} |"
         )
     print()
+    print("| command, process start included | s |")
+    print("| --- | ---: |")
     for name, data in compositions(1_000_000).items():
-        seconds = command_seconds(data, arguments.repeat)
-        print(f"agentsweep trace, {len(data) / 1e6:.1f} MB of {name}: {seconds:.3f} s")
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            make_run(folder, data, seconds=120)
+            what = f"{len(data) / 1e6:.1f} MB of {name}"
+            took = command_seconds(arguments.repeat, "trace", folder / "trace.jsonl")
+            print(f"| `agentsweep trace`, {what} | {took:.3f} |")
+            options = ("--run-id", "r", "--out", folder / "out")
+            took = command_seconds(arguments.repeat, "extract", folder, *options)
+            print(f"| `agentsweep extract`, {what}, 6,000 samples | {took:.3f} |")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from operator import itemgetter
 from pathlib import Path
 
-from agentsweep.cgroup_files import Parser, Remembering, parsable
+from agentsweep.cgroup_files import Parser, Remembering
 from agentsweep.counters import COLUMNS, Counters
 from agentsweep.errors import InfraError
 
@@ -143,10 +143,9 @@ class CgroupReader(ABC):
                 continue
             try:
                 data = os.pread(descriptor, _READ_BYTES, 0)
-            except OSError:
+                parser(data)
+            except (OSError, ValueError, IndexError):
                 # For example PSI files where the kernel was booted with psi=0.
-                data = b"?"
-            if not parsable(parser, data):
                 os.close(descriptor)
                 continue
             self._descriptors.append(descriptor)

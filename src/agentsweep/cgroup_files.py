@@ -5,7 +5,7 @@ A parser is called with the whole content of one file and returns one value for 
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -143,12 +143,3 @@ class Remembering:
             self._values = self._parser(data)
             self._data = data
         return self._values
-
-
-def parsable(parser: Callable[[bytes], Values], data: bytes) -> bool:
-    """Whether a file has the format that its parser was written for."""
-    try:
-        parser(data)
-    except (ValueError, IndexError):
-        return False
-    return True

@@ -132,6 +132,12 @@ def peak_share_of_limit(run: Row) -> float | None:
     return _ratio(run["mem_peak_bytes"], memory_limit_bytes(run))
 
 
+def peak_sources(runs: Iterable[Row]) -> dict[str, int]:
+    """Runs whose peak comes from each source: `counter`, `watermark`, `sampled`."""
+    found = [run["mem_peak_source"] for run in runs if run["mem_peak_source"] is not None]
+    return {source: found.count(source) for source in sorted(set(found))}
+
+
 def throttled_period_share(run: Row) -> float | None:
     """Share of the CFS periods in which the container ran that ended throttled, 0 to 1."""
     return _ratio(run["cpu_nr_throttled"], run["cpu_nr_periods"])

@@ -5,6 +5,8 @@ calls that started them, notifications to background tasks, requests to their an
 is missing, by what is left: a sub-agent has the prompt of its call.
 """
 
+from pathlib import PurePath
+
 from agentsweep.trace_collect import LATEST, Agent, Collector, Result
 from agentsweep.trace_records import (
     SYNTHETIC_MODEL,
@@ -40,17 +42,19 @@ class _Linker:
         self._link_agents(calls)
         self._finish_background(calls)
         attempts = self._finish_attempts(messages)
-        agents = [agent.record for agent in self._found.agents.values()]
-        for agent in agents:
-            agent.models = sorted(
-                {m.model for m in messages if m.agent_id == agent.agent_id and m.model}
-                - {SYNTHETIC_MODEL}
-            )
         found = self._found
+        agents = [agent.record for agent in found.agents.values()]
+        models: dict[str | None, set[str]] = {}
+        for message in messages:
+            if message.model and message.model != SYNTHETIC_MODEL:
+                models.setdefault(message.agent_id, set()).add(message.model)
+        for agent in agents:
+            agent.models = sorted(models.get(agent.agent_id, ()))
         by_number = sorted(found.versions, key=lambda text: version_tuple(text) or (0, 0, 0))
         sessions = sorted(found.sessions, key=lambda session: -found.sessions[session])
         # A forked session may repeat more records of another than it has of its own.
-        own = [session for session in sessions if session == PurePath(found.files[0]).stem]
+        named = {PurePath(name).stem for name in found.files[:1]}
+        own = [session for session in sessions if session in named]
         return Trace(
             files=found.files,
             lines=found.report,

@@ -213,7 +213,7 @@ def test_results_in_completion_order_find_their_calls():
 
 
 def test_bounds_of_parallel_and_queued_calls():
-    """From 2.1.160 on a tool may start with its block; it may also have waited for the one before."""
+    """From 2.1.160 on a tool may start with its block, or have waited for the one before."""
     session = Session("2.1.330")
     session.bash("m1", "t1", "a", 1)
     session.bash("m1", "t2", "b", 2)
@@ -504,6 +504,27 @@ def test_a_fork_with_new_uuids_counts_its_messages_once():
     trace = parse(first, fork)
     assert summary(trace)["tokens"]["output_tokens"] == 65
     assert len(trace.tool_calls) == 2
+
+
+def test_a_forked_file_is_the_session_that_it_is_named_by(tmp_path):
+    fork = small_session()
+    fork.session = "11111111-0000-4000-8000-000000000000"
+    fork.text("m4", "More.", 8, stop="end_turn", output=5)
+    trace = parse_file(write(tmp_path / f"{fork.session}.jsonl", fork))
+    assert trace.session_id == fork.session and trace.session_ids == [SESSION, fork.session]
+
+
+def test_a_long_inline_chain_in_any_order_is_followed_in_good_time():
+    session = Session("2.0.0")
+    session.tool("m0", "task0", "Task", {"prompt": "one"}, 1)
+    parent = session.user("one", 2, isSidechain=True)["uuid"]
+    for i in range(4000):
+        record = session.text(f"s{i}", "x", 3 + i / 1000)
+        record.update(isSidechain=True, parentUuid=parent)
+        parent = record["uuid"]
+    session.records.reverse()
+    trace = parse(session)
+    assert [(a.parent_id, a.inline) for a in trace.agents] == [("task0", True)]
 
 
 def test_compaction_and_resume():

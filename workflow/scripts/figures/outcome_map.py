@@ -1,10 +1,11 @@
 """Outcome map: what happened at each memory and CPU limit, and where the kernel killed tools."""
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from agentsweep import captions, metrics, style
+from agentsweep.dataset import Dataset
 
 _CELL_HEIGHT = 0.44
 # Inches below which a cell has no room for the name of an outcome.
@@ -16,9 +17,7 @@ def draw(dataset: Dataset) -> Figure:
     memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
     subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
     wide = max(1, min(3, 9 // len(memory)))
-    figure, axes = style.panels(
-        len(subjects), max(1.1, 0.55 + _CELL_HEIGHT * len(cpus)), wide=wide
-    )
+    figure, axes = style.panels(len(subjects), max(1.1, 0.55 + _CELL_HEIGHT * len(cpus)), wide=wide)
     cell_inches = (figure.get_figwidth() / min(len(subjects), wide) - 0.55) / len(memory)
     for place, (panel, (name, runs)) in enumerate(zip(axes, subjects.items(), strict=True)):
         cells = metrics.by_cell(runs)
@@ -54,15 +53,22 @@ def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float) -> None:
         share = count / len(runs) * width
         panel.add_patch(
             Rectangle(
-                (left, bottom), share, height, facecolor=colour, hatch=hatch,
-                edgecolor="#ffffff", linewidth=0.6,
+                (left, bottom),
+                share,
+                height,
+                facecolor=colour,
+                hatch=hatch,
+                edgecolor="#ffffff",
+                linewidth=0.6,
             )  # fmt: skip
         )
         left += share
     most = max(counts, key=counts.get)
     lines = []
     if inches >= _LEAST_NAMED:
-        lines.append(style.OUTCOME_NAMES.get(most, most).replace(" ", "\n" if inches < 0.8 else " "))
+        lines.append(
+            style.OUTCOME_NAMES.get(most, most).replace(" ", "\n" if inches < 0.8 else " ")
+        )
     if len(runs) > 1:
         lines.append(f"{counts[most]}/{len(runs)}")
     kills = metrics.tool_oom_count(runs)

@@ -1,11 +1,12 @@
 """Peak memory against the memory limit, with the limit drawn."""
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from agentsweep import captions, metrics, style
+from agentsweep.dataset import Dataset
 
 _MIB = 2**20
 
@@ -33,7 +34,9 @@ def draw(dataset: Dataset) -> Figure:
         panel.set_ylabel("peak memory" if place % 3 == 0 else "")
         _set_scale(panel, runs, memory)
     handles = [
-        Line2D([], [], linestyle="", color=colour, marker=marker, label=f"{style.cpu_name(cpu)} CPUs")
+        Line2D(
+            [], [], linestyle="", color=colour, marker=marker, label=f"{style.cpu_name(cpu)} CPUs"
+        )
         for cpu, colour, marker in looks
     ]
     handles.append(

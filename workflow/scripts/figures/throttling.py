@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
-from agentsweep.metrics import Row
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from agentsweep import captions, metrics, style
+from agentsweep.dataset import Dataset
+from agentsweep.metrics import Row
 
 _NOTHING = "no run has CFS bandwidth counters"
 

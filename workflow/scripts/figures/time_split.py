@@ -1,10 +1,11 @@
 """Where the agent's time went: start-up, model, tools, and neither."""
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from agentsweep import captions, metrics, style
 from agentsweep.dataset import Dataset
 from agentsweep.metrics import Row
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 _LOOKS = {
     "startup": (style.GREY, "start-up", ""),

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import batched
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
-from agentsweep.metrics import Curve, Row
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
+
+from agentsweep import captions, metrics, style
+from agentsweep.dataset import Dataset
+from agentsweep.metrics import Curve, Row
 
 _COUNTERS = (
     "memory_current_bytes", "memory_anon_bytes", "memory_inactive_file_bytes",
@@ -65,14 +66,14 @@ class _Timeline:
 
 def draw(dataset: Dataset) -> Figure:
     """The selected runs: the corners of the grid (see `selection`)."""
-    chosen = selection(dataset.runs)
-    return _page(list(_timelines(dataset, chosen)))
+    return _page(_timelines(dataset, selection(dataset.runs), _calls_by_run(dataset)))
 
 
 def pages(dataset: Dataset) -> Iterator[Figure]:
     """All runs, ten a page, by task, memory limit, CPU limit and replicate."""
-    for part in batched(_ordered(dataset.runs), _ACROSS * _DOWN):
-        yield _page(list(_timelines(dataset, part)))
+    ordered, calls = _ordered(dataset.runs), _calls_by_run(dataset)
+    for first in range(0, len(ordered), _ACROSS * _DOWN):
+        yield _page(_timelines(dataset, ordered[first : first + _ACROSS * _DOWN], calls))
 
 
 def selection(runs: Sequence[Row]) -> list[Row]:
@@ -107,3 +108,219 @@ def _ordered(runs: Sequence[Row]) -> list[Row]:
             run["run_id"],
         ),
     )
+
+
+def _calls_by_run(dataset: Dataset) -> dict[str, list[Row]]:
+    calls: dict[str, list[Row]] = {}
+    for call in dataset.rows("tool_calls", _CALLS):
+        calls.setdefault(call["run_id"], []).append(call)
+    return calls
+
+
+def _timelines(
+    dataset: Dataset, runs: Sequence[Row], calls: dict[str, list[Row]]
+) -> list[_Timeline]:
+    samples = {}
+    wanted = {run["run_id"]: run for run in runs}
+    for run_id, arrays in dataset.samples(_COUNTERS, wanted):
+        samples[run_id] = _curves(wanted[run_id], arrays)
+    return [
+        _timeline(run, samples.get(run["run_id"]), calls.get(run["run_id"], [])) for run in runs
+    ]
+
+
+def _curves(run: Row, samples: dict) -> dict:
+    """The curves of one run, thinned, so that the samples themselves can go."""
+    t_ns = samples["t_ns"]
+    start = run["agent_start_ns"] if run["agent_start_ns"] is not None else int(t_ns[0])
+    end = run["agent_end_ns"] if run["agent_end_ns"] is not None else int(t_ns[-1])
+    level, name = metrics.working_set_bytes(samples), "working set"
+    if not metrics.peak_curve(t_ns, level, start, end).t_s.size:
+        level, name = samples["memory_current_bytes"], "memory charged"
+    return {
+        "start_ns": start,
+        "end_ns": end,
+        "working_set": metrics.peak_curve(t_ns, level, start, end),
+        "anon": metrics.peak_curve(t_ns, samples["memory_anon_bytes"], start, end),
+        "cpus": metrics.rate_curve(t_ns, samples["cpu_usage_usec"], start, end),
+        "kills": metrics.kill_times(t_ns, samples["memory_oom_kill"], start),
+        "memory_name": name,
+    }
+
+
+def _timeline(run: Row, curves: dict | None, calls: Sequence[Row]) -> _Timeline:
+    if curves is None:
+        starts = [call["start_ns"] for call in calls if call["start_ns"] is not None]
+        start = (
+            run["agent_start_ns"] if run["agent_start_ns"] is not None else min(starts, default=0)
+        )
+        ends = [call["end_ns"] for call in calls if call["end_ns"] is not None]
+        end = run["agent_end_ns"] if run["agent_end_ns"] is not None else max(ends, default=start)
+        nothing = Curve(np.empty(0), np.empty(0))
+        curves = {"start_ns": start, "end_ns": end, "working_set": nothing, "anon": nothing,
+                  "cpus": nothing, "kills": [], "memory_name": "working set"}  # fmt: skip
+    start, end = curves.pop("start_ns"), curves.pop("end_ns")
+    return _Timeline(
+        run=run,
+        length_s=max((end - start) / 1e9, 1e-3),
+        bands=metrics.tool_bands(calls, run, start, end),
+        **curves,
+    )
+
+
+def _page(timelines: Sequence[_Timeline]) -> Figure:
+    rows = -(-len(timelines) // _ACROSS)
+    across = min(_ACROSS, len(timelines))
+    # Exact places, not a layout engine: every page looks alike, and hundreds are drawn in time.
+    height = rows * _HEIGHT + 0.45
+    width = style.TEXT if across > 1 else style.COLUMN * 1.4
+    figure = plt.figure(figsize=(width, height), layout="none")
+    grid = figure.add_gridspec(
+        rows, across, left=0.58 / width, right=1 - 0.12 / width, top=1 - 0.66 / height,
+        bottom=0.36 / height, wspace=0.3, hspace=0.52,
+    )  # fmt: skip
+    for place, timeline in enumerate(timelines):
+        _draw_run(figure, grid[place // across, place % across], timeline, place, len(timelines))
+    figure.legend(
+        handles=_handles(timelines), loc="upper center", ncols=6, borderpad=0.1,
+        bbox_to_anchor=(0.5, 1 - 0.02 / height), columnspacing=1.0,
+    )  # fmt: skip
+    return figure
+
+
+def _draw_run(
+    figure: Figure, cell: SubplotSpec, timeline: _Timeline, place: int, count: int
+) -> None:
+    parts = cell.subgridspec(3, 1, height_ratios=(0.1, 1, 0.62), hspace=0.12)
+    strip = figure.add_subplot(parts[0])
+    memory = figure.add_subplot(parts[1])
+    cpu = figure.add_subplot(parts[2])
+    _draw_strip(strip, timeline)
+    _draw_memory(memory, timeline)
+    _draw_cpu(cpu, timeline)
+    for panel in (strip, memory, cpu):
+        panel.set_xlim(0, timeline.length_s)
+    memory.tick_params(labelbottom=False)
+    strip.set_title(_title(timeline.run), fontsize=6.5, pad=3)
+    if place >= count - _ACROSS:
+        cpu.set_xlabel("time since the agent's start (s)")
+    for panel in (memory, cpu):
+        panel.yaxis.set_label_coords(-0.115, 0.5)
+
+
+def _title(run: Row) -> str:
+    limits = f"{style.memory_name(run['mem_limit_bytes'])}, {style.cpu_name(run['cpu_limit'])} CPUs"
+    outcome = style.OUTCOME_NAMES.get(run["outcome"] or metrics.UNKNOWN, run["outcome"])
+    kills = f", {run['tool_oom_count']} tool OOM" if run["tool_oom_count"] else ""
+    replicate = f", #{run['replicate']}" if run["replicate"] else ""
+    return f"{run['task'] or metrics.UNKNOWN}, {limits}{replicate}: {outcome}{kills}"
+
+
+def _draw_strip(panel: Axes, timeline: _Timeline) -> None:
+    for start, end, category in timeline.bands:
+        # A call shorter than half a point would be invisible.
+        width = max(end - start, timeline.length_s / 400)
+        panel.broken_barh(
+            [(start, width)], (0, 1), facecolor=_BANDS.get(category, style.GREY), linewidth=0
+        )
+    panel.set_ylim(0, 1)
+    panel.set_axis_off()
+
+
+def _shade(panel: Axes, timeline: _Timeline) -> None:
+    for start, end, _ in timeline.bands:
+        panel.axvspan(start, end, color="#f0f0f0", linewidth=0, zorder=0)
+
+
+def _draw_memory(panel: Axes, timeline: _Timeline) -> None:
+    panel.set_ylabel("MiB")
+    if timeline.working_set.empty and timeline.anon.empty:
+        panel.set_yticks([])
+        panel.text(0.5, 0.5, "no samples", ha="center", va="center", transform=panel.transAxes,
+                   color=style.GREY)  # fmt: skip
+        return
+    _shade(panel, timeline)
+    highest = 0.0
+    for curve, colour, line in (
+        (timeline.anon, style.ORANGE, {"linewidth": 0.8}),
+        (timeline.working_set, style.BLUE, {"linewidth": 1.0}),
+    ):
+        if not curve.empty:
+            panel.plot(curve.t_s, curve.value / _MIB, color=colour, **line)
+            highest = max(highest, float(np.nanmax(curve.value)) / _MIB)
+    limit_bytes = metrics.memory_limit_bytes(timeline.run)
+    top = highest * 1.12 or 1.0
+    if limit_bytes is not None:
+        limit = limit_bytes / _MIB
+        if limit <= _LIMIT_IN_VIEW * highest:
+            panel.axhline(limit, **style.LIMIT_LINE)
+            top = max(top, limit * 1.12)
+        else:
+            panel.text(0.995, 0.97, f"limit {style.memory_name(limit_bytes)} ↑", ha="right",
+                       va="top", transform=panel.transAxes, fontsize=5.5)  # fmt: skip
+    panel.set_ylim(0, top)
+    for second, kills in timeline.kills:
+        panel.plot(second, top * 0.9, marker="v", markersize=4.5, color=style.VERMILION,
+                   markeredgecolor=style.BLACK, markeredgewidth=0.4, zorder=5)  # fmt: skip
+        if kills > 1:
+            panel.annotate(f"{kills}", (second, top * 0.9), (4, -2), textcoords="offset points",
+                           fontsize=5.5)  # fmt: skip
+    panel.locator_params(axis="y", nbins=4)
+
+
+def _draw_cpu(panel: Axes, timeline: _Timeline) -> None:
+    panel.set_ylabel("CPUs")
+    if timeline.cpus.empty:
+        panel.set_yticks([])
+        return
+    _shade(panel, timeline)
+    panel.plot(timeline.cpus.t_s, timeline.cpus.value, color=style.GREEN, linewidth=0.8)
+    highest = float(np.nanmax(timeline.cpus.value))
+    limit = timeline.run["cpu_limit"]
+    top = max(highest * 1.12, 0.1)
+    if limit is not None and limit <= _LIMIT_IN_VIEW * max(highest, 0.2):
+        panel.axhline(limit, **style.LIMIT_LINE)
+        top = max(top, limit * 1.2)
+    elif limit is not None:
+        panel.text(0.995, 0.95, f"limit {style.cpu_name(limit)} ↑", ha="right", va="top",
+                   transform=panel.transAxes, fontsize=5.5)  # fmt: skip
+    panel.set_ylim(0, top)
+    panel.locator_params(axis="y", nbins=3)
+
+
+def _handles(timelines: Sequence[_Timeline]) -> list:
+    names = sorted({timeline.memory_name for timeline in timelines}, reverse=True)
+    handles = [
+        Line2D([], [], color=style.BLUE, label=" or ".join(names)),
+        Line2D([], [], color=style.ORANGE, linewidth=0.8, label="anonymous memory"),
+        Line2D([], [], color=style.GREEN, linewidth=0.8, label="CPU use"),
+        Line2D([], [], **style.LIMIT_LINE, label="limit"),
+        Line2D([], [], linestyle="", marker="v", markersize=4.5, color=style.VERMILION,
+               markeredgecolor=style.BLACK, markeredgewidth=0.4, label="OOM kill"),
+    ]  # fmt: skip
+    occur = {_BANDS.get(band[2], style.GREY) for timeline in timelines for band in timeline.bands}
+    handles += [style.swatch(c, name) for c, name in _BAND_NAMES.items() if c in occur]
+    return handles
+
+
+def caption(dataset: Dataset) -> captions.Caption:
+    """How many runs, how many are shown, and which have no samples."""
+    runs = dataset.runs
+    shown = len(selection(runs))
+    sampled = sum((run["n_samples"] or 0) > 0 for run in runs)
+    which = "all" if shown == len(runs) else f"{shown}, at the corners of the grid,"
+    return captions.describe(
+        runs,
+        [
+            f"n = {captions.count(len(runs), 'run')}; {which} are shown here, every one in the "
+            "PDF.",
+            f"{captions.count(sampled, 'run')} with samples.",
+        ],
+        n_shown=shown,
+        n_sampled=sampled,
+        shown=[run["run_id"] for run in selection(runs)],
+    )
+
+
+if __name__ == "__main__":
+    style.main(draw, caption, pages)

@@ -1,9 +1,10 @@
 """Tool calls by category: how many, and how much time they took."""
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+
+from agentsweep import captions, metrics, style
+from agentsweep.dataset import Dataset
 
 _COLUMNS = [
     "run_id", "category", "duration_s", "time_source", "is_error", "start_ns", "end_ns",

@@ -1,10 +1,11 @@
 """Wall time of the agent's phase against the memory limit, one line for each CPU limit."""
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from agentsweep import captions, metrics, style
+from agentsweep.dataset import Dataset
 
 # From this ratio of the longest to the shortest on, seconds are on a logarithmic axis.
 _LOG_FROM = 30

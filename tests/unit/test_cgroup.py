@@ -1,0 +1,363 @@
+"""Finding a container's cgroup and parsing its files, both versions behind one interface."""
+
+import os
+
+import pytest
+from cgroup_trees import LEAF, PID, SLICE, V1_LEAF, V2_MEMORY_STAT, proc, v1, v2, write
+
+from agentsweep.cgroup import CgroupGone, CgroupReader
+from agentsweep.cgroup_files import BlkioBytes, IoStat, Keyed, Number, Pressure, Remembering
+from agentsweep.counters import COLUMNS, Counters
+from agentsweep.errors import InfraError
+
+
+def reader_of(tree) -> CgroupReader:
+    root, sysfs = tree
+    return CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
+
+
+def counters_of(tree) -> dict:
+    reader = reader_of(tree)
+    reader.open()
+    try:
+        return reader.read().as_dict()
+    finally:
+        reader.close()
+
+
+SAME_ON_BOTH = {
+    "memory_current_bytes": 167772160,
+    "memory_anon_bytes": 104857600,
+    "memory_file_bytes": 52428800,
+    "memory_kernel_bytes": 3145728,
+    "memory_shmem_bytes": 1048576,
+    "memory_inactive_file_bytes": 41943040,
+    "memory_oom_kill": 3,
+    "memory_failcnt": 9,
+    "cpu_nr_periods": 120,
+    "cpu_nr_throttled": 30,
+    "cpu_throttled_usec": 1500000,
+    "pids_current": 7,
+    "io_read_bytes": 1049576,
+    "io_write_bytes": 2097176,
+}
+PRESSURE = {
+    "cpu_pressure_some_usec": 11,
+    "memory_pressure_some_usec": 21,
+    "memory_pressure_full_usec": 22,
+    "io_pressure_some_usec": 31,
+    "io_pressure_full_usec": 32,
+}
+
+
+def test_every_v2_counter_lands_in_its_column(tmp_path):
+    assert counters_of(v2(tmp_path)) == {
+        **SAME_ON_BOTH,
+        **PRESSURE,
+        "memory_slab_bytes": 2000000,
+        "memory_swap_bytes": 4096,
+        "cpu_usage_usec": 7654321,
+        "cpu_user_usec": 6000000,
+        "cpu_system_usec": 1654321,
+    }
+
+
+def test_every_v1_counter_lands_in_its_column_and_what_v1_has_not_is_none(tmp_path):
+    assert counters_of(v1(tmp_path)) == {
+        **SAME_ON_BOTH,
+        **dict.fromkeys(PRESSURE),
+        "memory_slab_bytes": None,
+        "memory_swap_bytes": 8192,
+        "cpu_usage_usec": 7654321,
+        # Clock ticks, 100 a second.
+        "cpu_user_usec": 6000000,
+        "cpu_system_usec": 1650000,
+    }
+
+
+def test_a_hybrid_host_gives_pressure_and_fine_cpu_times_too(tmp_path):
+    found = counters_of(v1(tmp_path, hybrid=True))
+    assert {name: found[name] for name in PRESSURE} == PRESSURE
+    assert (found["cpu_usage_usec"], found["cpu_user_usec"]) == (7654325, 6000003)
+    assert found["memory_swap_bytes"] == 8192
+
+
+def test_pressure_of_a_v2_side_that_is_not_the_containers_is_not_taken(tmp_path):
+    root, sysfs = v1(tmp_path, hybrid=True)
+    membership = (root / str(PID) / "cgroup").read_text()
+    (root / str(PID) / "cgroup").write_text(membership.replace(f"0::{V1_LEAF}", "0::/"))
+    write(sysfs / "unified", cpu__pressure="some avg10=0 avg60=0 avg300=0 total=99\n")
+    assert counters_of((root, sysfs))["cpu_pressure_some_usec"] is None
+
+
+def test_a_v1_controller_decides_for_v1_and_a_named_hierarchy_does_not(tmp_path):
+    assert reader_of(v1(tmp_path / "one")).version == 1
+    root, sysfs = v2(tmp_path / "two")
+    mounts = (root / "mounts").read_text()
+    (root / "mounts").write_text(
+        mounts + "cgroup /sys/fs/cgroup/systemd cgroup rw,xattr,name=systemd 0 0\n"
+    )
+    assert reader_of((root, sysfs)).version == 2
+
+
+def test_controllers_mounted_together_are_found(tmp_path):
+    root, sysfs = v1(tmp_path)
+    mounts = (root / "mounts").read_text()
+    for name in ("cpu", "cpuacct"):
+        mounts = mounts.replace(f"cgroup /sys/fs/cgroup/{name} cgroup rw,relatime,{name} 0 0\n", "")
+    (root / "mounts").write_text(
+        mounts + "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,relatime,cpu,cpuacct 0 0\n"
+    )
+    membership = (root / str(PID) / "cgroup").read_text()
+    membership = membership.replace(f"2:cpu:{V1_LEAF}\n", "").replace(":cpuacct:", ":cpu,cpuacct:")
+    (root / str(PID) / "cgroup").write_text(membership)
+    joint = sysfs / "cpu,cpuacct" / V1_LEAF[1:]
+    write(joint, cpu__stat="nr_periods 5\n", cpuacct__usage="9000\n", cpu__cfs_quota_us="-1\n")
+    found = counters_of((root, sysfs))
+    assert (found["cpu_nr_periods"], found["cpu_usage_usec"]) == (5, 9)
+
+
+@pytest.mark.parametrize(
+    "missing", ["blkio.throttle.io_service_bytes_recursive", "memory.kmem.usage_in_bytes"]
+)
+def test_a_file_that_a_kernel_does_not_have_costs_its_own_columns_only(tmp_path, missing):
+    root, sysfs = v1(tmp_path)
+    for path in sysfs.rglob(missing):
+        path.unlink()
+    found = counters_of((root, sysfs))
+    column = "io_read_bytes" if "blkio" in missing else "memory_kernel_bytes"
+    assert found[column] is None
+    assert found["memory_current_bytes"] == 167772160
+    assert found["pids_current"] == 7
+
+
+def test_a_kernel_that_does_not_account_io_gives_none_and_not_zero(tmp_path):
+    root, sysfs = v1(tmp_path)
+    for path in sysfs.rglob("blkio.throttle.io_service_bytes_recursive"):
+        path.write_text("Total 0\n")
+    assert counters_of((root, sysfs))["io_write_bytes"] is None
+
+
+def test_pressure_that_is_switched_off_is_none(tmp_path):
+    root, sysfs = v2(tmp_path)
+    # A kernel booted with psi=0 answers reads with EOPNOTSUPP; here the file is a directory,
+    # whose reads fail too.
+    path = sysfs / LEAF[1:] / "memory.pressure"
+    path.unlink()
+    path.mkdir()
+    found = counters_of((root, sysfs))
+    assert found["memory_pressure_some_usec"] is None
+    assert found["io_pressure_full_usec"] == 32
+
+
+def test_v2_without_delegated_cpu_and_io_still_has_cpu_time(tmp_path):
+    root, sysfs = v2(tmp_path, cpu__stat="usage_usec 5\nuser_usec 3\nsystem_usec 2\n")
+    (sysfs / LEAF[1:] / "io.stat").unlink()
+    found = counters_of((root, sysfs))
+    assert found["cpu_usage_usec"] == 5
+    assert found["cpu_nr_throttled"] is None
+    assert found["io_read_bytes"] is None
+
+
+def test_a_process_that_has_gone(tmp_path):
+    root, sysfs = v2(tmp_path)
+    with pytest.raises(CgroupGone, match="process 1 has gone"):
+        CgroupReader.for_pid(1, root=root, sysfs=sysfs)
+
+
+def test_a_cgroup_that_has_gone(tmp_path):
+    root, sysfs = v2(tmp_path)
+    (root / str(PID) / "cgroup").write_text("0::/elsewhere\n")
+    with pytest.raises(CgroupGone, match="/elsewhere has gone"):
+        CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
+
+
+def test_a_cgroup_that_goes_between_finding_and_opening(tmp_path):
+    root, sysfs = v2(tmp_path)
+    reader = reader_of((root, sysfs))
+    for path in (sysfs / LEAF[1:]).iterdir():
+        path.unlink()
+    (sysfs / LEAF[1:]).rmdir()
+    with pytest.raises(CgroupGone):
+        reader.open()
+    with pytest.raises(CgroupGone):
+        reader.pids()
+
+
+def test_a_cgroup_outside_of_our_namespace_is_refused(tmp_path):
+    root, sysfs = v2(tmp_path)
+    (root / str(PID) / "cgroup").write_text("0::/../../other\n")
+    with pytest.raises(InfraError, match="outside of what can be seen"):
+        reader_of((root, sysfs))
+
+
+def test_no_cgroups_at_all(tmp_path):
+    root = proc(tmp_path, "proc /proc proc rw 0 0\n", "0::/\n")
+    with pytest.raises(InfraError, match="no cgroup file system"):
+        CgroupReader.for_pid(PID, root=root, sysfs=tmp_path)
+
+
+def test_v1_without_the_memory_controller_is_refused(tmp_path):
+    root, sysfs = v1(tmp_path)
+    mounts = (root / "mounts").read_text()
+    (root / "mounts").write_text(mounts.replace("memory", "hugetlb"))
+    with pytest.raises(InfraError, match="without the memory controller"):
+        reader_of((root, sysfs))
+
+
+def test_pids_of_the_cgroup_and_below(tmp_path):
+    root, sysfs = v2(tmp_path)
+    write(sysfs / LEAF[1:] / "child", cgroup__procs="77\n12\n")
+    assert reader_of((root, sysfs)).pids() == [12, 77, PID]
+
+
+def test_a_file_that_outgrows_its_buffer_is_read_whole(tmp_path):
+    root, sysfs = v2(tmp_path, io__stat="8:0 rbytes=1 wbytes=2\n")
+    reader = reader_of((root, sysfs))
+    reader.open()
+    assert reader.read().io_read_bytes == 1
+    lines = (f"8:{n} rbytes=1000 wbytes=1 rios=1 wios=1 dbytes=0 dios=0\n" for n in range(500))
+    (sysfs / LEAF[1:] / "io.stat").write_text("".join(lines))
+    assert reader.read().io_read_bytes == 500_000
+    assert reader.read().io_read_bytes == 500_000
+    reader.close()
+
+
+def test_level_is_the_kernels_name_of_the_cgroup(tmp_path):
+    assert reader_of(v2(tmp_path / "two")).level == LEAF
+    assert reader_of(v1(tmp_path / "one")).level == V1_LEAF
+
+
+# Limits
+
+
+def test_v2_limits_are_found_at_the_leaf(tmp_path):
+    assert reader_of(v2(tmp_path)).effective_limits() == {
+        "memory_bytes": 536870912,
+        "swap_bytes": 0,
+        "cpus": 0.5,
+        "cpuset": "0-3",
+        "pids": 4096,
+        "memory_level": LEAF,
+        "cpu_level": LEAF,
+    }
+
+
+def test_v1_limits_are_found_at_the_container(tmp_path):
+    assert reader_of(v1(tmp_path)).effective_limits() == {
+        "memory_bytes": 536870912,
+        "swap_bytes": 0,
+        "cpus": 0.5,
+        "cpuset": "0-1",
+        "pids": 4096,
+        "memory_level": V1_LEAF,
+        "cpu_level": V1_LEAF,
+    }
+
+
+def test_a_smaller_v2_ancestor_binds(tmp_path):
+    root, sysfs = v2(tmp_path)
+    write(sysfs / SLICE[1:], memory__max="268435456\n", cpu__max="25000 100000\n", pids__max="9\n")
+    limits = reader_of((root, sysfs)).effective_limits()
+    assert (limits["memory_bytes"], limits["memory_level"]) == (268435456, SLICE)
+    assert (limits["cpus"], limits["cpu_level"]) == (0.25, SLICE)
+    assert limits["pids"] == 9
+
+
+def test_a_smaller_v1_ancestor_binds(tmp_path):
+    root, sysfs = v1(tmp_path)
+    write(sysfs / "memory/libpod_parent", memory__limit_in_bytes="268435456\n")
+    write(sysfs / "cpu", cpu__cfs_quota_us="20000\n")
+    limits = reader_of((root, sysfs)).effective_limits()
+    assert (limits["memory_bytes"], limits["memory_level"]) == (268435456, "/libpod_parent")
+    assert (limits["cpus"], limits["cpu_level"]) == (0.2, "/")
+
+
+def test_the_scope_may_say_max_and_the_leaf_the_limit_or_the_other_way_round(tmp_path):
+    root, sysfs = v2(tmp_path, memory__max="max\n")
+    write(sysfs / LEAF[1:] / "..", memory__max="1073741824\n")
+    limits = reader_of((root, sysfs)).effective_limits()
+    assert limits["memory_bytes"] == 1073741824
+    assert limits["memory_level"] == os.path.dirname(LEAF)
+
+
+def test_no_limit_is_none_and_never_a_huge_number(tmp_path):
+    one = v1(tmp_path / "one")
+    write(one[1] / "memory" / V1_LEAF[1:], memory__limit_in_bytes="9223372036854771712\n")
+    write(one[1] / "memory" / V1_LEAF[1:], memory__memsw__limit_in_bytes="9223372036854771712\n")
+    write(one[1] / "cpu" / V1_LEAF[1:], cpu__cfs_quota_us="-1\n")
+    two = v2(tmp_path / "two", memory__max="max\n", cpu__max="max 100000\n", pids__max="max\n")
+    write(two[1] / LEAF[1:], memory__swap__max="max\n")
+    for tree in (one, two):
+        limits = reader_of(tree).effective_limits()
+        assert limits["memory_bytes"] is None
+        assert limits["memory_level"] is None
+        assert limits["swap_bytes"] is None
+        assert limits["cpus"] is None
+    assert limits["pids"] is None
+
+
+def test_v1_swap_is_what_memory_and_swap_may_be_beyond_memory(tmp_path):
+    root, sysfs = v1(tmp_path)
+    write(sysfs / "memory" / V1_LEAF[1:], memory__memsw__limit_in_bytes="1073741824\n")
+    assert reader_of((root, sysfs)).effective_limits()["swap_bytes"] == 536870912
+
+
+def test_v1_swap_that_is_not_accounted_is_none(tmp_path):
+    root, sysfs = v1(tmp_path)
+    for path in sysfs.rglob("memory.memsw.limit_in_bytes"):
+        path.unlink()
+    assert reader_of((root, sysfs)).effective_limits()["swap_bytes"] is None
+
+
+# Parsers
+
+
+def test_keyed_follows_keys_that_move(tmp_path):
+    parse = Keyed({"b": "B", "a": "A", "never": "N"}, {"b": (10, 4)})
+    assert list(parse(b"a 1\nb 2\n")) == [5, 1, None]
+    assert list(parse(b"new 7\na 3\nb 4\n")) == [10, 3, None]
+    assert list(parse(b"a 5\n")) == [None, 5, None]
+
+
+def test_keyed_does_not_take_a_value_for_a_key():
+    assert list(Keyed({"7": "X"})(b"a 7\n7 8\n")) == [8]
+
+
+def test_keyed_reads_the_documented_memory_stat():
+    keys = {"slab": "S", "shmem": "H", "anon": "A"}
+    assert list(Keyed(keys)(V2_MEMORY_STAT.encode())) == [2000000, 1048576, 104857600]
+
+
+def test_remembering_parses_the_same_bytes_once():
+    calls = []
+
+    class Counting(Number):
+        def __call__(self, data):
+            calls.append(data)
+            return super().__call__(data)
+
+    parse = Remembering(Counting("x"))
+    assert [parse(b"1\n"), parse(b"1\n"), parse(b"2\n"), parse(b"1\n")] == [(1,), (1,), (2,), (1,)]
+    assert calls == [b"1\n", b"2\n", b"1\n"]
+
+
+def test_pressure_without_a_full_line():
+    some = b"some avg10=0.00 avg60=0.00 avg300=0.00 total=77\n"
+    assert list(Pressure("s", "f")(some)) == [77, None]
+    assert list(Pressure("s")(some)) == [77]
+
+
+def test_io_of_devices_without_statistics():
+    assert IoStat()(b"254:0 \n8:0 rbytes=5 wbytes=6\n") == (5, 6)
+    assert IoStat()(b"") == (0, 0)
+
+
+def test_blkio_of_no_device_is_unknown():
+    assert BlkioBytes()(b"Total 0\n") == (None, None)
+    assert BlkioBytes()(b"8:0 Read 0\n8:0 Write 3\nTotal 3\n") == (0, 3)
+
+
+def test_columns_are_the_fields_of_counters():
+    assert tuple(Counters().as_dict()) == COLUMNS
+    assert set(Counters().as_dict().values()) == {None}

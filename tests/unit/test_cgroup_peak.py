@@ -1,0 +1,147 @@
+"""The memory watermark of cgroup v2, whose reset needs a kernel of 6.12 or later.
+
+No made-up file can act like that kernel's memory.peak, so `FakePeak` does: each descriptor has
+its own interval, as Documentation/admin-guide/cgroup-v2.rst says. cgroup v1 is tested with real
+containers.
+"""
+
+import os
+
+import pytest
+from cgroup_trees import LEAF, PID, V1_LEAF, v1, v2
+
+from agentsweep import cgroup_v2
+from agentsweep.cgroup import CgroupReader
+
+
+class FakePeak:
+    """os, but memory.peak is reset for the descriptor that is written to."""
+
+    def __init__(self, path, writable: bool):
+        self.path, self.writable = path, writable
+        self.high: dict[int, int] = {}
+        self.current = self.all_time = 1000
+
+    def use(self, bytes_now: int) -> None:
+        self.current = bytes_now
+        self.all_time = max(self.all_time, bytes_now)
+        for descriptor in self.high:
+            self.high[descriptor] = max(self.high[descriptor], bytes_now)
+
+    def pwrite(self, descriptor, data, offset):
+        if os.readlink(f"/proc/self/fd/{descriptor}") != str(self.path) or not self.writable:
+            raise OSError(22, "Invalid argument")
+        assert data
+        self.high[descriptor] = self.current
+        return len(data)
+
+    def pread(self, descriptor, size, offset):
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(self.path):
+            return f"{self.high.get(descriptor, self.all_time)}\n".encode()
+        return os.pread(descriptor, size, offset)
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    opened = []
+
+    def make(writable: bool):
+        root, sysfs = v2(tmp_path)
+        fake = FakePeak(sysfs / LEAF[1:] / "memory.peak", writable)
+        monkeypatch.setattr(cgroup_v2, "os", fake)
+        monkeypatch.setattr("agentsweep.cgroup.os", fake)
+        reader = CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
+        reader.open()
+        opened.append(reader)
+        return reader, fake
+
+    yield make
+    for reader in opened:
+        reader.close()
+
+
+def test_each_fold_gives_the_peak_since_the_last(make):
+    reader, kernel = make(writable=True)
+    assert reader.can_reset_peak
+    kernel.use(9000)
+    kernel.use(2000)
+    assert reader.fold_peak() == 9000
+    kernel.use(3000)
+    assert reader.peak_bytes() == 3000
+    kernel.use(1500)
+    assert reader.fold_peak() == 3000
+    assert reader.fold_peak() == 1500
+    assert reader.reset_peak()
+
+
+def test_no_peak_falls_between_two_intervals(make, monkeypatch):
+    reader, kernel = make(writable=True)
+    reader.fold_peak()
+    # The memory is used in the very moment between the two calls that make a fold.
+    read = reader.peak_bytes
+
+    def late():
+        kernel.use(7000)
+        kernel.use(1000)
+        return read()
+
+    monkeypatch.setattr(reader, "peak_bytes", late)
+    first = reader.fold_peak()
+    monkeypatch.undo()
+    assert first == 7000
+
+
+def test_a_kernel_without_reset_keeps_the_peak_since_the_start(make):
+    reader, kernel = make(writable=False)
+    assert not reader.can_reset_peak
+    kernel.use(9000)
+    kernel.use(2000)
+    assert reader.fold_peak() == reader.fold_peak() == 9000
+    assert reader.reset_peak() is False
+
+
+def test_a_kernel_without_memory_peak(tmp_path):
+    root, sysfs = v2(tmp_path)
+    (sysfs / LEAF[1:] / "memory.peak").unlink()
+    reader = CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
+    reader.open()
+    assert reader.peak_bytes() is reader.fold_peak() is None
+    assert not reader.can_reset_peak
+    reader.close()
+
+
+def test_all_descriptors_are_closed(tmp_path):
+    before = set(os.listdir("/proc/self/fd"))
+    for tree in (v1(tmp_path / "one"), v2(tmp_path / "two")):
+        reader = CgroupReader.for_pid(PID, root=tree[0], sysfs=tree[1])
+        reader.open()
+        reader.oom_eventfd()
+        assert set(os.listdir("/proc/self/fd")) > before
+        reader.close()
+        assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_v2_oom_notice_is_told_from_a_met_limit(tmp_path):
+    root, sysfs = v2(tmp_path)
+    events = sysfs / LEAF[1:] / "memory.events"
+    reader = CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
+    reader.open()
+    assert reader.oom_eventfd() is not None
+    events.write_text("low 0\nhigh 0\nmax 10\noom 2\noom_kill 3\noom_group_kill 0\n")
+    assert reader.drain_oom_events() is False
+    events.write_text("low 0\nhigh 0\nmax 10\noom 3\noom_kill 3\noom_group_kill 0\n")
+    assert reader.drain_oom_events() is True
+    assert reader.drain_oom_events() is False
+    reader.close()
+
+
+def test_v1_without_event_control_has_no_notice(tmp_path):
+    root, sysfs = v1(tmp_path)
+    (sysfs / "memory" / V1_LEAF[1:] / "cgroup.event_control").mkdir()
+    reader = CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
+    reader.open()
+    assert reader.oom_eventfd() is None
+    reader.close()
