@@ -84,6 +84,13 @@ def count(number: int, noun: str) -> str:
     return f"{number or 'no'} {noun}{'s' * (number > 1)}"
 
 
+def n_of(known: int, runs: Sequence[Row], missing: str) -> str:
+    """The sentence `n = 18 runs.`, or `n = 16 of 18 runs (the others have no peak).`"""
+    if known == len(runs):
+        return f"n = {count(known, 'run')}."
+    return f"n = {known} of {count(len(runs), 'run')} (the others have no {missing})."
+
+
 def percent(share: float | None) -> str:
     """A share as a percentage; `unknown` for None."""
     if share is None:

@@ -239,12 +239,8 @@ class Measurement:
         start.write_text(agent.start_script(self.argv, env, task["python"]))
         start.chmod(0o755)
         uid, gid = self.job["container"]["uid"], self.job["container"]["gid"]
-        for folder in (
-            self.attempt.path / "session",
-            self.scratch / "marks",
-            self.scratch / "home",
-        ):
-            folder.mkdir(exist_ok=True)
+        for folder in (self.attempt.path / "session", self.scratch / "home"):
+            folder.mkdir()
             if os.getuid() == 0:
                 os.chown(folder, uid, gid)
         return control
@@ -317,18 +313,20 @@ class Measurement:
         watched = self._watch(client, pid)
         leftovers = watch.kill_all_but_init(self.cgroup, self.container.pid)
         end = self.sampler.ask({"cmd": "end"})
-        alive = not select.select([self.init], [], [], 0)[0]
-        code = _exit_code(client, alive)
+        code = _exit_code(client)
+        said = stream.read_stream(path / "stream.jsonl")
+        # When a container goes, its agent goes first and its init some moments later.
+        alive = self._is_alive(within_s=0 if code == 0 and said["result"] else 0.5)
         if code == agent.WRONG_PYTHON and pid is None:
-            said = engine.last_line((path / "stderr.txt").read_text(errors="replace"))
+            wrong = engine.last_line((path / "stderr.txt").read_text(errors="replace"))
             raise InfraError(
                 f"the environment of task {self.job['names']['task']} is not the one it states "
-                f"({said}, wanted {self.job['task']['python']}): mend `environment` or `python` "
+                f"({wrong}, wanted {self.job['task']['python']}): mend `environment` or `python` "
                 "in the task file"
             )
         if pid is None and alive:
-            said = engine.last_line((path / "stderr.txt").read_text(errors="replace"))
-            raise InfraError(f"the agent did not start (exit code {code}): {said}")
+            wrong = engine.last_line((path / "stderr.txt").read_text(errors="replace"))
+            raise InfraError(f"the agent did not start (exit code {code}): {wrong}")
         offset = begin["utc_ns"] - begin["t_ns"]
         return _AgentRun(
             pid=pid,
@@ -336,14 +334,18 @@ class Measurement:
             start_utc_ns=start_utc_ns or begin["utc_ns"],
             end_ns=watched.end_ns,
             end_utc_ns=watched.end_ns + offset,
-            exit_code=code,
+            exit_code=code if alive else None,
             stopped_by=watched.stopped_by,
             leftovers=leftovers,
             alive=alive,
             begin=begin,
             end=end,
-            **stream.read_stream(path / "stream.jsonl"),
+            **said,
         )
+
+    def _is_alive(self, within_s: float = 0) -> bool:
+        """Whether the container's init lives, and goes on to for `within_s`."""
+        return not select.select([self.init], [], [], within_s)[0]
 
     def _find_agent(self, client: subprocess.Popen) -> tuple[int | None, int | None]:
         """The agent's process on the host and when it started (UTC ns), None where it never did."""
@@ -423,6 +425,11 @@ class Measurement:
                 self.image, target,
             )  # fmt: skip
         except InfraError as error:
+            if run.alive and not self._is_alive(within_s=0.5):
+                raise InfraError(
+                    f"container {self.container.name} went away before the patch was taken: "
+                    "something outside removed it"
+                ) from error
             known, reason = False, str(error)
         data = target.read_bytes() if known else b""
         if not known:
@@ -500,14 +507,13 @@ def _end_client(client: subprocess.Popen) -> None:
         client.wait()
 
 
-def _exit_code(client: subprocess.Popen, container_alive: bool) -> int | None:
-    """The agent's exit code as the engine passes it on; None when it went with its container."""
+def _exit_code(client: subprocess.Popen) -> int | None:
+    """The agent's exit code as the engine passes it on; None when the engine says nothing."""
     try:
-        code = client.wait(30)
+        return client.wait(30)
     except subprocess.TimeoutExpired:
         _end_client(client)
         return None
-    return code if container_alive else None
 
 
 def source_sha256() -> str:

@@ -92,7 +92,6 @@ _SETTINGS = {
     "hatch.linewidth": 0.5,
     "figure.dpi": 100,
     "savefig.dpi": 300,
-    "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
     "svg.fonttype": "path",
     "svg.hashsalt": "agentsweep",
@@ -155,6 +154,13 @@ def memory_name(limit_bytes: int | None) -> str:
     return "none" if limit_bytes is None else format_size(limit_bytes)
 
 
+def cpus_name(limit: float | None) -> str:
+    """A CPU limit with its unit, as a legend names it."""
+    if limit is None:
+        return "no CPU limit"
+    return f"{limit:g} CPU{'s' * (limit > 1)}"
+
+
 def cpu_name(limit: float | None) -> str:
     """A CPU limit as an axis names it."""
     return "none" if limit is None else f"{limit:g}"
@@ -199,6 +205,7 @@ def panels(count: int, height: float, *, wide: int = 3) -> tuple[Figure, list[Ax
         columns,
         figsize=(COLUMN if count == 1 else TEXT, height * rows + 0.35),
         squeeze=False,
+        layout="constrained",
     )
     axes = list(grid.flat)
     for spare in axes[count:]:

@@ -137,7 +137,7 @@ class Place:
                     "token": TOKEN,
                 }
             )["address"]
-            ended = self._cli(address, prompt, args, variables)
+            ended = self.cli(address, prompt, args, variables)
         finally:
             code = gateway.stop()
         assert code == 0, (self.folder / "gateway.txt").read_text()
@@ -149,7 +149,7 @@ class Place:
             ended.stderr.decode(),
         )
 
-    def _cli(self, address, prompt, args, variables) -> subprocess.CompletedProcess:
+    def cli(self, address, prompt, args, variables) -> subprocess.CompletedProcess:
         env = {
             "HOME": str(self.home),
             "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -381,9 +381,9 @@ def test_a_resumed_session_goes_on_after_a_summary(place):
     settings = {"mode": "scripted", "scenario": str(path), "listen": "tcp:127.0.0.1:0"}
     address = gateway.ask({**settings, "log": str(log), "token": TOKEN})["address"]
     try:
-        place._cli(address, "Count.", ("--session-id", session, "--max-turns", "2"), {})
-        compacted = place._cli(address, "/compact", ("--resume", session), {})
-        ended = place._cli(address, "Go on.", ("--resume", session), {})
+        place.cli(address, "Count.", ("--session-id", session, "--max-turns", "2"), {})
+        compacted = place.cli(address, "/compact", ("--resume", session), {})
+        ended = place.cli(address, "Go on.", ("--resume", session), {})
     finally:
         gateway.stop()
     assert (compacted.returncode, ended.returncode) == (0, 0)

@@ -5,7 +5,8 @@ import json
 import pytest
 from conftest import DONE, bash
 
-BUSY = "python3 -c 'import time; e = time.monotonic() + 3\nwhile time.monotonic() < e: pass'"
+# Two processes, which would use two cores.
+BUSY = "timeout 3 sh -c 'while :; do :; done' & timeout 3 sh -c 'while :; do :; done'; wait"
 
 
 def test_memory_up_to_the_limit_is_given_and_no_more(lab):
@@ -21,16 +22,16 @@ def test_memory_up_to_the_limit_is_given_and_no_more(lab):
     assert result["limits"]["effective"]["swap_bytes"] == 0
 
 
-@pytest.mark.parametrize("cpus", ["0.5", "1"])
-def test_a_busy_tool_gets_its_share_of_a_core(lab, cpus):
+@pytest.mark.parametrize("cpus", ["0.25", "0.5"])
+def test_busy_tools_get_their_share_and_are_throttled(lab, cpus):
     result = lab.run({"turns": [bash(BUSY), DONE]}, cpus=cpus)
     (mark,) = lab.lines("marks.jsonl")
     used = mark["cpu_usec"] * 1000 / (mark["end_ns"] - mark["start_ns"])
-    assert used == pytest.approx(float(cpus), abs=0.12)
+    # A busy host gives less; more than the limit it must never be.
+    assert 0.3 * float(cpus) < used < 1.08 * float(cpus)
     assert result["limits"]["effective"]["cpus"] == float(cpus)
-    throttled = result["counters"]["end"]["cpu_nr_throttled"]
-    if cpus == "0.5":
-        assert throttled - result["counters"]["start"]["cpu_nr_throttled"] >= 20
+    start, end = result["counters"]["start"], result["counters"]["end"]
+    assert end["cpu_nr_throttled"] - start["cpu_nr_throttled"] >= 10
 
 
 def test_a_host_that_ignores_limits_is_refused(lab, monkeypatch):

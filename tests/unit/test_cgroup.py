@@ -1,7 +1,5 @@
 """Finding a container's cgroup and parsing its files, both versions behind one interface."""
 
-import os
-
 import pytest
 from cgroup_trees import LEAF, PID, SLICE, V1_LEAF, V2_MEMORY_STAT, proc, v1, v2, write
 
@@ -278,7 +276,7 @@ def test_the_scope_may_say_max_and_the_leaf_the_limit_or_the_other_way_round(tmp
     write(sysfs / LEAF[1:] / "..", memory__max="1073741824\n")
     limits = reader_of((root, sysfs)).effective_limits()
     assert limits["memory_bytes"] == 1073741824
-    assert limits["memory_level"] == os.path.dirname(LEAF)
+    assert limits["memory_level"] == LEAF.removesuffix("/container")
 
 
 def test_no_limit_is_none_and_never_a_huge_number(tmp_path):

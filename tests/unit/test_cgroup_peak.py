@@ -6,6 +6,7 @@ containers.
 """
 
 import os
+from pathlib import Path
 
 import pytest
 from cgroup_trees import LEAF, PID, V1_LEAF, v1, v2
@@ -18,7 +19,7 @@ class FakePeak:
     """os, but memory.peak is reset for the descriptor that is written to."""
 
     def __init__(self, path, writable: bool):
-        self.path, self.writable = path, writable
+        self.file, self.writable = path, writable
         self.high: dict[int, int] = {}
         self.current = self.all_time = 1000
 
@@ -29,14 +30,14 @@ class FakePeak:
             self.high[descriptor] = max(self.high[descriptor], bytes_now)
 
     def pwrite(self, descriptor, data, offset):
-        if os.readlink(f"/proc/self/fd/{descriptor}") != str(self.path) or not self.writable:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() != self.file or not self.writable:
             raise OSError(22, "Invalid argument")
         assert data
         self.high[descriptor] = self.current
         return len(data)
 
     def pread(self, descriptor, size, offset):
-        if os.readlink(f"/proc/self/fd/{descriptor}") == str(self.path):
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == self.file:
             return f"{self.high.get(descriptor, self.all_time)}\n".encode()
         return os.pread(descriptor, size, offset)
 
@@ -114,14 +115,14 @@ def test_a_kernel_without_memory_peak(tmp_path):
 
 
 def test_all_descriptors_are_closed(tmp_path):
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     for tree in (v1(tmp_path / "one"), v2(tmp_path / "two")):
         reader = CgroupReader.for_pid(PID, root=tree[0], sysfs=tree[1])
         reader.open()
         reader.oom_eventfd()
-        assert set(os.listdir("/proc/self/fd")) > before
+        assert set(Path("/proc/self/fd").iterdir()) > before
         reader.close()
-        assert set(os.listdir("/proc/self/fd")) == before
+        assert set(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_v2_oom_notice_is_told_from_a_met_limit(tmp_path):

@@ -164,6 +164,28 @@ def test_where_the_time_went(run):
     assert parts == pytest.approx(row["agent_s"])
 
 
+def test_what_is_no_request_to_the_model_is_none(run):
+    probe = exchange(7, 1.1, 1.9, kind="other", method="HEAD", path="/")
+    before = tables_of(run)["runs"][0]
+    with (run / "api.jsonl").open("ab") as file:
+        file.write(lines([probe]))
+    after = tables_of(run)["runs"][0]
+    for name in ("startup_s", "model_s", "other_s"):
+        assert after[name] == before[name]
+
+
+def test_placeholder_tokens_are_flagged(run):
+    made = session()
+    made.records[1]["message"]["stop_reason"] = None
+    for record in made.records[2:4]:
+        record["message"]["stop_reason"] = None
+    (run / "trace.jsonl").write_bytes(made.data())
+    tables_made = tables_of(run)
+    assert tables_made["runs"][0]["output_tokens_final"] is False
+    flags = {row["message_id"]: row["output_tokens_final"] for row in tables_made["messages"]}
+    assert flags["m1"] is False and flags["m2"] is True and flags["u-1"] is None
+
+
 def test_bash_calls_are_exact(run):
     calls = calls_of(tables_of(run))
     first, second, inner = calls["b1"], calls["b2"], calls["sb1"]

@@ -329,6 +329,15 @@ def test_a_message_of_which_the_client_has_a_part_is_said_again(start, turn):
     assert [(row["turn"], row["retry"]) for row in gateway.exchanges(2)] == [(0, 0), (0, 1)]
 
 
+def test_a_text_alone_is_no_answer_where_the_turn_calls_tools(start):
+    gateway = start()
+    part = {"role": "assistant", "content": [{"type": "text", "text": "I will look first."}]}
+    # However the client puts it that it wants the rest.
+    again = gateway.ask([user("Go."), part, user("Please go on.")])
+    assert len(calls(again)) == 2
+    assert gateway.exchanges(1)[0]["error"] is None
+
+
 # Pace
 
 

@@ -445,6 +445,16 @@ def test_a_subagent_of_a_killed_session_is_linked_by_its_prompt():
     assert trace.agents[0].agent_type == "Explore"
 
 
+def test_a_progress_record_links_a_subagent():
+    main = Session()
+    main.tool("m1", "task0", "Agent", {"prompt": "other words"}, 2)
+    main.other("progress", data={"agentId": "aaa"}, parentToolUseID="task0", toolUseID="p1")
+    agent = Session(agent="aaa", prefix="a")
+    agent.user("one", 3)
+    agent.bash("m2", "t1", "ls", 4)
+    assert calls_of(parse(main, agent))["t1"].parent_id == "task0"
+
+
 def test_warm_up_agents_are_told_apart():
     main = small_session("2.0.77")
     warm = Session("2.0.77", agent="w1", prefix="w")
@@ -464,11 +474,12 @@ def test_a_side_chain_that_repeats_the_main_chain_adds_nothing():
     side.bash("m1", "t1", "ls -la", 2.1)
     side.result("t1", "copied", 3)
     side.text("m9", "Aside.", 7, stop="end_turn", output=5)
-    trace = parse(main, side)
-    made = summary(trace)
-    assert made["tokens"]["output_tokens"] == 65
-    assert made["tokens"]["main"]["output_tokens"] == 60
-    assert len(trace.tool_calls) == 2 and calls_of(trace)["t1"].agent_id is None
+    for order in ((main, side), (side, main)):
+        trace = parse(*order)
+        made = summary(trace)
+        assert made["tokens"]["output_tokens"] == 65
+        assert made["tokens"]["main"]["output_tokens"] == 60
+        assert len(trace.tool_calls) == 2 and calls_of(trace)["t1"].agent_id is None
 
 
 def test_two_agents_with_the_same_call_id_both_made_it():

@@ -2,7 +2,8 @@
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Polygon, Rectangle
 
 from agentsweep import captions, metrics, style
 from agentsweep.dataset import Dataset
@@ -35,6 +36,11 @@ def draw(dataset: Dataset) -> Figure:
     for outcome in metrics.outcome_counts(dataset.runs):
         colour, hatch, _ = _look(outcome)
         handles.append(style.swatch(colour, style.OUTCOME_NAMES.get(outcome, outcome), hatch))
+    if metrics.runs_with_tool_oom(dataset.runs):
+        handles.append(
+            Line2D([], [], linestyle="", marker=((-1, 1), (1, 1), (1, -1), (-1, 1)), markersize=5, color=style.VERMILION,
+                   label="the kernel killed tools (number)")
+        )  # fmt: skip
     style.legend_above(figure, handles)
     return figure
 
@@ -45,7 +51,7 @@ def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float) -> None:
         panel.add_patch(
             Rectangle((left, bottom), width, height, facecolor="none", edgecolor=style.PALE)
         )
-        panel.text(x, y, "–", ha="center", va="center", color=style.GREY)
+        panel.text(x, y, "no run", ha="center", va="center", fontsize=5.6, color=style.GREY)
         return
     counts = metrics.outcome_counts(runs)
     for outcome, count in counts.items():
@@ -60,7 +66,7 @@ def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float) -> None:
                 hatch=hatch,
                 edgecolor="#ffffff",
                 linewidth=0.6,
-            )  # fmt: skip
+            )
         )
         left += share
     most = max(counts, key=counts.get)
@@ -73,7 +79,11 @@ def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float) -> None:
         lines.append(f"{counts[most]}/{len(runs)}")
     kills = metrics.tool_oom_count(runs)
     if kills:
-        lines.append(f"{kills} tool OOM" if inches >= _LEAST_NAMED else f"†{kills}")
+        lines.append(f"{kills} tool OOM" if inches >= _LEAST_NAMED else f"{kills}")
+        right, top = x + width / 2, y + height / 2
+        # A corner of a tenth of an inch, whatever the cell's size.
+        corner = [(right, top), (right - 0.11 / inches, top), (right, top - 0.11 / _CELL_HEIGHT)]
+        panel.add_patch(Polygon(corner, facecolor=style.VERMILION, linewidth=0))
     text_colour = _look(most)[2] if len(counts) == 1 else style.BLACK
     box = None
     if len(counts) > 1:

@@ -34,9 +34,7 @@ def draw(dataset: Dataset) -> Figure:
         panel.set_ylabel("peak memory" if place % 3 == 0 else "")
         _set_scale(panel, runs, memory)
     handles = [
-        Line2D(
-            [], [], linestyle="", color=colour, marker=marker, label=f"{style.cpu_name(cpu)} CPUs"
-        )
+        Line2D([], [], linestyle="", color=colour, marker=marker, label=style.cpus_name(cpu))
         for cpu, colour, marker in looks
     ]
     handles.append(
@@ -88,7 +86,7 @@ def caption(dataset: Dataset) -> captions.Caption:
     return captions.describe(
         runs,
         [
-            f"n = {captions.count(peak.n, 'run')} with a peak of {len(runs)}.",
+            captions.n_of(peak.n, runs, "peak"),
             f"Median peak {said}; median share of the limit {captions.percent(share.value)} "
             f"(n = {share.n}); {captions.count(oom, 'run')} with an OOM kill.",
             "Source of the peak: "

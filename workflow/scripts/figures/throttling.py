@@ -18,7 +18,9 @@ def draw(dataset: Dataset) -> Figure:
     """A point for each run, a line through the medians of each task."""
     cpus = metrics.cpu_limits(dataset.runs)
     subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(style.TEXT * 0.75, 2.2))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(style.TEXT * 0.75, 2.2), layout="constrained"
+    )
     _draw_metric(left, subjects, cpus, lambda run: _times(metrics.throttled_period_share(run), 100))
     left.set_ylabel("throttled CFS periods (%)")
     _draw_metric(right, subjects, cpus, metrics.throttled_s_per_s)
@@ -95,7 +97,7 @@ def caption(dataset: Dataset) -> captions.Caption:
     return captions.describe(
         runs,
         [
-            f"n = {captions.count(n, 'run')} with CFS bandwidth counters of {len(runs)}.",
+            captions.n_of(n, runs, "CFS bandwidth counters"),
             f"Median share of throttled periods by CPU limit: {', '.join(said) or 'unknown'}.",
         ],
         n_counters=n,

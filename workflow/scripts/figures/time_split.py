@@ -47,13 +47,10 @@ def _bars(runs: list[Row]) -> list[tuple[str, dict[str, float], int]]:
     cells = metrics.by_cell(runs)
     memory, cpus = metrics.memory_limits(runs), metrics.cpu_limits(runs)
     if len(cells) > _MOST_BARS:
-        groups = {
-            f"{style.cpu_name(c)} CPUs": [run for run in runs if run["cpu_limit"] == c]
-            for c in cpus
-        }
+        groups = {style.cpus_name(c): [run for run in runs if run["cpu_limit"] == c] for c in cpus}
     else:
         groups = {
-            f"{style.memory_name(m)}, {style.cpu_name(c)} CPUs": cells[m, c]
+            f"{style.memory_name(m)}, {style.cpus_name(c)}": cells[m, c]
             for m in memory
             for c in cpus
             if (m, c) in cells
@@ -101,7 +98,7 @@ def caption(dataset: Dataset) -> captions.Caption:
     return captions.describe(
         runs,
         [
-            f"n = {captions.count(n, 'run')} with all times of {len(runs)}.",
+            captions.n_of(n, runs, "division of their time"),
             f"Median share of the agent's time: {said or 'unknown'}.",
         ],
         n_split=n,

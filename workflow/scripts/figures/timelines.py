@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from agentsweep import captions, metrics, style
 from agentsweep.dataset import Dataset
@@ -174,7 +175,7 @@ def _page(timelines: Sequence[_Timeline]) -> Figure:
     # Exact places, not a layout engine: every page looks alike, and hundreds are drawn in time.
     height = rows * _HEIGHT + 0.45
     width = style.TEXT if across > 1 else style.COLUMN * 1.4
-    figure = plt.figure(figsize=(width, height), layout="none")
+    figure = plt.figure(figsize=(width, height))
     grid = figure.add_gridspec(
         rows, across, left=0.58 / width, right=1 - 0.12 / width, top=1 - 0.66 / height,
         bottom=0.36 / height, wspace=0.3, hspace=0.52,
@@ -191,7 +192,7 @@ def _page(timelines: Sequence[_Timeline]) -> Figure:
 def _draw_run(
     figure: Figure, cell: SubplotSpec, timeline: _Timeline, place: int, count: int
 ) -> None:
-    parts = cell.subgridspec(3, 1, height_ratios=(0.1, 1, 0.62), hspace=0.12)
+    parts = cell.subgridspec(3, 1, height_ratios=(0.1, 1, 0.62), hspace=0.16)
     strip = figure.add_subplot(parts[0])
     memory = figure.add_subplot(parts[1])
     cpu = figure.add_subplot(parts[2])
@@ -209,7 +210,7 @@ def _draw_run(
 
 
 def _title(run: Row) -> str:
-    limits = f"{style.memory_name(run['mem_limit_bytes'])}, {style.cpu_name(run['cpu_limit'])} CPUs"
+    limits = f"{style.memory_name(run['mem_limit_bytes'])}, {style.cpus_name(run['cpu_limit'])}"
     outcome = style.OUTCOME_NAMES.get(run["outcome"] or metrics.UNKNOWN, run["outcome"])
     kills = f", {run['tool_oom_count']} tool OOM" if run["tool_oom_count"] else ""
     replicate = f", #{run['replicate']}" if run["replicate"] else ""
@@ -256,6 +257,7 @@ def _draw_memory(panel: Axes, timeline: _Timeline) -> None:
             panel.axhline(limit, **style.LIMIT_LINE)
             top = max(top, limit * 1.12)
         else:
+            top = highest * 1.4
             panel.text(0.995, 0.97, f"limit {style.memory_name(limit_bytes)} ↑", ha="right",
                        va="top", transform=panel.transAxes, fontsize=5.5)  # fmt: skip
     panel.set_ylim(0, top)
@@ -280,12 +282,14 @@ def _draw_cpu(panel: Axes, timeline: _Timeline) -> None:
     top = max(highest * 1.12, 0.1)
     if limit is not None and limit <= _LIMIT_IN_VIEW * max(highest, 0.2):
         panel.axhline(limit, **style.LIMIT_LINE)
-        top = max(top, limit * 1.2)
+        top = max(top, limit * 1.25)
     elif limit is not None:
+        top = max(highest * 1.5, 0.1)
         panel.text(0.995, 0.95, f"limit {style.cpu_name(limit)} ↑", ha="right", va="top",
                    transform=panel.transAxes, fontsize=5.5)  # fmt: skip
     panel.set_ylim(0, top)
-    panel.locator_params(axis="y", nbins=3)
+    # The topmost label would stand in the panel above.
+    panel.yaxis.set_major_locator(MaxNLocator(3, steps=(1, 2, 5, 10), prune="upper"))
 
 
 def _handles(timelines: Sequence[_Timeline]) -> list:

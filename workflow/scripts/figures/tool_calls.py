@@ -20,7 +20,7 @@ def draw(dataset: Dataset) -> Figure:
     order = list(metrics.category_use(calls)) or ["no tool call"]
     height = 0.78 / len(subjects)
     figure, (left, right) = plt.subplots(
-        1, 2, sharey=True,
+        1, 2, sharey=True, layout="constrained",
         figsize=(style.TEXT * 0.8, 0.75 + len(order) * max(0.16, 0.09 * len(subjects))),
     )  # fmt: skip
     handles = []

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from agentsweep import captions, metrics, style
 from agentsweep.dataset import Dataset
@@ -40,16 +40,17 @@ def draw(dataset: Dataset) -> Figure:
         panel.set_ylabel("wall time of the agent (s)" if place % 3 == 0 else "")
         panel.grid(axis="y")
         _set_scale(panel, [run["agent_s"] for run in runs if run["agent_s"]])
-    naming = style.cpu_name if by_memory else style.memory_name
+    naming = style.cpus_name if by_memory else style.memory_name
     handles = [
         Line2D([], [], color=colour, marker=marker, label=naming(value))
         for value, colour, marker in looks
     ]
-    handles.append(
-        Line2D([], [], linestyle="", marker="o", markerfacecolor="#ffffff",
-               markeredgecolor=style.BLACK, label="not completed")
-    )  # fmt: skip
-    style.legend_above(figure, handles, "CPU limit" if by_memory else "memory limit")
+    if any(run["outcome"] != "completed" for run in dataset.runs):
+        handles.append(
+            Line2D([], [], linestyle="", marker="o", markerfacecolor="#ffffff",
+                   markeredgecolor=style.BLACK, label="not completed")
+        )  # fmt: skip
+    style.legend_above(figure, handles)
     return figure
 
 
@@ -74,6 +75,7 @@ def _set_scale(panel, seconds: list[float]) -> None:
         panel.yaxis.set_minor_formatter(NullFormatter())
     else:
         panel.set_ylim(0, max(seconds) * 1.08)
+        panel.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
 
 
 def caption(dataset: Dataset) -> captions.Caption:
@@ -92,7 +94,7 @@ def caption(dataset: Dataset) -> captions.Caption:
     return captions.describe(
         runs,
         [
-            f"n = {captions.count(overall.n, 'run')} with a time of {len(runs)}.",
+            captions.n_of(overall.n, runs, "time"),
             f"Median over all tasks and memory limits: {', '.join(said) or 'unknown'}.",
         ],
         n_timed=overall.n,

@@ -1,0 +1,113 @@
+"""Hashes of code: what an analysis is made of, and nothing else."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from agentsweep import codehash
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A small package: a imports b inside a function, b imports c; d and e import each other."""
+    sources = {
+        "__init__": "__version__ = '1'\n",
+        "a": "import json\n\ndef run():\n    from agentsweep import b, absent\n    return b\n",
+        "b": "from .c import thing\n",
+        "c": "thing = 1\n",
+        "d": "import agentsweep.e\n",
+        "e": "from . import d\n",
+    }
+    for name, text in sources.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(codehash, "SOURCE", tmp_path)
+    forget()
+    yield tmp_path
+    forget()
+
+
+def forget():
+    codehash._imports.cache_clear()
+    codehash._content_sha256.cache_clear()
+
+
+def digest(*entries):
+    forget()
+    return codehash.digest(*entries)
+
+
+def test_closure_follows_every_form_of_import(package):
+    assert codehash.closure({"agentsweep.a"}) == {"agentsweep.a", "agentsweep.b", "agentsweep.c"}
+    assert codehash.closure({"agentsweep.d"}) == {"agentsweep.d", "agentsweep.e"}
+
+
+@pytest.mark.parametrize(
+    ("edited", "changed"),
+    [("a", True), ("b", True), ("c", True), ("d", False), ("__init__", False)],
+)
+def test_digest_changes_with_what_is_imported_and_with_nothing_else(package, edited, changed):
+    before = digest("agentsweep.a")
+    source = package / f"{edited}.py"
+    source.write_text(source.read_text() + "# edited\n")
+    assert (digest("agentsweep.a") != before) == changed
+
+
+def test_digest_is_of_contents_not_of_times_or_places(package, tmp_path_factory, monkeypatch):
+    script = package / "figure.py"
+    script.write_text("from agentsweep import c\n")
+    before = digest(script)
+    for path in package.iterdir():
+        path.touch()
+    assert digest(script) == before
+    moved = tmp_path_factory.mktemp("moved")
+    for path in package.iterdir():
+        path.rename(moved / path.name)
+    monkeypatch.setattr(codehash, "SOURCE", moved)
+    assert digest(moved / "figure.py") == before
+    (moved / "c.py").write_text("thing = 2\n")
+    assert digest(moved / "figure.py") != before
+
+
+# The project's own modules
+
+
+def test_package_itself_runs_nothing():
+    """It is left out of every hash, so that a new version number makes nothing stale."""
+    tree = ast.parse((codehash.SOURCE / "__init__.py").read_text())
+    kinds = [type(node) for node in tree.body]
+    assert kinds == [ast.Expr, ast.Assign]
+
+
+def test_extraction_depends_on_the_parser_and_not_on_what_makes_runs():
+    used = codehash.closure({"agentsweep.extract"})
+    assert {"agentsweep.trace", "agentsweep.extract", "agentsweep.tables"} <= used
+    for module in ("runner", "measurement", "engine", "cli", "config", "gateway", "style"):
+        assert f"agentsweep.{module}" not in used
+
+
+def test_data_set_and_figures_do_not_depend_on_the_parser():
+    assert "agentsweep.trace" not in codehash.closure({"agentsweep.dataset"})
+    for script in (ROOT / "workflow" / "scripts" / "figures").glob("*.py"):
+        used = codehash.closure(codehash._imports(script))
+        assert "agentsweep.style" in used, script.name
+        for module in ("trace", "runner", "measurement", "engine", "cli", "config", "gateway"):
+            assert f"agentsweep.{module}" not in used, f"{script.name} uses {module}"
+
+
+@pytest.mark.parametrize(("command", "module"), [("_extract", "extract"), ("_dataset", "dataset")])
+def test_command_runs_no_other_module_than_the_one_that_is_hashed(command, module):
+    """The rules hash the module, not the command line, which imports everything."""
+    tree = ast.parse((codehash.SOURCE / "cli.py").read_text())
+    function = next(
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == command
+    )
+    imported = {
+        alias.name
+        for node in ast.walk(function)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == {module}
