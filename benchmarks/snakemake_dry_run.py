@@ -2,8 +2,8 @@
 
     python benchmarks/snakemake_dry_run.py [--cells 100 1000 5000] [--repeat 3]
 
-The finished sweep is a fake one: empty files where the results would be, declared finished by
-`snakemake --touch`, which writes Snakemake's own record of each. What a dry run does (read the
+The finished sweep is a fake one: files of one byte where the results would be, and Snakemake's own
+record of each, written by Snakemake without running the rules. What a dry run does (read the
 configuration, compute every spec, build the graph, look at every file and record) is real.
 """
 
@@ -65,13 +65,8 @@ def build(clone: Path, cells: int) -> tuple[int, int]:
         "tasks": tasks, "memory": MEMORY, "cpus": CPUS, "replicates": replicates,
     }  # fmt: skip
     (clone / "config/config.yaml").write_text(yaml.safe_dump(configuration))
-    wanted = [
-        *images(clone),
-        *(f"results/dataset/{table}.parquet" for table in (*TABLES, "hosts")),
-        *(f"results/figures/{name}.{kind}" for name in FIGURES
-          for kind in ("pdf", "svg", "png", "json")),
-    ]  # fmt: skip
-    made = 0
+    wanted = images(clone)
+    extracted, made = [], 0
     for task in tasks:
         for memory in MEMORY:
             for cpus in CPUS:
@@ -79,8 +74,15 @@ def build(clone: Path, cells: int) -> tuple[int, int]:
                     cell = f"task~{task}/agent~claude/mem~{memory}_cpus~{cpus}_rep~{replicate}"
                     cell = cell.replace("1024MiB", "1GiB")
                     wanted += [f"results/runs/{cell}/{name}" for name in RUN_FILES]
-                    wanted += [f"results/extracted/{cell}/{name}.parquet" for name in TABLES]
+                    extracted += [f"results/extracted/{cell}/{name}.parquet" for name in TABLES]
                     made += 1
+    wanted += extracted
+    wanted += [f"results/dataset/{table}.parquet" for table in (*TABLES, "hosts")]
+    wanted += [
+        f"results/figures/{name}.{kind}" for name in FIGURES
+        for kind in ("pdf", "svg", "png", "json")
+    ]  # fmt: skip
+    # In the order in which rules would make them: Snakemake compares times.
     for name in wanted:
         path = clone / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,17 +97,29 @@ def images(clone: Path) -> list[str]:
     return sorted({word for word in words if word.startswith("results/images/")})
 
 
+# `--touch` would do the same through Snakemake's scheduler, whose time grows with the square of the
+# number of jobs, and wait 0.1 s before each.
+RECORD = """
+from snakemake.scheduling import job_scheduler
+
+def record_all(self):
+    workflow = self.workflow
+    for job in workflow.dag.needrun_jobs():
+        if job.output:
+            workflow.async_run(workflow.persistence.finished(job))
+    return True
+
+job_scheduler.JobScheduler.schedule = record_all
+from snakemake.cli import main
+main()
+"""
+
+
 def finish(clone: Path) -> None:
-    """Let Snakemake record every file as made by its rule."""
-    # Snakemake waits 0.1 s before it touches a file, for file systems with coarse times.
-    touch = (
-        "from snakemake.executors.touch import Executor; Executor.SLEEPING_TIME = 0; "
-        "from snakemake.cli import main; main()"
-    )
-    arguments = ["--touch", "--cores", "2", "--quiet", "all"]
+    """Let Snakemake record every file as made by its rule, without running the rules."""
     subprocess.run(
-        [sys.executable, "-c", touch, *arguments], cwd=clone, check=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", RECORD, "--touch", "--forceall", "--cores", "2", "all"],
+        cwd=clone, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     done = snakemake(clone, "-n")
     if "Nothing to be done" not in done.stdout:

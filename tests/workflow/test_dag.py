@@ -225,7 +225,7 @@ def test_another_results_directory_moves_every_output(small):
 def test_everything_runs_this_clones_modules(small):
     """The environment may have been made in another clone."""
     small.file("src/agentsweep/doctor.py").write_text("raise SystemExit(f'HERE {__file__}')\n")
-    small.replace("workflow/rules/common.smk", "TABLES = (", "print(codehash.SOURCE)\nTABLES = (")
+    small.replace("workflow/rules/common.smk", "FIGURES = (", "print(codehash.SOURCE)\nFIGURES = (")
     done = small.snakemake("--cores", "1", "doctor", check=False)
     assert f"{small.path}/src/agentsweep\n" in done.stdout
     assert f"HERE {small.path}/src/agentsweep/doctor.py" in done.stdout
