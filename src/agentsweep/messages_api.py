@@ -248,7 +248,8 @@ def _usage(usage: Usage) -> dict:
 
 
 def _block_deltas(block: dict, chunk_chars: int) -> tuple[dict, list[dict]]:
-    """A block as it opens, still empty, and the deltas that fill it (at least one)."""
+    """A block as it opens, still empty, and the deltas that fill it. No block is without any: an
+    empty text or thought makes no block."""
     kind = block["type"]
     if kind == "text":
         deltas = [{"type": "text_delta", "text": t} for t in _cut(block["text"], chunk_chars)]
@@ -264,7 +265,7 @@ def _block_deltas(block: dict, chunk_chars: int) -> tuple[dict, list[dict]]:
 
 
 def _cut(text: str, size: int) -> Iterator[str]:
-    for start in range(0, max(1, len(text)), size):
+    for start in range(0, len(text), size):
         yield text[start : start + size]
 
 

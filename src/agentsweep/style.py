@@ -166,6 +166,15 @@ def cpu_name(limit: float | None) -> str:
     return "none" if limit is None else f"{limit:g}"
 
 
+def short(name: str, inches: float, size: float = 7.5) -> str:
+    """A name that fits into `inches` at a font size, its middle left out if need be."""
+    # A letter is some 0.58 of the size wide, on average; a point is 1/72 in.
+    room = max(int(inches * 72 / (0.58 * size)), 5)
+    if len(name) <= room:
+        return name
+    return f"{name[: (room - 1) // 2]}…{name[len(name) - room // 2 :]}"
+
+
 def shown_subjects(subjects: dict[str, list]) -> dict[str, list]:
     """The subjects to draw beside each other; one that holds all runs if there are too many."""
     if len(subjects) <= MOST_SUBJECTS:
@@ -176,7 +185,9 @@ def shown_subjects(subjects: dict[str, list]) -> dict[str, list]:
 def ordered_colours(count: int) -> list:
     """Colours for an ordered quantity (a limit), light to dark, also in grey."""
     scale = matplotlib.colormaps["viridis_r"]
-    return [scale(0.12 + 0.82 * place / max(count - 1, 1)) for place in range(count)]
+    if count == 1:
+        return [scale(0.5)]
+    return [scale(0.12 + 0.82 * place / (count - 1)) for place in range(count)]
 
 
 def ordered_series(values: Sequence) -> list[tuple]:

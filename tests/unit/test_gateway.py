@@ -412,6 +412,16 @@ def test_a_client_that_does_not_read_holds_up_nobody_else(start):
     assert errors == {"/": None, "/v1/messages": "gateway_stopped"}
 
 
+def test_a_client_that_sends_without_end_is_held_back(start):
+    gateway = start("turns: [{text: x, latency_s: 60}]")
+    with send_only(gateway) as connection:
+        connection.settimeout(1)
+        with pytest.raises(TimeoutError):
+            for _ in range(200):
+                connection.sendall(bytes(1_000_000))
+        assert gateway.call("HEAD", "/")[0] == 200
+
+
 def test_half_a_request_is_no_exchange(start):
     gateway = start()
     for part in (b"POST /v1/mess", b"POST /v1/messages HTTP/1.1\r\ncontent-length: 9\r\n\r\n{"):
@@ -542,10 +552,15 @@ def test_commands_that_come_with_the_settings_are_obeyed(tmp_path):
     (tmp_path / "s.yaml").write_text(BASIC)
     settings = {"mode": "scripted", "listen": "tcp:127.0.0.1:0", "log": str(tmp_path / "l")}
     settings |= {"token": TOKEN, "scenario": str(tmp_path / "s.yaml")}
-    lines = json.dumps(settings).encode() + b'\n{"cmd": "status"}\n'
-    code, said, errors = run_gateway(lines)
-    ready, status = (json.loads(line) for line in said.splitlines())
-    assert (code, ready["ready"], status["exchanges"], errors) == (0, True, 0, "")
+    command = [sys.executable, "-m", "agentsweep.gateway"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(json.dumps(settings).encode() + b'\n{"cmd": "status"}\n')
+        process.stdin.flush()
+        # Answered while stdin is still open.
+        ready, status = (json.loads(process.stdout.readline()) for _ in range(2))
+        process.stdin.close()
+        assert process.wait(10) == 0
+    assert (ready["ready"], status["exchanges"]) == (True, 0)
 
 
 def test_it_ends_with_its_parent(tmp_path):

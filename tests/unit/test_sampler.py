@@ -387,12 +387,14 @@ def test_a_sampler_ends_with_its_parent(tmp_path):
     script = (
         "import subprocess, sys, time\n"
         "p = subprocess.Popen([sys.executable, '-m', 'agentsweep.sampler'],"
-        " stdin=subprocess.PIPE)\n"
+        " stdin=sys.stdin)\n"
         "print(p.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
-    # Something else holds the write end too, so that only the death signal can end the sampler.
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    # The sampler's stdin stays open here, so that only the death signal can end it.
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     child = int(parent.stdout.readline())
     time.sleep(1.5)
     parent.send_signal(signal.SIGKILL)

@@ -188,7 +188,10 @@ def test_messages_of_the_role_system_are_no_turns(start):
     first = gateway.ask([user("Go.")])
     reminder = {"role": "system", "content": "A reminder."}
     talk = [user("Go."), reminder, *answered(first, "x", "y"), reminder]
-    assert text_of(gateway.ask(talk)) == "Now the build."
+    second = gateway.ask(talk)
+    assert text_of(second) == "Now the build."
+    talk += [*answered(second, "built"), reminder]
+    assert text_of(gateway.ask(talk)) == "Finished."
 
 
 def test_sessions_are_counted_apart(start):

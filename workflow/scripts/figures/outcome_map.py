@@ -11,23 +11,32 @@ from agentsweep.dataset import Dataset
 _CELL_HEIGHT = 0.44
 # Inches below which a cell has no room for the name of an outcome.
 _LEAST_NAMED = 0.56
+_LEAST_SHARED = 0.72
+_SIZE = 5.6
+# The part of a cell that shows the shares, where cells have several runs.
+_BAR = 0.4
 
 
 def draw(dataset: Dataset) -> Figure:
-    """Memory limit across, CPU limit up; a cell is divided by the share of each outcome."""
+    """Memory limit across, CPU limit up; cells of several runs show the share of each outcome."""
     memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
     subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
-    wide = max(1, min(3, 9 // len(memory)))
+    wide = 3 if len(memory) <= 3 else 2 if len(memory) <= 6 else 1
     figure, axes = style.panels(len(subjects), max(1.1, 0.55 + _CELL_HEIGHT * len(cpus)), wide=wide)
     cell_inches = (figure.get_figwidth() / min(len(subjects), wide) - 0.55) / len(memory)
+    # One look for all cells: a single run fills its cell, several share it.
+    shares = any(
+        len(cell) > 1 for runs in subjects.values() for cell in metrics.by_cell(runs).values()
+    )
     for place, (panel, (name, runs)) in enumerate(zip(axes, subjects.items(), strict=True)):
         cells = metrics.by_cell(runs)
         for x, m in enumerate(memory):
             for y, c in enumerate(cpus):
-                _draw_cell(panel, x, y, cells.get((m, c), []), cell_inches)
-        panel.set(title=name, xlim=(-0.5, len(memory) - 0.5), ylim=(-0.5, len(cpus) - 0.5))
+                _draw_cell(panel, x, y, cells.get((m, c), []), cell_inches, shares)
+        panel.set(xlim=(-0.5, len(memory) - 0.5), ylim=(-0.5, len(cpus) - 0.5))
         panel.set_xticks(range(len(memory)), map(style.memory_name, memory))
         panel.set_yticks(range(len(cpus)), map(style.cpu_name, cpus))
+        panel.set_title(style.short(name, cell_inches * len(memory)))
         panel.set_xlabel("memory limit")
         panel.set_ylabel("CPU limit" if place % wide == 0 else "")
         panel.tick_params(length=0)
@@ -45,53 +54,62 @@ def draw(dataset: Dataset) -> Figure:
     return figure
 
 
-def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float) -> None:
+def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float, shares: bool) -> None:
     left, bottom, width, height = x - 0.48, y - 0.46, 0.96, 0.92
     if not runs:
-        panel.add_patch(
-            Rectangle((left, bottom), width, height, facecolor="none", edgecolor=style.PALE)
-        )
-        panel.text(x, y, "no run", ha="center", va="center", fontsize=5.6, color=style.GREY)
+        _fill(panel, left, bottom, width, height, "#ffffff", "")
+        panel.text(x, y, "no run", ha="center", va="center", fontsize=_SIZE, color=style.GREY)
         return
     counts = metrics.outcome_counts(runs)
-    for outcome, count in counts.items():
-        colour, hatch, _ = _look(outcome)
-        share = count / len(runs) * width
-        panel.add_patch(
-            Rectangle(
-                (left, bottom),
-                share,
-                height,
-                facecolor=colour,
-                hatch=hatch,
-                edgecolor="#ffffff",
-                linewidth=0.6,
-            )
-        )
-        left += share
-    most = max(counts, key=counts.get)
-    lines = []
-    if inches >= _LEAST_NAMED:
-        lines.append(
-            style.OUTCOME_NAMES.get(most, most).replace(" ", "\n" if inches < 0.8 else " ")
-        )
-    if len(runs) > 1:
-        lines.append(f"{counts[most]}/{len(runs)}")
     kills = metrics.tool_oom_count(runs)
+    named = inches >= _LEAST_NAMED
+    killed = [f"{kills} tool OOM" if named else f"{kills} OOM"] if kills else []
+    if shares:
+        _fill(panel, left, bottom, width, height, "#f4f4f4", "")
+        done = f"{counts.get('completed', 0)}/{len(runs)}"
+        lines = [f"{done} completed" if inches >= _LEAST_SHARED else done, *killed]
+        start = left
+        for outcome, count in counts.items():
+            share = count / len(runs) * width
+            colour, hatch, _ = _look(outcome)
+            _fill(panel, start, bottom, share, height * _BAR, colour, hatch)
+            start += share
+        middle, text_colour = bottom + height * (1 + _BAR) / 2, style.BLACK
+    else:
+        (outcome,) = counts
+        colour, hatch, text_colour = _look(outcome)
+        _fill(panel, left, bottom, width, height, colour, hatch)
+        name = style.OUTCOME_NAMES.get(outcome, outcome)
+        lines = [name if inches >= _LEAST_SHARED else name.replace(" ", "\n")] if named else []
+        lines += killed
+        middle = y
     if kills:
-        lines.append(f"{kills} tool OOM" if inches >= _LEAST_NAMED else f"{kills}")
         right, top = x + width / 2, y + height / 2
         # A corner of a tenth of an inch, whatever the cell's size.
-        corner = [(right, top), (right - 0.11 / inches, top), (right, top - 0.11 / _CELL_HEIGHT)]
-        panel.add_patch(Polygon(corner, facecolor=style.VERMILION, linewidth=0))
-    text_colour = _look(most)[2] if len(counts) == 1 else style.BLACK
-    box = None
-    if len(counts) > 1:
-        box = {"facecolor": "#ffffff", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+        corner = [(right, top), (right - 0.1 / inches, top), (right, top - 0.1 / _CELL_HEIGHT)]
+        panel.add_patch(
+            Polygon(corner, facecolor=style.VERMILION, edgecolor="#ffffff", linewidth=0.4)
+        )
     panel.text(
-        x, y, "\n".join(lines), ha="center", va="center", fontsize=5.6, color=text_colour,
-        linespacing=1.05, bbox=box,
+        x, middle, "\n".join(lines), ha="center", va="center", fontsize=_SIZE, color=text_colour,
+        linespacing=1.05,
     )  # fmt: skip
+
+
+def _fill(
+    panel: Axes, x: float, y: float, width: float, height: float, colour: str, hatch: str
+) -> None:
+    panel.add_patch(
+        Rectangle(
+            (x, y),
+            width,
+            height,
+            facecolor=colour,
+            hatch=hatch,
+            edgecolor=style.GREY if hatch or colour == "#ffffff" else "#ffffff",
+            linewidth=0.4,
+        )
+    )
 
 
 def _look(outcome: str) -> tuple[str, str, str]:

@@ -15,7 +15,9 @@ def draw(dataset: Dataset) -> Figure:
     """A point for each run, on a scale of powers of two; a bar at each limit that was set."""
     memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
     subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
-    figure, axes = style.panels(len(subjects), 1.9)
+    wide = 3 if len(memory) <= 4 else 2
+    figure, axes = style.panels(len(subjects), 1.9, wide=wide)
+    inches = figure.get_figwidth() / min(len(subjects), wide) - 0.5
     looks = style.ordered_series(cpus)
     for place, (panel, (name, runs)) in enumerate(zip(axes, subjects.items(), strict=True)):
         cells = metrics.by_cell(runs)
@@ -27,21 +29,23 @@ def draw(dataset: Dataset) -> Figure:
                 _draw_points(
                     panel, cells.get((limit, cpu), []), x + dodge, 0.5 / len(cpus), colour, marker
                 )
-        panel.set_title(name)
+        panel.set_title(style.short(name, inches))
         panel.set_xticks(range(len(memory)), map(style.memory_name, memory))
         panel.set_xlim(-0.5, len(memory) - 0.5)
         panel.set_xlabel("memory limit")
-        panel.set_ylabel("peak memory" if place % 3 == 0 else "")
+        panel.set_ylabel("peak memory" if place % wide == 0 else "")
         _set_scale(panel, runs, memory)
     handles = [
         Line2D([], [], linestyle="", color=colour, marker=marker, label=style.cpus_name(cpu))
         for cpu, colour, marker in looks
     ]
-    handles.append(
-        Line2D([], [], linestyle="", marker="o", markersize=7, markerfacecolor="none",
-               markeredgecolor=style.VERMILION, label="OOM kill")
-    )  # fmt: skip
-    handles.append(Line2D([], [], **style.LIMIT_LINE, label="limit"))
+    if any(map(metrics.had_oom, dataset.runs)):
+        handles.append(
+            Line2D([], [], linestyle="", marker="o", markersize=4.2, markerfacecolor="#ffffff",
+                   markeredgecolor=style.VERMILION, markeredgewidth=1.1, label="with an OOM kill")
+        )  # fmt: skip
+    if memory != [None]:
+        handles.append(Line2D([], [], **style.LIMIT_LINE, label="memory limit"))
     style.legend_above(figure, handles)
     return figure
 
@@ -50,12 +54,12 @@ def _draw_points(panel: Axes, runs: list, x: float, width: float, colour, marker
     known = [run for run in runs if metrics.peak_memory_bytes(run)]
     for run, offset in zip(known, style.spread(len(known), width), strict=True):
         here = (x + (offset if len(known) > 1 else 0), metrics.peak_memory_bytes(run))
-        panel.plot(*here, marker=marker, color=colour, markeredgewidth=0.5, zorder=3)
-        if metrics.had_oom(run):
-            panel.plot(
-                *here, marker="o", markersize=7, markerfacecolor="none", markeredgewidth=0.9,
-                markeredgecolor=style.VERMILION, zorder=4,
-            )  # fmt: skip
+        oom = metrics.had_oom(run)
+        panel.plot(
+            *here, marker=marker, color=colour, zorder=4 if oom else 3,
+            markersize=4.2 if oom else 3.6, markeredgewidth=1.1 if oom else 0,
+            markeredgecolor=style.VERMILION if oom else colour,
+        )  # fmt: skip
 
 
 def _set_scale(panel: Axes, runs: list, memory: list) -> None:
@@ -65,7 +69,7 @@ def _set_scale(panel: Axes, runs: list, memory: list) -> None:
         return
     levels += [limit for limit in memory if limit]
     panel.set_yscale("log", base=2)
-    low, high = min(levels) / 1.3, max(levels) * 1.3
+    low, high = min(levels) / 1.6, max(levels) * 1.3
     panel.set_ylim(low, high)
     powers = [2**e for e in range(10, 50) if low <= 2**e <= high]
     every = -(-len(powers) // 7)

@@ -30,7 +30,7 @@ def draw(dataset: Dataset) -> Figure:
     if right.axison:
         right.set_ylim(bottom=-0.03 * right.get_ylim()[1])
     handles = [
-        Line2D([], [], color=colour, marker=marker, label=name)
+        Line2D([], [], color=colour, marker=marker, label=style.short(name, 2.2))
         for name, colour, marker in _looks(subjects)
     ]
     style.legend_above(figure, handles)

@@ -14,19 +14,21 @@ _LOOKS = {
     "tools": (style.ORANGE, "tools", ""),
     "other": (style.PALE, "neither", ""),
 }
-# More bars than this in one panel cannot be read: then all memory limits are one bar.
-_MOST_BARS = 30
+_WIDE, _AROUND, _BAR = 2, 0.55, 0.145
 
 
 def draw(dataset: Dataset) -> Figure:
     """A bar for each cell: the means over its runs, which add up to the mean wall time."""
     subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
-    bars = {name: _bars(runs) for name, runs in subjects.items()}
-    most = max(map(len, bars.values()))
-    figure, axes = style.panels(len(subjects), 0.55 + 0.145 * most, wide=2)
+    bars = {name: _bars(runs, pooled=False) for name, runs in subjects.items()}
+    if _height(bars) * -(-len(bars) // _WIDE) > style.PAGE_HEIGHT - 0.4:
+        # It would not fit a page: one bar for all memory limits.
+        bars = {name: _bars(runs, pooled=True) for name, runs in subjects.items()}
+    figure, axes = style.panels(len(subjects), _height(bars), wide=_WIDE)
+    inches = figure.get_figwidth() / min(len(subjects), _WIDE) - 1.0
     for panel, (name, shown) in zip(axes, bars.items(), strict=True):
         _draw_bars(panel, shown)
-        panel.set_title(name)
+        panel.set_title(style.short(name, inches))
     # A part that never occurs needs no entry.
     occur = {
         part
@@ -42,11 +44,15 @@ def draw(dataset: Dataset) -> Figure:
     return figure
 
 
-def _bars(runs: list[Row]) -> list[tuple[str, dict[str, float], int]]:
+def _height(bars: dict[str, list]) -> float:
+    return _AROUND + _BAR * max(map(len, bars.values()))
+
+
+def _bars(runs: list[Row], pooled: bool) -> list[tuple[str, dict[str, float], int]]:
     """Label, mean seconds by part, and number of runs, from the top down."""
     cells = metrics.by_cell(runs)
     memory, cpus = metrics.memory_limits(runs), metrics.cpu_limits(runs)
-    if len(cells) > _MOST_BARS:
+    if pooled:
         groups = {style.cpus_name(c): [run for run in runs if run["cpu_limit"] == c] for c in cpus}
     else:
         groups = {

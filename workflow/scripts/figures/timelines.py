@@ -67,14 +67,16 @@ class _Timeline:
 
 def draw(dataset: Dataset) -> Figure:
     """The selected runs: the corners of the grid (see `selection`)."""
-    return _page(_timelines(dataset, selection(dataset.runs), _calls_by_run(dataset)))
+    chosen = selection(dataset.runs)
+    return _page(_timelines(chosen, _curves_by_run(dataset, chosen), _calls_by_run(dataset)))
 
 
 def pages(dataset: Dataset) -> Iterator[Figure]:
     """All runs, ten a page, by task, memory limit, CPU limit and replicate."""
     ordered, calls = _ordered(dataset.runs), _calls_by_run(dataset)
+    curves = _curves_by_run(dataset, ordered)
     for first in range(0, len(ordered), _ACROSS * _DOWN):
-        yield _page(_timelines(dataset, ordered[first : first + _ACROSS * _DOWN], calls))
+        yield _page(_timelines(ordered[first : first + _ACROSS * _DOWN], curves, calls))
 
 
 def selection(runs: Sequence[Row]) -> list[Row]:
@@ -118,16 +120,19 @@ def _calls_by_run(dataset: Dataset) -> dict[str, list[Row]]:
     return calls
 
 
-def _timelines(
-    dataset: Dataset, runs: Sequence[Row], calls: dict[str, list[Row]]
-) -> list[_Timeline]:
-    samples = {}
+def _curves_by_run(dataset: Dataset, runs: Sequence[Row]) -> dict[str, dict]:
+    """One pass over the samples, which keeps some kilobytes of each run."""
     wanted = {run["run_id"]: run for run in runs}
-    for run_id, arrays in dataset.samples(_COUNTERS, wanted):
-        samples[run_id] = _curves(wanted[run_id], arrays)
-    return [
-        _timeline(run, samples.get(run["run_id"]), calls.get(run["run_id"], [])) for run in runs
-    ]
+    return {
+        run_id: _curves(wanted[run_id], arrays)
+        for run_id, arrays in dataset.samples(_COUNTERS, wanted)
+    }
+
+
+def _timelines(
+    runs: Sequence[Row], curves: dict[str, dict], calls: dict[str, list[Row]]
+) -> list[_Timeline]:
+    return [_timeline(run, curves.get(run["run_id"]), calls.get(run["run_id"], [])) for run in runs]
 
 
 def _curves(run: Row, samples: dict) -> dict:
@@ -160,12 +165,12 @@ def _timeline(run: Row, curves: dict | None, calls: Sequence[Row]) -> _Timeline:
         nothing = Curve(np.empty(0), np.empty(0))
         curves = {"start_ns": start, "end_ns": end, "working_set": nothing, "anon": nothing,
                   "cpus": nothing, "kills": [], "memory_name": "working set"}  # fmt: skip
-    start, end = curves.pop("start_ns"), curves.pop("end_ns")
+    start, end = curves["start_ns"], curves["end_ns"]
     return _Timeline(
         run=run,
-        length_s=max((end - start) / 1e9, 1e-3),
+        length_s=(end - start) / 1e9,
         bands=metrics.tool_bands(calls, run, start, end),
-        **curves,
+        **{name: value for name, value in curves.items() if not name.endswith("_ns")},
     )
 
 
@@ -192,45 +197,57 @@ def _page(timelines: Sequence[_Timeline]) -> Figure:
 def _draw_run(
     figure: Figure, cell: SubplotSpec, timeline: _Timeline, place: int, count: int
 ) -> None:
-    parts = cell.subgridspec(3, 1, height_ratios=(0.1, 1, 0.62), hspace=0.16)
-    strip = figure.add_subplot(parts[0])
-    memory = figure.add_subplot(parts[1])
-    cpu = figure.add_subplot(parts[2])
-    _draw_strip(strip, timeline)
+    parts = cell.subgridspec(2, 1, height_ratios=(1, 0.62), hspace=0.12)
+    memory = figure.add_subplot(parts[0])
+    cpu = figure.add_subplot(parts[1])
+    _draw_strip(memory, timeline)
     _draw_memory(memory, timeline)
     _draw_cpu(cpu, timeline)
-    for panel in (strip, memory, cpu):
-        panel.set_xlim(0, timeline.length_s)
+    for panel in (memory, cpu):
+        panel.set_xlim(0, timeline.length_s or 1)
+        panel.yaxis.set_label_coords(-0.115, 0.5)
     memory.tick_params(labelbottom=False)
-    strip.set_title(_title(timeline.run), fontsize=6.5, pad=3)
+    memory.set_title(_title(timeline.run), fontsize=6.5, pad=10)
+    if not timeline.length_s:
+        cpu.set_xticks([])
     if place >= count - _ACROSS:
         cpu.set_xlabel("time since the agent's start (s)")
-    for panel in (memory, cpu):
-        panel.yaxis.set_label_coords(-0.115, 0.5)
 
 
 def _title(run: Row) -> str:
-    limits = f"{style.memory_name(run['mem_limit_bytes'])}, {style.cpus_name(run['cpu_limit'])}"
+    memory = run["mem_limit_bytes"]
+    memory_limit = "no memory limit" if memory is None else style.memory_name(memory)
+    limits = f"{memory_limit}, {style.cpus_name(run['cpu_limit'])}"
     outcome = style.OUTCOME_NAMES.get(run["outcome"] or metrics.UNKNOWN, run["outcome"])
     kills = f", {run['tool_oom_count']} tool OOM" if run["tool_oom_count"] else ""
     replicate = f", #{run['replicate']}" if run["replicate"] else ""
-    return f"{run['task'] or metrics.UNKNOWN}, {limits}{replicate}: {outcome}{kills}"
+    rest = f", {limits}{replicate}: {outcome}{kills}"
+    # Half of the text's width, less the axes' labels and the rest of the title.
+    room = style.TEXT / _ACROSS - 0.45 - len(rest) * 0.058 * 6.5 / 7.5
+    return style.short(run["task"] or metrics.UNKNOWN, room, 6.5) + rest
 
 
 def _draw_strip(panel: Axes, timeline: _Timeline) -> None:
-    for start, end, category in timeline.bands:
-        # A call shorter than half a point would be invisible.
-        width = max(end - start, timeline.length_s / 400)
+    """The tool calls by category, in a strip above the panel."""
+    # A call shorter than half a point would be invisible.
+    least = timeline.length_s / 400
+    for colour in _BAND_NAMES:
+        spans = [
+            (start, max(end - start, least))
+            for start, end, category in timeline.bands
+            if _BANDS.get(category, style.GREY) == colour
+        ]
         panel.broken_barh(
-            [(start, width)], (0, 1), facecolor=_BANDS.get(category, style.GREY), linewidth=0
-        )
-    panel.set_ylim(0, 1)
-    panel.set_axis_off()
+            spans, (1.04, 0.1), facecolor=colour, linewidth=0, clip_on=False,
+            transform=panel.get_xaxis_transform(),
+        )  # fmt: skip
 
 
 def _shade(panel: Axes, timeline: _Timeline) -> None:
-    for start, end, _ in timeline.bands:
-        panel.axvspan(start, end, color="#f0f0f0", linewidth=0, zorder=0)
+    panel.broken_barh(
+        [(start, end - start) for start, end, _ in timeline.bands], (0, 1), facecolor="#f0f0f0",
+        linewidth=0, zorder=0, transform=panel.get_xaxis_transform(),
+    )  # fmt: skip
 
 
 def _draw_memory(panel: Axes, timeline: _Timeline) -> None:

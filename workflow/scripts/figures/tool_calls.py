@@ -17,11 +17,11 @@ def draw(dataset: Dataset) -> Figure:
     """Two panels with the same categories: calls a run (darker: errors) and seconds a run."""
     calls = dataset.rows("tool_calls", _COLUMNS)
     subjects = _subjects(dataset)
-    order = list(metrics.category_use(calls)) or ["no tool call"]
+    order = list(metrics.category_use(calls))
     height = 0.78 / len(subjects)
     figure, (left, right) = plt.subplots(
         1, 2, sharey=True, layout="constrained",
-        figsize=(style.TEXT * 0.8, 0.75 + len(order) * max(0.16, 0.09 * len(subjects))),
+        figsize=(style.TEXT * 0.8, 0.75 + max(len(order), 3) * max(0.16, 0.09 * len(subjects))),
     )  # fmt: skip
     handles = []
     for number, (name, runs) in enumerate(subjects.items()):
@@ -40,8 +40,12 @@ def draw(dataset: Dataset) -> Figure:
             )  # fmt: skip
             if this.seconds is not None:
                 right.barh(y, this.seconds / len(runs), height * 0.92, color=colour)
-        handles.append(style.swatch(colour, name))
+        handles.append(style.swatch(colour, style.short(name, 2.2)))
     handles.append(style.swatch("#ffffff", "error", "//////"))
+    if not order:
+        for panel in (left, right):
+            style.say_instead(panel, "no tool call")
+        return figure
     left.set_yticks(range(len(order)), order)
     left.set_ylim(len(order) - 0.4, -0.6)
     left.set_xlabel("calls per run")

@@ -18,7 +18,9 @@ def draw(dataset: Dataset) -> Figure:
     by_memory = len(memory) > 1 or len(cpus) == 1
     ticks, series = (memory, cpus) if by_memory else (cpus, memory)
     subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
-    figure, axes = style.panels(len(subjects), 1.9)
+    wide = 3 if len(ticks) <= 4 else 2
+    figure, axes = style.panels(len(subjects), 1.9, wide=wide)
+    inches = figure.get_figwidth() / min(len(subjects), wide) - 0.4
     looks = style.ordered_series(series)
     for place, (panel, (name, runs)) in enumerate(zip(axes, subjects.items(), strict=True)):
         cells = metrics.by_cell(runs)
@@ -31,13 +33,13 @@ def draw(dataset: Dataset) -> Figure:
                 medians.append(metrics.estimate(here, metrics.agent_wall_s).value)
             known = [(x + dodge, m) for x, m in enumerate(medians) if m is not None]
             panel.plot(*zip(*known, strict=True) if known else ([], []), color=colour, zorder=2)
-        panel.set_title(name)
+        panel.set_title(style.short(name, inches))
         panel.set_xticks(
             range(len(ticks)), map(style.memory_name if by_memory else style.cpu_name, ticks)
         )
         panel.set_xlim(-0.5, len(ticks) - 0.5)
         panel.set_xlabel("memory limit" if by_memory else "CPU limit")
-        panel.set_ylabel("wall time of the agent (s)" if place % 3 == 0 else "")
+        panel.set_ylabel("wall time of the agent (s)" if place % wide == 0 else "")
         panel.grid(axis="y")
         _set_scale(panel, [run["agent_s"] for run in runs if run["agent_s"]])
     naming = style.cpus_name if by_memory else style.memory_name

@@ -1,0 +1,145 @@
+"""What the rules look up: which cells are taken on, refused or left out, and why."""
+
+import io
+import json
+import re
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import small_sweep
+import yaml
+
+from agentsweep.config import Machine
+from agentsweep.sweep import UNMATCHABLE, Sweep, shell_prefix
+
+SMALL = Machine(memory_bytes=10**9, cpus=1)
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """Makes the small sweep (512MiB and 1GiB, 0.5 and 2 CPUs, 2 replicates), with overrides."""
+    small_sweep.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def made(machine=SMALL, announce=True, **overrides):
+        merged = yaml.safe_load(small_sweep.CONFIG)
+        for section, values in overrides.items():
+            both = isinstance(values, dict)
+            merged[section] = merged.get(section, {}) | values if both else values
+        stream = io.StringIO()
+        result = Sweep(merged, ["config.yaml"], announce, machine, stream)
+        result.said = stream.getvalue()
+        return result
+
+    return made
+
+
+def seal(made, cell):
+    (made.config.store().root / made.config.spec_sha256(cell) / "attempt-1").mkdir(parents=True)
+
+
+def publish(cell, content: str):
+    folder = Path("results/runs") / cell.id
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(content)
+
+
+def test_misfits_are_left_out_with_a_line_each(sweep):
+    made = sweep(sweep={"skip_unfit": True})
+    assert {(cell.memory, cell.cpus) for cell in made.cells} == {("512MiB", "0.5")}
+    lines = made.said.splitlines()
+    assert len(lines) == 6
+    assert all(line.startswith("agentsweep: left out: task~fix/") for line in lines)
+    assert sum("needs 2 cores, and this machine has 1" in line for line in lines) == 2
+    assert sum("needs 1GiB + 256MiB = 1343 MB" in line for line in lines) == 4
+
+
+def test_misfits_stay_unless_they_are_to_be_skipped(sweep):
+    made = sweep()
+    assert len(made.cells) == 8
+    assert made.said == ""
+
+
+def test_process_of_a_job_leaves_nothing_out_and_says_nothing(sweep):
+    made = sweep(sweep={"skip_unfit": True}, announce=False)
+    assert len(made.cells) == 8
+    assert made.said == ""
+
+
+def test_misfits_that_have_their_run_stay(sweep):
+    """An archive of large runs gives its figures on a small machine."""
+    first = sweep()
+    large = [cell for cell in first.cells if cell.memory == "1GiB"]
+    seal(first, large[0])
+    publish(large[1], json.dumps({"spec_sha256": first.config.spec_sha256(large[1])}))
+    made = sweep(sweep={"skip_unfit": True})
+    assert [cell for cell in made.cells if cell.memory == "1GiB"] == large[:2]
+    assert made.refusal(large[0], cores=1, mem_mb=100) is None
+    assert made.refusal(large[1], cores=1, mem_mb=100) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"spec_sha256": "other"}', "{"])
+def test_result_of_another_spec_or_a_damaged_one_is_no_run(sweep, content):
+    made = sweep()
+    publish(made.cells[0], content)
+    assert not made.has_run(made.cells[0])
+
+
+def test_cell_that_gets_less_than_it_needs_is_refused_by_name(sweep):
+    made = sweep()
+    cell = next(cell for cell in made.cells if (cell.memory, cell.cpus) == ("1GiB", "2"))
+    assert made.refusal(cell, cores=2, mem_mb=1343) is None
+    assert made.refusal(cell, cores=1, mem_mb=1343) == (
+        f"{cell.id} needs 2 cores and Snakemake gives 1 (--cores): give more, or leave it out "
+        "with sweep.skip_unfit: true"
+    )
+    both = made.refusal(cell, cores=1, mem_mb=1342)
+    assert "needs 2 cores and" in both
+    assert "needs 1343 MB and Snakemake gives 1342" in both
+    assert made.refusal(cell, cores=2, mem_mb=None) is None
+
+
+def test_partial_wants_the_cells_that_have_their_run(sweep):
+    made = sweep(partial=True)
+    assert made.wanted() == []
+    seal(made, made.cells[3])
+    assert made.wanted() == [made.cells[3]]
+    assert sweep().wanted() == made.cells
+
+
+def test_cell_of_wildcards(sweep):
+    made = sweep()
+    for cell in made.cells:
+        wildcards = SimpleNamespace(**{**vars(cell), "replicate": str(cell.replicate)})
+        assert made.cell(wildcards) == cell
+
+
+def test_pattern_matches_the_sweeps_values_and_no_other(sweep):
+    made = sweep()
+    pattern = re.sub(r"\{(\w+),([^{}]*)\}", r"(?P<\1>\2)", made.cell_pattern())
+    assert all(re.fullmatch(pattern, cell.id) for cell in made.cells)
+    one = made.cells[0].id
+    assert "cpus~0.5" in one
+    for wrong in ("cpus~0x5", "cpus~1", "cpus~0.50"):
+        assert not re.fullmatch(pattern, one.replace("cpus~0.5", wrong))
+
+
+def test_without_cells_the_pattern_matches_nothing(sweep):
+    made = sweep(sweep={"skip_unfit": True}, machine=Machine(memory_bytes=1, cpus=1))
+    assert made.cells == []
+    assert UNMATCHABLE in made.cell_pattern()
+    assert set(made.image_constraints().values()) == {UNMATCHABLE}
+
+
+def test_commands_find_this_clones_modules_before_any_other():
+    prefix = shell_prefix(Path("/clone with space/src"), Path("/env/bin/python"), False)
+    done = subprocess.run(
+        ["bash", "-c", prefix + "echo $PYTHONPATH; echo $PATH"],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": "/other"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["/clone with space/src", "/env/bin:/usr/bin:/bin"]
+    behind = shell_prefix(Path("/src"), Path("/env/bin/python"), prefer_path=True)
+    assert "PATH=$PATH:/env/bin; " in behind

@@ -1,0 +1,168 @@
+"""Snakemake killed, stopped, and started with a secret around it: with real runs.
+
+Nothing sealed is lost, nothing of ours is left after the next start, and that one completes.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from clone import BIN, ROOT, Clone
+
+BINARY = ROOT / "agents" / "claude-2.1.330" / "claude"
+ARCHIVE = ROOT / "images" / "logstats.tar"
+MISSING = [str(path) for path in (BINARY, ARCHIVE) if not path.is_file()]
+if shutil.which("podman") is None:
+    MISSING.append("podman")
+pytestmark = pytest.mark.skipif(
+    bool(MISSING) and not os.environ.get("CI"),
+    reason=f"NOT RUN, these tests need {' and '.join(MISSING)}: run `make test`",
+)
+
+CANARY = "canary-77aa01-secret"
+CONFIG = """\
+dataset: faults
+sweep: {memory: [512MiB], cpus: [1]}
+tasks: {wait: config/tasks/wait.yaml}
+agents: {claude: {model_id: claude-haiku-4-5-20251001, version: "2.1.330"}}
+agent: {timeout_s: 60, stall_s: 30}
+"""
+TASK = """\
+kind: prompt
+image: oci-archive:images/logstats.tar
+workdir: /faults
+prompt: Wait a little.
+scenario: config/scenarios/wait.yaml
+"""
+SCENARIO = """\
+description: Wait for some seconds.
+turns:
+  - tools: [{Bash: {command: "echo begun > begun.txt; sleep 4", description: Wait}}]
+  - text: Done.
+"""
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A clone whose image is pulled and fixed, and nothing else."""
+    clone = Clone.make(tmp_path_factory.mktemp("faults") / "base")
+    clone.file("agents").symlink_to(ROOT / "agents")
+    clone.file("images").symlink_to(ROOT / "images")
+    clone.file("config/config.yaml").write_text(CONFIG)
+    clone.file("config/images.lock.yaml").write_text("images: {}\n")
+    clone.file("config/tasks/wait.yaml").write_text(TASK)
+    clone.file("config/scenarios/wait.yaml").write_text(SCENARIO)
+    clone.snakemake("--cores", "1", "lock")
+    clone.snakemake("--cores", "1", "images")
+    return clone
+
+
+@pytest.fixture
+def clone(ready, tmp_path):
+    return ready.copy(tmp_path / "clone")
+
+
+def start(clone: Clone) -> subprocess.Popen:
+    """Snakemake in a process group of its own, once its agent is at work."""
+    process = subprocess.Popen(
+        [str(BIN / "snakemake"), "--cores", "1", "runs"],
+        cwd=clone.path,
+        env={"PATH": f"{BIN}:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": os.environ.get("HOME", "/")},
+        stdin=subprocess.DEVNULL,
+        stdout=clone.file("log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not [p for p in clone.path.glob("store/*/*.partial/api.jsonl") if p.stat().st_size]:
+        assert time.monotonic() < deadline, clone.file("log").read_text()
+        time.sleep(0.1)
+    return process
+
+
+def containers(clone: Clone) -> list[str]:
+    keys = [path.name[:12] for path in clone.path.glob("store/*")]
+    done = subprocess.run(
+        ["podman", "ps", "--all", "--format", "{{.Names}}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+    )
+    return [name for name in done.stdout.split() if any(key in name for key in keys)]
+
+
+def processes(clone: Clone) -> list[str]:
+    """Runners, samplers and gateways with a file of this clone open, or named by it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().decode(errors="replace")
+            links = [str(fd.readlink()) for fd in (path / "fd").iterdir()]
+        except OSError:
+            continue
+        if "agentsweep" in words and any(str(clone.path) in link for link in links):
+            found.append(words)
+    return found
+
+
+def finish(clone: Clone) -> list[str]:
+    """The next start, as a user makes it; returns the attempts there are afterwards."""
+    clone.snakemake("--unlock")
+    clone.snakemake("--cores", "1", "runs")
+    assert clone.planned("runs") == {}
+    deadline = time.monotonic() + 10
+    while containers(clone) or processes(clone):
+        assert time.monotonic() < deadline, (containers(clone), processes(clone))
+        time.sleep(0.2)
+    return sorted(path.name for path in clone.path.glob("store/*/attempt-*"))
+
+
+def test_a_killed_snakemake_leaves_its_run_to_end_and_be_recalled(clone):
+    snakemake = start(clone)
+    snakemake.kill()
+    snakemake.wait()
+    assert finish(clone) == ["attempt-1"]
+
+
+def test_everything_killed_at_once_runs_again(clone):
+    snakemake = start(clone)
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(path.name)) == snakemake.pid:
+                os.kill(int(path.name), signal.SIGKILL)
+        except OSError:
+            continue
+    snakemake.wait()
+    assert finish(clone) == ["attempt-1.interrupted", "attempt-2"]
+
+
+def test_ctrl_c_leaves_nothing_behind(clone):
+    snakemake = start(clone)
+    os.killpg(snakemake.pid, signal.SIGINT)
+    assert snakemake.wait(30) != 0
+    deadline = time.monotonic() + 15
+    while containers(clone) or processes(clone):
+        assert time.monotonic() < deadline, (containers(clone), processes(clone))
+        time.sleep(0.2)
+    assert [p.name for p in clone.path.glob("store/*/attempt-*")] == ["attempt-1.interrupted"]
+    assert finish(clone) == ["attempt-1.interrupted", "attempt-2"]
+
+
+def test_a_secret_around_the_workflow_is_in_no_file_of_it(clone):
+    secrets = dict.fromkeys(("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "MY_SECRET"), CANARY)
+    done = clone.snakemake("--cores", "2", env=secrets)
+    assert CANARY not in done.stdout
+    found = [path for path in clone.path.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert {part.parts[len(clone.path.parts)] for part in found} >= {
+        ".snakemake",
+        "results",
+        "store",
+        "logs",
+    }
+    for path in found:
+        assert CANARY.encode() not in path.read_bytes(), path
