@@ -1,6 +1,7 @@
 """The sampler and the wrapper on real containers: what only a kernel can show."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -164,7 +165,6 @@ BRIEF = (
     "python3 -c '"
     "import mmap, time; "
     "s = time.monotonic(); m = mmap.mmap(-1, 300 << 20); m.madvise(mmap.MADV_HUGEPAGE); "
-    'm.write(bytes(1 << 20) * 0 or b"x"); '
     "[m.__setitem__(i, 1) for i in range(0, 300 << 20, 4096)]; m.close(); "
     "print(time.monotonic() - s)'"
 )
@@ -178,6 +178,7 @@ def test_a_peak_between_two_samples_is_in_the_watermark_and_in_no_sample(box):
     for _ in range(6):
         done = made.call(BRIEF)
         assert done.returncode == 0, done.stderr
+        assert float(done.stdout) < 0.5
     end = made.ask(cmd="end")
     made.stop()
     samples = made.samples()
@@ -279,7 +280,7 @@ def test_a_stopped_sampler_counts_what_it_missed_and_does_not_make_up_for_it(box
     time.sleep(0.5)
     summary = made.stop()
     times = [sample["t_ns"] for sample in made.samples()]
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(times)]
     assert max(gaps) > 0.9e9
     after = gaps.index(max(gaps))
     # At most one sample comes sooner than a period after the one that was late.
@@ -343,7 +344,6 @@ def test_each_kill_is_counted_once_and_by_name(box):
     assert [mark["exit_code"] for mark in marks] == [137, 137, 137, 0]
     assert all(mark["mem_peak_bytes"] == 256 * MIB for mark in marks[:3])
     assert end["counters"]["memory_oom_kill"] == end["oom_kill"] == summary["oom_kill"] == 3
-    assert end["counters"]["memory_failcnt"] > 0
     assert marks[2]["start_ns"] < summary["oom_kill_last_ns"] <= marks[2]["end_ns"] + 10**7
     if end["victims"] is None:
         pytest.skip("NOT CHECKED: the kernel log cannot be read here, so no victim is named")
@@ -368,7 +368,9 @@ def test_a_kill_of_the_whole_container_is_in_its_last_counters(box):
         made.sample()
         made.ask(cmd="begin")
         Path(f"/proc/{made.pid}/oom_score_adj").write_text("1000")
-        made.start("python3", "-c", "x = bytearray(400 << 20)")
+        # Several that share the memory, so that none of them is a worse victim than PID 1.
+        share = "python3 -c 'x = bytearray(60 << 20); import time; time.sleep(9)' & "
+        made.start("bash", "-c", share * 4 + "wait")
         status = made.status_when(lambda status: status["gone"])
         assert status["counters"]["memory_oom_kill"] >= 1
         end = made.ask(cmd="end")
@@ -410,7 +412,6 @@ send(b"\n")
 def test_garbage_neither_blocks_nor_crashes_nor_occupies_it(box):
     made = box(512, "2")
     made.sample()
-    hostile = made.start("python3", "-c", HOSTILE, user=None) if False else None
     hostile = made.start("python3", "-c", HOSTILE)
     time.sleep(1.5)
     begin = time.monotonic()
@@ -509,7 +510,7 @@ def test_memory_is_told_apart(box):
     made.run("sh", "-c", "head -c 33554432 /dev/zero > /dev/shm/file")
     shmem = reader.read()
     assert 64 * MIB <= anon.memory_anon_bytes - start.memory_anon_bytes < 80 * MIB
-    assert 60 * MIB <= file.memory_file_bytes - start.memory_file_bytes
+    assert file.memory_file_bytes - start.memory_file_bytes >= 60 * MIB
     assert file.memory_anon_bytes - start.memory_anon_bytes < 8 * MIB
     assert 32 * MIB <= shmem.memory_shmem_bytes - start.memory_shmem_bytes < 34 * MIB
     assert anon.pids_current > start.pids_current
@@ -526,7 +527,6 @@ def test_the_limits_of_a_container_are_read_back(box):
     assert limits["memory_bytes"] == 300 * MIB
     assert limits["cpus"] == 0.5
     assert limits["pids"] == 4096
-    assert made.name or limits["memory_level"].count("/") >= 1
     container_id = podman("inspect", "--format", "{{.Id}}", made.name).strip()
     assert container_id in limits["memory_level"]
     assert container_id in limits["cpu_level"]
@@ -545,11 +545,14 @@ def test_an_ancestor_with_a_smaller_limit_binds(box):
         assert limits["cpu_level"] != level
         made.engine.remove(made.name)
     finally:
-        # The engine made the same parent below the other controllers.
-        for directory in Path("/sys/fs/cgroup").glob(f"*{level}"):
-            with contextlib.suppress(OSError):
-                directory.rmdir()
-    assert not parent.exists()
+        # The engine made the same parent below the other controllers, with a child for conmon.
+        deadline = time.monotonic() + 10
+        while left := [*Path("/sys/fs/cgroup").glob(f"*{level}")]:
+            for directory in [*(path / "conmon" for path in left), *left]:
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
 
 
 # What a mark costs
@@ -570,7 +573,7 @@ def test_a_mark_costs_some_milliseconds(box, capsys):
         "print(ms(['/bin/bash', '-c', 'true']), ms([sys.argv[1], 'true']))\n"
     )
     plain_ms, marked_ms = map(float, made.run("python3", "-c", script, WRAPPER).stdout.split())
-    assert len(made.status_when(lambda status: not status["active_calls"])) > 0
+    made.status_when(lambda status: not status["active_calls"])
     marks = made.marks()
     assert len(marks) == count
     inner_ms = sorted((m["end_ns"] - m["start_ns"]) / 1e6 for m in marks)[count // 2]

@@ -47,8 +47,8 @@ def draw(dataset: Dataset) -> Figure:
         handles.append(style.swatch(colour, style.OUTCOME_NAMES.get(outcome, outcome), hatch))
     if metrics.runs_with_tool_oom(dataset.runs):
         handles.append(
-            Line2D([], [], linestyle="", marker=((-1, 1), (1, 1), (1, -1), (-1, 1)), markersize=5, color=style.VERMILION,
-                   label="the kernel killed tools (number)")
+            Line2D([], [], linestyle="", marker=((-1, 1), (1, 1), (1, -1), (-1, 1)), markersize=5,
+                   color=style.VERMILION, label="the kernel killed tools (number)")
         )  # fmt: skip
     style.legend_above(figure, handles)
     return figure

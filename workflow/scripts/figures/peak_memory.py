@@ -33,7 +33,7 @@ def draw(dataset: Dataset) -> Figure:
         panel.set_xticks(range(len(memory)), map(style.memory_name, memory))
         panel.set_xlim(-0.5, len(memory) - 0.5)
         panel.set_xlabel("memory limit")
-        panel.set_ylabel("peak memory" if place % wide == 0 else "")
+        panel.set_ylabel("peak memory (charged)" if place % wide == 0 else "")
         _set_scale(panel, runs, memory)
     handles = [
         Line2D([], [], linestyle="", color=colour, marker=marker, label=style.cpus_name(cpu))

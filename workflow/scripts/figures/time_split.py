@@ -19,13 +19,9 @@ _WIDE, _AROUND, _BAR = 2, 0.55, 0.145
 
 def draw(dataset: Dataset) -> Figure:
     """A bar for each cell: the means over its runs, which add up to the mean wall time."""
-    subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
-    bars = {name: _bars(runs, pooled=False) for name, runs in subjects.items()}
-    if _height(bars) * -(-len(bars) // _WIDE) > style.PAGE_HEIGHT - 0.4:
-        # It would not fit a page: one bar for all memory limits.
-        bars = {name: _bars(runs, pooled=True) for name, runs in subjects.items()}
-    figure, axes = style.panels(len(subjects), _height(bars), wide=_WIDE)
-    inches = figure.get_figwidth() / min(len(subjects), _WIDE) - 1.0
+    bars, _ = _shown_bars(dataset)
+    figure, axes = style.panels(len(bars), _height(bars), wide=_WIDE)
+    inches = figure.get_figwidth() / min(len(bars), _WIDE) - 1.0
     for panel, (name, shown) in zip(axes, bars.items(), strict=True):
         _draw_bars(panel, shown)
         panel.set_title(style.short(name, inches))
@@ -42,6 +38,16 @@ def draw(dataset: Dataset) -> Figure:
         [style.swatch(*look) for part, look in _LOOKS.items() if part in occur],
     )
     return figure
+
+
+def _shown_bars(dataset: Dataset) -> tuple[dict[str, list], bool]:
+    """The bars of each panel, and whether one bar stands for all memory limits."""
+    subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
+    for pooled in (False, True):
+        bars = {name: _bars(runs, pooled) for name, runs in subjects.items()}
+        if _height(bars) * -(-len(bars) // _WIDE) <= style.PAGE_HEIGHT - 0.4:
+            break
+    return bars, pooled
 
 
 def _height(bars: dict[str, list]) -> float:
@@ -96,6 +102,7 @@ def caption(dataset: Dataset) -> captions.Caption:
     runs = dataset.runs
     shares = {part: metrics.time_share(runs, part) for part in metrics.TIME_PARTS}
     n = shares["model"].n
+    _, pooled = _shown_bars(dataset)
     said = ", ".join(
         f"{_LOOKS[part][1]} {captions.percent(share.value)}"
         for part, share in shares.items()
@@ -106,6 +113,7 @@ def caption(dataset: Dataset) -> captions.Caption:
         [
             captions.n_of(n, runs, "division of their time"),
             f"Median share of the agent's time: {said or 'unknown'}.",
+            *(["Each bar stands for all memory limits."] if pooled else []),
         ],
         n_split=n,
         median_share={part: share.value for part, share in shares.items()},

@@ -271,7 +271,7 @@ def _draw_memory(panel: Axes, timeline: _Timeline) -> None:
     if limit_bytes is not None:
         limit = limit_bytes / _MIB
         if limit <= _LIMIT_IN_VIEW * highest:
-            panel.axhline(limit, **style.LIMIT_LINE)
+            panel.axhline(limit, **style.LIMIT_LINE, zorder=1)
             top = max(top, limit * 1.12)
         else:
             top = highest * 1.4
@@ -298,7 +298,7 @@ def _draw_cpu(panel: Axes, timeline: _Timeline) -> None:
     limit = timeline.run["cpu_limit"]
     top = max(highest * 1.12, 0.1)
     if limit is not None and limit <= _LIMIT_IN_VIEW * max(highest, 0.2):
-        panel.axhline(limit, **style.LIMIT_LINE)
+        panel.axhline(limit, **style.LIMIT_LINE, zorder=1)
         top = max(top, limit * 1.25)
     elif limit is not None:
         top = max(highest * 1.5, 0.1)
