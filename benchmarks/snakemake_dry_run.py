@@ -80,7 +80,7 @@ def build(clone: Path, cells: int) -> tuple[int, int]:
     wanted += [f"results/dataset/{table}.parquet" for table in (*TABLES, "hosts")]
     wanted += [
         f"results/figures/{name}.{kind}" for name in FIGURES
-        for kind in ("pdf", "svg", "png", "json")
+        for kind in ("pdf", "svg", "png", "json", "rst")
     ]  # fmt: skip
     # In the order in which rules would make them: Snakemake compares times.
     for name in wanted:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import metrics
-from .metrics import Row
-from .units import format_size
+from agentsweep import metrics
+from agentsweep.metrics import Row
+from agentsweep.units import format_size
 
 
 @dataclass(frozen=True)

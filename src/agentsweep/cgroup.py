@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from operator import itemgetter
 from pathlib import Path
 
-from agentsweep.cgroup_files import Parser, Remembering
+from agentsweep.cgroup_files import Parser, Values
 from agentsweep.counters import COLUMNS, Counters
 from agentsweep.errors import InfraError
 
@@ -40,11 +40,10 @@ class CgroupReader(ABC):
     def __init__(self, paths: dict[str, Path], mounts: dict[str, Path]):
         self.paths = paths
         self._mounts = mounts
-        self._descriptors: list[int] = []
-        self._sizes: list[int] = []
-        self._offsets: list[int] = []
-        self._parsers: list[Parser] = []
+        self._often = _Files()
+        self._seldom = _Files()
         self._arrange = itemgetter(0)
+        self._nothing: tuple[None, ...] = ()
         self._peak: int | None = None
         self.can_reset_peak = False
 
@@ -89,8 +88,15 @@ class CgroupReader(ABC):
     # What a version has to say.
 
     @abstractmethod
-    def _files(self) -> Iterable[tuple[Path, Parser]]:
-        """The counter files, memory.current's first."""
+    def _files(self) -> list[tuple[Path, Parser]]:
+        """The counter files that are read for every sample, memory.current's first."""
+
+    @abstractmethod
+    def _seldom_files(self) -> list[tuple[Path, Parser]]:
+        """Files of cumulative counters that are read once for each batch of samples.
+
+        Each file costs a sample some microseconds, and these are not needed as finely.
+        """
 
     @abstractmethod
     def _open_peak(self) -> None:
@@ -135,58 +141,49 @@ class CgroupReader(ABC):
 
         CgroupGone when the cgroup has vanished.
         """
-        present: list[str] = []
-        for path, parser in self._files():
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                continue
-            try:
-                data = os.pread(descriptor, _READ_BYTES, 0)
-                parser(data)
-            except (OSError, ValueError, IndexError):
-                # For example PSI files where the kernel was booted with psi=0.
-                os.close(descriptor)
-                continue
-            self._descriptors.append(descriptor)
-            self._parsers.append(Remembering(parser))
-            # Small buffers are cheaper by far than a page for each number.
-            self._sizes.append(_ROOM * len(data) + _ROOM_BYTES)
-            present.extend(parser.columns)
+        present = [
+            *self._often.open(self._files()),
+            *self._seldom.open(self._seldom_files()),
+        ]
         if not present or present[0] != "memory_current_bytes":
             self.close()
             raise CgroupGone(f"the cgroup {self.level} has gone: its container ended")
-        self._offsets = [0] * len(self._descriptors)
-        # One more value, None, stands behind those read: for the columns that no file gives.
-        absent = len(present)
+        # A sample without the seldom files has None for them, and any column that no file gives
+        # takes the None that every sample has at its end.
+        often = sum(len(parser.columns) for parser in self._often.parsers)
+        self._nothing = (None,) * (len(present) - often + 1)
         places = {column: place for place, column in enumerate(present)}
-        self._arrange = itemgetter(*(places.get(column, absent) for column in COLUMNS))
+        self._arrange = itemgetter(*(places.get(column, -1) for column in COLUMNS))
         self._open_peak()
 
     def read_raw(self) -> Raw:
         """All counter files as bytes."""
         try:
-            return list(map(os.pread, *self.read_plan()))
+            return [*map(os.pread, *self.read_plan()), *self.read_seldom()]
         except OSError:
             raise CgroupGone(f"the cgroup {self.level} has gone: its container ended") from None
 
     def read_plan(self) -> tuple[list[int], list[int], list[int]]:
-        """Descriptors, sizes and offsets: `list(map(os.pread, *plan))` is one `read_raw`.
+        """Descriptors, sizes and offsets: `list(map(os.pread, *plan))` is one sample.
 
-        For a loop in which even a method call would show. The lists stay the same objects; OSError
-        when the cgroup has gone.
+        For a loop in which even a method call would show. OSError when the cgroup has gone.
         """
-        return self._descriptors, self._sizes, self._offsets
+        return self._often.descriptors, self._often.sizes, self._often.offsets
+
+    def read_seldom(self) -> Raw:
+        """The files that not every sample has, to be put behind one; OSError when gone."""
+        files = self._seldom
+        return list(map(os.pread, files.descriptors, files.sizes, files.offsets))
 
     def parse(self, raw: Raw) -> tuple[int | None, ...]:
-        """What `read_raw` gave, as values in the order of COLUMNS."""
-        values: list[int | None] = []
-        for place, data in enumerate(raw):
-            if len(data) == self._sizes[place]:
-                # The file has outgrown its buffer, for example by a new device in io.stat.
-                data = self._read_whole(place)
-            values += self._parsers[place](data)
-        values.append(None)
+        """A sample, with or without the seldom files, as values in the order of COLUMNS."""
+        often = len(self._often.parsers)
+        values = self._often.parse(raw[:often])
+        if len(raw) == often:
+            values += self._nothing
+        else:
+            values += self._seldom.parse(raw[often:])
+            values.append(None)
         return self._arrange(values)
 
     def read(self) -> Counters:
@@ -221,31 +218,91 @@ class CgroupReader(ABC):
 
     def close(self) -> None:
         """Close all files; the reader can be opened again."""
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        self._descriptors, self._sizes, self._parsers = [], [], []
+        self._often.close()
+        self._seldom.close()
         if self._peak is not None:
             os.close(self._peak)
             self._peak = None
         self.can_reset_peak = False
-
-    def _read_whole(self, place: int) -> bytes:
-        """Make more room for a file and read it again."""
-        while True:
-            self._sizes[place] *= _ROOM
-            try:
-                data = os.pread(self._descriptors[place], self._sizes[place], 0)
-            except OSError:
-                # What was cut off belongs to a container that has gone.
-                return b""
-            if len(data) < self._sizes[place]:
-                return data
 
     def _pread(self, descriptor: int) -> bytes:
         try:
             return os.pread(descriptor, _READ_BYTES, 0)
         except OSError:
             raise CgroupGone(f"the cgroup {self.level} has gone: its container ended") from None
+
+
+class _Files:
+    """Counter files that are read together: what `os.pread` needs, and their parsers.
+
+    Most files of a container stand still most of the time, so the same bytes are not parsed again.
+    """
+
+    def __init__(self):
+        self.descriptors: list[int] = []
+        self.sizes: list[int] = []
+        self.offsets: list[int] = []
+        self.parsers: list[Parser] = []
+        self._data: list[bytes] = []
+        self._values: list[Values] = []
+
+    def open(self, files: Iterable[tuple[Path, Parser]]) -> list[str]:
+        """Open those that this kernel has and that can be read; returns their columns."""
+        columns: list[str] = []
+        for path, parser in files:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                data = os.pread(descriptor, _READ_BYTES, 0)
+                parser(data)
+            except (OSError, ValueError, IndexError):
+                # For example PSI files where the kernel was booted with psi=0.
+                os.close(descriptor)
+                continue
+            self.descriptors.append(descriptor)
+            # Small buffers are cheaper by far than a page for each number.
+            self.sizes.append(_ROOM * len(data) + _ROOM_BYTES)
+            self.offsets.append(0)
+            self.parsers.append(parser)
+            self._data.append(b"")
+            self._values.append(())
+            columns.extend(parser.columns)
+        return columns
+
+    def parse(self, raw: Raw) -> list[int | None]:
+        """The values of all columns, in the order of the files."""
+        values: list[int | None] = []
+        for place, data in enumerate(raw):
+            if data != self._data[place]:
+                self._data[place] = data
+                if len(data) == self.sizes[place]:
+                    # The file has outgrown its buffer, for example by a new device in io.stat.
+                    data = self._read_whole(place)
+                self._values[place] = self.parsers[place](data)
+            values += self._values[place]
+        return values
+
+    def close(self) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        for kept in (self.descriptors, self.sizes, self.offsets, self.parsers):
+            kept.clear()
+        self._data.clear()
+        self._values.clear()
+
+    def _read_whole(self, place: int) -> bytes:
+        """Make more room for a file and read it again."""
+        while True:
+            self.sizes[place] *= _ROOM
+            try:
+                data = os.pread(self.descriptors[place], self.sizes[place], 0)
+            except OSError:
+                # What was cut off belongs to a container that has gone.
+                return b""
+            if len(data) < self.sizes[place]:
+                return data
 
 
 def level_name(directory: Path, mount: Path) -> str:

@@ -124,22 +124,3 @@ class BlkioBytes:
             elif word == b"Write":
                 write = (write or 0) + int(words[place + 1])
         return (read, write)
-
-
-class Remembering:
-    """A parser that answers the same bytes with the same values, without parsing them again.
-
-    Most files of a container stand still most of the time.
-    """
-
-    def __init__(self, parser: Parser):
-        self.columns = parser.columns
-        self._parser = parser
-        self._data: bytes | None = None
-        self._values: Values = ()
-
-    def __call__(self, data: bytes) -> Values:
-        if data != self._data:
-            self._values = self._parser(data)
-            self._data = data
-        return self._values

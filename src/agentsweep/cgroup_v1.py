@@ -61,7 +61,6 @@ class CgroupV1(CgroupReader):
             (memory / "memory.stat", Keyed(_MEMORY_STAT)),
             (memory / "memory.kmem.usage_in_bytes", Number("memory_kernel_bytes")),
             (memory / "memory.oom_control", Keyed({"oom_kill": "memory_oom_kill"})),
-            (memory / "memory.failcnt", Number("memory_failcnt")),
         ]
         if self._unified and (self._unified / "cpu.stat").exists():
             # The same times in microseconds, which cpuacct.stat has in clock ticks only.
@@ -77,6 +76,11 @@ class CgroupV1(CgroupReader):
             files.append((cpu / "cpu.stat", Keyed(_THROTTLING, {"throttled_time": (1, 1000)})))
         if pids := self.paths.get("pids"):
             files.append((pids / "pids.current", Number("pids_current")))
+        return files
+
+    def _seldom_files(self) -> list[tuple[Path, Parser]]:
+        failures = self.paths["memory"] / "memory.failcnt"
+        files: list[tuple[Path, Parser]] = [(failures, Number("memory_failcnt"))]
         if (blkio := self.paths.get("blkio")) and _accounts_io(self._mounts["blkio"]):
             files.append((blkio / _IO_FILE, BlkioBytes()))
         if self._unified:

@@ -67,9 +67,11 @@ class CgroupV2(CgroupReader):
             ),
             (top / "cpu.stat", Keyed(_CPU_STAT)),
             (top / "pids.current", Number("pids_current")),
-            (top / "io.stat", IoStat()),
-            *pressure_files(top),
         ]
+
+    def _seldom_files(self) -> list[tuple[Path, Parser]]:
+        top = self.paths[""]
+        return [(top / "io.stat", IoStat()), *pressure_files(top)]
 
     def _open_peak(self) -> None:
         """Two descriptors of memory.peak: one serves the interval, the other the next one.

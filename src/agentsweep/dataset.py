@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import tables
-from .errors import AgentsweepError
+from agentsweep import tables
+from agentsweep.errors import AgentsweepError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .outcome import OUTCOMES
+from agentsweep.outcome import OUTCOMES
 
 Row = Mapping[str, Any]
 
@@ -147,12 +147,6 @@ def throttled_s_per_s(run: Row) -> float | None:
     """Throttled seconds, summed over CPUs by the kernel, for each second of the agent's phase."""
     throttled = run["cpu_throttled_usec"]
     return None if throttled is None else _ratio(throttled / 1e6, run["agent_s"])
-
-
-def mean_cpus(run: Row) -> float | None:
-    """CPUs in use on average: CPU time over the agent's phase."""
-    used = run["cpu_usage_usec"]
-    return None if used is None else _ratio(used / 1e6, run["agent_s"])
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:

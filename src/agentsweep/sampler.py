@@ -157,6 +157,8 @@ class Sampler:
         if not self._pending:
             return
         rows = []
+        with contextlib.suppress(OSError):
+            self._pending[-1][-1].extend(self._reader.read_seldom())
         for t_ns, utc_ns, expired, raw in self._pending:
             self._count_deadlines(t_ns, int.from_bytes(expired, sys.byteorder))
             row = (t_ns, utc_ns, *self._reader.parse(raw))
@@ -165,7 +167,7 @@ class Sampler:
             rows.append(row)
         self._pending.clear()
         if rows[-1][0] > self._last_ns:
-            self._remember(rows[-1][0], Counters(*rows[-1][2:]))
+            self._remember(rows[-1][0], self._completed(rows[-1][2:]))
         if self._write_error is None:
             try:
                 self._writer.write(rows)
@@ -196,6 +198,11 @@ class Sampler:
             except CgroupGone:
                 self._on_gone()
         return self._last
+
+    def _completed(self, values: tuple[int | None, ...]) -> Counters:
+        """A sample as the last counters: what was not read with it stays what it was."""
+        known = self._last.as_dict().values()
+        return Counters(*(o if n is None else n for n, o in zip(values, known, strict=True)))
 
     def _remember(self, t_ns: int, counters: Counters) -> None:
         self._last_ns, self._last = t_ns, counters

@@ -1,4 +1,9 @@
-"""The time series of one run: an Arrow IPC stream that is readable after a crash."""
+"""The time series of one run: an Arrow IPC stream that is readable after a crash.
+
+Every row has time, memory, CPU and process counters. I/O, pressure and (on v1) failcnt are
+cumulative and dear to read, and are in the last row of each batch only, once a second or so;
+elsewhere they are null.
+"""
 
 import os
 from array import array

@@ -21,10 +21,10 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from . import captions
-from .dataset import Dataset
-from .errors import AgentsweepError
-from .units import format_size
+from agentsweep import captions
+from agentsweep.dataset import Dataset
+from agentsweep.errors import AgentsweepError
+from agentsweep.units import format_size
 
 # Inches: one column and the full text of a two-column page.
 COLUMN = 3.33
@@ -166,10 +166,14 @@ def cpu_name(limit: float | None) -> str:
     return "none" if limit is None else f"{limit:g}"
 
 
+def width_inches(text: str, size: float) -> float:
+    """About how wide a text is: a letter is some 0.58 of the font size, on average."""
+    return len(text) * 0.58 * size / 72
+
+
 def short(name: str, inches: float, size: float = 7.5) -> str:
     """A name that fits into `inches` at a font size, its middle left out if need be."""
-    # A letter is some 0.58 of the size wide, on average; a point is 1/72 in.
-    room = max(int(inches * 72 / (0.58 * size)), 5)
+    room = max(int(inches / width_inches("x", size)), 5)
     if len(name) <= room:
         return name
     return f"{name[: (room - 1) // 2]}…{name[len(name) - room // 2 :]}"
@@ -224,17 +228,17 @@ def panels(count: int, height: float, *, wide: int = 3) -> tuple[Figure, list[Ax
     return figure, axes[:count]
 
 
-def legend_above(figure: Figure, handles: Sequence, title: str | None = None) -> None:
+def legend_columns(handles: Sequence, inches: float) -> int:
+    """As many columns of a legend as fit."""
+    # A handle and its gaps take some 0.42 in.
+    widths = [0.42 + width_inches(handle.get_label(), 6.5) for handle in handles]
+    return max(1, min(len(handles), int(inches / max(widths, default=1))))
+
+
+def legend_above(figure: Figure, handles: Sequence) -> None:
     """One legend over all panels, in as many columns as fit."""
-    labels = [handle.get_label() for handle in handles]
-    # A letter takes some 0.055 in at this size, a handle and its gaps 0.4 in.
-    widest = 0.4 + 0.055 * max(map(len, labels), default=0)
-    across = figure.get_figwidth() - (0.3 + 0.055 * len(title) if title else 0)
-    columns = max(1, min(len(handles), int(across / widest)))
-    legend = figure.legend(
-        handles=handles, loc="outside upper center", ncols=columns, title=title, borderpad=0.2
-    )
-    legend.get_title().set_fontsize(6.5)
+    columns = legend_columns(handles, figure.get_figwidth())
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, borderpad=0.2)
 
 
 def swatch(colour: object, label: str, hatch: str = "") -> Patch:

@@ -14,10 +14,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import AgentsweepError
-from .table_schemas import SCHEMAS, TABLE_DESCRIPTIONS, VERSION
+from agentsweep.errors import AgentsweepError
+from agentsweep.table_schemas import SCHEMAS, TABLE_DESCRIPTIONS, VERSION
 
-__all__ = ["SCHEMAS", "VERSION", "Writer", "concat", "data_dictionary", "read", "row_groups"]
+__all__ = [
+    "SCHEMAS",
+    "VERSION",
+    "TableError",
+    "Writer",
+    "concat",
+    "data_dictionary",
+    "read",
+    "row_groups",
+    "schema_of",
+    "write",
+]
 
 # Rows of a row group: some 15 MB of samples, or some MB of rows with texts.
 _ROW_GROUP_ROWS = {"samples": 65_536}

@@ -160,25 +160,24 @@ def box(engine, engine_image, tmp_path):
             client.wait()
 
 
-# 300 MiB, touched and freed at once; says how long it had them.
+# 300 MiB, touched (MADV_POPULATE_WRITE, Linux 5.14) and freed at once; says how long that took.
 BRIEF = (
     "python3 -c '"
-    "import mmap, time; "
-    "s = time.monotonic(); m = mmap.mmap(-1, 300 << 20); m.madvise(mmap.MADV_HUGEPAGE); "
-    "[m.__setitem__(i, 1) for i in range(0, 300 << 20, 4096)]; m.close(); "
-    "print(time.monotonic() - s)'"
+    "import mmap, time; s = time.monotonic(); m = mmap.mmap(-1, 300 << 20); "
+    "m.madvise(mmap.MADV_HUGEPAGE); m.madvise(23); m.close(); print(time.monotonic() - s)'"
 )
 TAKE = "python3 -c 'x = bytearray({} << 20); import time; time.sleep({})'"
 
 
 def test_a_peak_between_two_samples_is_in_the_watermark_and_in_no_sample(box):
     made = box()
-    assert made.sample(rate_hz=1) == {"ready": True, "marks": "watermark"}
+    assert made.sample(rate_hz=0.2) == {"ready": True, "marks": "watermark"}
     made.ask(cmd="begin")
+    brief_s = []
     for _ in range(6):
         done = made.call(BRIEF)
         assert done.returncode == 0, done.stderr
-        assert float(done.stdout) < 0.5
+        brief_s.append(float(done.stdout))
     end = made.ask(cmd="end")
     made.stop()
     samples = made.samples()
@@ -190,8 +189,9 @@ def test_a_peak_between_two_samples_is_in_the_watermark_and_in_no_sample(box):
         assert mark["mem_after_bytes"] < 100 * MIB
         within = [s for s in samples if mark["start_ns"] <= s["t_ns"] <= mark["end_ns"]]
         unseen += all(s["memory_current_bytes"] < 100 * MIB for s in within)
-    # A sample a second cannot meet each of six peaks of some hundredths of a second.
-    assert unseen >= 3
+    # One sample in five seconds meets few of six peaks that take tenths of a second each.
+    assert max(brief_s) < 2
+    assert unseen >= 4
     assert end["peak_source"] == "watermark"
     assert 300 * MIB <= end["peak_bytes"] < 340 * MIB
 
@@ -302,6 +302,10 @@ def test_two_hundred_samples_a_second(box):
     times = [sample["t_ns"] for sample in made.samples()]
     assert times == sorted(set(times))
     assert abs((times[-1] - times[0]) / 1e9 - 2) < 0.5
+    for name in ("memory_inactive_file_bytes", "cpu_usage_usec", "memory_oom_kill"):
+        assert all(sample[name] is not None for sample in made.samples())
+    with_failcnt = [s["memory_failcnt"] for s in made.samples() if s["memory_failcnt"] is not None]
+    assert len(with_failcnt) >= 2
 
 
 def test_a_container_that_is_removed_leaves_its_last_counters(box, engine):
@@ -321,6 +325,7 @@ def test_a_container_that_is_removed_leaves_its_last_counters(box, engine):
     summary = made.stop()
     assert summary["gone"] is True
     assert summary["last_counters"] == status["counters"]
+    assert summary["last_counters"]["memory_failcnt"] is not None
     assert [mark["end_source"] for mark in made.marks()] == ["mark", "exit"]
     assert read_samples(made.folder / "samples.arrow")[1]
     with pytest.raises(CgroupGone):

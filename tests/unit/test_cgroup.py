@@ -1,10 +1,12 @@
 """Finding a container's cgroup and parsing its files, both versions behind one interface."""
 
+import os
+
 import pytest
 from cgroup_trees import LEAF, PID, SLICE, V1_LEAF, V2_MEMORY_STAT, proc, v1, v2, write
 
 from agentsweep.cgroup import CgroupGone, CgroupReader
-from agentsweep.cgroup_files import BlkioBytes, IoStat, Keyed, Number, Pressure, Remembering
+from agentsweep.cgroup_files import BlkioBytes, IoStat, Keyed, Number, Pressure
 from agentsweep.counters import COLUMNS, Counters
 from agentsweep.errors import InfraError
 
@@ -221,6 +223,18 @@ def test_a_file_that_outgrows_its_buffer_is_read_whole(tmp_path):
     reader.close()
 
 
+def test_a_sample_has_all_but_the_seldom_files(tmp_path):
+    reader = reader_of(v2(tmp_path))
+    reader.open()
+    sample = dict(zip(COLUMNS, reader.parse(list(map(os.pread, *reader.read_plan()))), strict=True))
+    whole = reader.read().as_dict()
+    reader.close()
+    seldom = {*PRESSURE, "io_read_bytes", "io_write_bytes"}
+    assert {name for name in COLUMNS if sample[name] is None} == seldom
+    assert all(sample[name] == whole[name] for name in COLUMNS if name not in seldom)
+    assert None not in whole.values()
+
+
 def test_level_is_the_kernels_name_of_the_cgroup(tmp_path):
     assert reader_of(v2(tmp_path / "two")).level == LEAF
     assert reader_of(v1(tmp_path / "one")).level == V1_LEAF
@@ -327,17 +341,28 @@ def test_keyed_reads_the_documented_memory_stat():
     assert list(Keyed(keys)(V2_MEMORY_STAT.encode())) == [2000000, 1048576, 104857600]
 
 
-def test_remembering_parses_the_same_bytes_once():
-    calls = []
+def test_the_same_bytes_are_parsed_once_and_others_again(tmp_path):
+    root, sysfs = v2(tmp_path)
+    reader = reader_of((root, sysfs))
+    parsed = []
 
     class Counting(Number):
         def __call__(self, data):
-            calls.append(data)
+            parsed.append(data)
             return super().__call__(data)
 
-    parse = Remembering(Counting("x"))
-    assert [parse(b"1\n"), parse(b"1\n"), parse(b"2\n"), parse(b"1\n")] == [(1,), (1,), (2,), (1,)]
-    assert calls == [b"1\n", b"2\n", b"1\n"]
+    files = reader._files()
+    reader._files = lambda: [(files[0][0], Counting("memory_current_bytes")), *files[1:]]
+    reader.open()
+    parsed.clear()
+    path = sysfs / LEAF[1:] / "memory.current"
+    found = []
+    for text in ("1\n", "1\n", "2\n", "1\n"):
+        path.write_text(text)
+        found.append(reader.read().memory_current_bytes)
+    reader.close()
+    assert found == [1, 1, 2, 1]
+    assert parsed == [b"1\n", b"2\n", b"1\n"]
 
 
 def test_pressure_without_a_full_line():

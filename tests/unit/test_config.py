@@ -40,7 +40,7 @@ BROKEN = [
     ("config.yaml", CONFIG, "", r"config.yaml: sweep: missing; .*"),
     ("config.yaml", CONFIG, "- a\n", r"config.yaml: \[\"a\"\] is not allowed here; write .*"),
     ("config.yaml", "dataset: test", "dataset: test\ndataset: other",
-     r"config.yaml: line 2: not YAML: the key 'dataset' is written twice"),
+     r"config.yaml: line 2: the key 'dataset' is written twice"),
     ("config.yaml", "dataset: test", "datset: test",
      r"config.yaml: datset: unknown key; did you mean dataset\?"),
     ("config.yaml", "dataset: test", "dataset: my/set",

@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_what_was_there_readable(tmp_path, monkeypatch):
     path = tmp_path / "samples.arrow"
     writer = SampleWriter(path, schema(1, 50))
     writer.write(rows(4))
-    write = os.write
+    write, length = os.write, path.stat().st_size
 
     def half(descriptor, data):
         if len(data) > 100:
@@ -101,6 +101,7 @@ def test_a_full_disk_leaves_what_was_there_readable(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         writer.write(rows(4))
     monkeypatch.undo()
+    assert path.stat().st_size == length
     assert read_samples(path)[0].num_rows == 4
     writer.write(rows(2))
     writer.close()

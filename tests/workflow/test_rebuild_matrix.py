@@ -246,6 +246,18 @@ def test_matrix(finished, tmp_path, line):
             shutil.rmtree(clone.file(part), ignore_errors=True)
 
 
+def test_report_shows_every_figure_with_its_caption(finished):
+    clone = finished.copy(finished.path.parent / "report")
+    clone.snakemake("--report", "report.html")
+    page = clone.file("report.html").read_text()
+    captions = sorted(clone.file("results/figures").glob("*.json"))
+    assert len(captions) == ALL_FIGURES
+    for path in captions:
+        assert f"{path.stem}.svg" in page
+    # One sentence of each caption comes from the data.
+    assert len(re.findall(r"<p>n = 4 (?:runs|calls)", page)) == ALL_FIGURES
+
+
 def test_what_was_changed_and_changed_back_is_recalled(finished):
     """A branch is switched, runs are made there, and it is switched back."""
     clone = finished.copy(finished.path.parent / "switched")

@@ -1,7 +1,8 @@
 """Figures: one script each, below workflow/scripts/figures.
 
 REQUIRES the data set.
-PROVIDES <results>/figures/<name>.{pdf,svg,png}, and a .json with what its caption says.
+PROVIDES <results>/figures/<name>.{pdf,svg,png}, the numbers of its caption
+(.json) and the caption itself (.rst).
 """
 
 # One rule each, because the caption in a report has to be named when the rule is defined.
@@ -16,7 +17,8 @@ for figure in FIGURES:
         output:
             f"<results>/figures/{figure}.pdf",
             f"<results>/figures/{figure}.png",
-            f"<results>/figures/{figure}.json",
+            numbers=f"<results>/figures/{figure}.json",
+            caption=f"<results>/figures/{figure}.rst",
             svg=report(
                 f"<results>/figures/{figure}.svg",
                 caption=f"../report/{figure}.rst",

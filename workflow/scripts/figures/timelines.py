@@ -25,6 +25,8 @@ _CALLS = [
 _MIB = 2**20
 # Two beside each other, as many rows as a page holds.
 _ACROSS, _DOWN, _HEIGHT = 2, 5, 1.72
+# A little wider than the axes, so that neighbours stay apart.
+_TITLE_INCHES = 2.85
 _SELECTED = 8
 # A limit further up than this many peaks would press the curve flat.
 _LIMIT_IN_VIEW = 2.5
@@ -177,19 +179,22 @@ def _timeline(run: Row, curves: dict | None, calls: Sequence[Row]) -> _Timeline:
 def _page(timelines: Sequence[_Timeline]) -> Figure:
     rows = -(-len(timelines) // _ACROSS)
     across = min(_ACROSS, len(timelines))
-    # Exact places, not a layout engine: every page looks alike, and hundreds are drawn in time.
-    height = rows * _HEIGHT + 0.45
     width = style.TEXT if across > 1 else style.COLUMN * 1.4
+    handles = _handles(timelines)
+    columns = style.legend_columns(handles, width)
+    head = 0.36 + 0.145 * -(-len(handles) // columns)
+    height = rows * _HEIGHT + head - 0.21
+    # Exact places, not a layout engine: every page looks alike, and hundreds are drawn in time.
     figure = plt.figure(figsize=(width, height))
     grid = figure.add_gridspec(
-        rows, across, left=0.58 / width, right=1 - 0.12 / width, top=1 - 0.66 / height,
+        rows, across, left=0.58 / width, right=1 - 0.12 / width, top=1 - head / height,
         bottom=0.36 / height, wspace=0.3, hspace=0.52,
     )  # fmt: skip
     for place, timeline in enumerate(timelines):
         _draw_run(figure, grid[place // across, place % across], timeline, place, len(timelines))
     figure.legend(
-        handles=_handles(timelines), loc="upper center", ncols=6, borderpad=0.1,
-        bbox_to_anchor=(0.5, 1 - 0.02 / height), columnspacing=1.0,
+        handles=handles, loc="upper center", ncols=columns, borderpad=0.1,
+        bbox_to_anchor=(0.5, 1 - 0.02 / height),
     )  # fmt: skip
     return figure
 
@@ -222,8 +227,7 @@ def _title(run: Row) -> str:
     kills = f", {run['tool_oom_count']} tool OOM" if run["tool_oom_count"] else ""
     replicate = f", #{run['replicate']}" if run["replicate"] else ""
     rest = f", {limits}{replicate}: {outcome}{kills}"
-    # Half of the text's width, less the axes' labels and the rest of the title.
-    room = style.TEXT / _ACROSS - 0.45 - len(rest) * 0.058 * 6.5 / 7.5
+    room = _TITLE_INCHES - style.width_inches(rest, 6.5)
     return style.short(run["task"] or metrics.UNKNOWN, room, 6.5) + rest
 
 

@@ -1,0 +1,102 @@
+"""The data set: all runs in one file for each table, and how it is read."""
+
+import random
+
+import numpy as np
+import pytest
+import synthetic
+
+from agentsweep import dataset, tables
+from agentsweep.dataset import Dataset
+from agentsweep.errors import AgentsweepError
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return synthetic.sweep(cpus=[0.5, 2.0])
+
+
+@pytest.fixture(scope="module")
+def folders(runs, tmp_path_factory):
+    return synthetic.write_extracted(runs, tmp_path_factory.mktemp("extracted"))
+
+
+def test_every_row_of_every_run_arrives(runs, folders, tmp_path):
+    counts = dataset.aggregate(folders, tmp_path)
+    assert counts["runs"] == len(runs)
+    for name in ("tool_calls", "api_calls", "messages", "samples"):
+        assert counts[name] == sum(len(getattr(run, name)) for run in runs)
+        assert tables.read(name, tmp_path / f"{name}.parquet").num_rows == counts[name]
+
+
+def test_order_of_the_folders_changes_no_byte(folders, tmp_path):
+    shuffled = random.Random(3).sample(folders, len(folders))
+    assert shuffled != folders
+    dataset.aggregate(folders, tmp_path / "a")
+    dataset.aggregate(shuffled, tmp_path / "b")
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == sorted(f"{name}.parquet" for name in (*dataset.EXTRACTED, "hosts"))
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_hosts_are_the_distinct_machines(tmp_path):
+    runs = synthetic.sweep(tasks=["logstats"], cpus=[1.0])
+    runs[1].row["kernel"] = "6.12.0"
+    runs[2].row["kernel"] = None
+    dataset.aggregate(synthetic.write_extracted(runs, tmp_path / "e"), tmp_path / "d")
+    hosts = tables.read("hosts", tmp_path / "d" / "hosts.parquet").to_pylist()
+    assert {(host["kernel"], host["n_runs"]) for host in hosts} == {
+        ("6.1.0", 1),
+        ("6.12.0", 1),
+        (None, 1),
+    }
+
+
+def test_no_folder_is_an_error(tmp_path):
+    with pytest.raises(AgentsweepError, match="there is no extracted run"):
+        dataset.aggregate([], tmp_path)
+
+
+def test_one_run_in_two_folders_is_an_error(tmp_path):
+    run = synthetic.make_run("logstats", synthetic.GIB, 1.0)
+    folders = [synthetic.write_dataset([run], tmp_path / name) for name in ("x", "y")]
+    with pytest.raises(AgentsweepError, match=r"both hold the run task~logstats"):
+        dataset.aggregate(folders, tmp_path / "out")
+    assert not (tmp_path / "out" / "runs.parquet").exists()
+
+
+def test_missing_table_is_named(folders, tmp_path):
+    with pytest.raises(AgentsweepError, match=r"nowhere/runs.parquet is missing"):
+        dataset.aggregate([*folders, tmp_path / "nowhere"], tmp_path / "out")
+
+
+def test_samples_come_run_by_run_across_row_groups(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(tables._ROW_GROUP_ROWS, "samples", 50)
+    synthetic.write_dataset(runs, tmp_path)
+    found = dict(Dataset(tmp_path).samples(["cpu_usage_usec", "memory_slab_bytes"]))
+    assert list(found) == sorted(run.run_id for run in runs)
+    for run in runs:
+        arrays = found[run.run_id]
+        assert arrays["t_ns"].dtype == np.int64
+        assert arrays["t_ns"].tolist() == [sample["t_ns"] for sample in run.samples]
+        assert arrays["cpu_usage_usec"].tolist() == [s["cpu_usage_usec"] for s in run.samples]
+        assert np.isnan(arrays["memory_slab_bytes"]).all()
+
+
+def test_samples_of_some_runs(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(tables._ROW_GROUP_ROWS, "samples", 50)
+    synthetic.write_dataset(runs, tmp_path)
+    wanted = [runs[4].run_id, runs[1].run_id]
+    found = dict(Dataset(tmp_path).samples(["pids_current"], wanted))
+    assert {name: len(a["t_ns"]) for name, a in found.items()} == {
+        run.run_id: len(run.samples) for run in (runs[1], runs[4])
+    }
+
+
+def test_data_set_without_runs_is_an_error(tmp_path):
+    with pytest.raises(AgentsweepError, match="is missing"):
+        Dataset(tmp_path)
+    synthetic.write_dataset([], tmp_path)
+    with pytest.raises(AgentsweepError, match="holds no run"):
+        Dataset(tmp_path)

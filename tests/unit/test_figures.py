@@ -1,0 +1,349 @@
+"""Figures: every script on sweeps of every shape, and what must hold of each file."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import warnings
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import pytest
+import synthetic
+from matplotlib import pyplot as plt
+from matplotlib.text import Text
+from PIL import Image
+
+from agentsweep import captions, style, tables
+from agentsweep.dataset import Dataset
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "workflow" / "scripts" / "figures"
+REPORT = ROOT / "workflow" / "report"
+FIGURES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
+EXPECTED = [
+    "outcome_map",
+    "peak_memory",
+    "throttling",
+    "time_split",
+    "timelines",
+    "tool_calls",
+    "wall_time",
+]
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"figure_{name}", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def mixed():
+    """Every outcome, several replicates, gaps, and values that nobody knows."""
+    runs = synthetic.sweep(
+        tasks=["logstats", "starlette-1147", "a-task-with-a-name-of-some-length__repo-12345"],
+        replicates=2,
+    )
+    outcomes = [*style.OUTCOME_LOOK, "completed", "completed"]
+    for number, run in enumerate(runs):
+        outcome = outcomes[number % len(outcomes)]
+        run.row["outcome"] = None if outcome == "unknown" else outcome
+        if number % 5 == 1:
+            for column in ("mem_peak_bytes", "cpu_nr_periods", "model_s", "tool_oom_count"):
+                run.row[column] = None
+        if number % 7 == 2:
+            run.samples = []
+        if number % 7 == 3:
+            del run.samples[20:50]
+        if number % 7 == 4:
+            run.tool_calls = []
+        if number % 7 == 5:
+            for sample in run.samples:
+                sample["memory_inactive_file_bytes"] = None
+    return runs
+
+
+SHAPES = {
+    "sweep": synthetic.sweep,
+    "v2": lambda: synthetic.sweep(cpus=[1.0], cgroup_version=2),
+    "one": lambda: synthetic.sweep(["logstats"], [synthetic.GIB], [1.0]),
+    "one_memory": lambda: synthetic.sweep(memory=[synthetic.GIB], replicates=3),
+    "no_limits": lambda: synthetic.sweep(memory=[None], cpus=[None]),
+    "mixed": mixed,
+    "wide": lambda: synthetic.sweep(
+        memory=[synthetic.MIB * 2**k for k in range(8, 14)], cpus=[0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
+    ),
+    "many": lambda: synthetic.sweep(tasks=[f"owner__repository-{n}" for n in range(28)], rate_hz=2),
+}
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("datasets")
+    made = {}
+
+    def get(shape):
+        if shape not in made:
+            made[shape] = synthetic.write_dataset(SHAPES[shape](), root / shape)
+        return made[shape]
+
+    return get
+
+
+def bare(path):
+    """Runs of which nothing is known but their names."""
+    synthetic.write_dataset([], path)
+    tables.write(
+        "runs", [{"run_id": f"r{n}", "task": "t"} for n in range(3)], path / "runs.parquet"
+    )
+    return path
+
+
+def shown_texts(figure):
+    """The texts that are really drawn, with their boxes in pixels."""
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    hidden = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            slack = (high - low) * 1e-6
+            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+                inside = low - slack <= tick.get_loc() <= high + slack
+                if not inside or not axes.axison:
+                    hidden |= {tick.label1, tick.label2}
+            if not axes.axison:
+                hidden.add(axis.label)
+    for text in figure.findobj(Text):
+        if text.get_visible() and text.get_text().strip() and text not in hidden:
+            yield text.get_text(), text.get_window_extent(renderer)
+
+
+def overlap(one, other):
+    """Square pixels that two boxes share, if that is more than touching."""
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return width * height if width > 1.5 and height > 1.5 else 0
+
+
+def test_every_figure_has_a_script_and_a_caption():
+    assert FIGURES == EXPECTED
+    for name in FIGURES:
+        text = (REPORT / f"{name}.rst").read_text()
+        assert text.rstrip().endswith(".. include:: {{ snakemake.output.caption }}")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", EXPECTED)
+def test_no_text_overlaps_another_or_leaves_the_figure(datasets, name, shape):
+    style.apply()
+    module = load(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = module.draw(Dataset(datasets(shape)))
+        texts = list(shown_texts(figure))
+    assert texts
+    width, height = figure.canvas.get_width_height()
+    for text, box in texts:
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+        assert inside, f"{text!r} leaves the figure: {box}"
+    for (one, one_box), (other, other_box) in combinations(texts, 2):
+        assert not overlap(one_box, other_box), f"{one!r} and {other!r} overlap"
+    inches = figure.get_size_inches()
+    assert inches[0] <= style.TEXT + 1e-9
+    assert inches[1] <= style.PAGE_HEIGHT + 1e-9
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("shape", ["sweep", "mixed"])
+def test_files(datasets, tmp_path, name, shape):
+    module = load(name)
+    out = tmp_path / "figures" / name
+    pages = {"pages": module.pages} if hasattr(module, "pages") else {}
+    arguments = ["--dataset", str(datasets(shape)), "--out", str(out)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        style.main(module.draw, module.caption, **pages, argv=arguments)
+    assert sorted(path.name for path in out.parent.iterdir()) == sorted(
+        f"{name}.{suffix}" for suffix in ("pdf", "svg", "png", "json", "rst")
+    )
+    pdf = Path(f"{out}.pdf").read_bytes()
+    assert b"/FontFile2" in pdf, "no embedded TrueType font"
+    assert b"/Type3" not in pdf
+    assert b"CreationDate" not in pdf
+    svg = Path(f"{out}.svg").read_text()
+    assert "<text" not in svg, "a text that needs a font of the reader's"
+    assert "<dc:date>" not in svg
+    for content in (pdf, svg.encode(), Path(f"{out}.json").read_bytes()):
+        assert str(tmp_path).encode() not in content
+    with Image.open(f"{out}.png") as image:
+        assert image.width <= style.TEXT * 300
+        assert len(set(image.convert("L").resize((60, 60)).get_flattened_data())) > 3
+    said = json.loads(Path(f"{out}.json").read_text())
+    assert said["n_runs"] == len(Dataset(datasets(shape)).runs)
+    assert said["source"]["datasets"] == ["synthetic"]
+    assert "data set synthetic (measured)" in said["caption"]
+    assert "n = " in said["caption"]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_runs_of_which_nothing_is_known(tmp_path, name):
+    module = load(name)
+    pages = {"pages": module.pages} if hasattr(module, "pages") else {}
+    arguments = ["--dataset", str(bare(tmp_path / "d")), "--out", str(tmp_path / name)]
+    style.main(module.draw, module.caption, **pages, argv=arguments)
+    assert Path(f"{tmp_path / name}.pdf").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_empty_data_set_is_one_line(tmp_path, name):
+    synthetic.write_dataset([], tmp_path / "d")
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / f"{name}.py", "--dataset", tmp_path / "d",
+         "--out", tmp_path / name],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"{name}: {tmp_path / 'd'} holds no run: run the sweep first (`snakemake runs`)"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+@pytest.mark.parametrize("name", ["outcome_map", "timelines"])
+def test_same_data_give_the_same_bytes(datasets, tmp_path, name):
+    """Whatever the time, the user's matplotlib settings, time zone, hash seed and directory are."""
+    for number in (1, 2):
+        home = tmp_path / f"home{number}"
+        home.mkdir()
+        settings = home / "matplotlibrc"
+        settings.write_text("font.size: 20\nsavefig.dpi: 30\n" if number == 2 else "")
+        environment = os.environ | {
+            "MATPLOTLIBRC": str(settings),
+            "PYTHONHASHSEED": str(number),
+            "TZ": ("UTC", "Asia/Tokyo")[number - 1],
+        }
+        command = [sys.executable, SCRIPTS / f"{name}.py", "--dataset", datasets("one_memory")]
+        command += ["--out", home / "figures" / name]
+        subprocess.run(command, env=environment, check=True, cwd=home)
+    one, two = (tmp_path / f"home{number}" / "figures" for number in (1, 2))
+    for suffix in ("pdf", "svg", "png", "json", "rst"):
+        assert (one / f"{name}.{suffix}").read_bytes() == (two / f"{name}.{suffix}").read_bytes()
+
+
+def test_timelines_pdf_has_every_run_and_the_picture_the_corners(datasets):
+    style.apply()
+    module = load("timelines")
+    dataset = Dataset(datasets("sweep"))
+    chosen = module.selection(dataset.runs)
+    assert [(r["task"], r["mem_limit_bytes"] // synthetic.MIB, r["cpu_limit"]) for r in chosen] == [
+        (task, m, c)
+        for task in ("logstats", "starlette-1147")
+        for m in (512, 2048)
+        for c in (0.5, 2.0)
+    ]
+    pages = list(module.pages(dataset))
+    assert [len(page.axes) for page in pages] == [20, 16]
+    plt.close("all")
+
+
+def test_timeline_shows_limits_kills_and_which_memory(datasets):
+    style.apply()
+    module = load("timelines")
+    figure = module.draw(Dataset(datasets("sweep")))
+    memory = figure.axes[0]
+    assert memory.get_title() == "logstats, 512MiB, 0.5 CPU: completed, 1 tool OOM"
+    levels = [line.get_ydata()[0] for line in memory.lines if len(set(line.get_ydata())) == 1]
+    assert 512 in levels
+    assert sum(line.get_marker() == "v" for line in memory.lines) == 1
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"working set", "anonymous memory", "OOM kill", "limit"} <= set(labels)
+    plt.close(figure)
+
+
+def test_outcome_map_names_each_cell_and_counts_kills(datasets):
+    style.apply()
+    figure = load("outcome_map").draw(Dataset(datasets("sweep")))
+    texts = [text for text, _ in shown_texts(figure)]
+    assert texts.count("completed\n1 tool OOM") == 3
+    assert texts.count("completed") == 15 + 1
+    plt.close(figure)
+
+
+def test_outcome_map_of_several_runs_shows_shares(datasets):
+    style.apply()
+    dataset = Dataset(datasets("mixed"))
+    figure = load("outcome_map").draw(dataset)
+    texts = " ".join(text for text, _ in shown_texts(figure))
+    assert "0/2" in texts
+    assert "1/2" in texts
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[:9] == list(style.OUTCOME_NAMES.values())
+    plt.close(figure)
+
+
+def test_peak_memory_draws_every_limit(datasets):
+    style.apply()
+    figure = load("peak_memory").draw(Dataset(datasets("sweep")))
+    for axes in figure.axes:
+        dashed = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+        assert dashed == [512 * synthetic.MIB, synthetic.GIB, 2 * synthetic.GIB]
+    plt.close(figure)
+
+
+def test_wall_time_line_is_the_median(datasets):
+    style.apply()
+    dataset = Dataset(datasets("one_memory"))
+    figure = load("wall_time").draw(dataset)
+    (line,) = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
+    for cpus, shown in zip((0.5, 1.0, 2.0), line.get_ydata(), strict=True):
+        seconds = sorted(
+            run["agent_s"]
+            for run in dataset.runs
+            if run["task"] == "logstats" and run["cpu_limit"] == cpus
+        )
+        assert shown == seconds[1]
+    plt.close(figure)
+
+
+def test_captions_say_how_many_runs_a_number_rests_on(datasets):
+    dataset = Dataset(datasets("mixed"))
+    for name, key, missing in (
+        ("peak_memory", "n_peak", "peak"),
+        ("throttling", "n_counters", "CFS bandwidth counters"),
+        ("time_split", "n_split", "division of their time"),
+    ):
+        caption = load(name).caption(dataset)
+        known = caption.numbers[key]
+        assert 0 < known < len(dataset.runs)
+        expected = f"n = {known} of {len(dataset.runs)} runs (the others have no {missing})."
+        assert caption.sentences[0] == expected
+
+
+def test_caption_text_is_no_markup(tmp_path):
+    from docutils.core import publish_parts
+
+    sentence = "Task a_b__c-1_, *x* `y` |z| <w> \\v."
+    captions.write(captions.Caption([sentence], {}), tmp_path / "f")
+    html = publish_parts((tmp_path / "f.rst").read_text(), writer="html")["body"]
+    assert html.strip() == f"<p>{sentence.replace('<', '&lt;').replace('>', '&gt;')}</p>"
+
+
+def test_palette_is_told_apart_in_grey():
+    """Neighbours of an ordered quantity differ in lightness too."""
+    for count in range(2, 7):
+        greys = [0.3 * r + 0.59 * g + 0.11 * b for r, g, b, _ in style.ordered_colours(count)]
+        assert min(one - other for one, other in pairwise(greys)) > 0.06
+
+
+def test_long_names_keep_both_ends():
+    name = "astropy__astropy-12345"
+    assert style.short(name, 5) == name
+    cut = style.short(name, 0.7)
+    assert len(cut) < len(name)
+    assert cut.startswith("ast")
+    assert cut.endswith("345")

@@ -1,0 +1,295 @@
+"""Published numbers: each from rows whose result can be worked out by hand."""
+
+import numpy as np
+import pytest
+import synthetic
+
+from agentsweep import metrics
+
+SECOND = 1_000_000_000
+START = 7 * SECOND
+
+
+def run(**values):
+    """A row of `runs` with nothing but what is given."""
+    names = (
+        "task agent mem_limit_bytes mem_effective_bytes cpu_limit outcome tool_oom_count "
+        "oom_kill_count mem_peak_bytes mem_peak_source cpu_usage_usec cpu_nr_periods "
+        "cpu_nr_throttled cpu_throttled_usec agent_s startup_s model_s tool_s overlap_s other_s "
+        "agent_start_ns agent_start_utc_ns"
+    )
+    return dict.fromkeys(names.split()) | values
+
+
+def call(**values):
+    names = "category duration_s time_source is_error start_ns end_ns start_utc_ns end_utc_ns"
+    return dict.fromkeys(names.split()) | values
+
+
+def test_limits_are_ordered_and_none_is_last():
+    runs = [run(mem_limit_bytes=m, cpu_limit=c) for m, c in ((4, 2.0), (None, 0.5), (1, None))]
+    assert metrics.memory_limits(runs) == [1, 4, None]
+    assert metrics.cpu_limits(runs) == [0.5, 2.0, None]
+
+
+def test_subjects_name_the_agent_only_where_there_are_several():
+    one = [run(task="b", agent="x"), run(task="a", agent="x")]
+    assert list(metrics.by_subject(one)) == ["a", "b"]
+    two = [*one, run(task="a", agent="y"), run(task=None, agent="y")]
+    assert list(metrics.by_subject(two)) == ["a (x)", "a (y)", "b (x)", "unknown (y)"]
+
+
+def test_outcomes_are_counted_in_the_order_of_the_closed_set():
+    runs = [run(outcome=o) for o in ("stalled", "completed", None, "completed", "new", "no_work")]
+    assert list(metrics.outcome_counts(runs).items()) == [
+        ("completed", 2),
+        ("no_work", 1),
+        ("stalled", 1),
+        ("new", 1),
+        ("unknown", 1),
+    ]
+
+
+def test_tool_kills_are_unknown_only_if_no_run_counts_them():
+    assert metrics.tool_oom_count([run(), run()]) is None
+    runs = [run(tool_oom_count=0), run(), run(tool_oom_count=3)]
+    assert metrics.tool_oom_count(runs) == 3
+    assert metrics.runs_with_tool_oom(runs) == 1
+    assert metrics.tool_oom_count([run(tool_oom_count=0)]) == 0
+
+
+def test_had_oom():
+    assert metrics.had_oom(run(oom_kill_count=1, tool_oom_count=0))
+    assert metrics.had_oom(run(tool_oom_count=1))
+    assert not metrics.had_oom(run(oom_kill_count=0))
+    assert not metrics.had_oom(run())
+
+
+def test_estimate_leaves_out_unknown_values_and_says_so():
+    runs = [run(agent_s=s) for s in (1.0, None, 5.0, 2.0)]
+    assert metrics.estimate(runs, metrics.agent_wall_s) == metrics.Estimate(2.0, 3)
+    assert metrics.estimate([run()], metrics.agent_wall_s) == metrics.Estimate(None, 0)
+
+
+def test_peak_share_is_of_the_limit_in_force():
+    assert metrics.peak_share_of_limit(
+        run(mem_peak_bytes=50, mem_limit_bytes=400, mem_effective_bytes=200)
+    ) == pytest.approx(0.25)
+    assert metrics.peak_share_of_limit(run(mem_peak_bytes=50, mem_limit_bytes=100)) == 0.5
+    assert metrics.peak_share_of_limit(run(mem_peak_bytes=50)) is None
+    assert metrics.peak_share_of_limit(run(mem_limit_bytes=50)) is None
+
+
+def test_throttling():
+    row = run(cpu_nr_periods=200, cpu_nr_throttled=50, cpu_throttled_usec=6_000_000, agent_s=4.0)
+    assert metrics.throttled_period_share(row) == 0.25
+    assert metrics.throttled_s_per_s(row) == 1.5
+    assert metrics.throttled_period_share(run(cpu_nr_periods=0, cpu_nr_throttled=0)) is None
+    assert metrics.throttled_s_per_s(run(agent_s=4.0)) is None
+    assert metrics.throttled_s_per_s(run(cpu_throttled_usec=0, agent_s=4.0)) == 0
+
+
+def test_time_split_counts_the_overlap_once():
+    row = run(agent_s=10.0, startup_s=1.0, model_s=4.0, tool_s=5.0, overlap_s=1.5, other_s=1.5)
+    split = metrics.time_split(row)
+    assert split == {"startup": 1.0, "model": 2.5, "both": 1.5, "tools": 3.5, "other": 1.5}
+    assert sum(split.values()) == row["agent_s"]
+    assert tuple(split) == metrics.TIME_PARTS
+
+
+def test_time_split_of_a_run_that_lacks_a_part():
+    assert metrics.time_split(run(agent_s=10.0, tool_s=5.0)) is None
+    rest = metrics.time_split(run(agent_s=10.0, model_s=2.0, tool_s=5.0))
+    assert rest["other"] == 3.0
+
+
+def test_mean_time_split_says_how_many_runs():
+    rows = [
+        run(agent_s=a, model_s=a / 2, tool_s=a / 4, startup_s=0.0, overlap_s=0.0)
+        for a in (4.0, 8.0)
+    ]
+    split, n = metrics.mean_time_split([*rows, run(agent_s=100.0)])
+    assert n == 2
+    assert split["model"] == 3.0
+    assert split["other"] == 1.5
+    assert metrics.mean_time_split([run()]) == ({}, 0)
+    assert metrics.time_share([*rows, run()], "model") == metrics.Estimate(0.5, 2)
+
+
+def test_category_use():
+    calls = [
+        call(category="test", duration_s=3.0, is_error=True),
+        call(category="test", duration_s=1.0, is_error=False),
+        call(category="read", duration_s=0.5),
+        call(category="agent", duration_s=100.0),
+        call(category="edit"),
+        call(),
+    ]
+    use = metrics.category_use(calls)
+    assert list(use) == ["test", "read", "agent", "edit", "unknown"]
+    assert use["test"] == metrics.CategoryUse(calls=2, errors=1, untimed=0, seconds=4.0)
+    assert use["agent"].seconds is None
+    assert use["edit"] == metrics.CategoryUse(calls=1, errors=0, untimed=1, seconds=0)
+
+
+def test_exact_time_share_is_of_the_calls_with_a_time():
+    calls = [
+        call(duration_s=1.0, time_source="exact"),
+        call(duration_s=1.0, time_source="trace"),
+        call(time_source="trace"),
+    ]
+    assert metrics.exact_time_share(calls) == 0.5
+    assert metrics.exact_time_share([]) is None
+
+
+def test_peak_sources():
+    runs = [run(mem_peak_source=s) for s in ("watermark", None, "counter", "watermark")]
+    assert metrics.peak_sources(runs) == {"counter": 1, "watermark": 2}
+
+
+# --- curves ---
+
+
+def times(count, rate_hz=10):
+    return START + np.arange(count, dtype=np.int64) * (SECOND // rate_hz)
+
+
+def test_working_set_is_charged_memory_less_inactive_page_cache():
+    samples = {
+        "memory_current_bytes": np.array([10.0, 10.0, np.nan]),
+        "memory_inactive_file_bytes": np.array([4.0, np.nan, 1.0]),
+    }
+    found = metrics.working_set_bytes(samples)
+    assert found[0] == 6
+    assert np.isnan(found[1:]).all()
+
+
+def test_thinning_keeps_the_peak_wherever_it_is():
+    t_ns = times(20_000, rate_hz=50)
+    for place in (0, 1, 777, 19_999):
+        values = np.zeros(len(t_ns))
+        values[place] = 5.0
+        curve = metrics.peak_curve(t_ns, values, START, int(t_ns[-1]))
+        assert len(curve.t_s) <= 402
+        assert np.nanmax(curve.value) == 5.0
+        at = curve.t_s[np.nanargmax(curve.value)]
+        assert abs(at - (t_ns[place] - START) / 1e9) <= 400 / 400
+
+
+def test_line_breaks_at_a_gap_and_at_nothing_else():
+    t_ns = times(100)
+    whole = metrics.peak_curve(t_ns, np.ones(100), START, int(t_ns[-1]))
+    assert not np.isnan(whole.value).any()
+    kept = np.r_[0:40, 60:100]
+    broken = metrics.peak_curve(t_ns[kept], np.ones(80), START, int(t_ns[-1]))
+    (gap,) = np.flatnonzero(np.isnan(broken.value))
+    assert broken.t_s[gap - 1] <= 3.9
+    assert broken.t_s[gap + 1] >= 6.0
+    values = np.ones(100)
+    values[40:60] = np.nan
+    assert np.isnan(metrics.peak_curve(t_ns, values, START, int(t_ns[-1])).value).sum() == 1
+
+
+def test_single_lost_sample_is_no_gap():
+    t_ns = np.delete(times(100), 50)
+    assert not np.isnan(metrics.peak_curve(t_ns, np.ones(99), START, int(t_ns[-1])).value).any()
+    rate = metrics.rate_curve(t_ns, (t_ns - START) / 1000, START, int(t_ns[-1]))
+    assert rate.value == pytest.approx(1.0)
+
+
+def test_rate_of_a_square_wave():
+    t_ns = times(3000, rate_hz=50)
+    load = np.where((t_ns - START) // (10 * SECOND) % 2 == 0, 2.0, 0.5)
+    usec = np.r_[0, np.cumsum(load[:-1] * np.diff(t_ns) / 1000)]
+    curve = metrics.rate_curve(t_ns, usec, START, int(t_ns[-1]))
+    inside = (curve.t_s % 10 > 0.5) & (curve.t_s % 10 < 9.5)
+    expected = np.where(curve.t_s // 10 % 2 == 0, 2.0, 0.5)
+    assert curve.value[inside] == pytest.approx(expected[inside], rel=1e-6)
+    assert curve.value.max() <= 2.0 + 1e-9
+    steps = np.diff(curve.t_s)
+    assert steps.min() > 0.1
+
+
+def test_rate_is_never_drawn_over_a_gap_a_null_or_a_counter_that_went_back():
+    t_ns = times(100)
+    usec = (t_ns - START) / 1000.0
+    # The counter rises by 100 CPU-seconds while nobody looks.
+    gap = np.r_[0:40, 60:100]
+    jumped = usec + np.where(t_ns > START + 5 * SECOND, 1e8, 0)
+    curve = metrics.rate_curve(t_ns[gap], jumped[gap], START, int(t_ns[-1]))
+    assert np.nanmax(curve.value) == pytest.approx(1.0)
+    assert np.isnan(curve.value).sum() == 1
+
+    nulls = usec.copy()
+    nulls[50] = np.nan
+    curve = metrics.rate_curve(t_ns, nulls, START, int(t_ns[-1]))
+    assert np.isnan(curve.value).sum() == 1
+    assert curve.value[np.isfinite(curve.value)] == pytest.approx(1.0)
+
+    back = usec.copy()
+    back[50:] -= back[50]
+    curve = metrics.rate_curve(t_ns, back, START, int(t_ns[-1]))
+    assert np.nanmin(curve.value) == pytest.approx(1.0)
+
+
+def test_curves_without_values_are_empty():
+    t_ns = times(10)
+    nothing = np.full(10, np.nan)
+    assert metrics.peak_curve(t_ns, nothing, START, int(t_ns[-1])).empty
+    assert metrics.rate_curve(t_ns, nothing, START, int(t_ns[-1])).empty
+    assert metrics.rate_curve(t_ns[:1], np.ones(1), START, START + 1).empty
+    assert metrics.peak_curve(t_ns[:0], nothing[:0], START, START + 1).empty
+    assert not metrics.peak_curve(t_ns[:1], np.ones(1), START, START).empty
+
+
+def test_only_the_agents_phase_is_drawn():
+    t_ns = times(100)
+    values = np.arange(100.0)
+    curve = metrics.peak_curve(t_ns, values, START + 2 * SECOND, START + 3 * SECOND)
+    assert curve.value.max() == 30
+    assert curve.t_s.min() >= 0
+    assert curve.t_s.max() <= 1
+
+
+def test_kills_are_where_the_count_rises():
+    t_ns = times(6)
+    kills = np.array([2, 2, np.nan, 3, 3, 6.0])
+    assert metrics.kill_times(t_ns, kills, START) == [(0.3, 1), (0.5, 3)]
+    assert metrics.kill_times(t_ns, np.full(6, np.nan), START) == []
+
+
+def test_tool_bands():
+    row = run(agent_start_ns=START, agent_start_utc_ns=START + 10**18)
+    calls = [
+        call(category="test", start_ns=START + SECOND, end_ns=START + 3 * SECOND),
+        call(category="read", start_utc_ns=START + 10**18, end_utc_ns=START + 10**18 + SECOND),
+        call(category="agent", start_ns=START, end_ns=START + SECOND),
+        call(category=None, start_ns=START + 4 * SECOND),
+        call(category="edit"),
+    ]
+    assert metrics.tool_bands(calls, row, START, START + 9 * SECOND) == [
+        (0.0, 1.0, "read"),
+        (1.0, 3.0, "test"),
+        (4.0, 9.0, "unknown"),
+    ]
+    clockless = run()
+    assert len(metrics.tool_bands(calls, clockless, START, START + 9 * SECOND)) == 2
+
+
+def test_a_synthetic_sweep_shows_what_limits_do():
+    """The builder that the figures are tested with: kills below 700 MB, throttling below 2 CPUs."""
+    runs = [made.row for made in synthetic.sweep(tasks=["logstats"])]
+    cells = metrics.by_cell(runs)
+    assert {m for (m, _), rows in cells.items() if metrics.tool_oom_count(rows)} == {
+        512 * synthetic.MIB
+    }
+    shares = {
+        c: metrics.estimate(
+            [r for r in runs if r["cpu_limit"] == c], metrics.throttled_period_share
+        ).value
+        for c in metrics.cpu_limits(runs)
+    }
+    assert shares[0.5] > shares[1.0] > shares[2.0] == 0
+    assert all(metrics.peak_share_of_limit(row) <= 1 for row in runs)
+    for row in runs:
+        assert sum(metrics.time_split(row).values()) == pytest.approx(row["agent_s"])
