@@ -1,15 +1,25 @@
 """The `agentsweep` command: arguments, and calls to the rest."""
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from agentsweep import __version__
-from agentsweep.errors import AgentsweepError
+from agentsweep.errors import AgentsweepError, ConfigError
 
-EXIT_USAGE = 2
+DEFAULT_CONFIG = "config/config.yaml"
+_PULLED_KEYS = ("reference", "digest", "config_digest", "id", "size_bytes", "pull_s")
+_IMAGE_KEYS = (
+    *("reference", "digest", "config_digest", "tag", "id", "size_bytes"),
+    *("workdir", "uid", "gid", "pull_s", "fix_s"),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,9 +35,20 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output has gone, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"agentsweep: {_os_sentence(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("agentsweep: interrupted", file=sys.stderr)
         return 130
+
+
+def _os_sentence(error: OSError) -> str:
+    """What the system refused: which file, why, and what to look at."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    if isinstance(error, FileNotFoundError):
+        return f"{where}there is no such file or directory: check the path"
+    return f"{where}{error.strerror or error}: check the path, its permissions and the disk"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,17 +117,33 @@ def _parser() -> argparse.ArgumentParser:
     fix.set_defaults(command=_image_fix)
 
     store = commands.add_parser("store", help="look into the run store")
-    store.add_argument("--store", type=Path, default=Path("store"), help="default: store")
+    _store(store, Path("store"))
     actions = store.add_subparsers(required=True, metavar="ACTION")
-    actions.add_parser("list", help="every attempt, a line each").set_defaults(command=_store_list)
-    show = actions.add_parser("show", help="one attempt's spec and result")
-    show.add_argument("attempt")
+    listing = actions.add_parser(
+        "list", help="every attempt: a table on a terminal, else tab-separated lines"
+    )
+    listing.set_defaults(command=_store_list)
+    show = actions.add_parser("show", help="what one attempt measured, and its files")
+    show.add_argument("attempt", help="<hash>-<n>, or <hash> for all attempts of a spec")
+    show.add_argument("--json", action="store_true", help="print the whole result.json instead")
     show.set_defaults(command=_store_show)
     remove = actions.add_parser("remove", help="delete the attempts that you name, and no others")
-    remove.add_argument("attempt", nargs="+")
+    remove.add_argument("attempt", nargs="+", help="<hash>-<n>, or <hash> for all of a spec")
     remove.add_argument("--yes", action="store_true", help="delete sealed attempts too")
     remove.set_defaults(command=_store_remove)
+    for action in (listing, show, remove):
+        # On either side of the action; the one beside it must not undo the one before it.
+        _store(action, argparse.SUPPRESS)
     return parser
+
+
+def _store(parser: argparse.ArgumentParser, default: Path | str) -> None:
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=default,
+        help="the store's directory, `paths.store` of the configuration (default: store)",
+    )
 
 
 def _config(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +152,7 @@ def _config(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="FILE|JSON",
         help="configuration file, or the configuration itself as JSON; may be repeated, later "
-        "ones win (default: config/config.yaml)",
+        f"ones win (default: {DEFAULT_CONFIG})",
     )
 
 
@@ -127,10 +164,22 @@ def _engine(parser: argparse.ArgumentParser) -> None:
 def _load_config(arguments: argparse.Namespace):
     from agentsweep import config
 
-    sources = arguments.config or ["config/config.yaml"]
-    if len(sources) == 1 and sources[0].lstrip().startswith("{"):
+    sources = arguments.config or [DEFAULT_CONFIG]
+    if not any(source.lstrip().startswith("{") for source in sources):
+        if not arguments.config and not Path(DEFAULT_CONFIG).exists():
+            raise ConfigError(
+                f"{DEFAULT_CONFIG}: there is no such file: start agentsweep in the project's "
+                "directory, or name your configuration with --config"
+            )
+        return config.load([Path(source) for source in sources])
+    if len(sources) > 1:
+        raise ConfigError("--config: JSON stands alone: put it into a file to lay it over another")
+    try:
         return config.load(json.loads(sources[0]))
-    return config.load([Path(source) for source in sources])
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"--config: not JSON ({error}): mend it, or name a file that does not begin with a brace"
+        ) from None
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -161,22 +210,57 @@ def _run(arguments: argparse.Namespace) -> None:
             f"{cell.id}: its task, scenario or settings changed after the workflow was planned: "
             "start the workflow again"
         )
-    results = Path(config["paths"]["results"])
-    record = (
-        arguments.image or results / "images" / config.image_of(cell.task).directory / "image.json"
-    )
+    job = config.job(cell)
+    # A run that is recalled, or refused, needs no image.
+    needed = job["on_miss"] == "run" and not config.is_sealed(cell)
+    image = _image_record(config, cell, arguments.image) if needed else {}
+    out = arguments.out or Path(config["paths"]["results"]) / "runs" / cell.id
+    with _progress() as say:
+        runner.run_cell(job, spec, image, out, say=say)
+        say(f"its files are in {out}")
+
+
+def _image_record(config, cell, path: Path | None) -> dict:
+    """The record of the cell's image; ConfigError where it is another image's."""
+    image = config.image_of(cell.task)
+    if image.digest is None:
+        raise ConfigError(
+            f"{config['images']['lock']}: {image.reference} is not in it: run "
+            "`snakemake --cores 1 lock`"
+        )
+    path = path or Path(config["paths"]["results"]) / "images" / image.directory / "image.json"
+    record = _record(path, _IMAGE_KEYS, "run `snakemake --cores 1 images`")
+    if record["digest"] != image.digest:
+        raise ConfigError(
+            f"{path}: it is the record of {record['digest']}, and task {cell.task} has "
+            f"{image.digest}: run `snakemake --cores 1 images`"
+        )
+    return record
+
+
+def _record(path: Path, keys: tuple[str, ...], cure: str) -> dict:
+    """A record of ours, with all its keys; one sentence where it is not one."""
     try:
-        image = json.loads(record.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise AgentsweepError(f"{record} is missing: run `snakemake --cores 1 images`") from None
-    out = arguments.out or results / "runs" / cell.id
-    runner.run_cell(config.job(cell), spec, image, out, say=_say)
+        raise ConfigError(f"{path} is missing: {cure}") from None
+    except ValueError:
+        raise ConfigError(f"{path} is damaged (not JSON): delete it and {cure}") from None
+    if not isinstance(content, dict) or any(key not in content for key in keys):
+        raise ConfigError(f"{path} is no complete record of an image: delete it and {cure}")
+    return content
 
 
 def _extract(arguments: argparse.Namespace) -> None:
     from agentsweep import extract
 
-    extract.extract(arguments.run_dir, arguments.run_id, arguments.out)
+    if not arguments.run_dir.is_dir():
+        raise AgentsweepError(
+            f"{arguments.run_dir} is no directory: name the directory of one run, as they are "
+            "below results/runs/"
+        )
+    rows = extract.extract(arguments.run_dir, arguments.run_id, arguments.out)
+    _say(f"{arguments.out}: {_counted(rows)}")
 
 
 def _trace(arguments: argparse.Namespace) -> int:
@@ -189,7 +273,8 @@ def _dataset(arguments: argparse.Namespace) -> None:
     from agentsweep import dataset
 
     folders = [Path(line) for line in arguments.list.read_text().splitlines() if line]
-    dataset.aggregate(folders, arguments.out)
+    rows = dataset.aggregate(folders, arguments.out)
+    _say(f"{arguments.out}: {_counted(rows)}")
 
 
 def _lock(arguments: argparse.Namespace) -> None:
@@ -209,14 +294,18 @@ def _image_pull(arguments: argparse.Namespace) -> None:
     from agentsweep import images
 
     engine = _find_engine(arguments)
+    _say(f"pulling {arguments.reference}")
     record = images.pull(engine, arguments.reference, arguments.digest, arguments.config_digest)
     _write_record(arguments.out, record | {"engine": engine.info()})
+    _say(f"pulled {record['id']} in {record['pull_s']} s")
 
 
 def _image_fix(arguments: argparse.Namespace) -> None:
     from agentsweep import images
 
-    pulled = json.loads(arguments.pulled.read_text())
+    cure = "pull the image again with `agentsweep image-pull`"
+    pulled = _record(arguments.pulled, _PULLED_KEYS, cure)
+    _say(f"giving {arguments.workdir} to user {arguments.uid} in {pulled['reference']}")
     record = images.fix(
         _find_engine(arguments),
         pulled,
@@ -226,6 +315,7 @@ def _image_fix(arguments: argparse.Namespace) -> None:
         arguments.tag,
     )
     _write_record(arguments.out, record)
+    _say(f"made {record['tag']} in {record['fix_s']} s")
 
 
 def _find_engine(arguments: argparse.Namespace):
@@ -242,47 +332,96 @@ def _write_record(path: Path, record: dict) -> None:
         write_durably(path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
 
 
-def _store_list(arguments: argparse.Namespace) -> None:
+def _open_store(arguments: argparse.Namespace):
     from agentsweep.store import Store
 
-    store = Store(arguments.store)
-    for key in store.keys():
-        for attempt in store.attempts(key):
-            result = attempt.result() or {}
-            names, spec = result.get("names", {}), store.spec(key) or {}
-            limits = spec.get("limits", {})
-            print(
-                f"{attempt.id:<18} {attempt.state:<11} {result.get('outcome', '-'):<14} "
-                f"{names.get('task', '-')} mem={limits.get('memory_bytes', '-')} "
-                f"cpus={limits.get('cpus', '-')} rep={spec.get('replicate', '-')}"
-            )
+    if not arguments.store.is_dir():
+        raise AgentsweepError(
+            f"{arguments.store}: there is no such directory: run a sweep first, or name the store "
+            "with --store"
+        )
+    return Store(arguments.store)
+
+
+def _store_list(arguments: argparse.Namespace) -> None:
+    from agentsweep import store_view
+
+    found = list(store_view.rows(_open_store(arguments)))
+    print(store_view.table(found, for_people=sys.stdout.isatty()))
 
 
 def _store_show(arguments: argparse.Namespace) -> None:
-    from agentsweep.store import Store
+    from agentsweep import store_view
 
-    for attempt in Store(arguments.store).resolve(arguments.attempt):
-        print(json.dumps(
-            {"attempt": attempt.id, "state": attempt.state, "path": str(attempt.path),
-             "files": {p.name: p.stat().st_size for p in sorted(attempt.path.iterdir())},
-             "result": attempt.result()},
-            indent=1,
-        ))  # fmt: skip
+    attempts = _open_store(arguments).resolve(arguments.attempt)
+    if arguments.json:
+        for attempt in attempts:
+            print((attempt.path / "result.json").read_text().rstrip())
+        return
+    print("\n\n".join(store_view.describe(attempt) for attempt in attempts))
 
 
 def _store_remove(arguments: argparse.Namespace) -> None:
-    from agentsweep.store import Store
-
-    store = Store(arguments.store)
-    named = [attempt for name in arguments.attempt for attempt in store.resolve(name)]
+    store = _open_store(arguments)
+    named = {a.path: a for name in arguments.attempt for a in store.resolve(name)}.values()
     for attempt in named:
         if attempt.state == "sealed" and not arguments.yes:
             raise AgentsweepError(
                 f"{attempt.id} is sealed and may have cost money: add --yes to delete it for ever"
             )
+        if attempt.state == "partial" and _is_locked(attempt.path.parent / "lock"):
+            raise AgentsweepError(
+                f"{attempt.id} is being written by a run: stop that run first, or wait for it"
+            )
     for attempt in named:
         store.remove(attempt)
         print(f"removed {attempt.id} ({attempt.state})")
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a living process holds a spec's lock."""
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator:
+    """A `say` for long work: a line for each step; on a terminal also how long the last one takes.
+
+    A log gets the plain lines.
+    """
+    if not sys.stdout.isatty():
+        yield _say
+        return
+    over, writing, begin = threading.Event(), threading.Lock(), [time.monotonic()]
+
+    def say(line: str) -> None:
+        with writing:
+            begin[0] = time.monotonic()
+            # Back to the first column, and nothing left of the seconds that stood there.
+            print(f"\r\033[K{line}", flush=True)
+
+    def tick() -> None:
+        while not over.wait(1):
+            with writing:
+                print(f"\r\033[K  {time.monotonic() - begin[0]:.0f} s", end="", flush=True)
+
+    ticking = threading.Thread(target=tick, daemon=True)
+    ticking.start()
+    try:
+        yield say
+    finally:
+        over.set()
+        ticking.join()
+        print("\r\033[K", end="", flush=True)
+
+
+def _counted(rows: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in rows.items())
 
 
 def _say(line: str) -> None:

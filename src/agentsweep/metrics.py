@@ -24,8 +24,11 @@ AGENT_CATEGORY = "agent"
 # Two samples further apart than both of these have a gap between them, which no line crosses.
 _GAP_PERIODS = 5.0
 _GAP_NS = 500_000_000
-# A CFS period is 100 ms: over a shorter time the rate shows the quota's saw teeth.
-_RATE_NS = 200_000_000
+# A CFS period is 100 ms: over five of them a rate exceeds the quota by a fifth at most, because a
+# time that is not aligned with them can hold the quota of one more.
+_RATE_NS = 500_000_000
+# A bin that is covered less than this would show a moment as if it were a bin.
+_LEAST_BIN = 0.6
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,8 @@ def rate_curve(
     """CPUs in use over time, from a cumulative counter: its rise over the time in each bin.
 
     Only pairs of neighbouring samples count: never one across a gap, a null or a counter that
-    went back. A bin is 0.2 s long or longer.
+    went back. A bin is 0.5 s long or longer; what is left over of one at a break or at the end is
+    not drawn.
     """
     t_ns, usec = _within(t_ns, cumulative_usec, start_ns, end_ns)
     if len(t_ns) < 2:
@@ -288,16 +292,21 @@ def rate_curve(
     if not usable.any():
         return _NO_CURVE
     middle = (t_ns[:-1] + t_ns[1:]) / 2
-    bins = _bins(middle, start_ns, _bin_ns(t_ns, end_ns - start_ns, points, _RATE_NS))
+    bin_ns = _bin_ns(t_ns, end_ns - start_ns, points, _RATE_NS)
+    bins = _bins(middle, start_ns, bin_ns)
     # A bin ends where a pair is unusable, so that no rate is drawn across it.
     segment = np.cumsum(~usable)
     bins, segment, middle = bins[usable], segment[usable], middle[usable]
     step_ns, rise_ns = step_ns[usable], rise_ns[usable]
     starts = np.flatnonzero(np.r_[True, (bins[1:] != bins[:-1]) | (segment[1:] != segment[:-1])])
-    rate = np.add.reduceat(rise_ns, starts) / np.add.reduceat(step_ns, starts)
-    centre = np.add.reduceat(middle * step_ns, starts) / np.add.reduceat(step_ns, starts)
-    breaks = segment[starts][1:] != segment[starts][:-1]
-    return _broken(centre, rate, breaks, start_ns)
+    length = np.add.reduceat(step_ns, starts)
+    rate = np.add.reduceat(rise_ns, starts) / length
+    centre = np.add.reduceat(middle * step_ns, starts) / length
+    long = length >= _LEAST_BIN * bin_ns
+    if not long.any():
+        return _NO_CURVE
+    segment = segment[starts][long]
+    return _broken(centre[long], rate[long], segment[1:] != segment[:-1], start_ns)
 
 
 def kill_times(t_ns: np.ndarray, oom_kill: np.ndarray, start_ns: int) -> list[tuple[float, int]]:

@@ -15,6 +15,7 @@ _LOOKS = {
     "other": (style.PALE, "neither", ""),
 }
 _WIDE, _AROUND, _BAR = 2, 0.55, 0.145
+_VISIBLE = 0.004
 
 
 def draw(dataset: Dataset) -> Figure:
@@ -25,13 +26,13 @@ def draw(dataset: Dataset) -> Figure:
     for panel, (name, shown) in zip(axes, bars.items(), strict=True):
         _draw_bars(panel, shown)
         panel.set_title(style.short(name, inches))
-    # A part that never occurs needs no entry.
+    # A part that nobody can see needs no entry.
     occur = {
         part
         for shown in bars.values()
         for _, split, _ in shown
         for part, seconds in split.items()
-        if seconds > 0
+        if seconds > _VISIBLE * sum(split.values())
     }
     style.legend_above(
         figure,

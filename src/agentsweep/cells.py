@@ -1,0 +1,149 @@
+"""The cells of a sweep: the points of its grid, or the lines of a table."""
+
+import csv
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentsweep import schema
+from agentsweep.units import format_size, parse_cpus, parse_size
+
+MIN_MEMORY_BYTES = 16 * 2**20
+CELL_COLUMNS = ("task", "agent", "memory", "cpus", "replicate")
+
+Place = Callable[[tuple], str]
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One point of the sweep; memory and cpus in canonical spelling (`512MiB`, `0.5`)."""
+
+    task: str
+    agent: str
+    memory: str
+    cpus: str
+    replicate: int
+
+    @property
+    def id(self) -> str:
+        """The cell's name everywhere: path below results/runs, and run_id in the tables."""
+        return (
+            f"task~{self.task}/agent~{self.agent}/"
+            f"mem~{self.memory}_cpus~{self.cpus}_rep~{self.replicate}"
+        )
+
+
+def cells_of(data: Mapping, place: Place, wrong: list[str]) -> list[Cell]:
+    """Every cell of the sweep, from its grid or from its table, in their order.
+
+    `place` says where a value stands, for messages; what is wrong is added to `wrong`.
+    """
+    sweep = data["sweep"]
+    if sweep["cells"] is not None:
+        return _cells_of_table(Path(sweep["cells"]), data, place, wrong)
+    axes = []
+    for key, one in (
+        ("tasks", _known(data["tasks"])),
+        ("agents", _known(data["agents"])),
+        ("memory", _memory),
+        ("cpus", parse_cpus),
+    ):
+        values = sweep[key]
+        if values is None and key in ("tasks", "agents"):
+            values = list(data[key])
+        if values is None:
+            wrong.append(
+                f"{place(('sweep', key))}: missing; write a list, or name a table in sweep.cells"
+            )
+            values = []
+        axes.append(_axis(("sweep", key), values, one, place, wrong))
+    replicates = range(sweep["replicates"])
+    return [Cell(*values) for values in itertools.product(*axes, replicates)]
+
+
+def _axis(path: tuple, values: list, one, place: Place, wrong: list[str]) -> list[str]:
+    """The values in canonical spelling; twice the same is a mistake."""
+    seen: dict[str, object] = {}
+    for index, value in enumerate(values):
+        try:
+            canonical_value = one(value)
+        except ValueError as error:
+            wrong.append(f"{place((*path, index))}: {error}")
+            continue
+        if canonical_value in seen:
+            wrong.append(
+                f"{place((*path, index))}: {schema.show(value)} is the same as "
+                f"{schema.show(seen[canonical_value])} before it; leave one out"
+            )
+        seen.setdefault(canonical_value, value)
+    return list(seen)
+
+
+def _memory(text: str) -> str:
+    size = parse_size(text)
+    if size < MIN_MEMORY_BYTES:
+        raise ValueError(
+            f"{text!r} is less than {format_size(MIN_MEMORY_BYTES)}, which no container starts with"
+        )
+    return format_size(size)
+
+
+def _known(names: Mapping):
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"{name!r} is not defined; defined are {', '.join(names)}")
+        return name
+
+    return check
+
+
+def _cells_of_table(path: Path, data: Mapping, place: Place, wrong: list[str]) -> list[Cell]:
+    """The cells that a CSV or TSV file lists, one a line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        wrong.append(
+            f"{place(('sweep', 'cells'))}: {str(path)!r} is not a readable CSV or TSV file"
+        )
+        return []
+    delimiter = "\t" if "\t" in text.split("\n", 1)[0] else ","
+    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    columns = tuple(rows.fieldnames or ())
+    if set(columns) != set(CELL_COLUMNS) or len(columns) != len(CELL_COLUMNS):
+        wrong.append(
+            f"{path}: line 1: the columns are {', '.join(columns) or 'none'}; allowed are "
+            f"{', '.join(CELL_COLUMNS)}, each once"
+        )
+        return []
+    checks = {
+        "task": _known(data["tasks"]), "agent": _known(data["agents"]),
+        "memory": _memory, "cpus": parse_cpus, "replicate": _replicate,
+    }  # fmt: skip
+    cells: dict[Cell, int] = {}
+    for row in rows:
+        values = {}
+        for column, check in checks.items():
+            try:
+                values[column] = check((row[column] or "").strip())
+            except ValueError as error:
+                wrong.append(f"{path}: line {rows.line_num}: {column}: {error}")
+        if None in row:
+            wrong.append(f"{path}: line {rows.line_num}: more values than columns")
+        if len(values) == len(checks):
+            cell = Cell(**values)
+            if cell in cells:
+                wrong.append(
+                    f"{path}: line {rows.line_num}: the same cell as in line {cells[cell]}; leave "
+                    "one out"
+                )
+            cells.setdefault(cell, rows.line_num)
+    if not cells and not wrong:
+        wrong.append(f"{path}: no cells in it; write one a line")
+    return list(cells)
+
+
+def _replicate(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{text!r} is not a replicate; write 0, 1, 2 ...")
+    return int(text)
