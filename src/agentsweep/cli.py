@@ -15,6 +15,7 @@ from agentsweep import __version__
 from agentsweep.errors import AgentsweepError, ConfigError
 
 DEFAULT_CONFIG = "config/config.yaml"
+_TICK_S = 1
 _PULLED_KEYS = ("reference", "digest", "config_digest", "id", "size_bytes", "pull_s")
 _IMAGE_KEYS = (
     *("reference", "digest", "config_digest", "tag", "id", "size_bytes"),
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("run_dir", type=Path)
     extract.add_argument("--run-id", required=True)
     extract.add_argument("--out", type=Path, required=True)
+    extract.add_argument("--dataset", help="name of the data set (default: as the run was made)")
     extract.set_defaults(command=_extract)
 
     trace = commands.add_parser("trace", help="summarise a Claude Code session file as JSON")
@@ -178,7 +180,7 @@ def _load_config(arguments: argparse.Namespace):
         return config.load(json.loads(sources[0]))
     except json.JSONDecodeError as error:
         raise ConfigError(
-            f"--config: not JSON ({error}): mend it, or name a file that does not begin with a brace"
+            f"--config: not JSON ({error}): mend it, or give the name of a file"
         ) from None
 
 
@@ -259,7 +261,7 @@ def _extract(arguments: argparse.Namespace) -> None:
             f"{arguments.run_dir} is no directory: name the directory of one run, as they are "
             "below results/runs/"
         )
-    rows = extract.extract(arguments.run_dir, arguments.run_id, arguments.out)
+    rows = extract.extract(arguments.run_dir, arguments.run_id, arguments.out, arguments.dataset)
     _say(f"{arguments.out}: {_counted(rows)}")
 
 
@@ -406,7 +408,7 @@ def _progress() -> Iterator:
             print(f"\r\033[K{line}", flush=True)
 
     def tick() -> None:
-        while not over.wait(1):
+        while not over.wait(_TICK_S):
             with writing:
                 print(f"\r\033[K  {time.monotonic() - begin[0]:.0f} s", end="", flush=True)
 

@@ -1,5 +1,6 @@
 """Everything that has to be right on a host, checked at once, each with how to mend it."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -15,11 +16,27 @@ from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.kmsg import OomLog
 from agentsweep.process import owner_tag
 from agentsweep.runner import MIN_FREE_BYTES
+from agentsweep.spec import ImageRef
 
 _PROBE_MEMORY_BYTES = 64 * 2**20
 _PROBE_CPUS = "0.2"
 _LOW_DISK_BYTES = 10 * 2**30
-_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_START_TIMEOUT_S = 60
+_CERTIFICATES = (
+    Path("/etc/ssl/certs/ca-certificates.crt"),
+    Path("/etc/pki/tls/certs/ca-bundle.crt"),
+    Path("/etc/ssl/ca-bundle.pem"),
+    Path("/etc/ssl/cert.pem"),
+)
+# What the kernel, the loader and a runtime say when a program's libraries are not there.
+_LIBRARY_WORDS = (
+    *("error while loading shared libraries", "GLIBC_", "not found (required by"),
+    *("Error relocating", "Error loading shared library", "symbol not found", "ld-linux"),
+)
+_MEMORY_CURE = (
+    "enable the memory controller for your containers (cgroup v2 with delegation, or root)"
+)
+_CPU_CURE = "enable the cpu controller for your containers (cgroup v2 with delegation, or root)"
 
 
 @dataclass(frozen=True)
@@ -34,30 +51,55 @@ class Check:
 
 def examine(config) -> list[Check]:
     """All checks for this host under a configuration, in the order in which they matter."""
-    checks: list[Check] = []
-    found = None
+    found, checks = _engine_checks(config)
+    checks += [_swap(host.facts()["swap_total_bytes"]), _kernel_log(OomLog("/").victims())]
+    checks += _all("agent", _agent_checks(config))
+    checks += _all("mode", _mode_checks(config))
+    checks += _all("images", _image_checks(config, found))
+    checks += _all("disk", _disk_checks(config, found))
+    checks += _all("stall limit", _limit_settings(config))
+    return [*checks, *_platform(os.uname().machine)]
+
+
+def _engine(info: dict) -> Check:
+    detail = f"{info['name']} {info['version']}"
+    if info["name"] != "podman":
+        detail += ", with which this version of agentsweep was never tested; limits not tried out"
+        return Check("engine", "warn", detail, "install Podman, or set container.engine: podman")
+    return Check("engine", "ok", detail)
+
+
+def _all(title: str, checks: Iterator[Check]) -> list[Check]:
+    """What the checks say; one that breaks off is a failure too, and hides no other."""
+    done = []
     try:
-        settings = config["container"]
+        done.extend(checks)
+    except (AgentsweepError, OSError) as error:
+        done.append(Check(title, "fail", str(error), "mend what the message names"))
+    return done
+
+
+def _engine_checks(config) -> tuple[engine.Engine | None, list[Check]]:
+    """The engine, where one works, and what was found out about it."""
+    settings = config["container"]
+    try:
         found = engine.find_engine(settings["engine"], settings["runtime"], workspace.engine_dir())
         info = found.info()
     except AgentsweepError as error:
-        checks.append(Check("engine", "fail", str(error), "install Podman: `make system`"))
-    else:
-        checks.append(Check("engine", "ok", f"{info['name']} {info['version']}"))
-        checks.append(Check("runtime", "ok", f"{info['runtime']} starts containers"))
-        checks += _host_checks(found, info, settings["uid"])
-    checks += _swap()
-    checks += _kernel_log()
-    checks += list(_agent_checks(config))
-    checks += list(_mode_checks(config))
-    checks += list(_image_checks(config, found))
-    checks += list(_disk_checks(config, found))
-    checks += list(_limit_settings(config))
-    return checks
+        message = str(error).removesuffix(": run `agentsweep doctor`")
+        cure = "run `make system`; where an engine is installed, see `podman info`"
+        return None, [
+            Check("engine", "fail", message.removesuffix(f"; {engine.INSTALL_HINT}"), cure)
+        ]
+    checks = [
+        _engine(info),
+        Check("runtime", "ok", f"{info['runtime']} starts containers"),
+    ]
+    return found, [*checks, *_host_checks(found, info, settings["uid"])]
 
 
 def report(checks: list[Check], out: Callable[[str], object] = print) -> None:
-    """Print the checks for a person, worst last."""
+    """Print the checks for a person, a line each, with the cure below where there is one."""
     width = max(len(check.name) for check in checks)
     for check in checks:
         out(f"{check.state:<5}{check.name:<{width + 2}}{check.detail}")
@@ -79,7 +121,7 @@ def _host_checks(found: engine.Engine, info: dict, uid: int) -> Iterator[Check]:
         return
     yield Check("cgroup", "ok", f"{detail}, manager {info['cgroup_manager']}")
     if info["cgroup_version"] == 2 and info["rootless"]:
-        yield _delegation()
+        yield _delegation(_user_controllers())
     if info["storage_driver"] == "vfs":
         yield Check(
             "storage",
@@ -93,10 +135,13 @@ def _host_checks(found: engine.Engine, info: dict, uid: int) -> Iterator[Check]:
         yield from _probe_limits(found, info)
 
 
-def _delegation() -> Check:
-    """Which controllers systemd hands to this user's own tree."""
+def _user_controllers() -> Path:
     uid = os.getuid()
-    path = Path(f"/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service/cgroup.controllers")
+    return Path(f"/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service/cgroup.controllers")
+
+
+def _delegation(path: Path) -> Check:
+    """Which controllers systemd hands to this user's own tree."""
     try:
         controllers = path.read_text().split()
     except OSError:
@@ -158,12 +203,15 @@ def _memory_probe(found, container, reader, effective) -> Check:
         return Check(
             "memory limit",
             "fail",
-            f"asked {_PROBE_MEMORY_BYTES} bytes, the kernel says {limits['memory_bytes']}",
-            "enable the memory controller for your containers (cgroup v2 with delegation, or root)",
+            f"asked {_PROBE_MEMORY_BYTES} bytes, the kernel says {effective['memory_bytes']}",
+            _MEMORY_CURE,
         )
     grow = f"head -c {2 * _PROBE_MEMORY_BYTES} /dev/zero | tail > /dev/null"
     found.exec(container.id, "/bin/sh", "-c", grow, check=False, timeout_s=60)
-    kills = reader.read().memory_oom_kill or 0
+    return _memory_verdict(reader.read().memory_oom_kill or 0)
+
+
+def _memory_verdict(kills: int) -> Check:
     if kills < 1:
         return Check(
             "memory limit",
@@ -179,14 +227,17 @@ def _cpu_probe(found, container, reader, effective) -> Check:
         return Check(
             "cpu limit",
             "fail",
-            f"asked {_PROBE_CPUS} CPUs, the kernel says {limits['cpus']}",
-            "enable the cpu controller for your containers (cgroup v2 with delegation, or root)",
+            f"asked {_PROBE_CPUS} CPUs, the kernel says {effective['cpus']}",
+            _CPU_CURE,
         )
     before, begin = reader.read(), time.monotonic()
     found.exec(container.id, "/bin/sh", "-c", "timeout 1 sh -c 'while :; do :; done'", check=False)
     after, seconds = reader.read(), time.monotonic() - begin
     used = (after.cpu_usage_usec - before.cpu_usage_usec) / 1e6 / seconds
-    throttled = (after.cpu_nr_throttled or 0) - (before.cpu_nr_throttled or 0)
+    return _cpu_verdict(used, (after.cpu_nr_throttled or 0) - (before.cpu_nr_throttled or 0))
+
+
+def _cpu_verdict(used: float, throttled: int) -> Check:
     if throttled < 1 or used > 1.5 * float(_PROBE_CPUS):
         return Check(
             "cpu limit",
@@ -197,29 +248,26 @@ def _cpu_probe(found, container, reader, effective) -> Check:
     return Check("cpu limit", "ok", f"a busy loop got {used:.2f} CPUs, throttled {throttled} times")
 
 
-def _swap() -> Iterator[Check]:
-    total = host.facts()["swap_total_bytes"]
-    if total:
-        yield Check(
+def _swap(total_bytes: int) -> Check:
+    if total_bytes:
+        return Check(
             "swap",
             "note",
-            f"the host has {total // 2**20} MiB of swap; it is closed for containers",
+            f"the host has {total_bytes // 2**20} MiB of swap; it is closed for containers",
             "`swapoff -a` keeps the host's own swapping out of the times",
         )
-    else:
-        yield Check("swap", "ok", "the host has none")
+    return Check("swap", "ok", "the host has none")
 
 
-def _kernel_log() -> Iterator[Check]:
-    if OomLog("/").victims() is None:
-        yield Check(
+def _kernel_log(victims: list | None) -> Check:
+    if victims is None:
+        return Check(
             "kernel log",
             "note",
             "not readable: OOM victims are told apart by counters and exit states only",
             "as root: `sysctl kernel.dmesg_restrict=0`",
         )
-    else:
-        yield Check("kernel log", "ok", "readable: OOM victims are known by name")
+    return Check("kernel log", "ok", "readable: OOM victims are known by name")
 
 
 def _agent_checks(config) -> Iterator[Check]:
@@ -236,114 +284,204 @@ def _agent_checks(config) -> Iterator[Check]:
 
 
 def _version_check(name: str, binary: Path, wanted: str) -> Check:
+    """Whether the binary starts on this host and is the version that it should be."""
+    title = f"agent {name}"
     with tempfile.TemporaryDirectory() as home:
-        done = subprocess.run(
-            [binary, "--version"],
-            env={"HOME": home, "PATH": "/usr/bin:/bin", "CLAUDE_CONFIG_DIR": home},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+        try:
+            done = subprocess.run(
+                [binary, "--version"],
+                env={"HOME": home, "PATH": "/usr/bin:/bin", "CLAUDE_CONFIG_DIR": home},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_START_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Check(title, "fail", *_silent(f"`{binary} --version`"))
+        except FileNotFoundError:
+            # The file is there, so it is the loader that it names that is not.
+            return Check(title, "fail", *_start_problem("its loader (ld-linux) is missing"))
+        except OSError as error:
+            return Check(title, "fail", f"{binary}: {error.strerror}", "delete it, `make agent`")
+    if done.returncode != 0:
+        said = engine.last_line(done.stderr or done.stdout)
+        return Check(title, "fail", *_start_problem(f"exit code {done.returncode}: {said}"))
+    if done.stdout.split()[:1] != [wanted]:
+        said = engine.last_line(done.stdout)
+        return Check(title, "fail", f"{binary} says {said!r}, not {wanted}", "run `make agent`")
+    return Check(title, "ok", f"Claude Code {wanted}, hash as locked")
+
+
+def _start_problem(said: str) -> tuple[str, str]:
+    """Why an agent did not start, from what was said, and the cure."""
+    if any(word in said for word in _LIBRARY_WORDS):
+        return (
+            f"a library of the agent is missing: {said}",
+            "use a system with glibc 2.26 or later: another image, or `userland: host`",
         )
-    said = (done.stdout or done.stderr).strip().splitlines()
-    first = said[0] if said else f"exit code {done.returncode}"
-    if done.returncode != 0 and ("not found" in first or "GLIBC" in first):
-        return Check(
-            f"agent {name}", "fail", f"a library is missing: {first}", "use a host with glibc 2.26"
-        )
-    if done.returncode != 0 or not first.startswith(wanted):
-        return Check(f"agent {name}", "fail", f"{binary} says {first!r}", "run `make agent`")
-    return Check(f"agent {name}", "ok", f"Claude Code {wanted}, hash as locked")
+    if "root/sudo" in said:
+        return f"the agent refuses to run as root: {said}", "set container.uid to 1000"
+    return f"the agent does not start: {said}", "run it by hand, with --version"
+
+
+def _silent(what: str) -> tuple[str, str]:
+    return (
+        f"no output and no end: {what} said nothing in {_START_TIMEOUT_S} s",
+        "see whether the machine swaps, or its disk hangs (`dmesg`); then delete the binary and "
+        "run `make agent`",
+    )
 
 
 def _mode_checks(config) -> Iterator[Check]:
     settings = config["container"]
-    if settings["uid"] == 0:
-        yield Check(
+    yield _user(settings["uid"])
+    references = [image.reference for image in _images(config).values()]
+    registry = any(r.startswith("docker://") and not images.is_loopback(r) for r in references)
+    yield _certificates(_CERTIFICATES, registry or settings["network"] == "host")
+    yield _configuration_directory(Path(config["paths"]["store"]), settings["uid"], settings["gid"])
+
+
+def _user(uid: int) -> Check:
+    if uid == 0:
+        return Check(
             "agent user",
             "fail",
             "the agent would run as root, which Claude Code refuses",
             "set container.uid to 1000",
         )
-    else:
-        yield Check("agent user", "ok", f"runs as uid {settings['uid']}, without capabilities")
-    if settings["network"] == "host":
-        if _CERTIFICATES.exists():
-            yield Check("certificates", "ok", str(_CERTIFICATES))
-        else:
-            yield Check(
-                "certificates", "fail", f"{_CERTIFICATES} is missing", "install ca-certificates"
-            )
-    store = Path(config["paths"]["store"])
+    return Check("agent user", "ok", f"runs as uid {uid}, without capabilities")
+
+
+def _certificates(places: tuple[Path, ...], needed: bool) -> Check:
+    """Certificates of this host: for registries, and for whatever a networked agent reaches."""
+    for path in places:
+        with contextlib.suppress(OSError):
+            if path.stat().st_size:
+                return Check("certificates", "ok", str(path))
+    missing = f"no certificates of authorities (looked for {', '.join(map(str, places))})"
+    cure = "install ca-certificates"
+    if needed:
+        return Check("certificates", "fail", f"{missing}: TLS to registries fails", cure)
+    return Check("certificates", "note", f"{missing}; this sweep needs none", cure)
+
+
+def _configuration_directory(store: Path, uid: int, gid: int) -> Check:
+    """Whether the agent's configuration directory can be made, and given to the agent's user."""
+    title, place = "configuration directory", store
+    while not place.exists():
+        place = place.absolute().parent
     try:
-        store.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=store, prefix=".doctor-") as folder:
-            owner = (settings["uid"], settings["gid"])
+        with tempfile.TemporaryDirectory(dir=place, prefix=".doctor-") as folder:
             if os.getuid() == 0:
-                os.chown(folder, *owner)
-        yield Check("configuration directory", "ok", f"{store} takes the agent's files")
+                os.chown(folder, uid, gid)
     except OSError as error:
-        yield Check(
-            "configuration directory",
+        return Check(
+            title,
             "fail",
             f"the agent's configuration directory cannot be made in {store}: {error.strerror}",
             "mend the permissions of the directory, or set paths.store to another one",
         )
+    return Check(title, "ok", f"{store} takes the agent's files")
+
+
+def _images(config) -> dict[str, ImageRef]:
+    """The image of each task of the sweep."""
+    return {task: config.image_of(task) for task in sorted({c.task for c in config.cells()})}
 
 
 def _image_checks(config, found: engine.Engine | None) -> Iterator[Check]:
     if shutil.which("skopeo") is None:
         yield Check("skopeo", "fail", "not installed; `lock` needs it", "run `make system`")
-    for task in sorted({cell.task for cell in config.cells()}):
-        image = config.image_of(task)
+    for task, image in _images(config).items():
+        title = f"image {task}"
         if image.digest is None:
-            yield Check(
-                f"image {image.name}", "fail", "not locked", "run `snakemake --cores 1 lock`"
-            )
-            continue
-        record = Path(config["paths"]["results"]) / "images" / image.directory / "image.json"
-        if found is None or found.image_id(image.tag) is None:
-            yield Check(f"image {image.name}", "note", "locked; not yet fixed on this node")
+            cure = "run `snakemake --cores 1 lock`"
+            yield Check(title, "fail", f"{image.reference} is not locked", cure)
+        elif found is None or found.image_id(image.tag) is None:
+            cure = "`snakemake` does it before the first run, or `snakemake --cores 1 images`"
+            yield Check(title, "note", "locked; not yet fixed on this node", cure)
         else:
-            yield _image_runs_agent(config, found, image, task, record)
+            yield _image_probe(config, found, image, task)
 
 
-def _image_runs_agent(config, found, image, task: str, record: Path) -> Check:
-    """Whether the agent's binary finds its libraries in the image."""
+def _image_probe(config, found, image, task: str) -> Check:
+    """Start the image as a run does, and see whether the agent can work in it."""
+    title, container = f"image {task}", config["container"]
     cell = next(cell for cell in config.cells() if cell.task == task)
     binary = Path(config.job(cell)["agent"]["binary"]).resolve()
+    if not binary.is_file():
+        return Check(title, "note", "locked and fixed; nothing more is known without the agent")
     name = f"agentsweep-doctor-image-{os.getpid()}"
-    spec = engine.ContainerSpec(
-        name=name,
-        image=image.tag,
-        labels={engine.LABEL: name, engine.OWNER_LABEL: owner_tag()},
-        user=f"{config['container']['uid']}:{config['container']['gid']}",
-        mounts=(engine.Mount(binary, agent.CONTAINER_BINARY),),
-    )
-    try:
-        container = found.start(found.create(spec), name)
-        done = found.exec(container.id, agent.CONTAINER_BINARY, "--version", check=False)
-        bash = found.exec(container.id, "bash", "-c", "command -v mkfifo", check=False)
-    except InfraError as error:
-        return Check(f"image {image.name}", "fail", str(error), "delete the image and fix it again")
-    finally:
-        found.remove(name)
-    if done.returncode != 0:
-        return Check(
-            f"image {image.name}",
-            "fail",
-            f"the agent does not start in it: {engine.last_line(done.stderr or done.stdout)}",
-            "use an image with glibc 2.26 or later, or userland: host",
+    info = found.info()
+    classic = container["userland"] == "host"
+    with tempfile.TemporaryDirectory(prefix="agentsweep-doctor-") as session:
+        if os.getuid() == 0:
+            os.chown(session, container["uid"], container["gid"])
+        spec = engine.ContainerSpec(
+            name=name,
+            image=image.tag,
+            labels={engine.LABEL: name, engine.OWNER_LABEL: owner_tag()},
+            user=f"{container['uid']}:{container['gid']}",
+            keep_id=info["rootless"] and found.name == "podman",
+            mounts=(
+                *(engine.host_userland(tuple(container["host_mounts"])) if classic else ()),
+                engine.Mount(binary, agent.CONTAINER_BINARY),
+                engine.Mount(Path(session), agent.CONFIG_DIR, read_only=False),
+            ),
         )
-    if bash.returncode != 0:
+        try:
+            started = found.start(found.create(spec), name)
+            done = found.exec(
+                started.id,
+                *(agent.CONTAINER_BINARY, "--version"),
+                check=False,
+                timeout_s=_START_TIMEOUT_S,
+            )
+            seen = found.exec(started.id, "sh", "-c", _LOOK, check=False)
+        except InfraError as error:
+            if "gave no answer" in str(error):
+                return Check(title, "fail", *_silent("the agent in it"))
+            cure = "see the message; `podman rmi` the image to have it made again"
+            return Check(title, "fail", str(error), cure)
+        finally:
+            found.remove(name)
+    return _image_verdict(title, done, seen.stdout)
+
+
+_LOOK = (
+    'id -u; (: > "$0/written") 2>/dev/null && echo writable || echo read-only; '
+    "command -v bash >/dev/null && command -v mkfifo >/dev/null && echo marks || echo unmarked"
+).replace("$0", agent.CONFIG_DIR)
+
+
+def _image_verdict(title: str, done, seen: str) -> Check:
+    """`done`: the agent's `--version` in the container; `seen`: what `_LOOK` printed there."""
+    uid, writable, marks = [*seen.split(), "", "", ""][:3]
+    if done.returncode != 0:
+        detail, cure = _start_problem(engine.last_line(done.stderr or done.stdout))
+        return Check(title, "fail", detail, cure)
+    if uid == "0":
         return Check(
-            f"image {image.name}",
+            title, "fail", "the agent would be root in it, which it refuses", "set container.uid"
+        )
+    if writable != "writable":
+        return Check(
+            title,
+            "fail",
+            "the agent's configuration directory is not writable in it",
+            "see the id mapping (`podman unshare cat /proc/self/uid_map`) and set container.uid to "
+            "your own id",
+        )
+    if marks != "marks":
+        return Check(
+            title,
             "warn",
             "it has no bash or no mkfifo: tool calls get no exact peaks",
             "install bash and coreutils in the image",
         )
-    return Check(f"image {image.name}", "ok", "locked, fixed, and the agent starts in it")
+    return Check(title, "ok", "locked, fixed, and the agent starts in it")
 
 
 def _disk_checks(config, found: engine.Engine | None) -> Iterator[Check]:
@@ -379,14 +517,14 @@ def _limit_settings(config) -> Iterator[Check]:
                 "ok",
                 f"without output, traffic or a tool at work for {job['stall_s']} s a run ends",
             )
-    if f"linux/{_architecture()}" != images.PLATFORM:
+
+
+def _platform(machine: str) -> Iterator[Check]:
+    architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+    if f"linux/{architecture}" != images.PLATFORM:
         yield Check(
             "platform",
             "fail",
-            f"this machine is {_architecture()}, task images are {images.PLATFORM}",
+            f"this machine is {architecture}, task images are {images.PLATFORM}",
             "use an x86-64 machine",
         )
-
-
-def _architecture() -> str:
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)

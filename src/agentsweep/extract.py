@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def extract(run_dir: Path | str, run_id: str, out_dir: Path | str) -> dict[str, int]:
+def extract(
+    run_dir: Path | str, run_id: str, out_dir: Path | str, dataset: str | None = None
+) -> dict[str, int]:
     """Write runs, tool_calls, api_calls, messages and samples as Parquet; returns rows by table.
+
+    `dataset` is the name of the data set that the run is extracted for: a run recalled from the
+    store carries the name under which it was first made, which is the default.
 
     Raises nothing for the content of the run's files: a missing or damaged one leaves its columns
     empty, and `runs.trace_status`, `trace_bad_lines` and `damage` say what was lost. Raises
@@ -37,11 +42,12 @@ def extract(run_dir: Path | str, run_id: str, out_dir: Path | str) -> dict[str, 
             curve.add(conformed)
             writer.write(conformed)
     run = Run(run_id, run_dir, result, curve, damage)
+    row = run_row(run, writer.rows)
     rows = {
         "tool_calls": run.tool_rows,
         "api_calls": run.api_call_rows(),
         "messages": [message_row(run_id, message) for message in run.trace.messages],
-        "runs": [run_row(run, writer.rows)],
+        "runs": [row | {"dataset": dataset} if dataset else row],
     }
     for name, table_rows in rows.items():
         tables.write(name, table_rows, out_dir / f"{name}.parquet")

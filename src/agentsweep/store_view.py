@@ -21,7 +21,8 @@ _ERROR_CHARS = 300
 
 def rows(store: Store) -> Iterable[dict]:
     """A row for each attempt: COLUMNS as plain values, None where nothing is known."""
-    for key in store.keys():
+    specs = store.keys()
+    for key in specs:
         for attempt in store.attempts(key):
             result = _result(attempt)
             spec = store.spec(key)
@@ -70,7 +71,7 @@ def describe(attempt: Attempt) -> str:
     error = attempt.path / "error.txt"
     if error.is_file():
         lines["error"] = error.read_text(errors="replace").strip()[:_ERROR_CHARS]
-    if result:
+    if "outcome" in result:
         lines |= {
             "outcome": f"{at('outcome')}: {at('outcome_detail')[:_ERROR_CHARS]}",
             "task": f"{at('names', 'task')}, agent {at('names', 'agent')}, "
@@ -78,7 +79,8 @@ def describe(attempt: Attempt) -> str:
             "limits": f"{_size(result, 'limits', 'effective', 'memory_bytes')} of memory, "
             f"{at('limits', 'effective', 'cpus')} CPUs (read back from the kernel)",
             "started": _cell(_utc(_at(result, "started_utc_ns"))),
-            "time": f"{at('wall_s', scale=1)} s, of it the agent {at('phases', 'agent_s', scale=1)} s",
+            "time": f"{at('wall_s', scale=1)} s, "
+            f"of it the agent {at('phases', 'agent_s', scale=1)} s",
             "memory": f"peak {_size(result, 'memory', 'peak_bytes')} "
             f"({at('memory', 'peak_source')}), {at('oom', 'kill_count')} OOM kills, "
             f"{at('oom', 'tool_count')} of them tools",
@@ -92,7 +94,12 @@ def describe(attempt: Attempt) -> str:
         lines["result"] = "result.json is damaged: `agentsweep store remove` the attempt"
     else:
         lines["result"] = "none was written"
-    lines["files"] = ", ".join(f"{name} {human(size)}" for name, size in _files(attempt.path))
+    sizes = {}
+    for name, size in _files(attempt.path):
+        top, _, rest = name.partition("/")
+        top += "/" if rest else ""
+        sizes[top] = sizes.get(top, 0) + size
+    lines["files"] = ", ".join(f"{name} {human(size)}" for name, size in sizes.items())
     return "\n".join(f"{name:<8} {value}" for name, value in lines.items())
 
 

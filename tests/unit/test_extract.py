@@ -64,6 +64,12 @@ def calls_of(made):
 # --- a whole run ---
 
 
+def test_a_recalled_run_takes_the_name_of_the_data_set_it_is_extracted_for(run):
+    extract(run, RUN_ID, run.parent / "out", dataset="another")
+    (row,) = tables.read("runs", run.parent / "out" / "runs.parquet").to_pylist()
+    assert row["dataset"] == "another"
+
+
 def test_the_run_row(run):
     (row,) = tables_of(run)["runs"]
     expected = {

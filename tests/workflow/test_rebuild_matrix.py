@@ -152,6 +152,10 @@ def change_parser(clone):
     source.write_text(source.read_text() + "\n# Another parser.\n")
 
 
+def rename_data_set(clone):
+    clone.replace("config/config.yaml", "dataset: matrix", "dataset: renamed")
+
+
 def change_figure(clone):
     script = clone.file("workflow/scripts/figures/wall_time.py")
     script.write_text(script.read_text() + "\n# Another figure.\n")
@@ -218,6 +222,7 @@ MATRIX = [
     Line(remove_memory, AGGREGATES),
     Line(remove_run, {"agent_run": 1}, arguments=["runs"]),
     Line(change_parser, {"trace_extract": 4, **AGGREGATES}),
+    Line(rename_data_set, {"trace_extract": 4, **AGGREGATES}),
     Line(add_memory, whole(2), new=2),
     Line(add_cpus, whole(4), new=4),
     Line(edit_prompt, whole(2), new=2),

@@ -21,9 +21,10 @@ rule trace_extract:
         "../envs/analysis.yaml"
     params:
         cell=cell_id,
+        dataset=SWEEP.config["dataset"],
         code=codehash.digest("agentsweep.extract"),
         run=subpath(input[0], parent=True),
         out=subpath(output[0], parent=True),
     shell:
         "agentsweep extract {params.run:q} --run-id {params.cell:q} --out {params.out:q}"
-        " > {log:q} 2>&1"
+        " --dataset {params.dataset:q} > {log:q} 2>&1"
