@@ -133,6 +133,11 @@ def test_without_cells_the_pattern_matches_nothing(sweep):
     assert set(made.image_constraints().values()) == {UNMATCHABLE}
 
 
+def test_a_failure_before_a_pipe_fails_the_command():
+    prefix = shell_prefix(Path("/src"), Path("/env/bin/python"), False)
+    assert subprocess.run(["bash", "-c", prefix + "false | cat"], check=False).returncode == 1
+
+
 def test_commands_find_this_clones_modules_before_any_other():
     prefix = shell_prefix(Path("/clone with space/src"), Path("/env/bin/python"), False)
     done = subprocess.run(
