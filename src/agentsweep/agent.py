@@ -6,8 +6,11 @@ import json
 import mmap
 import os
 import shlex
+import shutil
 import subprocess
+import tarfile
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +31,12 @@ AGENT_PID = f"{MARKS_DIR}/agent.pid"
 WRONG_PYTHON = 97
 
 _MADV_POPULATE_READ = 22
+
+# Far more than any session has; a tree beyond it was not written by the CLI.
+_SESSION_DEPTH = 16
+_SESSION_FILES = 20000
+_SESSION_BYTES = 2**30
+_READ_NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -216,5 +225,68 @@ def warm(path: Path) -> None:
 
 def find_trace(session_dir: Path, session: str) -> Path | None:
     """The main session file, found by its id: the folder's name follows the agent's directory."""
-    found = sorted(session_dir.glob(f"projects/*/{session}.jsonl"), key=lambda p: p.stat().st_size)
-    return found[-1] if found else None
+    found = [
+        path
+        for path in session_files(session_dir)
+        if path.name == f"{session}.jsonl" and len(path.relative_to(session_dir).parts) == 3
+    ]
+    return max(found, key=lambda path: path.lstat().st_size, default=None)
+
+
+def session_files(session_dir: Path) -> Iterator[Path]:
+    """The regular files below `projects/`, by name.
+
+    The agent writes this tree and the runner may be root, so no symbolic link is followed, nothing
+    else than a regular file is taken, and nothing below a depth that the CLI never uses.
+    """
+    folders = [session_dir / "projects"]
+    while folders:
+        folder = folders.pop()
+        try:
+            if folder.is_symlink():
+                continue
+            if not os.access(folder, os.R_OK | os.X_OK):
+                folder.chmod(0o700)
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_file(follow_symlinks=False):
+                yield path
+                continue
+            depth = len(path.relative_to(session_dir).parts)
+            if entry.is_dir(follow_symlinks=False) and depth < _SESSION_DEPTH:
+                folders.append(path)
+
+
+def archive_session(session_dir: Path, session: str, trace: Path, archive: Path) -> dict[str, int]:
+    """Copy the main session file to `trace` and the whole tree into a tar file.
+
+    Returns {files, bytes, skipped}: beyond _SESSION_BYTES in all, or where a file cannot be read,
+    files are skipped. The main session file goes first, so that it is the last to be.
+    """
+    kept = {"files": 0, "bytes": 0, "skipped": 0}
+    main = find_trace(session_dir, session)
+    trace.write_bytes(b"")
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        others = sorted(path for path in session_files(session_dir) if path != main)
+        for path in [main, *others] if main else others:
+            size = path.lstat().st_size
+            if kept["bytes"] + size > _SESSION_BYTES or kept["files"] >= _SESSION_FILES:
+                kept["skipped"] += 1
+                continue
+            try:
+                with os.fdopen(os.open(path, _READ_NO_LINK), "rb") as file:
+                    name = str(path.relative_to(session_dir))
+                    tar.addfile(tar.gettarinfo(arcname=name, fileobj=file), file)
+                    if path == main:
+                        file.seek(0)
+                        with trace.open("wb") as copy:
+                            shutil.copyfileobj(file, copy)
+            except PermissionError:
+                kept["skipped"] += 1
+                continue
+            kept["files"] += 1
+            kept["bytes"] += size
+    return kept

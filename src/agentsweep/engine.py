@@ -107,6 +107,8 @@ class Engine:
                 timeout=timeout_s,
                 check=False,
                 env=engine_environment(),
+                # Ctrl-C in a terminal is for the runner, which then cleans up with the engine.
+                start_new_session=True,
                 **kwargs,
             )
         except FileNotFoundError:
@@ -203,23 +205,32 @@ class Engine:
         arguments = self.exec_arguments(name, *argv, user=user, workdir=workdir)
         return self.call(*arguments[len(self.command()) :], check=check, timeout_s=timeout_s)
 
-    def exec_to_file(self, name: str, target: Path, *argv: str, **where) -> None:
-        """Run a command in a container and keep its output byte for byte."""
+    def exec_to_file(
+        self, name: str, target: Path, *argv: str, timeout_s: float = 600, **where
+    ) -> str:
+        """Run a command in a container and keep its output byte for byte; returns its stderr."""
         arguments = self.exec_arguments(name, *argv, **where)
         with target.open("wb") as output:
-            done = subprocess.run(
-                arguments,
-                cwd=self.workdir,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.PIPE,
-                timeout=600,
-                check=False,
-                env=engine_environment(),
-            )
+            try:
+                done = subprocess.run(
+                    arguments,
+                    cwd=self.workdir,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.PIPE,
+                    timeout=timeout_s,
+                    check=False,
+                    env=engine_environment(),
+                    start_new_session=True,
+                )
+            except subprocess.TimeoutExpired:
+                raise InfraError(
+                    f"`{argv[0]}` did not end within {timeout_s:.0f} s in container {name}"
+                ) from None
+        said = done.stderr.decode(errors="replace")
         if done.returncode != 0:
-            said = last_line(done.stderr.decode(errors="replace"))
-            raise InfraError(f"`{argv[0]}` failed in container {name}: {said}")
+            raise InfraError(f"`{argv[0]}` failed in container {name}: {last_line(said)}")
+        return said
 
     def remove(self, name: str) -> None:
         """Kill and remove a container with its volumes; silent where there is none."""

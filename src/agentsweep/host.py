@@ -41,6 +41,17 @@ def memory_bytes() -> int:
     return _meminfo()["MemTotal"]
 
 
+def swap_bytes() -> int:
+    """All swap of the machine."""
+    return _meminfo()["SwapTotal"]
+
+
+def sees_kernel_pids() -> bool:
+    """Whether process ids are those that the kernel's log uses: its first pid namespace's."""
+    # PROC_PID_INIT_INO in Linux.
+    return Path("/proc/self/ns/pid").stat().st_ino == 0xEFFFFFFC
+
+
 def free_bytes(path: Path) -> int:
     """Free space where `path` lies, or would lie."""
     while not path.exists():

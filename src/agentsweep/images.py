@@ -7,13 +7,12 @@ many a run; it happens here, once, and is timed here.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
+import re
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from agentsweep import snapshot
@@ -29,6 +28,7 @@ from agentsweep.engine import (
 from agentsweep.errors import ConfigError, InfraError
 from agentsweep.process import owner_tag
 from agentsweep.store import write_durably
+from agentsweep.workspace import node_lock
 
 PLATFORM = "linux/amd64"
 TRANSPORTS = ("docker://", "oci-archive:", "docker-archive:")
@@ -115,7 +115,8 @@ def fix(engine: Engine, pulled: dict, workdir: str, uid: int, gid: int, tag: str
         )
     finally:
         engine.remove(name)
-    steps["idmap_s"] = _warm_keep_id(engine, tag) if info["rootless"] else None
+    keeps_id = info["rootless"] and engine.name == "podman"
+    steps["idmap_s"] = _warm_keep_id(engine, tag) if keeps_id else None
     return {
         "schema": 1,
         **{key: pulled[key] for key in ("reference", "digest", "config_digest")},
@@ -176,15 +177,6 @@ def ensure(engine: Engine, record: dict) -> dict:
         return made
 
 
-@contextlib.contextmanager
-def node_lock(folder: Path, name: str) -> Iterator[None]:
-    """One process of this node at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def resolve(reference: str) -> dict[str, str]:
     """What the lock file says of an image: {digest, config_digest, platform}.
 
@@ -237,7 +229,7 @@ def is_loopback(reference: str) -> bool:
     """Whether a registry is on this machine, where nobody serves TLS."""
     host = reference.removeprefix("docker://").split("/")[0].rsplit(":", 1)[0]
     return reference.startswith("docker://") and (
-        host in ("localhost", "[::1]") or host.startswith("127.")
+        host in ("localhost", "[::1]") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host) is not None
     )
 
 

@@ -42,7 +42,9 @@ def limit_differences(wanted: dict, effective: dict) -> list[str]:
     asked = wanted["memory_bytes"] // _PAGE_BYTES * _PAGE_BYTES
     if effective["memory_bytes"] != asked:
         found.append(f"memory limit is {effective['memory_bytes']} bytes, asked {asked}")
-    if effective["swap_bytes"] not in (0, None):
+    if effective["swap_bytes"] is None and host.swap_bytes() > 0:
+        found.append("swap is not limited, and this machine has swap")
+    elif effective["swap_bytes"]:
         found.append(f"swap is open ({effective['swap_bytes']} bytes)")
     cpus = effective["cpus"]
     if cpus is None or abs(cpus - float(wanted["cpus"])) > 0.005:

@@ -6,10 +6,8 @@ import json
 import os
 import secrets
 import select
-import shutil
 import signal
 import subprocess
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,13 +28,15 @@ from agentsweep import (
     watch,
     workspace,
 )
-from agentsweep.cgroup import CgroupReader
+from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.errors import InfraError
 from agentsweep.process import LineService, owner_tag
 from agentsweep.store import Attempt
 
 _FULL_BYTES = 2**20
 _NEAR_END_NS = 2_000_000_000
+# The engine's own, and what a shell says of a program that it cannot run.
+_NEVER_THE_AGENTS = (125, 126, 127, 255)
 
 Say = Callable[[str], None]
 
@@ -59,9 +59,17 @@ class Phases:
 class Measurement:
     """The steps of one attempt, in order; what they share."""
 
-    def __init__(self, attempt: Attempt, job: dict, spec: str, image: dict, say: Say):
+    def __init__(
+        self,
+        attempt: Attempt,
+        job: dict,
+        spec: str,
+        image: dict,
+        say: Say,
+        agent_ended: Callable[[], None] = lambda: None,
+    ):
         self.attempt, self.job, self.image, self.say = attempt, job, image, say
-        self.spec = spec
+        self.spec, self.agent_ended = spec, agent_ended
         self.phases = Phases()
         self.session = agent.session_id(attempt.spec_sha256, attempt.number)
         self.token = secrets.token_urlsafe(24)
@@ -79,17 +87,14 @@ class Measurement:
             with self.phases.timed("verify"):
                 verified = self._verify_limits()
             agent_run = self._run_agent(stack)
+            self.agent_ended()
             with self.phases.timed("collect"):
-                patch = self._collect(agent_run)
+                patch, session = self._collect(agent_run)
             removal = stack.enter_context(ThreadPoolExecutor(1)).submit(self._tear_down)
             with self.phases.timed("services"):
                 summary = self._stop_services()
             removal.result()
-        if host.free_bytes(self.attempt.path) < _FULL_BYTES:
-            raise InfraError(
-                f"the disk that holds {self.attempt.path.parent} filled up during the run: free "
-                "some space and run again"
-            )
+        self._check_disk()
         judged, oom = self._judge(agent_run, summary)
         return {
             "schema": 1,
@@ -134,6 +139,7 @@ class Measurement:
             },
             "image": {key: self.image[key] for key in ("reference", "digest", "id", "size_bytes")},
             "patch": patch,
+            "session": session,
             "engine": self.engine_info,
             "host": host.facts()
             | {f"{name}_start": value for name, value in noise.items()}
@@ -164,7 +170,7 @@ class Measurement:
         agent.warm(self.binary)
         self.image = images.ensure(self.engine, self.image)
         self.scratch = workspace.create(self.attempt.id)
-        stack.callback(shutil.rmtree, self.scratch, ignore_errors=True)
+        stack.callback(workspace.remove, self.scratch)
 
     # 2. The processes beside the container, and the container
 
@@ -197,11 +203,12 @@ class Measurement:
             pids=wanted["pids"],
             network="none" if container["network"] == "gateway" else "host",
             mounts=tuple(mounts),
-            user=self.user,
+            # Its init is not the agent's to kill: `pkill sleep` must not end the container.
+            user="0:0",
             keep_id=self.engine_info["rootless"] and self.engine.name == "podman",
             mask_cgroups=container["network"] == "host",
         )
-        stack.callback(self.engine.remove, spec.name)
+        stack.callback(self._remove, spec.name)
         with self.phases.timed("create"):
             container_id = self.engine.create(spec)
         with self.phases.timed("start"):
@@ -252,8 +259,8 @@ class Measurement:
         wanted = self.job["limits"]
         reader = CgroupReader.for_pid(self.container.pid)
         self.cgroup = reader
-        effective = reader.effective_limits()
-        effective["nproc"] = len(os.sched_getaffinity(self.container.pid))
+        self.effective = reader.effective_limits()
+        effective = self.effective | {"nproc": len(os.sched_getaffinity(self.container.pid))}
         differences = limits.limit_differences(wanted, effective)
         if differences:
             raise InfraError(
@@ -309,29 +316,27 @@ class Measurement:
                 start_new_session=True,
             )
             stack.callback(_end_client, client)
-            pid, start_utc_ns = self._find_agent(client)
-        watched = self._watch(client, pid)
+            found = self._find_agent(client)
+        watched = self._watch(client, found.pid)
         leftovers = watch.kill_all_but_init(self.cgroup, self.container.pid)
         end = self.sampler.ask({"cmd": "end"})
+        # A gateway that died is what the agent failed of, whatever the agent made of it.
+        self.gateway.ask({"cmd": "status"})
         code = _exit_code(client)
         said = stream.read_stream(path / "stream.jsonl")
         # When a container goes, its agent goes first and its init some moments later.
         alive = self._is_alive(within_s=0 if code == 0 and said["result"] else 0.5)
-        if code == agent.WRONG_PYTHON and pid is None:
-            wrong = engine.last_line((path / "stderr.txt").read_text(errors="replace"))
-            raise InfraError(
-                f"the environment of task {self.job['names']['task']} is not the one it states "
-                f"({wrong}, wanted {self.job['task']['python']}): mend `environment` or `python` "
-                "in the task file"
-            )
-        if pid is None and alive:
-            wrong = engine.last_line((path / "stderr.txt").read_text(errors="replace"))
-            raise InfraError(f"the agent did not start (exit code {code}): {wrong}")
+        if alive:
+            self._check_end(found, watched, code, said["result"])
         offset = begin["utc_ns"] - begin["t_ns"]
+        start_ns = begin["t_ns"]
+        if found.start_utc_ns is not None:
+            # The file system's clock is coarse, and UTC may have been set meanwhile.
+            start_ns = min(max(found.start_utc_ns - offset, start_ns), found.seen_ns)
         return _AgentRun(
-            pid=pid,
-            start_ns=start_utc_ns - offset if start_utc_ns else begin["t_ns"],
-            start_utc_ns=start_utc_ns or begin["utc_ns"],
+            pid=found.pid,
+            start_ns=start_ns,
+            start_utc_ns=start_ns + offset,
             end_ns=watched.end_ns,
             end_utc_ns=watched.end_ns + offset,
             exit_code=code if alive else None,
@@ -343,22 +348,70 @@ class Measurement:
             **said,
         )
 
+    def _check_end(
+        self, found: "_Found", watched: "_Watched", code: int | None, result: dict | None
+    ) -> None:
+        """InfraError where the agent, in a container that lives, did not run or end by itself."""
+        self._check_disk()
+        path = self.attempt.path
+        if found.start_utc_ns is None:
+            wrong = stream.last_words(path / "stderr.txt")
+            if code == agent.WRONG_PYTHON:
+                raise InfraError(
+                    f"the environment of task {self.job['names']['task']} is not the one it states "
+                    f"({wrong}, wanted {self.job['task']['python']}): mend `environment` or "
+                    "`python` in the task file"
+                )
+            raise InfraError(f"the agent did not start (exit code {code}): {wrong}")
+        if watched.stopped_by is None:
+            if watched.client_first or code is None or code < 0:
+                raise InfraError(
+                    f"`{self.engine.name} exec` ended before the agent did: something outside "
+                    "killed it"
+                )
+            if code in _NEVER_THE_AGENTS and result is None:
+                wrong = stream.last_words(path / "stderr.txt")
+                raise InfraError(f"the agent could not be run (exit code {code}): {wrong}")
+        effective = self.cgroup.effective_limits()
+        if effective != self.effective:
+            changed = [name for name in effective if effective[name] != self.effective[name]]
+            raise InfraError(
+                f"{', '.join(changed)} of {self.job['cell']} changed during the run: something "
+                "outside (often a reload of systemd) set the container's limits anew"
+            )
+
+    def _check_disk(self) -> None:
+        if host.free_bytes(self.attempt.path) < _FULL_BYTES:
+            raise InfraError(
+                f"the disk that holds {self.attempt.path.parent} filled up during the run: free "
+                "some space and run again"
+            )
+
     def _is_alive(self, within_s: float = 0) -> bool:
         """Whether the container's init lives, and goes on to for `within_s`."""
         return not select.select([self.init], [], [], within_s)[0]
 
-    def _find_agent(self, client: subprocess.Popen) -> tuple[int | None, int | None]:
-        """The agent's process on the host and when it started (UTC ns), None where it never did."""
+    def _find_agent(self, client: subprocess.Popen) -> "_Found":
+        """The agent's process on the host and when it started, as far as it did."""
         note = self.scratch / "marks" / "agent.pid"
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, ValueError):
-                inside = int(note.read_text())
-                return watch.host_pid(self.cgroup, inside), note.lstat().st_mtime_ns
+                return self._found(note)
             if client.poll() is not None:
-                return None, None
+                # It may have started and ended since the note was looked for.
+                with contextlib.suppress(OSError, ValueError):
+                    return self._found(note)
+                return _Found(None, None, time.monotonic_ns())
             time.sleep(0.002)
         raise InfraError("the agent did not start within 60 s: see whether the engine hangs")
+
+    def _found(self, note: Path) -> "_Found":
+        inside, start_utc_ns = int(note.read_text()), note.lstat().st_mtime_ns
+        pid = None
+        with contextlib.suppress(CgroupGone):
+            pid = watch.host_pid(self.cgroup, inside)
+        return _Found(pid, start_utc_ns, time.monotonic_ns())
 
     def _watch(self, client: subprocess.Popen, pid: int | None) -> "_Watched":
         """Wait for the agent's end; end it at the wall limit or when nothing happens any more."""
@@ -368,8 +421,11 @@ class Measurement:
         begin = time.monotonic()
         with watch.exit_watch(pid) as exits:
             while True:
-                if exits.wait(0.25) or client.poll() is not None:
+                if exits.wait(0.25):
                     return _Watched(time.monotonic_ns(), None)
+                if client.poll() is not None:
+                    end_ns = time.monotonic_ns()
+                    return _Watched(end_ns, None, pid is not None and not exits.wait(0.5))
                 now = time.monotonic()
                 if now - begin > self.job["timeout_s"]:
                     reason = "timed_out"
@@ -393,23 +449,17 @@ class Measurement:
 
     # 7. Collect
 
-    def _collect(self, run: "_AgentRun") -> dict:
+    def _collect(self, run: "_AgentRun") -> tuple[dict, dict]:
         """Session tree, trace and patch into the attempt, whatever ended the agent."""
         patch = self._patch(run)
         path = self.attempt.path
-        trace = agent.find_trace(path / "session", self.session)
-        if trace is not None:
-            shutil.copyfile(trace, path / "trace.jsonl")
-        else:
-            (path / "trace.jsonl").touch()
-        with tarfile.open(path / "session.tar", "w") as archive:
-            for part in sorted((path / "session").glob("projects/**/*")):
-                if part.is_file() and not part.is_symlink():
-                    archive.add(part, arcname=str(part.relative_to(path / "session")))
-        shutil.rmtree(path / "session")
+        session = agent.archive_session(
+            path / "session", self.session, path / "trace.jsonl", path / "session.tar"
+        )
+        workspace.remove_trees(path / "session")
         for name in ("marks.jsonl", "api.jsonl"):
             (path / name).touch()
-        return patch
+        return patch, session
 
     def _patch(self, run: "_AgentRun") -> dict:
         """The patch; one that cannot be had (an agent may delete its `.git`) is said to be so."""
@@ -420,7 +470,7 @@ class Measurement:
             if not run.alive:
                 # Only its processes are gone; what the agent wrote is still in its layer.
                 self.engine.call("start", self.container.id)
-            known = snapshot.write_patch(
+            unread = snapshot.write_patch(
                 self.engine, self.container.id, self.user, self.job["task"]["workdir"],
                 self.image, target,
             )  # fmt: skip
@@ -430,17 +480,26 @@ class Measurement:
                     f"container {self.container.name} went away before the patch was taken: "
                     "something outside removed it"
                 ) from error
-            known, reason = False, str(error)
-        data = target.read_bytes() if known else b""
-        if not known:
-            target.write_bytes(data)
+            unread, reason = None, str(error)
+        if unread is None:
+            target.write_bytes(b"")
             return {"status": "unavailable", "sha256": None, "bytes": 0, "reason": reason}
-        digest = hashlib.sha256(data).hexdigest()
-        return {"status": "ok" if data else "empty", "sha256": digest, "bytes": len(data)}
+        with target.open("rb") as patch:
+            digest = hashlib.file_digest(patch, "sha256").hexdigest()
+        size = target.stat().st_size
+        said = {"reason": "; ".join(unread)} if unread else {}
+        return {"status": "ok" if size else "empty", "sha256": digest, "bytes": size} | said
 
     def _tear_down(self) -> None:
         with self.phases.timed("teardown"):
-            self.engine.remove(self.container.id)
+            self._remove(self.container.id)
+
+    def _remove(self, container: str) -> None:
+        """A container that cannot be removed is no reason to lose the run that was made in it."""
+        try:
+            self.engine.remove(container)
+        except InfraError as error:
+            self.say(f"{error}; the next start tries again")
 
     # 8. and 9. Counters, outcome
 
@@ -449,20 +508,27 @@ class Measurement:
             if service.stop() != 0:
                 said = (self.attempt.path / "services.log").read_text(errors="replace")
                 raise InfraError(f"{service.name} failed: {engine.last_line(said)}")
-        return json.loads((self.scratch / "sampler.json").read_text())
+        summary = json.loads((self.scratch / "sampler.json").read_text())
+        if summary.get("write_error"):
+            raise InfraError(f"the sampler could not write: {summary['write_error']}")
+        return summary
 
     def _judge(self, run: "_AgentRun", summary: dict) -> tuple[outcome.Judgement, dict]:
-        kills = summary["oom_kill"] - (run.begin["counters"]["memory_oom_kill"] or 0)
-        victims = summary["victims"]
+        # As of the agent's end: what the kernel kills of ours while git makes the patch under the
+        # same limit is none of the agent's.
+        kills = run.end["oom_kill"] - (run.begin["counters"]["memory_oom_kill"] or 0)
+        victims = run.end["victims"]
         last_kill_ns = summary.get("oom_kill_last_ns")
+        names_agent = victims is not None and run.pid is not None and host.sees_kernel_pids()
         seen = outcome.Evidence(
             exit_code=run.exit_code,
             stopped_by=run.stopped_by,
             oom_kill_count=kills,
-            agent_killed_by_kernel=None
-            if victims is None
-            else run.pid in {victim["pid"] for victim in victims},
-            oom_kill_near_end=last_kill_ns is not None and run.end_ns - last_kill_ns < _NEAR_END_NS,
+            agent_killed_by_kernel=run.pid in {victim["pid"] for victim in victims}
+            if names_agent
+            else None,
+            oom_kill_near_end=last_kill_ns is not None
+            and run.end_ns - _NEAR_END_NS < last_kill_ns < run.end["t_ns"],
             container_alive=run.alive,
             result=run.result,
             assistant_messages=run.assistant_messages,
@@ -496,9 +562,19 @@ class _AgentRun:
 
 
 @dataclass(frozen=True)
+class _Found:
+    """pid: None when it had ended before it was found; start_utc_ns: None when it never ran."""
+
+    pid: int | None
+    start_utc_ns: int | None
+    seen_ns: int
+
+
+@dataclass(frozen=True)
 class _Watched:
     end_ns: int
     stopped_by: str | None
+    client_first: bool = False
 
 
 def _end_client(client: subprocess.Popen) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -17,22 +18,33 @@ _PR_SET_PDEATHSIG = 1
 
 
 def owner_tag() -> str:
-    """`host/boot/pid/start`: names this process for ever, also after its pid is used again."""
+    """`host/boot/view/pid/start`: names this process for ever, also after its pid is used again.
+
+    `view` is the user and the pid namespace: what decides whose processes can be seen.
+    """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{socket.gethostname()}/{boot}/{os.getpid()}/{_start_ticks(os.getpid())}"
+    return f"{socket.gethostname()}/{boot}/{_view()}/{os.getpid()}/{_start_ticks(os.getpid())}"
 
 
 def owner_is_dead(tag: str) -> bool:
     """Whether the process behind an owner tag is known to have ended.
 
-    Another host's processes cannot be seen from here, so their tags are never dead.
+    Processes of another host, user or pid namespace may be invisible from here without being
+    dead, so their tags never are.
     """
     parts = tag.split("/")
-    if len(parts) != 4 or parts[0] != socket.gethostname():
+    if len(parts) != 5 or not parts[3].isdecimal():
         return False
-    if parts[1] != Path("/proc/sys/kernel/random/boot_id").read_text().strip():
+    host, boot, view, pid, start = parts
+    if host != socket.gethostname() or view.split("-")[0] != str(os.getuid()):
+        return False
+    if boot != Path("/proc/sys/kernel/random/boot_id").read_text().strip():
         return True
-    return str(_start_ticks(int(parts[2]))) != parts[3]
+    return view == _view() and str(_start_ticks(int(pid))) != start
+
+
+def _view() -> str:
+    return f"{os.getuid()}-{Path('/proc/self/ns/pid').stat().st_ino}"
 
 
 def _start_ticks(pid: int) -> int | None:
@@ -72,11 +84,18 @@ class LineService:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Send one line and wait for the one that answers it; InfraError when the child is gone."""
+    def ask(self, message: dict[str, Any], timeout_s: float = 60) -> dict[str, Any]:
+        """Send one line and wait for the one that answers it.
+
+        InfraError when the child is gone, or says nothing in time: a run must not wait for ever
+        for a process that was stopped.
+        """
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
+            # Each question has one line as its answer, so none can be waiting in a buffer.
+            if not select.select([self._process.stdout], [], [], timeout_s)[0]:
+                raise InfraError(f"{self.name} gave no answer within {timeout_s:g} s")
             answer = self._process.stdout.readline()
             if answer:
                 return json.loads(answer)

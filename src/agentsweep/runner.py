@@ -4,7 +4,6 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from agentsweep import host
@@ -69,8 +68,9 @@ def _back_off(store: Store, key: str, say: Say) -> None:
     failed = [a for a in store.attempts(key) if a.state == "failed"]
     if not failed:
         return
-    since = time.time() - failed[-1].path.stat().st_mtime
-    wait = min(60, 5 * 2 ** (len(failed) - 1)) - since
+    # A clock that was set back, or that of a file server, must not make this wait for hours.
+    since = max(0, time.time() - failed[-1].path.stat().st_mtime)
+    wait = min(60, 5 * 2 ** min(len(failed) - 1, 4)) - since
     if wait > 0:
         say(f"the last attempt failed {since:.0f} s ago; waiting {wait:.0f} s")
         time.sleep(wait)
@@ -86,14 +86,16 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
         )
     attempt = store.begin(key)
     say(f"attempt {attempt.id} of {job['cell']}")
-    measurement = Measurement(attempt, job, spec, image, say)
+    signals = _Signals(say)
     try:
-        with _signals(), disk_errors(attempt.path):
-            result = measurement.run()
-            write_durably(attempt.path / "result.json", _json(result))
-        if result["outcome"] == "infra_error":
-            raise InfraError(f"{job['cell']}: {result['outcome_detail']}")
-        sealed = store.finish(attempt, "sealed")
+        with signals:
+            measurement = Measurement(attempt, job, spec, image, say, signals.hold)
+            with disk_errors(attempt.path):
+                result = measurement.run()
+                write_durably(attempt.path / "result.json", _json(result))
+            if result["outcome"] == "infra_error":
+                raise InfraError(f"{job['cell']}: {result['outcome_detail']}")
+            sealed = store.finish(attempt, "sealed")
     except BaseException as error:
         stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
         state = "interrupted" if stopped else "failed"
@@ -107,19 +109,52 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
     return sealed
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """TERM, INT and HUP stop the run cleanly instead of killing the runner in the middle."""
+class _Signals:
+    """TERM, INT and HUP stop a run cleanly instead of killing the runner in the middle.
 
-    def stop(number, _frame):
-        raise Interrupted(number)
+    The first one raises Interrupted and later ones are ignored, because a second one (Snakemake
+    sends TERM to a job that the terminal has sent INT already) would interrupt the clean-up.
+    After `hold`, when the agent has ended and all that it cost is spent, the first one waits
+    until the run is sealed; one that comes some seconds after it is taken at its word.
+    """
 
-    old = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
+    _NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    _INSISTING_S = 3
+
+    def __init__(self, say: Say):
+        self._say = say
+        self._held = False
+        self._raised = False
+        self._first_s: float | None = None
+
+    def __enter__(self) -> "_Signals":
+        # Who started us with a signal ignored (nohup) wants it ignored.
+        self._old = {
+            number: signal.signal(number, self._on_signal)
+            for number in self._NUMBERS
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
             signal.signal(number, handler)
+
+    def hold(self) -> None:
+        """From here on a signal lets the run be sealed first."""
+        self._held = True
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if self._raised:
+            return
+        now = time.monotonic()
+        if self._held and (self._first_s is None or now - self._first_s < self._INSISTING_S):
+            if self._first_s is None:
+                self._first_s = now
+                self._say("the agent has ended: its run is sealed before stopping")
+            return
+        self._raised = True
+        raise Interrupted(number)
 
 
 def _json(value: dict) -> bytes:

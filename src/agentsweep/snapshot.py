@@ -10,26 +10,44 @@ import shlex
 from agentsweep.engine import Engine
 from agentsweep.errors import InfraError
 
+_PATCH_TIMEOUT_S = 600
+
 OUTSIDE_GIT_DIR = "/var/lib/agentsweep/start.git"
 
 # Files that the CLI itself may leave in the work tree are none of the agent's work.
 _EXCLUDE = "':(exclude).claude'"
 
 _WRITE_TREE = f"""
-export HOME=/tmp GIT_CONFIG_NOSYSTEM=1 LC_ALL=C
+export HOME=/nonexistent XDG_CONFIG_HOME=/nonexistent GIT_CONFIG_GLOBAL=/dev/null
+export GIT_CONFIG_NOSYSTEM=1 LC_ALL=C
 index=$(mktemp /tmp/agentsweep-index.XXXXXX)
+trap 'rm -f "$index"' EXIT
 if [ -f "$(git rev-parse --git-path index)" ]; then
   cp -p "$(git rev-parse --git-path index)" "$index"
 else
   rm -f "$index"
 fi
 export GIT_INDEX_FILE="$index"
-git -c core.hooksPath=/dev/null -c core.fsmonitor=false add --all -- . {_EXCLUDE} >&2
+# Files that are marked as unchanged, or as absent on purpose, would hide their changes.
+if git ls-files -v 2>/dev/null | grep -q '^[a-zS]'; then
+  git ls-files -s > "$index.entries"
+  rm -f "$index"
+  git update-index --index-info < "$index.entries"
+  rm -f "$index.entries"
+fi
+# Status 1: all but what cannot be added (an unreadable file, an empty repository) was.
+git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.sparseCheckout=false \\
+  add --all --ignore-errors -- . {_EXCLUDE} >&2 || [ $? -eq 1 ]
 tree=$(git write-tree)
-rm -f "$index"
 """
 
-_DIFF = "git diff --binary --no-color --no-ext-diff --no-textconv --no-renames --full-index "
+# The agent may have configured git to write patches that do not apply elsewhere.
+_DIFF = (
+    "git -c core.quotePath=true -c diff.suppressBlankEmpty=false diff "
+    "--binary --no-color --no-ext-diff --no-textconv --no-renames --full-index --unified=3 "
+    "-O/dev/null --inter-hunk-context=0 --diff-algorithm=myers --no-indent-heuristic "
+    "--submodule=short --ignore-submodules=none --src-prefix=a/ --dst-prefix=b/ --no-relative "
+)
 
 
 def prepare(workdir: str, uid: int, gid: int) -> str:
@@ -65,17 +83,21 @@ def take_start(engine: Engine, container: str, user: str, workdir: str) -> dict[
 
 
 def write_patch(engine: Engine, container: str, user: str, workdir: str, start: dict, target):
-    """Write what changed since the start as a binary git diff; False where nothing can be said.
+    """Write what changed since the start as a binary git diff.
 
+    Returns what git could not read, one line each, and None where nothing can be said at all.
     `start` is what `take_start` returned. Raises InfraError when the container does not answer.
     """
     if start["start_tree"] is None:
         target.write_bytes(b"")
-        return False
+        return None
     # One call of the engine for both: each costs a good part of what the patch costs.
     script = _script(start["git_dir"], workdir) + f'{_DIFF} {start["start_tree"]} "$tree"\n'
-    engine.exec_to_file(container, target, "sh", "-c", script, user=user, workdir=workdir)
-    return True
+    said = engine.exec_to_file(
+        container, target, "sh", "-c", script,
+        user=user, workdir=workdir, timeout_s=_PATCH_TIMEOUT_S,
+    )  # fmt: skip
+    return [line[:200] for line in said.splitlines() if line.startswith("error: ")][:20]
 
 
 def _write_tree(engine: Engine, container: str, user: str, workdir: str, git_dir: str | None):

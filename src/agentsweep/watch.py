@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agentsweep.cgroup import CgroupGone, CgroupReader
+from agentsweep.errors import InfraError
 from agentsweep.process import LineService
 
 
@@ -64,23 +65,70 @@ def exit_watch(pid: int | None) -> Iterator[Exit]:
             os.close(handle)
 
 
-def kill_all_but_init(reader: CgroupReader, init_pid: int) -> int:
-    """SIGKILL what is left in a container until only its init is; returns how many there were."""
+def kill_all_but_init(reader: CgroupReader, init_pid: int, timeout_s: float = 30) -> int:
+    """SIGKILL what is left in a container until only its init is; returns how many there were.
+
+    Processes that make others faster than they are killed are frozen first. InfraError when some
+    survive, because counters that still move are no final counters.
+    """
     killed: set[int] = set()
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            left = [pid for pid in reader.pids() if pid not in _init_and_pause(init_pid)]
-        except CgroupGone:
-            break
+    begin = time.monotonic()
+    while time.monotonic() - begin < timeout_s:
+        frozen = _frozen(reader, init_pid) if time.monotonic() - begin > 0.1 else _as_it_is()
+        with frozen:
+            try:
+                left = [pid for pid in reader.pids() if pid not in _init_and_pause(init_pid)]
+            except CgroupGone:
+                return len(killed)
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.add(pid)
         if not left:
-            break
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                killed.add(pid)
+            return len(killed)
         time.sleep(0.005)
-    return len(killed)
+    raise InfraError(
+        f"{len(left)} processes of the agent outlive SIGKILL (process {left[0]} is one): see what "
+        "they wait for with `ps`"
+    )
+
+
+_as_it_is = contextlib.nullcontext
+
+
+@contextlib.contextmanager
+def _frozen(reader: CgroupReader, init_pid: int) -> Iterator[None]:
+    """A container in which nothing runs, as far as this host has a freezer that we may use.
+
+    cgroup v1: freezer-subsystem.rst in Linux; v2: cgroup.freeze. A signal to a frozen process
+    acts at the latest when it is thawed.
+    """
+    if reader.version == 2:
+        file, stop, go = reader.paths[""] / "cgroup.freeze", "1", "0"
+    else:
+        file, stop, go = _v1_freezer(init_pid), "FROZEN", "THAWED"
+    try:
+        with contextlib.suppress(OSError):
+            file.write_text(stop)
+            deadline = time.monotonic() + 0.5
+            while reader.version == 1 and file.read_text().strip() != stop:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.002)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            file.write_text(go)
+
+
+def _v1_freezer(pid: int) -> Path:
+    """The state file of a process's own freezer; one that cannot be written where it has none."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "freezer" and path != "/":
+                return Path("/sys/fs/cgroup/freezer", path.lstrip("/"), "freezer.state")
+    return Path("/proc/self/no-freezer")
 
 
 def _init_and_pause(init_pid: int) -> set[int]:

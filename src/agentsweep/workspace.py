@@ -5,14 +5,18 @@ behind, and remove that and nothing else.
 """
 
 import contextlib
+import fcntl
 import os
-import shutil
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from agentsweep.engine import Engine
 from agentsweep.errors import InfraError
 from agentsweep.process import owner_is_dead, owner_tag
+
+_OWNER = "owner"
 
 
 def root() -> Path:
@@ -34,14 +38,48 @@ def engine_dir() -> Path:
 def create(attempt_id: str) -> Path:
     """A new scratch directory of one attempt."""
     folder = root() / "runs" / attempt_id
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     folder.mkdir(parents=True)
-    (folder / "owner").write_text(owner_tag())
+    (folder / _OWNER).write_text(owner_tag())
     return folder
 
 
+def remove(folder: Path) -> None:
+    """Delete a scratch directory, whatever the agent made in it; silent where there is none.
+
+    Its owner's name goes last, so that a removal that is killed is finished by the next start.
+    """
+    with contextlib.suppress(OSError):
+        remove_trees(*(path for path in folder.iterdir() if path.name != _OWNER))
+    remove_trees(folder)
+
+
+def remove_trees(*paths: Path) -> None:
+    """`rm -rf`, which goes as deep as an agent can nest directories, and Python does not."""
+    if not paths:
+        return
+    command = ["rm", "-rf", "--", *map(str, paths)]
+    done = subprocess.run(command, stderr=subprocess.DEVNULL, check=False, start_new_session=True)
+    if done.returncode != 0 and os.getuid() != 0:
+        # The agent may have taken permissions away from its (and thereby our) own directories.
+        subprocess.run(
+            ["chmod", "-R", "u+rwX", "--", *(str(path) for path in paths if path.is_dir())],
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
+
+
 def clean_up(engine: Engine) -> list[str]:
-    """Remove what runs of this user left behind whose runner is dead; returns what was removed."""
+    """Remove what runs of this user left behind whose runner is dead; returns what was removed.
+
+    One process at a time, because two that remove one container get into each other's way.
+    """
+    with node_lock(engine.workdir, "clean-up"):
+        return _remove_dead(engine)
+
+
+def _remove_dead(engine: Engine) -> list[str]:
     removed = []
     for container in engine.owned():
         if owner_is_dead(container["owner"]):
@@ -51,7 +89,16 @@ def clean_up(engine: Engine) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         for folder in sorted(runs.iterdir()):
             with contextlib.suppress(FileNotFoundError):
-                if owner_is_dead((folder / "owner").read_text()):
-                    shutil.rmtree(folder, ignore_errors=True)
+                if owner_is_dead((folder / _OWNER).read_text()):
+                    remove(folder)
                     removed.append(f"scratch directory {folder.name}")
     return removed
+
+
+@contextlib.contextmanager
+def node_lock(folder: Path, name: str) -> Iterator[None]:
+    """One process of this node at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

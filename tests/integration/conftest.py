@@ -173,11 +173,18 @@ class Lab:
     def lines(self, name: str) -> list[dict]:
         return [json.loads(line) for line in (self.out / name).read_text().splitlines()]
 
-    def wait_for(self, pattern: str, timeout_s: float = 30) -> Path:
-        """A non-empty file below the store that matches, once it is there."""
+    def key(self) -> str:
+        """The beginning of the only spec's hash in the store."""
+        (folder,) = self.store.glob("*")
+        return folder.name[:12]
+
+    def wait_for(self, pattern: str, timeout_s: float = 30, exists: bool = False) -> Path:
+        """A file below the store that matches, once it is there (and not empty)."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            found = [p for p in self.store.glob(pattern) if p.is_dir() or p.stat().st_size]
+            found = [
+                p for p in self.store.glob(pattern) if exists or p.is_dir() or p.stat().st_size
+            ]
             if found:
                 return found[0]
             time.sleep(0.05)

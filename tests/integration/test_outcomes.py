@@ -4,7 +4,10 @@ Where the kernel has to kill a certain process, the scenario raises that process
 whom the kernel picks is then known beforehand, and the kill itself is the kernel's own.
 """
 
-from conftest import DONE, bash
+import os
+import subprocess
+
+from conftest import DONE, bash, podman
 
 # 1.5 GB into a process that holds on to it.
 GROW = "head -c 1500000000 /dev/zero | tail > /dev/null"
@@ -92,8 +95,18 @@ def test_the_kernel_kills_the_agent(lab):
 
 
 def test_the_kernel_kills_the_container(lab):
-    turns = [bash(f"echo changed > note.txt; echo 1000 > /proc/1/oom_score_adj; {GROW}"), DONE]
-    result = lab.run({"turns": turns})
+    runner = lab.start({"turns": [bash(f"echo changed > note.txt; sleep 3; {GROW}"), DONE]})
+    lab.wait_for_tool()
+    (name,) = lab.leftovers()["containers"]
+    init = podman("inspect", "--format", "{{.State.Pid}}", name).strip()
+    # Its init belongs to the container's root, so that the agent could not do this.
+    subprocess.run(
+        [*([] if os.getuid() == 0 else ["podman", "unshare"]), "sh", "-c",
+         f"echo 1000 > /proc/{init}/oom_score_adj"],
+        check=True,
+    )  # fmt: skip
+    assert runner.wait(60) == 0
+    result = lab.result()
     assert result["outcome"] == "oom_container", result["outcome_detail"]
     assert result["oom"]["kill_count"] >= 1
     assert result["oom"]["tool_count"] == result["oom"]["kill_count"] - 1

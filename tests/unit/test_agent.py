@@ -1,7 +1,10 @@
 """Arguments, environment and start script of the agent; its binary's hash."""
 
 import hashlib
+import os
 import subprocess
+import sys
+import tarfile
 
 import pytest
 
@@ -131,3 +134,50 @@ def test_the_trace_is_found_by_session_id_in_any_project(tmp_path):
     second.write_text("")
     assert agent.find_trace(tmp_path, "id") == wanted
     assert agent.find_trace(tmp_path, "none") is None
+
+
+def test_only_regular_files_of_the_session_are_archived(tmp_path):
+    """The agent writes this tree, and whoever archives it may be root."""
+    secret = tmp_path / "secret"
+    (secret / "-testbed").mkdir(parents=True)
+    (secret / "-testbed" / "id.jsonl").write_text("secret" * 100)
+    session = tmp_path / "session"
+    project = session / "projects" / "-testbed"
+    (project / "id" / "subagents").mkdir(parents=True)
+    (project / "id.jsonl").write_text("{}\n")
+    (project / "id" / "subagents" / "agent-1.jsonl").write_text("{}\n")
+    (project / "link.jsonl").symlink_to(secret / "-testbed" / "id.jsonl")
+    (project / "dangling").symlink_to("nowhere")
+    (session / "projects" / "evil").symlink_to(secret / "-testbed")
+    os.mkfifo(project / "fifo.jsonl")
+    with (project / "huge.jsonl").open("wb") as huge:
+        huge.truncate(2**41)
+    kept = agent.archive_session(session, "id", tmp_path / "trace", tmp_path / "tar")
+    assert kept == {"files": 2, "bytes": 6, "skipped": 1}
+    assert (tmp_path / "trace").read_text() == "{}\n"
+    with tarfile.open(tmp_path / "tar") as archive:
+        assert archive.getnames() == [
+            "projects/-testbed/id.jsonl",
+            "projects/-testbed/id/subagents/agent-1.jsonl",
+        ]
+    subprocess.run(["rm", "-rf", str(session / "projects")], check=True)
+    (session / "projects").symlink_to(secret)
+    empty = {"files": 0, "bytes": 0, "skipped": 0}
+    assert agent.archive_session(session, "id", tmp_path / "trace", tmp_path / "tar") == empty
+    assert (tmp_path / "trace").read_text() == ""
+
+
+def test_a_session_tree_of_any_depth_and_size_ends(tmp_path, monkeypatch):
+    projects = tmp_path / "projects"
+    projects.mkdir()
+    code = "import os\nfor _ in range(1200): os.mkdir('d'); os.chdir('d')\nopen('x', 'w')"
+    subprocess.run([sys.executable, "-c", code], cwd=projects, check=True)
+    for number in range(5):
+        (projects / f"{number}.jsonl").write_text("x")
+    (projects / "a").mkdir()
+    (projects / "a" / "id.jsonl").write_text("main")
+    monkeypatch.setattr(agent, "_SESSION_FILES", 3)
+    kept = agent.archive_session(tmp_path, "id", tmp_path / "trace", tmp_path / "tar")
+    assert kept == {"files": 3, "bytes": 6, "skipped": 3}
+    assert (tmp_path / "trace").read_text() == "main"
+    subprocess.run(["rm", "-rf", str(projects)], check=True)

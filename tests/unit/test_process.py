@@ -21,15 +21,36 @@ def test_an_ended_process_is_dead():
 
 
 def test_a_reused_pid_is_another_process():
-    host, boot, pid, start = owner_tag().split("/")
-    assert owner_is_dead(f"{host}/{boot}/{pid}/{int(start) + 1}")
+    host, boot, view, pid, start = owner_tag().split("/")
+    assert owner_is_dead(f"{host}/{boot}/{view}/{pid}/{int(start) + 1}")
 
 
 def test_another_boot_is_dead_and_another_host_is_not():
-    host, boot, pid, start = owner_tag().split("/")
-    assert owner_is_dead(f"{host}/another/{pid}/{start}")
-    assert not owner_is_dead(f"elsewhere/{boot}/{pid}/{start}")
+    host, boot, view, pid, start = owner_tag().split("/")
+    assert owner_is_dead(f"{host}/another/{view}/{pid}/{start}")
+    assert not owner_is_dead(f"elsewhere/{boot}/{view}/{pid}/{start}")
     assert not owner_is_dead("no tag of ours")
+    assert not owner_is_dead("")
+
+
+def test_whom_we_may_not_see_is_not_dead():
+    """Another user's processes may be hidden (hidepid), another namespace's are."""
+    host, boot, view, pid, start = owner_tag().split("/")
+    uid, namespace = view.split("-")
+    never = int(start) + 1
+    assert owner_is_dead(f"{host}/{boot}/{view}/{pid}/{never}")
+    assert not owner_is_dead(f"{host}/{boot}/{int(uid) + 1}-{namespace}/{pid}/{never}")
+    assert not owner_is_dead(f"{host}/{boot}/{uid}-1/{pid}/{never}")
+
+
+def test_a_service_that_was_stopped_is_not_waited_for(tmp_path, monkeypatch):
+    (tmp_path / "silent_service.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    service = LineService("silent_service", tmp_path / "log")
+    with pytest.raises(InfraError, match=r"silent_service gave no answer within 0\.3 s"):
+        service.ask({}, timeout_s=0.3)
+    service.stop(timeout_s=0.1)
+    assert not service.alive
 
 
 def test_a_service_that_cannot_start_says_why(tmp_path):

@@ -1,0 +1,177 @@
+"""Signals, waiting and recall around a measurement that is a stand-in; no container is started."""
+
+import contextlib
+import os
+import signal
+import time
+
+import pytest
+
+from agentsweep import runner
+from agentsweep.errors import AgentsweepError, InfraError
+from agentsweep.store import Store, spec_sha256
+
+SPEC = '{"protocol":1}'
+KEY = spec_sha256(SPEC)
+
+
+@pytest.fixture
+def job(tmp_path):
+    return {"cell": "a-cell", "on_miss": "run", "paths": {"store": str(tmp_path / "store")}}
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What a measurement does, for each one that is made."""
+    actions = []
+
+    class Measurement:
+        def __init__(self, attempt, job, spec, image, say, agent_ended):
+            self.attempt, self.agent_ended = attempt, agent_ended
+
+        def run(self):
+            for name in runner.PUBLISHED[1:]:
+                (self.attempt.path / name).touch()
+            return actions.pop(0)(self)
+
+    monkeypatch.setattr(runner, "Measurement", Measurement)
+    monkeypatch.setattr(runner.time, "sleep", lambda _: None)
+    return actions
+
+
+def completed(_=None) -> dict:
+    return {"outcome": "completed", "outcome_detail": "done"}
+
+
+def run(job, tmp_path, said=None):
+    say = (said if said is not None else []).append
+    return runner.run_cell(job, SPEC, {}, tmp_path / "out", say)
+
+
+def states(job) -> list[str]:
+    return [a.state for a in Store(job["paths"]["store"]).attempts(KEY)]
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_a_run_is_sealed_and_then_recalled(job, tmp_path, measured):
+    measured.append(completed)
+    assert run(job, tmp_path) == completed()
+    said = []
+    assert run(job | {"on_miss": "fail"}, tmp_path, said) == completed()
+    assert "recalled sealed attempt" in said[0]
+    assert states(job) == ["sealed"]
+
+
+def test_nothing_is_spent_where_that_is_forbidden(job, tmp_path, measured):
+    with pytest.raises(AgentsweepError, match=r"agent\.on_miss is `fail`"):
+        run(job | {"on_miss": "fail"}, tmp_path)
+    assert states(job) == []
+
+
+def test_no_data_is_never_sealed(job, tmp_path, measured):
+    measured.append(lambda _: {"outcome": "infra_error", "outcome_detail": "it went away"})
+    with pytest.raises(InfraError, match="a-cell: it went away"):
+        run(job, tmp_path)
+    assert states(job) == ["failed"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_stops_a_run_and_a_second_one_lets_it_clean_up(job, tmp_path, measured):
+    cleaned = []
+
+    def interrupted(_):
+        try:
+            send(signal.SIGINT)
+        finally:
+            send(signal.SIGTERM)
+            send(signal.SIGINT)
+            cleaned.append(True)
+
+    measured.append(interrupted)
+    with pytest.raises(runner.Interrupted, match="interrupted by SIGINT") as caught:
+        run(job, tmp_path)
+    assert caught.value.exit_code == 130
+    assert cleaned
+    assert states(job) == ["interrupted"]
+
+
+def test_a_run_whose_agent_has_ended_is_sealed_first(job, tmp_path, measured):
+    said = []
+
+    def late(measurement):
+        measurement.agent_ended()
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+        return completed()
+
+    measured.append(late)
+    run(job, tmp_path, said)
+    assert states(job) == ["sealed"]
+    assert any("sealed before stopping" in line for line in said)
+
+
+def test_who_insists_is_obeyed(job, tmp_path, measured, monkeypatch):
+    monkeypatch.setattr(runner._Signals, "_INSISTING_S", 0.05)
+
+    def hanging(measurement):
+        measurement.agent_ended()
+        send(signal.SIGINT)
+        begin = time.monotonic()
+        while time.monotonic() - begin < 0.1:
+            pass
+        send(signal.SIGINT)
+        return completed()
+
+    measured.append(hanging)
+    with pytest.raises(runner.Interrupted):
+        run(job, tmp_path)
+    assert states(job) == ["interrupted"]
+
+
+def test_an_ignored_signal_stays_ignored(job, tmp_path, measured):
+    """As under nohup."""
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        measured.append(lambda _: send(signal.SIGHUP) or completed())
+        run(job, tmp_path)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, old)
+    assert states(job) == ["sealed"]
+
+
+@pytest.mark.parametrize(
+    ("failures", "age_s", "wait_s"),
+    [(1, 0, 5), (2, 0, 10), (3, 0, 20), (40, 0, 60), (1, 100, 0), (2, 4, 6), (1, -86400, 5)],
+)
+def test_waiting_after_failures(tmp_path, monkeypatch, failures, age_s, wait_s):
+    """At most a minute, also when the clock has been set back by a day."""
+    waited = []
+    monkeypatch.setattr(runner.time, "sleep", waited.append)
+    store = Store(tmp_path)
+    with store.locked(KEY, SPEC):
+        for _ in range(failures):
+            failed = store.finish(store.begin(KEY), "failed")
+    then = time.time() - age_s
+    os.utime(failed.path, (then, then))
+    runner._back_off(store, KEY, lambda _: None)
+    assert sum(waited) == pytest.approx(wait_s, abs=0.5)
+
+
+def test_a_full_disk_is_refused_before_anything_is_spent(job, tmp_path, measured, monkeypatch):
+    monkeypatch.setattr(runner.host, "free_bytes", lambda _: 2**20)
+    with pytest.raises(InfraError, match="has 1 MiB left: free at least 64 MiB"):
+        run(job, tmp_path)
+    assert states(job) == []
+
+
+def test_a_crash_of_ours_is_kept_for_a_look(job, tmp_path, measured):
+    measured.append(lambda _: 1 / 0)
+    with contextlib.suppress(ZeroDivisionError):
+        run(job, tmp_path)
+    assert states(job) == ["failed"]
+    (attempt,) = Store(job["paths"]["store"]).attempts(KEY)
+    assert (attempt.path / "error.txt").read_text().startswith("ZeroDivisionError")

@@ -1,0 +1,123 @@
+"""Scratch directories: whose they are, and that a dead runner's go whatever is in them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentsweep import workspace
+from agentsweep.errors import InfraError
+from agentsweep.process import owner_tag
+
+
+class Engine:
+    """Knows the containers that it is told of."""
+
+    def __init__(self, workdir: Path, *containers: dict):
+        self.workdir, self.containers = workdir, list(containers)
+
+    def owned(self) -> list[dict]:
+        return list(self.containers)
+
+    def remove(self, name: str) -> None:
+        self.containers = [c for c in self.containers if c["id"] != name]
+
+
+@pytest.fixture
+def node(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace.tempfile, "gettempdir", lambda: str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def dead_tag():
+    code = "from agentsweep.process import owner_tag; print(owner_tag())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def nest(folder: Path, depth: int) -> None:
+    code = f"import os\nfor _ in range({depth}): os.mkdir('d'); os.chdir('d')"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+
+
+def test_the_scratch_directory_is_ours_alone(node):
+    assert workspace.root().stat().st_mode & 0o777 == 0o700
+    assert workspace.root() == node / f"agentsweep-{os.getuid()}"
+
+
+def test_somebody_elses_is_refused(node):
+    elsewhere = node / "elsewhere"
+    elsewhere.mkdir()
+    (node / f"agentsweep-{os.getuid()}").symlink_to(elsewhere)
+    with pytest.raises(InfraError, match="belongs to somebody else"):
+        workspace.root()
+
+
+def test_only_what_the_dead_own_is_removed(node, dead_tag):
+    living, dead = workspace.create("living-1"), workspace.create("dead-1")
+    (dead / "owner").write_text(dead_tag)
+    (dead / "home").mkdir()
+    nest(dead / "home", 1200)
+    torn = workspace.create("torn-1")
+    (torn / "owner").write_text("")
+    engine = Engine(
+        workspace.engine_dir(),
+        {"id": "a", "attempt": "dead-1", "owner": dead_tag},
+        {"id": "b", "attempt": "living-1", "owner": owner_tag()},
+        {"id": "c", "attempt": "elsewhere-1", "owner": "another/host/0-1/1/1"},
+    )
+    removed = workspace.clean_up(engine)
+    assert removed == ["container dead-1", "scratch directory dead-1"]
+    assert [c["id"] for c in engine.containers] == ["b", "c"]
+    assert living.is_dir()
+    assert torn.is_dir()
+    assert not dead.exists()
+    assert workspace.clean_up(engine) == []
+
+
+def test_a_removal_that_was_killed_is_finished_by_the_next_start(node, dead_tag, monkeypatch):
+    folder = workspace.create("dead-1")
+    (folder / "owner").write_text(dead_tag)
+    (folder / "home").mkdir()
+    calls = []
+    monkeypatch.setattr(workspace, "remove_trees", lambda *paths: calls.append(paths))
+    workspace.remove(folder)
+    assert calls == [(folder / "home",), (folder,)]
+    monkeypatch.undo()
+    monkeypatch.setattr(workspace.tempfile, "gettempdir", lambda: str(node))
+    assert workspace.clean_up(Engine(workspace.engine_dir())) == ["scratch directory dead-1"]
+
+
+def test_a_name_used_before_starts_empty(node):
+    (workspace.create("a-1") / "rest").write_text("x")
+    assert [p.name for p in workspace.create("a-1").iterdir()] == ["owner"]
+
+
+def test_odd_names_are_names(tmp_path):
+    odd = tmp_path / "-rf"
+    odd.mkdir()
+    keep = tmp_path / "keep"
+    keep.mkdir()
+    workspace.remove_trees(odd)
+    workspace.remove_trees()
+    assert [p.name for p in tmp_path.iterdir()] == ["keep"]
+
+
+def test_two_that_clean_up_do_so_one_after_the_other(node):
+    engine = Engine(workspace.engine_dir())
+    with workspace.node_lock(engine.workdir, "clean-up"):
+        code = (
+            "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
+            "from agentsweep import workspace\n"
+            "class Engine:\n"
+            "    workdir = workspace.engine_dir()\n"
+            "    def owned(self): return []\n"
+            "print(workspace.clean_up(Engine()))"
+        )
+        other = subprocess.Popen([sys.executable, "-c", code, str(node)], stdout=subprocess.PIPE)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(0.5)
+    assert other.communicate(timeout=20)[0] == b"[]\n"
