@@ -28,6 +28,7 @@ for script in agentsweep snakemake pytest; do
   sed '1s|.*|#!/usr/bin/python3|' ".venv/bin/$script" > "$share/bin/$script"
   chmod 755 "$share/bin/$script"
 done
-VM_DIR=$machine "$tools/vm-run.sh" --timeout 3600 --no-copy-out "$share" "
+# Without all of x86-64-v2 numpy does not load.
+VM_CPU=${VM_CPU:-max} VM_DIR=$machine "$tools/vm-run.sh" --timeout 3600 --no-copy-out "$share" "
   export PATH=/share/bin:\$PATH PYTHONPATH=/share/clone/src:/share/packages CI=1
   cd /share/clone && $command"

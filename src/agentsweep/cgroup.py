@@ -243,7 +243,7 @@ class _Files:
         self.sizes: list[int] = []
         self.offsets: list[int] = []
         self.parsers: list[Parser] = []
-        self._data: list[bytes] = []
+        self._data: list[bytes | None] = []
         self._values: list[Values] = []
 
     def open(self, files: Iterable[tuple[Path, Parser]]) -> list[str]:
@@ -266,7 +266,8 @@ class _Files:
             self.sizes.append(_ROOM * len(data) + _ROOM_BYTES)
             self.offsets.append(0)
             self.parsers.append(parser)
-            self._data.append(b"")
+            # Nothing read yet: not even an empty file, such as io.stat before any I/O.
+            self._data.append(None)
             self._values.append(())
             columns.extend(parser.columns)
         return columns

@@ -95,7 +95,7 @@ def fix(engine: Engine, pulled: dict, workdir: str, uid: int, gid: int, tag: str
     name = f"agentsweep-fix-{pulled['id'][7:19]}-{os.getpid()}"
     labels = {LABEL: name, OWNER_LABEL: owner_tag()}
     root = ContainerSpec(name, pulled["id"], labels, user="0:0", drop_capabilities=False)
-    user, steps = f"{uid}:{gid}", {}
+    user, steps, before = f"{uid}:{gid}", {}, engine.image_id(tag)
     try:
         steps["create_s"], container_id = timed(engine.create, root)
         steps["start_s"], container = timed(engine.start, container_id, name)
@@ -116,6 +116,9 @@ def fix(engine: Engine, pulled: dict, workdir: str, uid: int, gid: int, tag: str
     finally:
         engine.remove(name)
     keeps_id = info["rootless"] and engine.name == "podman"
+    if before and before != engine.image_id(tag):
+        # The commit took its name away. A container that still runs from it keeps it.
+        engine.call("rmi", before, check=False)
     steps["idmap_s"] = _warm_keep_id(engine, tag) if keeps_id else None
     return {
         "schema": 1,
@@ -222,7 +225,12 @@ def _skopeo(*arguments: str) -> bytes:
         if "toomanyrequests" not in said.lower():
             break
         time.sleep(2**attempt)
-    raise InfraError(f"{arguments[-1]} cannot be looked up: {said}")
+    # skopeo writes log lines: what it has to say is in `msg`.
+    message = re.search(r'msg="((?:[^"\\]|\\.)*)"', said)
+    raise InfraError(
+        f"{arguments[-1]} cannot be looked up: {message[1] if message else said}: see whether the "
+        "reference is right and its registry can be reached"
+    )
 
 
 def is_loopback(reference: str) -> bool:

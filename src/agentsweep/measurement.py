@@ -41,14 +41,28 @@ _NEVER_THE_AGENTS = (125, 126, 127, 255)
 Say = Callable[[str], None]
 
 
+_SAYINGS = {
+    "preflight": "checking engine, agent and image",
+    "create": "creating the container",
+    "start": "starting the container",
+    "verify": "reading the limits back from the kernel",
+    "exec": "starting the agent",
+    "collect": "collecting session and patch",
+    "services": "stopping sampler and endpoint",
+    "teardown": "removing the container",
+}
+
+
 @dataclass
 class Phases:
     """Seconds of each step, timed one by one; no step is what the others leave over."""
 
+    say: Say
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
+        self.say(_SAYINGS[name])
         begin = time.monotonic()
         try:
             yield
@@ -70,7 +84,7 @@ class Measurement:
     ):
         self.attempt, self.job, self.image, self.say = attempt, job, image, say
         self.spec, self.agent_ended = spec, agent_ended
-        self.phases = Phases()
+        self.phases = Phases(say)
         self.session = agent.session_id(attempt.spec_sha256, attempt.number)
         self.token = secrets.token_urlsafe(24)
         self.user = f"{job['container']['uid']}:{job['container']['gid']}"

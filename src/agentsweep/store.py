@@ -46,9 +46,10 @@ class Attempt:
     def result(self) -> dict | None:
         """The attempt's `result.json`, or None where it was never written or is unreadable."""
         try:
-            return json.loads((self.path / "result.json").read_text())
+            found = json.loads((self.path / "result.json").read_text())
         except (OSError, ValueError):
             return None
+        return found if isinstance(found, dict) else None
 
 
 def spec_sha256(spec: str) -> str:
@@ -168,7 +169,8 @@ class Store:
 def publish(attempt: Attempt, out: Path, names: tuple[str, ...]) -> None:
     """Put a sealed attempt's files into a result directory, as hard links where possible.
 
-    Hard links cost no space and survive `rm -rf results`; another file system gets copies.
+    Hard links cost no space and survive `rm -rf results`; another file system gets copies, and
+    so does a second cell of the same spec: the time that is set below belongs to one of them.
     """
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -176,15 +178,22 @@ def publish(attempt: Attempt, out: Path, names: tuple[str, ...]) -> None:
             target = out / name
             target.unlink(missing_ok=True)
             source = attempt.path / name
-            try:
-                os.link(source, target)
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-                    raise
+            if source.stat().st_nlink > 1 or not _link(source, target):
                 shutil.copy2(source, target)
             # Snakemake compares times: a recalled file must be newer than its inputs, and a
             # hard link would otherwise carry the day on which the run was made.
             os.utime(target)
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Make a hard link; False where the file system does not have them from here to there."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            raise
+        return False
+    return True
 
 
 def write_durably(path: Path, data: bytes) -> None:

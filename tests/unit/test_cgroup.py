@@ -223,6 +223,16 @@ def test_a_file_that_outgrows_its_buffer_is_read_whole(tmp_path):
     reader.close()
 
 
+def test_a_file_that_is_empty_at_first_is_parsed_all_the_same(tmp_path):
+    reader = reader_of(v2(tmp_path, io__stat=""))
+    reader.open()
+    first = reader.read()
+    reader.close()
+    assert first.memory_current_bytes is not None
+    assert len(first.as_dict()) == len(COLUMNS)
+    assert first.io_read_bytes in (0, None)
+
+
 def test_a_sample_has_all_but_the_seldom_files(tmp_path):
     reader = reader_of(v2(tmp_path))
     reader.open()

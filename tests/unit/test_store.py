@@ -106,6 +106,17 @@ def test_publishing_links_and_survives_removal_of_the_results(tmp_path):
     assert sealed.result() == {"outcome": "data"}
 
 
+def test_a_second_cell_of_the_same_spec_does_not_touch_the_firsts_times(tmp_path):
+    sealed = seal(Store(tmp_path / "store"))
+    first, second = tmp_path / "first", tmp_path / "second"
+    publish(sealed, first, ("result.json",))
+    os.utime(first / "result.json", (1000, 1000))
+    publish(sealed, second, ("result.json",))
+    assert (first / "result.json").stat().st_mtime == 1000
+    assert (second / "result.json").stat().st_mtime > 1000
+    assert (second / "result.json").read_text() == (first / "result.json").read_text()
+
+
 def test_publishing_to_another_file_system_copies(tmp_path, monkeypatch):
     sealed = seal(Store(tmp_path / "store"))
 
@@ -162,5 +173,6 @@ def test_removal_takes_what_is_named_and_nothing_else(tmp_path):
 
 def test_a_damaged_result_is_no_result(tmp_path):
     sealed = seal(Store(tmp_path))
-    (sealed.path / "result.json").write_text('{"outcome"')
-    assert sealed.result() is None
+    for damaged in ('{"outcome"', "[]", "null"):
+        (sealed.path / "result.json").write_text(damaged)
+        assert sealed.result() is None
