@@ -1,6 +1,6 @@
 """What sampling costs, beside `podman stats --no-stream` on the same container in the same minute.
 
-    python benchmarks/sampler.py IMAGE
+    python benchmarks/sampler.py [IMAGE]
 
 IMAGE needs `sleep` and `sh`. Prints a Markdown table; takes less than a minute. The container does
 some work, as a run's does. Every cost is CPU time that the kernel charged: the sampler's from
@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentsweep import engine as engines
+from agentsweep import images, workspace
+
+ROOT = Path(__file__).parents[1]
 
 RATES_HZ = (50, 100, 200)
 WINDOW_S = 5
@@ -144,10 +147,18 @@ def measure(engine: engines.Engine, name: str, pid: int, folder: Path) -> None:
     )
 
 
+def demo_image() -> str:
+    """The image that `make images` has built, in the engine's storage."""
+    reference = f"oci-archive:{ROOT / 'images' / 'logstats.tar'}"
+    locked = images.resolve(reference)
+    found = engines.find_engine("auto", "auto", workspace.engine_dir())
+    return images.pull(found, reference, locked["digest"], locked["config_digest"])["id"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("image")
-    image = parser.parse_args().image
+    parser.add_argument("image", nargs="?", help="default: that of images/logstats.tar")
+    image = parser.parse_args().image or demo_image()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         engine = engines.find_engine("auto", "auto", folder / "engine")
