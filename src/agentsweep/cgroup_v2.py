@@ -24,7 +24,6 @@ _MEMORY_STAT = {
     "shmem": "memory_shmem_bytes",
     "inactive_file": "memory_inactive_file_bytes",
 }
-_MEMORY_EVENTS = {"oom_kill": "memory_oom_kill", "max": "memory_failcnt"}
 # The last three only where the cpu controller is delegated.
 _CPU_STAT = {
     "usage_usec": "cpu_usage_usec",

@@ -31,7 +31,6 @@ from agentsweep.store import write_durably
 from agentsweep.workspace import node_lock
 
 PLATFORM = "linux/amd64"
-TRANSPORTS = ("docker://", "oci-archive:", "docker-archive:")
 
 
 def pull(engine: Engine, reference: str, digest: str, config_digest: str) -> dict:
