@@ -133,13 +133,18 @@ def download(context: Path) -> None:
     # pip looks into a source release; with the environment's own setuptools it needs no other.
     pip_download(
         *("--dest", source, "--requirement", context / "source.lock"),
-        *("--no-deps", "--no-binary", ":all:", "--no-build-isolation"),
+        *("--no-binary", ":all:", "--no-build-isolation"),
     )
 
 
 def pip_download(*arguments: str | Path) -> None:
-    """`pip download` with the machine's own settings; everything has a locked hash."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", *arguments]
+    """`pip download` with the machine's own settings; everything has a locked hash.
+
+    The lock names all there is. If pip looked for more, a release that came after the lock would
+    stop it where a package asks for another with an extra.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps"]
+    command += arguments
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         errors = [

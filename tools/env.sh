@@ -19,12 +19,14 @@ log=build/env.log
 pip() {
   .venv/bin/python -m pip install --disable-pip-version-check "$@"
 }
-# Source packages are built with the locked setuptools, which must be there first.
+# Source packages are built with the locked setuptools, which must be there first. The lock names
+# all there is: were pip to look for more, a release newer than the lock could stop it.
 awk '/^[a-z]/ {keep = /^setuptools==/} keep' "$lock" > build/setuptools.lock
 if ! { "$python" -m venv --clear .venv \
   && pip --require-hashes --requirement build/setuptools.lock \
-  && pip --require-hashes --no-build-isolation --use-pep517 --requirement "$lock" \
-  && pip --no-deps --no-build-isolation --editable .; } >"$log" 2>&1; then
+  && pip --require-hashes --no-deps --no-build-isolation --use-pep517 --requirement "$lock" \
+  && pip --no-deps --no-build-isolation --editable . \
+  && .venv/bin/python -m pip check; } >"$log" 2>&1; then
   grep -E '^ERROR|[Ee]rror:' "$log" | head -n 3 >&2 || tail -n 3 "$log" >&2
   echo "env: .venv could not be made ($log)" >&2
   exit 1
