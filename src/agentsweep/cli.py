@@ -91,6 +91,19 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("file", type=Path)
     trace.set_defaults(command=_trace)
 
+    imported = commands.add_parser("import", help="runs that others made, to tables")
+    imported.add_argument("directory", type=Path, help="where the runs lie")
+    imported.add_argument("--name", required=True, help="name of the data set")
+    imported.add_argument("--layout", choices=("agentcgroup",), default="agentcgroup")
+    imported.add_argument(
+        "--attempts",
+        choices=("last", "first", "all"),
+        default="last",
+        help="which attempts of a task count (default: last)",
+    )
+    imported.add_argument("--out", type=Path, required=True)
+    imported.set_defaults(command=_import)
+
     dataset = commands.add_parser("dataset", help="aggregate extracted runs to one data set")
     dataset.add_argument("--list", type=Path, required=True, help="file with one directory a line")
     dataset.add_argument("--out", type=Path, required=True)
@@ -269,6 +282,15 @@ def _trace(arguments: argparse.Namespace) -> int:
     from agentsweep import trace
 
     return trace.main_trace(arguments.file)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from agentsweep import importer
+
+    rows = importer.import_runs(
+        arguments.directory, arguments.name, arguments.attempts, arguments.out
+    )
+    _say(f"{arguments.out}: {_counted(rows)}")
 
 
 def _dataset(arguments: argparse.Namespace) -> None:

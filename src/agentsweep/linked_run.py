@@ -6,7 +6,7 @@ from the gateway; the rest comes from the trace with its bounds, and says so.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from agentsweep.run_files import (
     read_lines,
     read_marks,
     read_trace,
+    samples_status,
     truth,
     whole,
     word,
@@ -34,10 +35,9 @@ TOKENS = (
     "cache_read_input_tokens",
     "cache_creation_input_tokens",
 )
+TIME_PARTS = ("startup_s", "model_s", "tool_s", "overlap_s", "other_s")
 # Calls whose time is that of a model and of other calls, not of a tool.
 _AGENT_CATEGORY = "agent"
-# A sample further away than this says nothing about the memory before or after a call.
-_NEAR_NS = 1_000_000_000
 # The two clocks drift apart too slowly for every sample to matter.
 _SAMPLES_PER_OFFSET = 64
 _EXCHANGE_WORDS = (
@@ -67,8 +67,12 @@ _EXCHANGE_COUNTS = (
 
 @dataclass(slots=True)
 class Curve:
-    """What is kept of the samples in memory: times and memory, eight bytes a value."""
+    """What is kept of the samples in memory: times and memory, eight bytes a value.
 
+    near_ns: a sample further away than this says nothing about the memory before or after a call.
+    """
+
+    near_ns: int = 1_000_000_000
     t_ns: array = field(default_factory=lambda: array("q"))
     memory_bytes: array = field(default_factory=lambda: array("q"))  # -1: not known
     offsets_ns: array = field(default_factory=lambda: array("q"))
@@ -98,8 +102,8 @@ class Curve:
         near = [memory for memory in (before, after) if memory is not None]
         return before, max(near, default=None), after
 
-    def _at(self, index: int, near_ns: int) -> int | None:
-        if not 0 <= index < len(self.t_ns) or abs(self.t_ns[index] - near_ns) > _NEAR_NS:
+    def _at(self, index: int, time_ns: int) -> int | None:
+        if not 0 <= index < len(self.t_ns) or abs(self.t_ns[index] - time_ns) > self.near_ns:
             return None
         memory = self.memory_bytes[index]
         return memory if memory >= 0 else None
@@ -110,6 +114,7 @@ class Run:
 
     def __init__(self, run_id: str, run_dir: Path, result: Fields, curve: Curve, damage: Damage):
         self.run_id, self.result, self.curve, self.damage = run_id, result, curve, damage
+        self.samples_status = samples_status(run_dir / "samples.arrow", len(curve.t_ns), damage)
         session_id = word(result("agent", "session_id"))
         self.trace, self.trace_status = read_trace(run_dir, session_id, damage)
         self.marks = read_marks(run_dir, damage)
@@ -142,46 +147,11 @@ class Run:
 
     def _tool_call_row(self, call: ToolCall) -> dict:
         """A tool call: exact where the wrapper marked it, else as the trace says."""
-        row = {
-            "run_id": self.run_id,
-            "tool_call_id": call.id,
-            "name": call.name,
-            "category": call.category,
-            "agent_id": call.agent_id,
-            "parent_id": call.parent_id,
-            "message_id": call.message_id,
-            "requested_utc_ns": call.requested_utc_ns,
-            "start_ns": self.monotonic(call.start_utc_ns),
-            "end_ns": self.monotonic(call.end_utc_ns),
-            "start_utc_ns": call.start_utc_ns,
-            "end_utc_ns": call.end_utc_ns,
-            "duration_s": call.duration_upper_s,
-            "duration_lower_s": call.duration_lower_s,
-            "time_source": call.time_source,
-            "finished": call.finished,
-            "is_error": call.is_error,
-            "exit_code": call.exit_code,
-            "timed_out": call.timed_out,
-            "killed": call.killed,
-            "interrupted": call.interrupted,
-            "background": call.background,
-            "background_status": call.background_status,
-            "background_end_utc_ns": call.background_end_utc_ns,
-            "result_chars": call.result_chars,
-            "command": call.command,
-        }
+        row = trace_call_row(self.run_id, call, self.monotonic)
         mark = self._marks.get(id(call))
         if mark is not None:
-            row |= _exact(mark)
-        elif row["start_ns"] is not None and row["end_ns"] is not None:
-            before, peak, after = self.curve.around(row["start_ns"], row["end_ns"])
-            row |= {
-                "mem_before_bytes": before,
-                "mem_peak_bytes": peak,
-                "mem_after_bytes": after,
-                "mem_peak_source": None if peak is None else "sampled",
-            }
-        return row
+            return row | _exact(mark)
+        return row | sampled_memory(row, self.curve)
 
     def api_call_rows(self) -> list[dict]:
         """A row for each request to the model: the gateway's record, else the trace's own."""
@@ -213,38 +183,102 @@ class Run:
         that startup + model + tool - overlap + other = agent. None where it is not known when
         the model was asked.
         """
-        names = ("startup_s", "model_s", "tool_s", "overlap_s", "other_s")
         if self.window is None or not self.exchanges_known:
-            return dict.fromkeys(names)
-        low, high = self.window
-        asked = [
+            return dict.fromkeys(TIME_PARTS)
+        high = self.window[1]
+        asked = (
             interval
             for line in self.exchanges
             if line.get("kind") != "other"
             and (interval := _interval(line.get("start_ns"), line.get("end_ns"), high))
-        ]
-        model = union(asked, self.window)
-        # An agent that never asked was starting up all the time.
-        first = min(max(min((start for start, _ in asked), default=high), low), high)
-        tool = union(self._tool_intervals(high), (first, high))
-        either = union([*model, *tool], self.window)
-        split = (
-            first - low,
-            length(model),
-            length(tool),
-            length(model) + length(tool) - length(either),
-            high - first - length(either),
         )
-        return {name: ns / 1e9 for name, ns in zip(names, split, strict=True)}
+        return time_parts(self.window, asked, tool_intervals(self.tool_rows, high))
 
-    def _tool_intervals(self, open_end_ns: int) -> Iterator[Interval]:
-        parents = {row["parent_id"] for row in self.tool_rows}
-        for row in self.tool_rows:
-            if row["category"] == _AGENT_CATEGORY or row["tool_call_id"] in parents:
-                continue
-            interval = _interval(row["start_ns"], row["end_ns"], open_end_ns)
-            if interval is not None:
-                yield interval
+
+def tool_intervals(rows: Sequence[dict], open_end_ns: int) -> Iterator[Interval]:
+    """When tools worked; a call without an end lasts to `open_end_ns`."""
+    for row in leaf_rows(rows):
+        interval = _interval(row["start_ns"], row["end_ns"], open_end_ns)
+        if interval is not None:
+            yield interval
+
+
+def trace_call_row(
+    run_id: str, call: ToolCall, monotonic: Callable[[int | None], int | None]
+) -> dict:
+    """A tool call as the trace says; `monotonic` brings UTC to the clock of the samples."""
+    return {
+        "run_id": run_id,
+        "tool_call_id": call.id,
+        "name": call.name,
+        "category": call.category,
+        "agent_id": call.agent_id,
+        "parent_id": call.parent_id,
+        "message_id": call.message_id,
+        "requested_utc_ns": call.requested_utc_ns,
+        "start_ns": monotonic(call.start_utc_ns),
+        "end_ns": monotonic(call.end_utc_ns),
+        "start_utc_ns": call.start_utc_ns,
+        "end_utc_ns": call.end_utc_ns,
+        "duration_s": call.duration_upper_s,
+        "duration_lower_s": call.duration_lower_s,
+        "time_source": call.time_source,
+        "finished": call.finished,
+        "is_error": call.is_error,
+        "exit_code": call.exit_code,
+        "timed_out": call.timed_out,
+        "killed": call.killed,
+        "interrupted": call.interrupted,
+        "background": call.background,
+        "background_status": call.background_status,
+        "background_end_utc_ns": call.background_end_utc_ns,
+        "result_chars": call.result_chars,
+        "test_interpreter": call.test_interpreter,
+        "command": call.command,
+    }
+
+
+def sampled_memory(row: dict, curve: Curve) -> dict:
+    """The memory columns of a call from the samples around it; empty where it has no times."""
+    if row["start_ns"] is None or row["end_ns"] is None:
+        return {}
+    before, peak, after = curve.around(row["start_ns"], row["end_ns"])
+    return {
+        "mem_before_bytes": before,
+        "mem_peak_bytes": peak,
+        "mem_after_bytes": after,
+        "mem_peak_source": None if peak is None else "sampled",
+    }
+
+
+def leaf_rows(rows: Sequence[dict]) -> list[dict]:
+    """The calls in which a tool works: not those whose time is that of a sub-agent."""
+    parents = {row["parent_id"] for row in rows}
+    return [
+        row
+        for row in rows
+        if row["category"] != _AGENT_CATEGORY and row["tool_call_id"] not in parents
+    ]
+
+
+def time_parts(
+    window: Interval, model: Iterable[Interval], tools: Iterable[Interval]
+) -> dict[str, float]:
+    """Where the time of a window went, in seconds (see `Run.time_split`)."""
+    low, high = window
+    asked = list(model)
+    # An agent that never asked was starting up all the time.
+    first = min(max(min((start for start, _ in asked), default=high), low), high)
+    model_time, tool_time = union(asked, window), union(tools, (first, high))
+    either = length(union([*model_time, *tool_time], window))
+    split = (
+        first - low,
+        length(model_time),
+        length(tool_time),
+        length(model_time) + length(tool_time) - either,
+        high - first - either,
+    )
+    return {name: ns / 1e9 for name, ns in zip(TIME_PARTS, split, strict=True)}
 
 
 def _exact(mark: Mark) -> dict:
@@ -308,6 +342,7 @@ def message_row(run_id: str, message: Message) -> dict:
         "n_thinking_blocks": message.blocks.get("thinking", 0),
         "n_tool_use_blocks": message.blocks.get("tool_use", 0),
         **tokens,
+        "record_output_tokens": message.record_output_tokens if usage else None,
         "output_tokens_final": usage.output_final if usage else None,
     }
 

@@ -256,6 +256,15 @@ def _of_session(archive: tarfile.TarFile, member: tarfile.TarInfo, session_id: s
     return f'"sessionId":"{session_id}"'.encode() in head
 
 
+def samples_status(path: Path, rows: int, damage: Damage) -> str:
+    """`missing` without the file, `damaged` where some of it could not be read, `empty`, `ok`."""
+    if not path.is_file():
+        return "missing"
+    if any(note.startswith(f"{path.name}:") for note in damage.notes):
+        return "damaged"
+    return "ok" if rows else "empty"
+
+
 class SampleReader:
     """The samples of a run, batch by batch, up to the last complete batch.
 

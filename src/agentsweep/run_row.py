@@ -1,8 +1,10 @@
 """The row of a run in `runs`: what its result.json says, and what its other files add up to."""
 
+from collections.abc import Iterable
+
 from agentsweep.linked_run import TOKENS, Run
 from agentsweep.run_files import Fields, number, truth, whole, word
-from agentsweep.trace_records import KNOWN_TYPES, Message
+from agentsweep.trace_records import KNOWN_TYPES, Message, Trace
 from agentsweep.units import parse_cpus, parse_size
 
 _PHASES = (
@@ -18,6 +20,7 @@ _PHASES = (
     "services_s",
     "teardown_s",
 )
+_CONTAINER_PHASES = ("create_s", "start_s", "verify_s", "exec_s", "agent_s")
 # Counters that only grow: the phase's own share is the difference of its end and its start.
 _GROWING = {
     "mem_failcnt": "memory_failcnt",
@@ -52,16 +55,21 @@ _TIMES = (
 
 def run_row(run: Run, n_samples: int) -> dict:
     """The row. What result.json does not say is None; a damaged one loses nothing else."""
+    phases = {name: number(run.result("phases", name)) for name in _PHASES}
     return {
         "run_id": run.run_id,
         "source": "measured",
+        "selected": True,
         **_identity(run),
         **_limits(run),
         **_outcome(run.result),
         **_counters(run.result),
         **{name: whole(run.result(name)) for name in _TIMES},
         "wall_s": number(run.result("wall_s")),
-        **{name: number(run.result("phases", name)) for name in _PHASES},
+        **phases,
+        "container_s": _sum(phases[name] for name in _CONTAINER_PHASES),
+        "trace_first_utc_ns": run.trace.first_utc_ns,
+        "trace_last_utc_ns": run.trace.last_utc_ns,
         **run.time_split(),
         **_counts(run),
         **_evidence(run, n_samples),
@@ -146,6 +154,7 @@ def _counters(result: Fields) -> dict:
         end = whole(result("counters", "end", counter))
         grown[column] = None if start is None or end is None else end - start
     return {
+        "cpu_source": None if grown["cpu_usage_usec"] is None else "counter",
         "mem_start_bytes": whole(result("counters", "start", "memory_current_bytes")),
         "mem_peak_bytes": whole(result("memory", "peak_bytes")),
         "mem_peak_source": word(result("memory", "peak_source")),
@@ -154,7 +163,16 @@ def _counters(result: Fields) -> dict:
 
 
 def _counts(run: Run) -> dict:
-    trace, rows = run.trace, run.tool_rows
+    return {
+        **trace_counts(run.trace, run.tool_rows),
+        "n_api_calls": len(run.exchanges) if run.exchanges_known else None,
+        "n_api_errors": sum(map(_failed, run.exchanges)) if run.exchanges_known else None,
+        "cost_usd": number(run.result("stream", "result", "total_cost_usd")),
+    }
+
+
+def trace_counts(trace: Trace, rows: list[dict]) -> dict:
+    """What the session and its tool calls add up to."""
     sources = {row["time_source"] for row in rows}
     return {
         "tool_time_source": "trace" if "trace" in sources else "exact" if sources else None,
@@ -164,12 +182,9 @@ def _counts(run: Run) -> dict:
         "n_bash_calls": sum(row["name"] == "Bash" for row in rows),
         "n_tool_errors": sum(row["is_error"] is True for row in rows),
         "n_tool_unfinished": sum(not row["finished"] for row in rows),
-        "n_api_calls": len(run.exchanges) if run.exchanges_known else None,
-        "n_api_errors": sum(map(_failed, run.exchanges)) if run.exchanges_known else None,
         "n_subagents": sum(not agent.warmup for agent in trace.agents),
         "n_compactions": trace.compactions,
         **_tokens(trace.messages),
-        "cost_usd": number(run.result("stream", "result", "total_cost_usd")),
     }
 
 
@@ -182,16 +197,25 @@ def _tokens(messages: list[Message]) -> dict:
     return {**totals, "output_tokens_final": all(usage.output_final for usage in usages)}
 
 
-def _evidence(run: Run, n_samples: int) -> dict:
-    trace, sampler = run.trace, Fields(run.result("sampler"))
+def trace_evidence(trace: Trace) -> dict:
+    """How much of the session's files could be used."""
     unknown = sum(n for kind, n in trace.record_types.items() if kind not in KNOWN_TYPES)
     return {
-        "trace_status": run.trace_status,
         "trace_lines": trace.lines.total,
         "trace_bad_lines": trace.lines.unusable,
         "trace_unknown_records": unknown,
+    }
+
+
+def _evidence(run: Run, n_samples: int) -> dict:
+    sampler, t_ns = Fields(run.result("sampler")), run.curve.t_ns
+    return {
+        "trace_status": run.trace_status,
+        **trace_evidence(run.trace),
         "damage": run.damage.sentence(),
+        "samples_status": run.samples_status,
         "n_samples": n_samples,
+        "sampled_s": (t_ns[-1] - t_ns[0]) / 1e9 if t_ns else None,
         "samples_missed": whole(sampler("missed")),
         "rate_hz": number(sampler("rate_hz")),
         "sampler_cpu_s": number(sampler("cpu_s")),
@@ -227,6 +251,11 @@ def _place(result: Fields) -> dict:
         "runner_version": word(result("runner", "version")),
         "runner_sha256": word(result("runner", "source_sha256")),
     }
+
+
+def _sum(parts: Iterable[float | None]) -> float | None:
+    known = list(parts)
+    return None if None in known else sum(known)
 
 
 def _grown(host: Fields, name: str) -> int | None:

@@ -22,6 +22,7 @@ __all__ = [
     "VERSION",
     "TableError",
     "Writer",
+    "column",
     "concat",
     "data_dictionary",
     "read",
@@ -134,11 +135,11 @@ class Writer:
         for field in self.schema:
             values = [row.get(field.name) for row in rows]
             try:
-                column = _column(values, field.type)
+                made = column(values, field.type)
             except (TypeError, ValueError, OverflowError) as error:
                 raise TableError(f"table {self._table}, column {field.name}: {error}") from None
-            self._refuse_nulls(field, column.null_count)
-            columns.append(column)
+            self._refuse_nulls(field, made.null_count)
+            columns.append(made)
         return pa.Table.from_arrays(columns, schema=self.schema)
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
@@ -221,8 +222,9 @@ def data_dictionary() -> str:
         "Generated from `agentsweep.table_schemas` by `python -m agentsweep.tables`; do not edit.",
         "",
         f"The tables are Parquet files in `results/dataset/`, schema version {VERSION}. `_ns` is",
-        "the host's monotonic clock, `_utc_ns` is UTC since 1970. A value that nobody knows is",
-        "null, never 0. Columns marked * always have a value.",
+        "the host's monotonic clock (imported runs have none: theirs is UTC too), `_utc_ns` is UTC",
+        "since 1970. A value that nobody knows is null, never 0. Columns marked * always have a",
+        "value.",
     ]
     for table, schema in SCHEMAS.items():
         lines += ["", f"## {table}", "", TABLE_DESCRIPTIONS[table], ""]
@@ -272,11 +274,11 @@ def _open(table: str, path: Path | str) -> pq.ParquetFile:
 def _only(group: pa.Table, wanted: set[str]) -> pa.Table:
     import pyarrow.compute as pc
 
-    values = _column(sorted(wanted), pa.string())
+    values = column(sorted(wanted), pa.string())
     return group.filter(pc.is_in(group.column("run_id"), value_set=values))
 
 
-def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+def column(values: list[Any], kind: pa.DataType) -> pa.Array:
     """An Arrow array of exactly this type, made from buffers: `pa.array` would import pandas."""
     absent = values.count(None)
     validity = None

@@ -99,6 +99,7 @@ class Collector:
         self.chain_parents: dict[str, str | None] = {}
         self.chain_prompts: dict[str, tuple[str, int]] = {}
         self.compactions = 0
+        self.prompt: tuple[str, int] | None = None
         self.cost_state: tuple[int, dict] | None = None
         self._file_agent: str | None = None
         self._number = 0
@@ -221,6 +222,8 @@ class Collector:
         if record.get("isMeta") is True:
             return "meta"
         order = LATEST if utc_ns is None else utc_ns
+        if origin is _MAIN and (self.prompt is None or order < self.prompt[1]):
+            self.prompt = (text, order)
         if origin.agent_id is not None:
             agent = self.agents[origin.agent_id]
             if agent.prompt is None or order < agent.prompt_utc_ns:
@@ -287,6 +290,7 @@ class Collector:
                 usage,
             )
             draft = self.drafts[identity] = Draft(message)
+        message.record_output_tokens += usage.output_tokens
         if origin not in draft.origins:
             draft.origins.append(origin)
         return message

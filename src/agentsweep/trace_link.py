@@ -72,6 +72,7 @@ class _Linker:
             api_errors=sorted(found.errors, key=lambda error: error.utc_ns or 0),
             agents=sorted(agents, key=lambda agent: (agent.first_utc_ns or 0, agent.agent_id)),
             compactions=found.compactions,
+            prompt=as_text(found.prompt[0]) if found.prompt else None,
             first_utc_ns=found.first_utc_ns if found.last_utc_ns >= 0 else None,
             last_utc_ns=found.last_utc_ns if found.last_utc_ns >= 0 else None,
             cost_state=found.cost_state[1] if found.cost_state else None,

@@ -29,6 +29,8 @@ _MAX_INT = 2**63 - 1
 _VERSION = re.compile(r"^\s*v?(\d+)\.(\d+)\.(\d+)")
 _EXIT_CODE = re.compile(r"\s*(?:Error: )?Exit code (\d{1,3})(?=\s|$)")
 _TIMED_OUT = re.compile(r"\s*(?:Error: )?(?:Exit code \d{1,3}\s+)?Command timed out after ")
+# The first lines of pytest, in all its versions.
+_TEST_BANNER = re.compile(r"^platform \w+ -- Python (\d+\.\d+\.\d+)", re.MULTILINE)
 _BACKGROUND = re.compile(
     r"(?:running in (?:the )?background with ID: |moved to the background \(ID: )([\w-]+)"
 )
@@ -85,6 +87,7 @@ class Message:
     start_utc_ns: int | None = None
     start_source: str | None = None
     records: int = 1
+    record_output_tokens: int = 0  # summed over the records, which all repeat the usage
     blocks: dict[str, int] = field(default_factory=dict)
 
 
@@ -127,6 +130,7 @@ class ToolCall:
     background_status: str | None = None
     background_end_utc_ns: int | None = None
     result_chars: int | None = None
+    test_interpreter: str | None = None
 
     @property
     def duration_upper_s(self) -> float | None:
@@ -207,6 +211,7 @@ class Trace:
     api_errors: list[ApiError]
     agents: list[SubAgent]
     compactions: int
+    prompt: str | None  # the first one of the main chain
     first_utc_ns: int | None
     last_utc_ns: int | None
     cost_state: dict | None
@@ -347,6 +352,9 @@ def read_result(call: ToolCall, block: dict, extra: object) -> None:
     call.interrupted = details.get("interrupted") is True or text.startswith("[Request interrupted")
     if call.name != "Bash":
         return
+    if "platform " in text:
+        banner = _TEST_BANNER.search(text)
+        call.test_interpreter = banner[1] if banner else None
     if call.is_error:
         code = _EXIT_CODE.match(text)
         call.exit_code = int(code[1]) if code else None

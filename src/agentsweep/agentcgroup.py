@@ -1,0 +1,285 @@
+"""The directory layout of AgentCgroup's runs (arXiv 2602.09345), read as far as it is readable.
+
+    <data set>/<task>/attempt_<n>/{resources,tool_calls,results}.json, trace.jsonl
+
+`resources.json` is what a loop around `podman stats --no-stream` printed once a second,
+`results.json` how the run went (it repeats the samples and the tool calls), `trace.jsonl` the
+session file. Time stamps without a zone are local time in a zone that is not named; `epoch`
+beside them tells it. Any file, and any key in it, may be missing.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agentsweep.run_files import Damage, Fields, number, word
+from agentsweep.trace_category import categorise
+from agentsweep.trace_records import parse_time
+
+FILES = ("resources.json", "tool_calls.json", "results.json", "trace.jsonl")
+ATTEMPT = re.compile(r"attempt_(\d+)$")
+# Directories further down are not looked into.
+_DEPTH = 5
+_SIZE = re.compile(r"\s*([0-9.]+)\s*([A-Za-z]*)")
+# Podman's and Docker's printing, decimal and binary.
+_UNITS = {
+    "b": 1,
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)},
+}
+# Time zones are whole quarters of an hour away from UTC.
+_ZONE_STEP_NS = 900 * 10**9
+_TASK = re.compile(r"(?:^|/)sweb\.eval\.x86_64\.(.+?)(?::[^/]*)?$")
+_ISSUE = re.compile(r"Fix (?:this|the following) issue:(.*?)(?:\n\s*IMPORTANT:|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class AttemptDir:
+    """One attempt at a task: where it lies, and its place below the data set, with `/`."""
+
+    path: Path
+    place: str
+
+    @property
+    def task(self) -> str:
+        """The directory above the attempt, or the directory itself where there is no such level."""
+        parts = self.place.split("/")
+        return parts[-2] if len(parts) > 1 and ATTEMPT.match(parts[-1]) else parts[-1]
+
+    @property
+    def number(self) -> int:
+        """The attempt's number, 1 where there is no such level."""
+        found = ATTEMPT.match(self.place.rsplit("/", 1)[-1])
+        return int(found[1]) if found else 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One line of `podman stats`; `memory_bytes` and `cpu_percent` are None where unreadable.
+
+    `utc_ns` is None where the sample has no `epoch`; `local_ns` is its naive time taken as UTC.
+    """
+
+    utc_ns: int | None
+    local_ns: int | None
+    memory_bytes: int | None
+    cpu_percent: float | None
+
+    @property
+    def dead(self) -> bool:
+        """Whether the container had ended (`0B / 0.00%`)."""
+        return self.memory_bytes == 0
+
+
+def find_attempts(directory: Path) -> list[AttemptDir]:
+    """Every attempt directory below a data set, or the data set itself if it is one; by place."""
+    found: list[AttemptDir] = []
+    _find(directory, directory.name, 0, found)
+    # The names of the levels decide, whatever order the file system has.
+    return sorted(found, key=lambda attempt: attempt.place.split("/"))
+
+
+def _find(directory: Path, place: str, depth: int, found: list[AttemptDir]) -> None:
+    entries = list(directory.iterdir())
+    if ATTEMPT.match(directory.name) or any(entry.name in FILES for entry in entries):
+        found.append(AttemptDir(directory, place))
+    elif depth < _DEPTH:
+        for entry in entries:
+            if entry.is_dir():
+                below = entry.name if depth == 0 else f"{place}/{entry.name}"
+                _find(entry, below, depth + 1, found)
+
+
+def select(attempts: Iterable[AttemptDir], which: str) -> set[str]:
+    """The places of the attempts that count: `all`, or the `first` or `last` of each task.
+
+    The order of attempts is that of their names as text: `attempt_10` comes before `attempt_2`, as
+    the paper's scripts have it.
+    """
+    ordered = sorted(attempts, key=lambda attempt: attempt.place, reverse=which == "first")
+    if which == "all":
+        return {attempt.place for attempt in ordered}
+    tasks = {
+        attempt.place.removesuffix(f"/attempt_{attempt.number}"): attempt for attempt in ordered
+    }
+    return {attempt.place for attempt in tasks.values()}
+
+
+class AttemptFiles:
+    """The JSON files of an attempt; what is missing or damaged is noted and empty."""
+
+    def __init__(self, path: Path, damage: Damage):
+        self._path, self._damage = path, damage
+        self.results = Fields(self._read("results.json", dict))
+        self._resources = Fields(self._read("resources.json", dict))
+
+    def _read(self, name: str, kind: type) -> object:
+        """The content of a file, None where it is missing or something else."""
+        try:
+            value = json.loads((self._path / name).read_bytes())
+        except FileNotFoundError:
+            self._damage.add(name, "is missing")
+            return None
+        except OSError as error:
+            self._damage.add(name, str(error.strerror))
+            return None
+        except (ValueError, RecursionError):
+            self._damage.add(name, "is not JSON")
+            return None
+        if not isinstance(value, kind):
+            self._damage.add(name, f"is not a JSON {'object' if kind is dict else 'list'}")
+            return None
+        return value
+
+    def samples(self) -> tuple[list[Sample], str]:
+        """The samples in the order of time, and `ok`, `damaged`, `empty` or `missing`.
+
+        results.json repeats them, and is read where resources.json has none.
+        """
+        listed = self._resources("samples")
+        if not isinstance(listed, list):
+            listed = self.results("resource_samples", "samples")
+        if not isinstance(listed, list):
+            return [], "missing"
+        samples = [sample for entry in listed if (sample := _sample(entry)) is not None]
+        bad = len(listed) - len(samples)
+        if bad:
+            self._damage.lines["samples"] = bad
+        # Stable: samples of one time stay in their order.
+        samples.sort(key=lambda sample: sample.utc_ns or sample.local_ns or 0)
+        return samples, "damaged" if bad else "ok" if samples else "empty"
+
+    def tool_calls(self) -> list[Fields]:
+        """The entries of tool_calls.json, or of results.json, which repeats them."""
+        listed = self._read("tool_calls.json", list)
+        if listed is None:
+            listed = self.results("traces", "tool_calls")
+        entries = listed if isinstance(listed, list) else []
+        return [Fields(entry) for entry in entries if isinstance(entry, dict)]
+
+
+def _sample(entry: object) -> Sample | None:
+    """A sample; None for an entry without a time."""
+    if not isinstance(entry, dict):
+        return None
+    epoch, local_ns = number(entry.get("epoch")), naive_ns(entry.get("timestamp"))
+    # A float holds an epoch of today to a quarter of a microsecond.
+    utc_ns = round(epoch * 1e6) * 1000 if epoch is not None and 0 < epoch < 9e9 else None
+    if utc_ns is None and local_ns is None:
+        return None
+    printed = entry.get("cpu_percent")
+    percent = number(printed.rstrip(" %") if isinstance(printed, str) else printed)
+    return Sample(
+        utc_ns,
+        local_ns,
+        parse_printed_size(entry.get("mem_usage")),
+        percent if percent is not None and percent >= 0 else None,
+    )
+
+
+def parse_printed_size(text: object) -> int | None:
+    """Bytes of the first size in `186MB / 134.5GB`; None where that is none.
+
+    `kB`, `MB`, `GB`, `TB` are decimal, as Podman prints them; `MiB` and so on binary.
+    """
+    match = _SIZE.match(text) if isinstance(text, str) else None
+    factor = _UNITS.get(match[2].lower()) if match else None
+    if factor is None:
+        return None
+    try:
+        return round(float(match[1]) * factor)
+    except ValueError:
+        return None
+
+
+def naive_ns(text: object) -> int | None:
+    """A local time stamp without a zone, taken as UTC; None for anything else."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is not None:
+        return None
+    delta = moment.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * 10**9 + delta.microseconds * 1000
+
+
+def zone_ns(samples: Iterable[Sample], trace_first_utc_ns: int | None) -> int | None:
+    """How far the recorder's local time is ahead of UTC; None where nothing tells it.
+
+    From a sample that has both times, else from the first sample and the session's first record,
+    which come within seconds of each other.
+    """
+    first = None
+    for sample in samples:
+        if None not in (sample.local_ns, sample.utc_ns):
+            return _whole_step(sample.local_ns - sample.utc_ns)
+        first = sample if first is None else first
+    if first is None or first.local_ns is None or trace_first_utc_ns is None:
+        return None
+    return _whole_step(first.local_ns - trace_first_utc_ns)
+
+
+def _whole_step(difference_ns: int) -> int:
+    return round(difference_ns / _ZONE_STEP_NS) * _ZONE_STEP_NS
+
+
+def utc_of(text: object, zone: int | None) -> int | None:
+    """UTC nanoseconds of a time stamp of results.json, which has a zone or is local time."""
+    local = naive_ns(text)
+    if local is not None:
+        return None if zone is None else local - zone
+    return parse_time(text)
+
+
+def instance_id(task: str, image: str | None) -> str | None:
+    """The benchmark's id of the task, from the image's name; None where that says nothing.
+
+    Image names are lower case and have `_1776_` for `__`; the task's directory keeps the case.
+    """
+    found = _TASK.search(image or "")
+    if found is None:
+        return None
+    named = found[1].replace("_1776_", "__")
+    return task if task.lower() == named.lower() else named
+
+
+def issue_text(prompt: str | None) -> str | None:
+    """The issue in a prompt of AgentCgroup's form; the whole prompt where it has another form."""
+    if prompt is None:
+        return None
+    found = _ISSUE.search(prompt)
+    return (found[1] if found else prompt).strip()
+
+
+def listed_call(run_id: str, place: int, entry: Fields) -> dict:
+    """A row of `tool_calls` for an entry of tool_calls.json, for runs that have no trace."""
+    name = word(entry("tool")) or "unknown"
+    command = word(entry("input", "command")) if name == "Bash" else None
+    start, end = parse_time(entry("timestamp")), parse_time(entry("end_timestamp"))
+    if start is not None and end is not None:
+        start = min(start, end)
+    seconds = None if start is None or end is None else (end - start) / 1e9
+    return {
+        "run_id": run_id,
+        "tool_call_id": word(entry("id")) or f"call-{place}",
+        "name": name,
+        "category": categorise(name, command),
+        "parent_id": None,
+        "requested_utc_ns": start,
+        "start_ns": start,
+        "end_ns": end,
+        "start_utc_ns": start,
+        "end_utc_ns": end,
+        "duration_s": seconds,
+        "duration_lower_s": None,
+        "time_source": "trace",
+        "finished": end is not None,
+        "is_error": None,
+        "command": command,
+    }
