@@ -82,24 +82,32 @@ class Dataset:
     def samples(
         self, columns: Sequence[str], run_ids: Iterable[str] | None = None
     ) -> Iterator[tuple[str, dict[str, "np.ndarray"]]]:
-        """Each run's samples in turn: `t_ns` as integers, other columns as floats, null as NaN.
+        """Each run's samples in turn, as `sample_arrays` has them."""
+        return sample_arrays(self.directory, columns, run_ids)
 
-        Holds one row group and one run at a time. `run_ids` leaves out the other runs.
-        """
-        wanted = None if run_ids is None else set(run_ids)
-        path = self.directory / "samples.parquet"
-        waiting: list = []
-        current = None
-        for group in tables.row_groups("samples", path, ["run_id", "t_ns", *columns], wanted):
-            for run_id, piece in _by_run(group):
-                if run_id != current and waiting:
-                    yield current, _arrays(waiting, columns)
-                    waiting = []
-                current = run_id
-                if wanted is None or run_id in wanted:
-                    waiting.append(piece)
-        if waiting:
-            yield current, _arrays(waiting, columns)
+
+def sample_arrays(
+    directory: Path, columns: Sequence[str], run_ids: Iterable[str] | None = None
+) -> Iterator[tuple[str, dict[str, "np.ndarray"]]]:
+    """Each run's samples in turn: times as integers, other columns as floats, null as NaN.
+
+    Holds one row group and one run at a time. `run_ids` leaves out the other runs.
+    """
+    wanted = None if run_ids is None else set(run_ids)
+    path = directory / "samples.parquet"
+    names = list(dict.fromkeys(["t_ns", *columns]))
+    waiting: list = []
+    current = None
+    for group in tables.row_groups("samples", path, ["run_id", *names], wanted):
+        for run_id, piece in _by_run(group):
+            if run_id != current and waiting:
+                yield current, _arrays(waiting, names)
+                waiting = []
+            current = run_id
+            if wanted is None or run_id in wanted:
+                waiting.append(piece)
+    if waiting:
+        yield current, _arrays(waiting, names)
 
 
 def _by_run(group: "pa.Table") -> Iterator[tuple[str, "pa.Table"]]:
@@ -119,7 +127,7 @@ def _arrays(pieces: list, columns: Sequence[str]) -> dict[str, "np.ndarray"]:
     joined = pa.concat_tables(pieces)
     return {
         name: joined[name].to_numpy()
-        if name == "t_ns"
+        if name in ("t_ns", "utc_ns")
         else joined[name].cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-        for name in ("t_ns", *columns)
+        for name in columns
     }

@@ -1,17 +1,21 @@
 """Every published number, as a function of the tables.
 
-Runs and calls are rows of the tables as dictionaries; samples are arrays by column with NaN for
-null. A value that the rows do not hold is None, never 0. `Estimate` carries the number of runs
-that a value rests on, because null values leave runs out.
+Runs and calls are rows of the tables as dictionaries. A value that the rows do not hold is None,
+never 0. `Estimate` and `Value` carry the number that a value rests on, because null values leave
+runs out.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, median
+from dataclasses import dataclass, replace
+from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
 
+from agentsweep.cohort import MB, Cohort, CohortRun, Series, covered_s, intervals_of
+from agentsweep.intervals import length, union
 from agentsweep.outcome import OUTCOMES
 
 Row = Mapping[str, Any]
@@ -20,15 +24,6 @@ UNKNOWN = "unknown"
 TIME_PARTS = ("startup", "model", "both", "tools", "other")
 # Its time is that of its own model and tools.
 AGENT_CATEGORY = "agent"
-
-# Two samples further apart than both of these have a gap between them, which no line crosses.
-_GAP_PERIODS = 5.0
-_GAP_NS = 500_000_000
-# A CFS period is 100 ms: over five of them a rate exceeds the quota by a fifth at most, because a
-# time that is not aligned with them can hold the quota of one more.
-_RATE_NS = 500_000_000
-# A bin that is covered less than this would show a moment as if it were a bin.
-_LEAST_BIN = 0.6
 
 
 @dataclass(frozen=True)
@@ -234,147 +229,1052 @@ def exact_time_share(calls: Iterable[Row]) -> float | None:
     return _ratio(sum(call["time_source"] == "exact" for call in timed), len(timed))
 
 
-# --- samples of one run ---
+# --- what a paper on agents' resources says of a data set ---
+#
+# Each of these functions gives the numbers of one claim for one cohort, in one of two modes:
+# `paper` follows the definition of AgentCgroup (arXiv 2602.09345) with its defects, `corrected` the
+# rules of docs/measurement.md. Shares are percent, durations seconds, memory decimal megabytes, CPU
+# percent of one core.
+
+PAPER, CORRECTED = "paper", "corrected"
+MODES = (PAPER, CORRECTED)
+
+MEMORY_BURST_MB = 300.0
+CPU_BURST_PERCENT = 30.0
+HIGH_CPU_PERCENT = 50.0
+LARGE_CHANGE_MB = 100.0
+# The rates that AgentCgroup calls a burst: percent of a core, and megabytes, in a second.
+RATE_BURST_CPU, RATE_BURST_MEMORY_MB = 20.0, 50.0
+# A container whose image has to be copied first takes minutes, any other one less than this.
+COLD_START_S = 10.0
+# Samples further apart than this say nothing about a change within a second.
+LONGEST_STEP_S = 2.0
+_LEAST_CALL_S = 0.1
+_RETRIES = 3
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A line over time: seconds since the run's start, and values; NaN where the line breaks."""
+class Value:
+    """A number with all that it takes to read it.
 
-    t_s: np.ndarray
-    value: np.ndarray
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing to draw."""
-        return not np.isfinite(self.value).any()
-
-
-def working_set_bytes(samples: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Memory charged minus inactive page cache, at each sample; NaN where either is null."""
-    return samples["memory_current_bytes"] - samples["memory_inactive_file_bytes"]
-
-
-def peak_curve(
-    t_ns: np.ndarray, values: np.ndarray, start_ns: int, end_ns: int, points: int = 400
-) -> Curve:
-    """A level over time, thinned to the highest value of each of `points` equal times.
-
-    Peaks survive the thinning. The line breaks where samples are missing.
+    n counts what it rests on, which the definition names. `low` and `high` bound it where it is an
+    estimate. `value` is None where no run has what it takes.
     """
-    t_ns, values = _within(t_ns, values, start_ns, end_ns)
-    known = np.isfinite(values)
-    gap_ns = _gap_ns(t_ns)
-    t_ns, values = t_ns[known], values[known]
-    if not len(t_ns):
-        return _NO_CURVE
-    bins = _bins(t_ns, start_ns, _bin_ns(t_ns, end_ns - start_ns, points, 0))
-    starts = np.flatnonzero(np.r_[True, bins[1:] != bins[:-1]])
-    highest = np.maximum.reduceat(values, starts)
-    first, last = t_ns[starts], t_ns[np.r_[starts[1:], len(t_ns)] - 1]
-    return _broken((first + last) / 2, highest, first[1:] - last[:-1] > gap_ns, start_ns)
+
+    value: float | None
+    n: int
+    unit: str
+    definition: str
+    low: float | None = None
+    high: float | None = None
 
 
-def rate_curve(
-    t_ns: np.ndarray, cumulative_usec: np.ndarray, start_ns: int, end_ns: int, points: int = 400
-) -> Curve:
-    """CPUs in use over time, from a cumulative counter: its rise over the time in each bin.
-
-    Only pairs of neighbouring samples count: never one across a gap, a null or a counter that
-    went back. A bin is 0.5 s long or longer; what is left over of one at a break or at the end is
-    not drawn.
-    """
-    t_ns, usec = _within(t_ns, cumulative_usec, start_ns, end_ns)
-    if len(t_ns) < 2:
-        return _NO_CURVE
-    step_ns, rise_ns = np.diff(t_ns), np.diff(usec) * 1000
-    usable = np.isfinite(rise_ns) & (rise_ns >= 0) & (step_ns > 0) & (step_ns <= _gap_ns(t_ns))
-    if not usable.any():
-        return _NO_CURVE
-    middle = (t_ns[:-1] + t_ns[1:]) / 2
-    bin_ns = _bin_ns(t_ns, end_ns - start_ns, points, _RATE_NS)
-    bins = _bins(middle, start_ns, bin_ns)
-    # A bin ends where a pair is unusable, so that no rate is drawn across it.
-    segment = np.cumsum(~usable)
-    bins, segment, middle = bins[usable], segment[usable], middle[usable]
-    step_ns, rise_ns = step_ns[usable], rise_ns[usable]
-    starts = np.flatnonzero(np.r_[True, (bins[1:] != bins[:-1]) | (segment[1:] != segment[:-1])])
-    length = np.add.reduceat(step_ns, starts)
-    rate = np.add.reduceat(rise_ns, starts) / length
-    centre = np.add.reduceat(middle * step_ns, starts) / length
-    long = length >= _LEAST_BIN * bin_ns
-    if not long.any():
-        return _NO_CURVE
-    segment = segment[starts][long]
-    return _broken(centre[long], rate[long], segment[1:] != segment[:-1], start_ns)
+Values = dict[str, Value]
+Summary = Callable[[Sequence[float]], float]
 
 
-def kill_times(t_ns: np.ndarray, oom_kill: np.ndarray, start_ns: int) -> list[tuple[float, int]]:
-    """Seconds since the start, and kills, at each sample in which the kill count had risen."""
-    known = np.isfinite(oom_kill)
-    t_ns, kills = t_ns[known], oom_kill[known]
-    rises = np.diff(kills)
-    return [
-        (float(t_ns[place + 1] - start_ns) / 1e9, int(rises[place]))
-        for place in np.flatnonzero(rises > 0)
-    ]
+def _over_runs(
+    runs: Iterable[CohortRun],
+    metric: Callable[[CohortRun], float | None],
+    summary: Summary,
+    unit: str,
+    definition: str,
+    bound: Callable[[CohortRun], float | None] | None = None,
+) -> Value:
+    """The summary of a metric over the runs that have it; `bound` gives its other bound."""
+    pairs = [(value, run) for run in runs if (value := metric(run)) is not None]
+    if not pairs:
+        return Value(None, 0, unit, definition)
+    value = float(summary([value for value, _ in pairs]))
+    if bound is None:
+        return Value(value, len(pairs), unit, definition)
+    other = float(summary([b for _, run in pairs if (b := bound(run)) is not None]))
+    return Value(value, len(pairs), unit, definition, min(value, other), max(value, other))
 
 
-_NO_CURVE = Curve(np.empty(0), np.empty(0))
+def _share(part: float, whole: float, n: int, unit: str, definition: str) -> Value:
+    return Value(100 * part / whole if whole else None, n, unit, definition)
 
 
-def _within(t_ns: np.ndarray, values: np.ndarray, start_ns: int, end_ns: int) -> tuple:
-    inside = (t_ns >= start_ns) & (t_ns <= end_ns)
-    return t_ns[inside], values[inside]
+# Durations and where the time went.
 
 
-def _gap_ns(t_ns: np.ndarray) -> float:
-    if len(t_ns) < 2:
-        return _GAP_NS
-    return max(_GAP_NS, _GAP_PERIODS * float(np.median(np.diff(t_ns))))
+def task_duration_mean(cohort: Cohort, mode: str) -> Value:
+    """How long a task takes: mean over runs."""
+    return _task_duration(cohort, mode, fmean, "Mean")
 
 
-def _bin_ns(t_ns: np.ndarray, length_ns: int, points: int, least_ns: int) -> float:
-    """The length of a bin: `points` in all, but never shorter than two samples."""
-    period = float(np.median(np.diff(t_ns))) if len(t_ns) > 1 else 0.0
-    return max(length_ns / points, 2 * period, least_ns, 1.0)
+def task_duration_median(cohort: Cohort, mode: str) -> Value:
+    """How long a task takes: median over runs."""
+    return _task_duration(cohort, mode, median, "Median")
 
 
-def _bins(t_ns: np.ndarray, start_ns: int, bin_ns: float) -> np.ndarray:
-    return ((t_ns - start_ns) // bin_ns).astype(np.int64)
+def _task_duration(cohort: Cohort, mode: str, summary: Summary, name: str) -> Value:
+    if mode == PAPER:
+        said = f"{name} over runs of the container's time, its creation included."
+        return _over_runs(cohort.runs, container_s, summary, "s", said)
+    said = f"{name} over runs of the agent's phase, its start to its last record."
+    return _over_runs(cohort.runs, lambda run: run.row["agent_s"], summary, "s", said)
 
 
-def _broken(t_ns: np.ndarray, values: np.ndarray, breaks: np.ndarray, start_ns: int) -> Curve:
-    """A curve with a NaN where `breaks` (one for each pair of neighbours) says so."""
-    places = np.flatnonzero(breaks) + 1
-    t_s = (t_ns - start_ns) / 1e9
-    return Curve(np.insert(t_s, places, np.nan), np.insert(values, places, np.nan))
+def container_s(run: CohortRun) -> float | None:
+    """The container's time, which AgentCgroup calls `claude_time`."""
+    return run.row["container_s"]
 
 
-# --- tools of one run ---
+def active_s(run: CohortRun, mode: str) -> float | None:
+    """The time in which the agent works: the session's span, or the phase after its start-up."""
+    if mode == PAPER:
+        return run.active_s or container_s(run)
+    agent, startup = run.row["agent_s"], run.row["startup_s"]
+    return None if agent is None or startup is None else agent - startup
 
 
-def tool_bands(
-    calls: Iterable[Row], run: Row, start_ns: int, end_ns: int
-) -> list[tuple[float, float, str]]:
-    """Start and end in seconds since the run's start, and category, of each call with a start.
+def tool_share(run: CohortRun, mode: str) -> float | None:
+    """Share of the active time that tools take, 0 to 1 (in `paper` mode possibly more)."""
+    if mode == PAPER:
+        return _ratio(sum(map(listed_seconds, run.calls)), active_s(run, mode))
+    return _ratio(run.row["tool_s"], active_s(run, mode))
 
-    Sub-agent calls themselves are left out. A call without an end lasts until the run's end.
-    Times that are only known in UTC are moved by the run's own difference of the clocks.
-    """
-    offset = None
-    if None not in (run["agent_start_utc_ns"], run["agent_start_ns"]):
-        offset = run["agent_start_utc_ns"] - run["agent_start_ns"]
-    bands = []
-    for call in calls:
-        start, end = call["start_ns"], call["end_ns"]
-        if start is None and None not in (offset, call["start_utc_ns"]):
-            start = call["start_utc_ns"] - offset
-            end = None if call["end_utc_ns"] is None else call["end_utc_ns"] - offset
-        if start is None or call["category"] == AGENT_CATEGORY:
-            continue
-        end = end_ns if end is None else end
-        bands.append(
-            ((start - start_ns) / 1e9, (end - start_ns) / 1e9, call["category"] or UNKNOWN)
+
+def _least_tool_share(run: CohortRun) -> float | None:
+    return _ratio(length(run.least_tool_time) / 1e9, active_s(run, CORRECTED))
+
+
+def listed_seconds(call: Row) -> float:
+    """From the request of a call to its result, 0 where either is missing or they are reversed."""
+    requested, end = call["requested_utc_ns"], call["end_utc_ns"]
+    return 0.0 if requested is None or end is None else max((end - requested) / 1e9, 0.0)
+
+
+def tool_share_of_active_mean(cohort: Cohort, mode: str) -> Value:
+    """How much of the agent's active time tools take: mean over runs."""
+    return _tool_share(cohort, mode, fmean, "Mean")
+
+
+def tool_share_of_active_median(cohort: Cohort, mode: str) -> Value:
+    """How much of the agent's active time tools take: median over runs."""
+    return _tool_share(cohort, mode, median, "Median")
+
+
+def tool_share_of_active_max(cohort: Cohort, mode: str) -> Value:
+    """How much of the agent's active time tools take: the most in any run."""
+    return _tool_share(cohort, mode, max, "Maximum")
+
+
+def _tool_share(cohort: Cohort, mode: str, summary: Summary, name: str) -> Value:
+    if mode == PAPER:
+        said = (
+            f"{name} over runs of the sum of request-to-result times of all calls over the "
+            "session's span."
         )
-    return sorted(bands)
+        return _over_runs(cohort.runs, _percent(tool_share, mode), summary, "%", said)
+    said = (
+        f"{name} over runs of the time with a leaf tool at work (union of intervals; a sub-agent's "
+        "model time is model time) over the agent's phase after its start-up."
+    )
+    least = _percent(lambda run, _: _least_tool_share(run), mode)
+    return _over_runs(cohort.runs, _percent(tool_share, mode), summary, "%", said, least)
+
+
+def _percent(metric: Callable[[CohortRun, str], float | None], mode: str):
+    def percent(run: CohortRun) -> float | None:
+        share = metric(run, mode)
+        return None if share is None else 100 * share
+
+    return percent
+
+
+def startup_total_s(run: CohortRun) -> float | None:
+    """From creating the container to the agent's first request: measured, part by part."""
+    created, asked = run.row["create_s"], run.row["startup_s"]
+    if created is None or asked is None:
+        return None
+    return created + asked + sum(run.row[name] or 0.0 for name in ("start_s", "verify_s", "exec_s"))
+
+
+def residual_startup_s(run: CohortRun) -> float | None:
+    """The container's time less the active time, which AgentCgroup calls start-up."""
+    total, active = container_s(run), active_s(run, PAPER)
+    return None if total is None or active is None else total - active
+
+
+def startup_share(run: CohortRun, mode: str) -> float | None:
+    """Share of the container's time before the agent works, 0 to 1."""
+    spent = residual_startup_s(run) if mode == PAPER else startup_total_s(run)
+    return _ratio(spent, container_s(run))
+
+
+def model_share(run: CohortRun, mode: str) -> float | None:
+    """Share of the container's time that the model takes, 0 to 1."""
+    if mode == CORRECTED:
+        return _ratio(run.row["model_s"], container_s(run))
+    share, active = tool_share(run, mode), active_s(run, mode)
+    return None if share is None else _ratio(active * (1 - share), container_s(run))
+
+
+def os_share(run: CohortRun, mode: str) -> float | None:
+    """Share of the container's time that start-up and tools take, 0 to 1."""
+    if mode == CORRECTED:
+        startup, tools = startup_total_s(run), run.row["tool_s"]
+        return None if None in (startup, tools) else _ratio(startup + tools, container_s(run))
+    share, active, startup = tool_share(run, mode), active_s(run, mode), startup_share(run, mode)
+    if share is None or startup is None:
+        return None
+    return startup + active * share / container_s(run)
+
+
+def startup_share_mean(cohort: Cohort, mode: str) -> Value:
+    """How much of the container's time passes before the agent works."""
+    said = {
+        PAPER: "Mean over runs of (container's time - session's span) / container's time.",
+        CORRECTED: "Mean over runs of the time from creating the container to the first request, "
+        "as measured, over the container's time.",
+    }[mode]
+    return _over_runs(cohort.runs, _percent(startup_share, mode), fmean, "%", said)
+
+
+def model_share_mean(cohort: Cohort, mode: str) -> Value:
+    """How much of the container's time the model takes."""
+    if mode == PAPER:
+        said = "Mean over runs of session's span x (1 - tool share) / container's time."
+        return _over_runs(cohort.runs, _percent(model_share, mode), fmean, "%", said)
+    said = (
+        "Mean over runs of the time with a request to the model open (union of intervals, "
+        "sub-agents included) over the container's time."
+    )
+    most = _percent(lambda run, mode: _add(model_share(run, mode), _uncertain_share(run)), mode)
+    return _over_runs(cohort.runs, _percent(model_share, mode), fmean, "%", said, most)
+
+
+def os_share_mean(cohort: Cohort, mode: str) -> Value:
+    """How much of the container's time start-up and tools take."""
+    if mode == PAPER:
+        said = "Mean over runs of start-up share + session's span x tool share / container's time."
+        return _over_runs(cohort.runs, _percent(os_share, mode), fmean, "%", said)
+    said = (
+        "Mean over runs of measured start-up + time with a leaf tool at work, over the "
+        "container's time."
+    )
+    least = _percent(lambda run, mode: _add(os_share(run, mode), _uncertain_share(run), -1), mode)
+    return _over_runs(cohort.runs, _percent(os_share, mode), fmean, "%", said, least)
+
+
+def _uncertain_share(run: CohortRun) -> float | None:
+    """Share of the container's time that may be a tool's or the model's, 0 to 1."""
+    tools = run.row["tool_s"]
+    if tools is None:
+        return None
+    return _ratio(max(tools - length(run.least_tool_time) / 1e9, 0.0), container_s(run))
+
+
+def _add(a: float | None, b: float | None, sign: int = 1) -> float | None:
+    return None if a is None or b is None else a + sign * b
+
+
+def startup_cold_mean(cohort: Cohort, mode: str) -> Value:
+    """Start-up of runs whose image had to be copied or fetched first."""
+    return _startup(cohort, mode, cold=True)
+
+
+def startup_warm_mean(cohort: Cohort, mode: str) -> Value:
+    """Start-up of runs whose image was ready."""
+    return _startup(cohort, mode, cold=False)
+
+
+def _startup(cohort: Cohort, mode: str, cold: bool) -> Value:
+    runs = [
+        run
+        for run in cohort.runs
+        if run.row["create_s"] is not None and (run.row["create_s"] >= COLD_START_S) is cold
+    ]
+    which = f"{'at least' if cold else 'less than'} {COLD_START_S:.0f} s to create its container"
+    if mode == PAPER:
+        said = f"Mean over runs with {which} of container's time - session's span, a residual."
+        return _over_runs(runs, residual_startup_s, fmean, "s", said)
+    said = f"Mean over runs with {which} of the time from creating it to the first request."
+    return _over_runs(runs, startup_total_s, fmean, "s", said)
+
+
+# Tools.
+
+
+def tool_time_share(cohort: Cohort, mode: str) -> Values:
+    """How the tools' time splits into tools; by the tool's name."""
+    said = {
+        PAPER: "Request-to-result times of the tool's calls over those of all calls, summed over "
+        "runs; n counts the tool's calls.",
+        CORRECTED: "Time with the tool at work (union of intervals in each run) over the sum of "
+        "that of all leaf tools; n counts the tool's calls.",
+    }[mode]
+    return _time_shares(cohort, mode, said, lambda call: call["name"] or UNKNOWN)
+
+
+def bash_time_share(cohort: Cohort, mode: str) -> Values:
+    """How the time of shell commands splits into kinds of commands; by kind."""
+    said = {
+        PAPER: "Request-to-result times of the Bash calls of the kind (first matching pattern on "
+        "the command line) over those of all Bash calls; n counts the kind's calls.",
+        CORRECTED: "Time with a Bash call of the kind (by the programs that it starts) at work, "
+        "over the sum of that of all kinds; n counts the kind's calls.",
+    }[mode]
+
+    def kind(call: Row) -> str | None:
+        if call["name"] != "Bash":
+            return None
+        return listed_kind(call["command"]) if mode == PAPER else command_kind(call)
+
+    return _time_shares(cohort, mode, said, kind)
+
+
+def _time_shares(
+    cohort: Cohort, mode: str, said: str, group_of: Callable[[Row], str | None]
+) -> Values:
+    seconds: dict[str, float] = {}
+    calls: dict[str, int] = {}
+    for run in cohort.runs:
+        groups: dict[str, list[Row]] = {}
+        for call in run.calls if mode == PAPER else run.leaf_calls:
+            name = group_of(call)
+            if name is not None:
+                groups.setdefault(name, []).append(call)
+        for name, found in groups.items():
+            calls[name] = calls.get(name, 0) + len(found)
+            spent = (
+                sum(map(listed_seconds, found))
+                if mode == PAPER
+                else length(intervals_of(found)) / 1e9
+            )
+            seconds[name] = seconds.get(name, 0.0) + spent
+    total = sum(seconds.values())
+    ordered = sorted(seconds, key=lambda name: (-seconds[name], name))
+    return {name: _share(seconds[name], total, calls[name], "%", said) for name in ordered}
+
+
+# The paper's kinds of commands: the first pattern that a command line matches decides.
+_LISTED_KINDS = [
+    (kind, re.compile(pattern))
+    for kind, pattern in (
+        ("test", r"\b(?:pytest|tox|nose|unittest)\b"),
+        ("git", r"\bgit\s+(?:diff|log|status|show|add|commit|checkout|stash|branch|reset)\b"),
+        ("install", r"\b(?:(?:pip|conda)\s+install|apt|yum)\b"),
+        ("explore", r"\b(?:ls|find|tree|wc|du|df)\b"),
+        ("snippet", r"\bpython3?\s+-c\b"),
+        ("python", r"\bpython3?\b"),
+        ("text", r"\b(?:cat|head|tail|grep|sed|awk)\b"),
+        ("shell", r"\b(?:cd|source|export|chmod|mkdir)\b"),
+    )
+]
+_SNIPPET = re.compile(r"\bpython[0-9.]*\s+-c\b")
+
+
+def listed_kind(command: str | None) -> str:
+    """What a command does, as AgentCgroup sorts them."""
+    text = (command or "").strip().lower()
+    return next((kind for kind, pattern in _LISTED_KINDS if pattern.search(text)), "other")
+
+
+def command_kind(call: Row) -> str:
+    """What a command does, by its programs; `python -c` apart, as the paper has it."""
+    kind = call["category"] or UNKNOWN
+    if kind == "python" and _SNIPPET.search(call["command"] or ""):
+        return "snippet"
+    return kind
+
+
+def retry_loop_tasks(cohort: Cohort, mode: str) -> Value:
+    """Tasks in which the agent tries the same thing again and again."""
+    said = {
+        PAPER: "Runs with three or more Bash calls in a row, whatever they do; n counts the runs "
+        "with a tool call.",
+        CORRECTED: "Runs with the same test command three or more times in a row among the Bash "
+        "calls of one chain (edits and reads may lie between); n counts the runs with a tool call.",
+    }[mode]
+    looped = has_bash_run if mode == PAPER else has_retry_loop
+    runs = [run for run in cohort.runs if run.calls]
+    return Value(float(sum(map(looped, runs))), len(runs), "tasks", said)
+
+
+def has_bash_run(run: CohortRun) -> bool:
+    """Three or more Bash calls in a row."""
+    return _longest(["Bash" if c["name"] == "Bash" else None for c in run.calls]) >= _RETRIES
+
+
+def has_retry_loop(run: CohortRun) -> bool:
+    """The same test command three or more times in a row among a chain's Bash calls."""
+    chains: dict[str | None, list[str | None]] = {}
+    for call in run.calls:
+        if call["name"] == "Bash":
+            command = _essence(call["command"]) if call["category"] == "test" else None
+            chains.setdefault(call["agent_id"], []).append(command)
+    return any(_longest(commands) >= _RETRIES for commands in chains.values())
+
+
+# What comes after the first pipe only cuts the output, and a leading `cd` repeats the directory.
+_DIRECTORY = re.compile(r"^\s*cd\s+\S+\s*&&\s*")
+
+
+def _essence(command: str | None) -> str:
+    text = (command or "").replace("2>&1", " ").split("|", 1)[0]
+    return " ".join(_DIRECTORY.sub("", text).split())
+
+
+def _longest(items: Sequence[str | None]) -> int:
+    """Length of the longest run of equal items that are not None."""
+    longest = here = 0
+    before = None
+    for item in items:
+        here = 0 if item is None else here + 1 if item == before else 1
+        longest, before = max(longest, here), item
+    return longest
+
+
+# CPU.
+
+
+def cpu_mean(cohort: Cohort, mode: str) -> Value:
+    """The CPU that an agent and its tools use on average, over the tasks of all data sets."""
+    if mode == PAPER:
+        said = (
+            "Mean over the runs of the common tasks of the mean of the samples, each of which is "
+            "an average since the container's start."
+        )
+        return _over_runs(cohort.common, _mean_of_means, fmean, "% of a core", said)
+    said = (
+        "Mean over the runs of the common tasks of the CPU time between the first and the last "
+        "sample over the time between them."
+    )
+    value = _over_runs(cohort.common, _mean_load, fmean, "% of a core", said)
+    errors = [error for run in cohort.common if (error := _mean_load_error(run)) is not None]
+    if value.value is None or not any(errors):
+        return value
+    half = fmean(errors)
+    return replace(value, low=value.value - half, high=value.value + half)
+
+
+def _mean_of_means(run: CohortRun) -> float | None:
+    percent = run.series.mean_cpu_percent
+    known = percent[np.isfinite(percent)]
+    return float(known.mean()) if len(known) else None
+
+
+def _mean_load(run: CohortRun) -> float | None:
+    if run.cpu is None:
+        return None
+    t_s = run.cpu_t_s
+    return float(100 * (run.cpu.used_s[-1] - run.cpu.used_s[0]) / (t_s[-1] - t_s[0]))
+
+
+def _mean_load_error(run: CohortRun) -> float | None:
+    if run.cpu is None:
+        return None
+    t_s = run.cpu_t_s
+    return float(100 * (run.cpu.error_s[-1] + run.cpu.error_s[0]) / (t_s[-1] - t_s[0]))
+
+
+def cpu_max(cohort: Cohort, mode: str) -> Value:
+    """The most CPU that was seen."""
+    if mode == PAPER:
+        percent = _joined(run.series.mean_cpu_percent for run in cohort.runs)
+        known = percent[np.isfinite(percent)]
+        said = (
+            "Maximum of all samples, each an average since the container's start; n counts samples."
+        )
+        return Value(float(known.max()) if len(known) else None, len(known), "% of a core", said)
+    load, error = _loads(cohort)
+    said = (
+        "Maximum of the load between two samples, a second apart, of the CPU time reconstructed "
+        "or counted; n counts steps."
+    )
+    if not len(load):
+        return Value(None, 0, "% of a core", said)
+    most = int(np.argmax(load))
+    bounds = (float((load - error).max()), float(load[most] + error[most]))
+    return Value(float(load[most]), len(load), "% of a core", said, *_bounds(bounds, error))
+
+
+def cpu_samples_over_50(cohort: Cohort, mode: str) -> Value:
+    """How often half a core or more is in use."""
+    if mode == PAPER:
+        percent = _joined(run.series.mean_cpu_percent for run in cohort.runs)
+        known = percent[np.isfinite(percent)]
+        said = (
+            "Samples over 50 % of a core, each an average since the container's start; n counts "
+            "samples."
+        )
+        return _share(float((known > HIGH_CPU_PERCENT).sum()), len(known), len(known), "%", said)
+    load, error = _loads(cohort)
+    said = "Steps between samples with a load over 50 % of a core; n counts steps."
+    value = _share(float((load > HIGH_CPU_PERCENT).sum()), len(load), len(load), "%", said)
+    if value.value is None:
+        return value
+    bounds = [100 * float((load + sign * error > HIGH_CPU_PERCENT).mean()) for sign in (-1, 1)]
+    low, high = _bounds(bounds, error)
+    return replace(value, low=low, high=high)
+
+
+def _bounds(bounds: Sequence[float], error: np.ndarray) -> tuple[float | None, float | None]:
+    """Bounds only where there is something to bound: counters are exact."""
+    return (bounds[0], bounds[1]) if error.any() else (None, None)
+
+
+def _loads(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
+    """The load of all steps of all runs, in percent of a core, and its half-width."""
+    series = [run.cpu for run in cohort.runs if run.cpu is not None]
+    return _joined(s.load_percent for s in series), _joined(s.load_error_percent for s in series)
+
+
+def cpu_memory_correlation_mean(cohort: Cohort, mode: str) -> Value:
+    """Whether CPU and memory rise together: Pearson's r over a run's samples, mean over runs."""
+    if mode == PAPER:
+        said = "Mean over runs of Pearson's r of the samples, CPU being an average since the start."
+        return _over_runs(cohort.runs, _listed_correlation, fmean, "r", said)
+    said = "Mean over runs of Pearson's r of the load in a step and the memory at its end."
+    value = _over_runs(cohort.runs, _load_correlation, fmean, "r", said)
+    full = [r for run in cohort.runs if (r := _unattenuated(run)) is not None]
+    if value.value is None or not any(run.cpu is not None and run.cpu.load_error_percent.any()
+                                      for run in cohort.runs):  # fmt: skip
+        return value
+    return replace(value, low=min(value.value, fmean(full)), high=max(value.value, fmean(full)))
+
+
+_LEAST_FOR_R = 10
+
+
+def _listed_correlation(run: CohortRun) -> float | None:
+    percent = run.series.mean_cpu_percent
+    known = np.isfinite(percent)
+    return correlation(percent[known], listed_memory_mb(run.series)[known])
+
+
+def _load_correlation(run: CohortRun) -> float | None:
+    return None if run.cpu is None else correlation(run.cpu.load_percent, run.cpu_memory_mb[1:])
+
+
+def _unattenuated(run: CohortRun) -> float | None:
+    """The correlation if the load had no error, which makes it smaller than it is."""
+    r = _load_correlation(run)
+    if r is None:
+        return None
+    # Errors are evenly spread within their bounds.
+    noise = float((run.cpu.load_error_percent**2).mean()) / 3
+    reliable = max(1 - noise / float(run.cpu.load_percent.var()), r * r)
+    return r / reliable**0.5
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Pearson's r; None for fewer than ten points or where one of them does not vary."""
+    if len(a) < _LEAST_FOR_R or a.std() == 0 or b.std() == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def cpu_bursts_in_tools(cohort: Cohort, mode: str) -> Value:
+    """How much of the CPU bursts comes while tools work."""
+    if mode == PAPER:
+        said = (
+            "Samples over 30 % of a core (averages since the start) between request and result of "
+            "any call, of all such samples; n counts them."
+        )
+        inside = high = 0
+        for run in cohort.runs:
+            burst = run.series.mean_cpu_percent > CPU_BURST_PERCENT
+            high += int(burst.sum())
+            inside += int((burst & in_listed_calls(run)).sum())
+        return _share(inside, high, high, "%", said)
+    said = (
+        "Time of steps with a load over 30 % of a core in which a leaf tool was at work, of the "
+        "time of all such steps; n counts them."
+    )
+    covered = spent = 0.0
+    steps = 0
+    for run in cohort.runs:
+        if run.cpu is None:
+            continue
+        burst = run.cpu.load_percent > CPU_BURST_PERCENT
+        ns = run.ns_of(run.cpu_t_s)
+        steps += int(burst.sum())
+        covered += float(covered_s(run.tool_time, ns[:-1], ns[1:])[burst].sum())
+        spent += float(np.diff(run.cpu_t_s)[burst].sum())
+    return _share(covered, spent, steps, "%", said)
+
+
+def in_listed_calls(run: CohortRun) -> np.ndarray:
+    """Which samples lie between request and result of any call, sub-agents' included."""
+    spans = [
+        (call["requested_utc_ns"], call["end_utc_ns"])
+        for call in run.calls
+        if None not in (call["requested_utc_ns"], call["end_utc_ns"])
+    ]
+    return within(run.series.utc_ns, union(spans, (0, 2**63)))
+
+
+def within(utc_ns: np.ndarray, intervals: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Which times lie in disjoint intervals, both ends included."""
+    if not intervals:
+        return np.zeros(len(utc_ns), bool)
+    bounds = np.array(intervals, dtype=np.int64)
+    place = np.searchsorted(bounds[:, 0], utc_ns, side="right") - 1
+    return (place >= 0) & (utc_ns <= bounds[np.maximum(place, 0), 1])
+
+
+# Memory.
+
+
+def listed_memory_mb(series: Series) -> np.ndarray:
+    """Memory as most of AgentCgroup's scripts read it from the printed text: 1 GB is 1024 MB."""
+    printed = _printed(series.memory_bytes)
+    return np.where(printed >= 1e9, printed / 1e9 * 1024, np.where(printed >= 1e6, printed / MB, 0))
+
+
+def cut_memory_mb(series: Series) -> np.ndarray:
+    """Memory as one of AgentCgroup's scripts reads it: without the last three letters of `186MB`.
+
+    What is left of the printed text is 18, a tenth of it, where there are no decimals.
+    """
+    return np.array([_cut(value) for value in series.memory_bytes.tolist()])
+
+
+def _cut(memory_bytes: float) -> float:
+    for unit, factor in (("GB", 1024.0), ("MB", 1.0), ("kB", 1 / 1024)):
+        scale = {"GB": 1e9, "MB": 1e6, "kB": 1e3}[unit]
+        if memory_bytes >= scale:
+            kept = f"{memory_bytes / scale:.4g}{unit}"[:-3]
+            return float(kept) * factor if kept else 0.0
+    return 0.0
+
+
+def _printed(memory_bytes: np.ndarray) -> np.ndarray:
+    """The value that the engine prints, with four significant digits."""
+    known = np.nan_to_num(memory_bytes)
+    digits = np.floor(np.log10(np.maximum(known, 1)))
+    step = 10.0 ** (digits - 3)
+    return np.round(known / step) * step
+
+
+def memory_baseline_mean(cohort: Cohort, mode: str) -> Value:
+    """What the agent takes before it works: memory at the beginning, mean over runs."""
+    said = {
+        PAPER: "Mean over runs of the mean of the first tenth of the samples without the first "
+        "one, 1 GB being 1024 MB.",
+        CORRECTED: "Mean over runs of the mean of the first tenth of the live samples without the "
+        "first one.",
+    }[mode]
+
+    def baseline(run: CohortRun) -> float | None:
+        memory = listed_memory_mb(run.series) if mode == PAPER else run.series.live_memory_mb
+        first = memory[1 : max(2, len(memory) // 10)]
+        return float(first.mean()) if len(first) else None
+
+    return _over_runs(cohort.runs, baseline, fmean, "MB", said)
+
+
+def memory_bursts_in_tools(cohort: Cohort, mode: str) -> Value:
+    """How many of the memory bursts come while tools work."""
+    said = {
+        PAPER: "Samples over 300 MB (the printed text without its last three letters) between "
+        "request and result of any call, of all such samples; n counts them.",
+        CORRECTED: "Live samples over 300 MB with a leaf tool at work, of all such samples; n "
+        "counts them.",
+    }[mode]
+    inside = high = 0
+    for run in cohort.runs:
+        if mode == PAPER:
+            burst, tools = cut_memory_mb(run.series) > MEMORY_BURST_MB, in_listed_calls(run)
+        else:
+            live = run.series.live
+            burst = live & (run.series.memory_bytes / MB > MEMORY_BURST_MB)
+            tools = within(run.series.utc_ns, run.tool_time)
+        high += int(burst.sum())
+        inside += int((burst & tools).sum())
+    return _share(inside, high, high, "%", said)
+
+
+def memory_burst_time_share(cohort: Cohort, mode: str) -> Value:
+    """How much of the sampled time tools work, against which their share of bursts is held."""
+    if mode == PAPER:
+        said = "Samples between request and result of any call, of all samples; n counts samples."
+        inside = [in_listed_calls(run) for run in cohort.runs]
+        total = sum(map(len, inside))
+        return _share(float(sum(found.sum() for found in inside)), total, total, "%", said)
+    said = (
+        "Time with a leaf tool at work, of the time between the first and the last live sample, "
+        "summed over runs; n counts runs."
+    )
+    covered = spent = 0.0
+    runs = 0
+    for run in cohort.runs:
+        times = run.series.utc_ns[run.series.live]
+        if len(times) < 2:
+            continue
+        runs += 1
+        covered += float(covered_s(run.tool_time, times[:1], times[-1:])[0])
+        spent += float(times[-1] - times[0]) / 1e9
+    return _share(covered, spent, runs, "%", said)
+
+
+def test_call_memory_rise_p95(cohort: Cohort, mode: str) -> Value:
+    """How far a test command raises the memory: the 95th percentile."""
+    if mode == PAPER:
+        said = (
+            "95th percentile of the highest sample within a test call of 0.1 s or more less the "
+            "last sample before it (the printed text without its last three letters); n counts "
+            "calls."
+        )
+        rises = [rise for run in cohort.runs for rise in _listed_rises(run)]
+    else:
+        said = (
+            "95th percentile of the peak within a test call of 0.1 s or more (by its programs) "
+            "less the memory before it: watermark where there is one, else live samples within "
+            "it; n counts calls."
+        )
+        rises = [rise for run in cohort.runs for rise in _rises(run)]
+    value = float(np.percentile(rises, 95)) if rises else None
+    return Value(value, len(rises), "MB", said)
+
+
+def _listed_rises(run: CohortRun) -> list[float]:
+    calls = [
+        (call["requested_utc_ns"], call["end_utc_ns"])
+        for call in run.calls
+        if call["name"] == "Bash"
+        and listed_seconds(call) >= _LEAST_CALL_S
+        and listed_kind(call["command"]) == "test"
+    ]
+    return _sampled_rises(calls, run.series.utc_ns, cut_memory_mb(run.series)) if calls else []
+
+
+def _rises(run: CohortRun) -> list[float]:
+    tests = [
+        call
+        for call in run.leaf_calls
+        if call["name"] == "Bash"
+        and call["category"] == "test"
+        and (call["duration_s"] or 0) >= _LEAST_CALL_S
+    ]
+    exact = [c for c in tests if c["mem_peak_source"] in ("watermark", "counter")]
+    known = [
+        (call["mem_peak_bytes"] - call["mem_before_bytes"]) / MB
+        for call in exact
+        if None not in (call["mem_peak_bytes"], call["mem_before_bytes"])
+    ]
+    spans = [
+        (call["start_utc_ns"], call["end_utc_ns"])
+        for call in tests
+        if call not in exact and None not in (call["start_utc_ns"], call["end_utc_ns"])
+    ]
+    live = run.series.live
+    return known + _sampled_rises(spans, run.series.utc_ns[live], run.series.live_memory_mb)
+
+
+def _sampled_rises(
+    spans: Iterable[tuple[int, int]], utc_ns: np.ndarray, memory_mb: np.ndarray
+) -> list[float]:
+    """Peak within each span less the last sample before it; no rise where no sample is within."""
+    rises = []
+    for start, end in spans:
+        first, last = np.searchsorted(utc_ns, start), np.searchsorted(utc_ns, end, side="right")
+        if last > first:
+            before = memory_mb[first - 1] if first else memory_mb[first]
+            rises.append(float(memory_mb[first:last].max() - before))
+    return rises
+
+
+def change_rates(run: CohortRun, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """How fast CPU (percent of a core per second) and memory (MB/s) change between samples.
+
+    In `paper` mode CPU is the average since the start, whose changes are not those of the load.
+    """
+    if mode == PAPER:
+        t_s, cpu, memory = (
+            run.series.t_s, run.series.mean_cpu_percent, listed_memory_mb(run.series),
+        )  # fmt: skip
+        return _rates(t_s, cpu), _rates(t_s, memory)
+    memory = _rates(run.series.live_t_s, run.series.live_memory_mb)
+    if run.cpu is None:
+        return np.empty(0), memory
+    return _rates((run.cpu_t_s[1:] + run.cpu_t_s[:-1]) / 2, run.cpu.load_percent), memory
+
+
+def burst_steps(run: CohortRun) -> int:
+    """Steps that AgentCgroup calls a burst: a change of CPU over 20 %/s or of memory over 50 MB/s."""
+    cpu, memory = change_rates(run, PAPER)
+    return int(((cpu > RATE_BURST_CPU) | (memory > RATE_BURST_MEMORY_MB)).sum())
+
+
+def _rates(t_s: np.ndarray, values: np.ndarray) -> np.ndarray:
+    step = np.diff(t_s)
+    usable = (step > 0) & (step < LONGEST_STEP_S)
+    return np.abs(np.diff(values)[usable]) / step[usable]
+
+
+def memory_change_rate_max(cohort: Cohort, mode: str) -> Value:
+    """The fastest change of the memory in use."""
+    said = {
+        PAPER: "Maximum of the change between two samples less than 2 s apart over their distance, "
+        "1 GB being 1024 MB; n counts steps.",
+        CORRECTED: "Maximum of the change between two live samples less than 2 s apart over their "
+        "distance; n counts steps.",
+    }[mode]
+    rates = _joined(change_rates(run, mode)[1] for run in cohort.runs)
+    return Value(float(rates.max()) if len(rates) else None, len(rates), "MB/s", said)
+
+
+def intervals_memory_over_100mb(cohort: Cohort, mode: str) -> Value:
+    """How often the memory changes by more than 100 MB within a second."""
+    if mode == PAPER:
+        said = (
+            "Steps with a change of CPU over 20 %/s or of memory over 50 MB/s (and not, as it is "
+            "called, of memory over 100 MB); n counts steps."
+        )
+        steps = sum(len(change_rates(run, mode)[1]) for run in cohort.runs)
+        return _share(sum(map(burst_steps, cohort.runs)), steps, steps, "%", said)
+    said = (
+        "Steps between live samples less than 2 s apart in which the memory changed by more than "
+        "100 MB; n counts steps."
+    )
+    changes = []
+    for run in cohort.runs:
+        step = np.diff(run.series.live_t_s)
+        usable = (step > 0) & (step < LONGEST_STEP_S)
+        changes.append(np.abs(np.diff(run.series.live_memory_mb))[usable])
+    change = _joined(changes)
+    return _share(float((change > LARGE_CHANGE_MB).sum()), len(change), len(change), "%", said)
+
+
+def peak_position_mean(cohort: Cohort, mode: str) -> Value:
+    """When in a run the memory peaks."""
+    said = {
+        PAPER: "Mean over runs of the number of the highest sample over that of the last one.",
+        CORRECTED: "Mean over runs of the time of the highest live sample over that of the last "
+        "one, both since the first.",
+    }[mode]
+
+    def position(run: CohortRun) -> float | None:
+        if mode == PAPER:
+            memory = listed_memory_mb(run.series)
+            return 100 * float(np.argmax(memory)) / (len(memory) - 1) if len(memory) > 1 else None
+        t_s = run.series.live_t_s
+        if len(t_s) < 2:
+            return None
+        return 100 * float(
+            (t_s[np.argmax(run.series.live_memory_mb)] - t_s[0]) / (t_s[-1] - t_s[0])
+        )
+
+    return _over_runs(cohort.runs, position, fmean, "%", said)
+
+
+def peak_mb(run: CohortRun, mode: str) -> float | None:
+    """Peak memory in decimal megabytes: the highest sample, or the kernel's where it has one."""
+    if mode == CORRECTED and run.row["mem_peak_bytes"] is not None:
+        return run.row["mem_peak_bytes"] / MB
+    memory = run.series.live_memory_mb
+    return float(memory.max()) if len(memory) else None
+
+
+def peak_to_average(run: CohortRun, mode: str) -> float | None:
+    """Peak memory over average memory."""
+    memory, t_s = run.series.live_memory_mb, run.series.live_t_s
+    if len(memory) < 2:
+        return None
+    if mode == PAPER:
+        return _ratio(peak_mb(run, mode), float(memory.mean()))
+    step = np.diff(t_s)
+    average = float(((memory[1:] + memory[:-1]) / 2 * step).sum() / step.sum())
+    return _ratio(peak_mb(run, mode), average)
+
+
+def peak_to_average_max(cohort: Cohort, mode: str) -> Value:
+    """How much more memory a run takes at its peak than on average: the most in any run."""
+    return _peak_to_average(cohort, mode, max, "Maximum")
+
+
+def peak_to_average_mean(cohort: Cohort, mode: str) -> Value:
+    """How much more memory a run takes at its peak than on average: mean over runs."""
+    return _peak_to_average(cohort, mode, fmean, "Mean")
+
+
+def _peak_to_average(cohort: Cohort, mode: str, summary: Summary, name: str) -> Value:
+    said = {
+        PAPER: f"{name} over runs of the highest sample over the mean of the samples.",
+        CORRECTED: f"{name} over runs of the peak over the average of the live samples, weighted "
+        "by time.",
+    }[mode]
+    return _over_runs(cohort.runs, lambda run: peak_to_average(run, mode), summary, "x", said)
+
+
+def memory_peak_min(cohort: Cohort, mode: str) -> Value:
+    """The lowest peak of any run."""
+    return _peak(cohort, mode, min, "MB", "Lowest peak of any run")
+
+
+def memory_peak_max(cohort: Cohort, mode: str) -> Value:
+    """The highest peak of any run."""
+    return _peak(cohort, mode, max, "MB", "Highest peak of any run")
+
+
+def memory_peak_cv(cohort: Cohort, mode: str) -> Value:
+    """How much peaks differ: coefficient of variation."""
+
+    def variation(peaks: Sequence[float]) -> float:
+        return 100 * stdev(peaks) / fmean(peaks) if len(peaks) > 1 else 0.0
+
+    said = "Standard deviation (of a sample) of the runs' peaks over their mean"
+    return _peak(cohort, mode, variation, "%", said)
+
+
+def _peak(cohort: Cohort, mode: str, summary: Summary, unit: str, said: str) -> Value:
+    source = {
+        PAPER: "the highest sample of each",
+        CORRECTED: "the kernel's peak where there is one, else the highest live sample, which is "
+        "a lower bound",
+    }[mode]
+    definition = f"{said}; {source}."
+    return _over_runs(cohort.runs, lambda run: peak_mb(run, mode), summary, unit, definition)
+
+
+def image_size_median(cohort: Cohort, mode: str) -> Value:
+    """How large the tasks' images are: median."""
+    return _image_size(cohort, mode, median, "Median")
+
+
+def image_size_mean(cohort: Cohort, mode: str) -> Value:
+    """How large the tasks' images are: mean."""
+    return _image_size(cohort, mode, fmean, "Mean")
+
+
+def _image_size(cohort: Cohort, mode: str, summary: Summary, name: str) -> Value:
+    said = {
+        PAPER: f"{name} over tasks of the image's size in units of 2^30 bytes.",
+        CORRECTED: f"{name} over distinct images of the size in units of 10^9 bytes; layers that "
+        "images share count in each.",
+    }[mode]
+    sizes = image_sizes_gb(cohort, mode)
+    return Value(summary(sizes) if sizes else None, len(sizes), "GB", said)
+
+
+def image_sizes_gb(cohort: Cohort, mode: str) -> list[float]:
+    """The size of each task's image once; in `paper` mode, a GB has 2^30 bytes."""
+    key, unit = ("task", 2**30) if mode == PAPER else ("image_reference", 10**9)
+    sizes: dict[str, float] = {}
+    for run in cohort.runs:
+        if run.row["image_size_bytes"]:
+            sizes.setdefault(run.row[key], run.row["image_size_bytes"] / unit)
+    return list(sizes.values())
+
+
+# The conversation.
+
+
+def rounds_duration_correlation(cohort: Cohort, mode: str) -> Value:
+    """Whether longer conversations take longer: Pearson's r over runs."""
+    return _over_pairs(cohort, mode, rounds, _duration, "Pearson's r over runs of {} and {}.")
+
+
+def rounds_peak_correlation(cohort: Cohort, mode: str) -> Value:
+    """Whether longer conversations take more memory: Pearson's r over runs."""
+    return _over_pairs(cohort, mode, rounds, peak_mb, "Pearson's r over runs of {} and {}.")
+
+
+def tokens_peak_correlation(cohort: Cohort, mode: str) -> Value:
+    """Whether more tokens take more memory: Pearson's r over runs."""
+    said = "Pearson's r over runs of {} and {}."
+    if mode == CORRECTED:
+        said = "Pearson's r over the runs that have the final number of each message, of {} and {}."
+    return _over_pairs(cohort, mode, output_tokens, peak_mb, said)
+
+
+def rounds(run: CohortRun, mode: str) -> float | None:
+    """Answers of the model: messages, or in `paper` mode the records that they are spread over."""
+    if mode == PAPER:
+        return float(sum(m["n_records"] for m in run.messages if m["role"] == "assistant")) or None
+    own = [m for m in run.messages if m["role"] == "assistant" and m["kind"] != "error"]
+    return float(len(own)) or None
+
+
+def output_tokens(run: CohortRun, mode: str) -> float | None:
+    """Output tokens: each message's once, or in `paper` mode summed over its records."""
+    if rounds(run, mode) is None:
+        return None
+    if mode == PAPER:
+        return float(sum(m["record_output_tokens"] or 0 for m in run.messages))
+    return float(run.row["output_tokens"]) if run.row["output_tokens_final"] else None
+
+
+def _duration(run: CohortRun, mode: str) -> float | None:
+    return container_s(run) if mode == PAPER else run.row["agent_s"]
+
+
+_NAMES = {
+    rounds: ("records of the model", "messages of the model"),
+    output_tokens: ("output tokens summed over records", "output tokens, each message's once"),
+    _duration: ("the container's time", "the agent's phase"),
+    peak_mb: ("the highest sample of the memory", "the peak of the memory"),
+}
+
+
+def _over_pairs(cohort: Cohort, mode: str, first, second, said: str) -> Value:
+    place = MODES.index(mode)
+    definition = said.format(_NAMES[first][place], _NAMES[second][place])
+    pairs = [(first(run, mode), second(run, mode)) for run in cohort.runs]
+    known = np.array([pair for pair in pairs if None not in pair], dtype=float).reshape(-1, 2)
+    return Value(correlation(*known.T), len(known), "r", definition)
+
+
+def models_main(cohort: Cohort, mode: str) -> Values:
+    """Which models answered in the main chain; by model."""
+    said = {
+        PAPER: "Runs whose command line asked for the model.",
+        CORRECTED: "Runs in whose main chain the model answered most, as the session has it.",
+    }[mode]
+    column = "model_requested" if mode == PAPER else "model"
+    return _counted([[run.row[column]] for run in cohort.runs if run.row[column]], "runs", said)
+
+
+def models_subagent(cohort: Cohort, mode: str) -> Values:
+    """Which models answered in sub-agents; by model. The paper knows of none."""
+    said = "Runs in whose sub-agents the model answered, as the session has it."
+    if mode == PAPER:
+        return {}
+    with_trace = [run for run in cohort.runs if run.row["model"]]
+    named = [
+        run.row["subagent_models"].split(", ") if run.row["subagent_models"] else []
+        for run in with_trace
+    ]
+    return _counted(named, "runs", said)
+
+
+def prompt_without_issue(cohort: Cohort, mode: str) -> Value | None:
+    """Runs whose prompt held no text of an issue. The paper knows of none."""
+    if mode == PAPER:
+        return None
+    known = [run for run in cohort.runs if run.row["prompt_issue_chars"] is not None]
+    empty = sum(run.row["prompt_issue_chars"] == 0 for run in known)
+    said = "Runs whose first prompt holds no text of an issue; n counts the runs with a prompt."
+    return Value(float(empty) if known else None, len(known), "runs", said)
+
+
+def test_interpreter(cohort: Cohort, mode: str) -> Values:
+    """Which Python ran the tests; by version. The paper does not say."""
+    if mode == PAPER:
+        return {}
+    said = (
+        "Runs in which the banner of a test runner shows the version; n counts the runs with a "
+        "banner."
+    )
+    versions = [
+        sorted({call["test_interpreter"] for call in run.calls} - {None}) for run in cohort.runs
+    ]
+    return _counted([found for found in versions if found], "runs", said)
+
+
+def _counted(names: Sequence[Sequence[str]], unit: str, said: str) -> Values:
+    """How many of the lists hold each name; n is the number of lists."""
+    counts = Counter(name for found in names for name in found)
+    ordered = sorted(counts, key=lambda name: (-counts[name], name))
+    return {name: Value(float(counts[name]), len(names), unit, said) for name in ordered}
+
+
+def _joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    found = list(arrays)
+    return np.concatenate(found) if found else np.empty(0)

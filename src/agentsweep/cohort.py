@@ -1,0 +1,300 @@
+"""The runs of one data set with what the paper's numbers are made of: calls, series, intervals.
+
+A series has one point a second, as the paper's recorder had: samples that come faster are thinned,
+so that a change "within a second" means the same for every data set.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from agentsweep import tables
+from agentsweep.dataset import sample_arrays
+from agentsweep.errors import AgentsweepError
+from agentsweep.intervals import Interval, union
+from agentsweep.lifetime_cpu import CpuSeries, reconstruct
+from agentsweep.linked_run import leaf_rows
+from agentsweep.trace_records import version_tuple
+
+MB = 1e6
+
+# What makes an imported run count, in the paper: enough of it was recorded.
+_LEAST_SAMPLES, _LEAST_S = 10, 60.0
+# A recorder that takes a sample a second is never thinned, one at 2 Hz or more is.
+_THIN_BELOW_S = 0.6
+_UNION = "+"
+_LAST_THAT_ASKS = (2, 1, 50)
+
+_RUN_COLUMNS = (
+    *("run_id", "dataset", "source", "selected", "task", "agent", "agent_version", "model"),
+    *("model_requested", "subagent_models", "instance_id", "outcome", "prompt_issue_chars"),
+    *("mem_limit_bytes", "mem_peak_bytes", "mem_peak_source", "cpu_limit", "replicate"),
+    *("model_mode", "hostname", "kernel", "cpu_model", "cpu_source"),
+    *("agent_start_utc_ns", "agent_end_utc_ns", "agent_s", "container_s", "create_s", "start_s"),
+    *("verify_s", "exec_s", "startup_s", "model_s", "tool_s", "overlap_s"),
+    *("trace_first_utc_ns", "trace_last_utc_ns", "trace_status", "output_tokens"),
+    *("output_tokens_final", "n_samples", "sampled_s", "image_reference", "image_size_bytes"),
+)
+_CALL_COLUMNS = (
+    *("run_id", "tool_call_id", "name", "category", "agent_id", "parent_id", "command"),
+    *("requested_utc_ns", "start_utc_ns", "end_utc_ns", "duration_s", "duration_lower_s"),
+    *("time_source", "test_interpreter", "mem_before_bytes", "mem_peak_bytes", "mem_peak_source"),
+)
+_MESSAGE_COLUMNS = (
+    *("run_id", "role", "kind", "agent_id", "n_records", "output_tokens"),
+    "record_output_tokens",
+)
+_SAMPLE_COLUMNS = (
+    *("utc_ns", "memory_current_bytes", "stats_memory_bytes", "stats_cpu_percent"),
+    *("cpu_usage_usec", "cpu_usage_error_usec"),
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """What was sampled of a run, a point a second; NaN where it is not known.
+
+    `utc_ns` rises. `memory_bytes` is what the recorder called the memory in use (the engine's own
+    figure for imported runs, all that is charged for measured ones), 0 after the container's end.
+    `mean_cpu_percent` is the CPU time so far over the time since the start, in percent of one core
+    (what the engine prints), `used_s` the CPU time so far (reconstructed for imported runs).
+    """
+
+    utc_ns: np.ndarray
+    memory_bytes: np.ndarray
+    mean_cpu_percent: np.ndarray
+    used_s: np.ndarray
+    used_error_s: np.ndarray
+
+    @cached_property
+    def live(self) -> np.ndarray:
+        """The samples of a container that was still there."""
+        return self.memory_bytes > 0
+
+    @cached_property
+    def t_s(self) -> np.ndarray:
+        """Seconds since the first sample."""
+        return (self.utc_ns - self.utc_ns[0]) / 1e9 if len(self.utc_ns) else self.utc_ns * 1.0
+
+    @cached_property
+    def live_t_s(self) -> np.ndarray:
+        return self.t_s[self.live]
+
+    @cached_property
+    def live_memory_mb(self) -> np.ndarray:
+        """Decimal megabytes at the live samples."""
+        return self.memory_bytes[self.live] / MB
+
+
+@dataclass
+class CohortRun:
+    """One run: its row, its tool calls in the order of requests, its messages, its series."""
+
+    row: Mapping
+    calls: list[Mapping] = field(default_factory=list)
+    messages: list[Mapping] = field(default_factory=list)
+    series: Series = field(default_factory=lambda: Series(*np.empty((5, 0))))
+
+    @cached_property
+    def leaf_calls(self) -> list[Mapping]:
+        """The calls in which a tool works; a sub-agent is its tools, not a tool."""
+        return leaf_rows(self.calls)
+
+    @cached_property
+    def active_s(self) -> float | None:
+        """The session from its first to its last time stamp; None without two of them."""
+        first, last = self.row["trace_first_utc_ns"], self.row["trace_last_utc_ns"]
+        return None if first is None or last is None or last == first else (last - first) / 1e9
+
+    @cached_property
+    def tool_time(self) -> list[Interval]:
+        """When at least one leaf tool ran (disjoint, UTC ns): at most this, as the trace has it."""
+        return intervals_of(self.leaf_calls)
+
+    @cached_property
+    def least_tool_time(self) -> list[Interval]:
+        """The least that it can be, by what the trace tells.
+
+        CLI versions up to 2.1.50 ask a model of their own before a Bash command runs, and nothing
+        tells that time from the command's.
+        """
+        asks = (version_tuple(self.row["agent_version"]) or (0, 0, 0)) <= _LAST_THAT_ASKS
+        certain = [
+            call
+            for call in self.leaf_calls
+            if not (asks and call["name"] == "Bash" and call["time_source"] == "trace")
+        ]
+        return intervals_of(certain, least=True)
+
+    @cached_property
+    def _with_cpu(self) -> np.ndarray:
+        """Which samples tell the CPU time: live ones, each with a time of its own."""
+        series = self.series
+        later = np.r_[True, np.diff(series.utc_ns) > 0][: len(series.utc_ns)]
+        return series.live & np.isfinite(series.used_s) & later
+
+    @cached_property
+    def cpu(self) -> CpuSeries | None:
+        """The load between live samples; None without two of them."""
+        series, known = self.series, self._with_cpu
+        if known.sum() < 2:
+            return None
+        t_s = series.t_s[known]
+        if self.row["cpu_source"] == "reconstructed":
+            return reconstruct(t_s, series.mean_cpu_percent[known])
+        used = series.used_s[known]
+        load = np.maximum(np.diff(used), 0.0) / np.diff(t_s) * 100
+        nothing = np.zeros(len(used))
+        return CpuSeries(used, nothing, load, nothing[1:], 0.0, 0.0)
+
+    @cached_property
+    def cpu_t_s(self) -> np.ndarray:
+        """The times of `cpu.used_s`, in seconds since the first sample."""
+        return self.series.t_s[self._with_cpu]
+
+    @cached_property
+    def cpu_memory_mb(self) -> np.ndarray:
+        """Memory at the times of `cpu.used_s`, in decimal megabytes."""
+        return self.series.memory_bytes[self._with_cpu] / MB
+
+    def ns_of(self, t_s: np.ndarray) -> np.ndarray:
+        """UTC nanoseconds of seconds since the first sample."""
+        return self.series.utc_ns[0] + np.round(t_s * 1e9).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The runs of a data set that count, and the tasks that all data sets have in common."""
+
+    name: str
+    runs: list[CohortRun]
+    common_tasks: frozenset[str]
+    attempts: int  # rows of `runs`, whether they count or not
+
+    @cached_property
+    def common(self) -> list[CohortRun]:
+        """The runs of the tasks that every data set has."""
+        return [run for run in self.runs if run.row["task"] in self.common_tasks]
+
+
+def counts(row: Mapping) -> bool:
+    """Whether a run counts: an imported one if enough of it was recorded, a measured one always."""
+    if not row["selected"]:
+        return False
+    if row["source"] != "imported":
+        return row["outcome"] is not None
+    return row["n_samples"] >= _LEAST_SAMPLES and (row["sampled_s"] or 0) >= _LEAST_S
+
+
+def load(directories: Iterable[Path | str]) -> list[Cohort]:
+    """The cohorts of the data sets in directories of tables, and of all of them together.
+
+    A directory may hold several data sets. The union, named `A+B`, comes last and only where there
+    are several. Raises AgentsweepError where no run counts.
+    """
+    found: dict[str, list[CohortRun]] = {}
+    attempts: dict[str, int] = {}
+    for directory in map(Path, directories):
+        for name, rows in _rows_by_dataset(directory).items():
+            attempts[name] = attempts.get(name, 0) + len(rows)
+            runs = {row["run_id"]: CohortRun(row) for row in rows if counts(row)}
+            _read(directory, runs)
+            found.setdefault(name, []).extend(runs.values())
+    if not any(found.values()):
+        raise AgentsweepError(
+            f"{', '.join(map(str, directories)) or 'no directory'}: no run counts (an imported "
+            f"run must have {_LEAST_SAMPLES} samples over {_LEAST_S:.0f} s, a measured one an "
+            "outcome): run the sweep, or check `imports`"
+        )
+    tasks = [{run.row["task"] for run in runs} for runs in found.values()]
+    common = frozenset(set.intersection(*tasks))
+    cohorts = [Cohort(name, runs, common, attempts[name]) for name, runs in found.items()]
+    if len(cohorts) > 1:
+        together = [run for cohort in cohorts for run in cohort.runs]
+        total = sum(attempts.values())
+        cohorts.append(Cohort(_UNION.join(found), together, common, total))
+    return cohorts
+
+
+def intervals_of(calls: Iterable[Mapping], least: bool = False) -> list[Interval]:
+    """When at least one of the calls ran, in UTC ns; `least`: each as short as it can have been."""
+    found = []
+    for call in calls:
+        start, end = call["start_utc_ns"], call["end_utc_ns"]
+        if start is None or end is None:
+            continue
+        if least and call["duration_lower_s"] is not None:
+            start = max(start, end - round(call["duration_lower_s"] * 1e9))
+        found.append((start, end))
+    return union(found, (0, 2**63))
+
+
+def covered_s(intervals: Sequence[Interval], starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Seconds of each step from `starts` to `ends` (ns) that disjoint intervals cover."""
+    if not intervals:
+        return np.zeros(len(starts))
+    bounds = np.array(intervals, dtype=np.int64)
+    lengths = bounds[:, 1] - bounds[:, 0]
+    before = np.r_[0, np.cumsum(lengths)]
+
+    def until(times: np.ndarray) -> np.ndarray:
+        place = np.searchsorted(bounds[:, 0], times, side="right")
+        inside = np.minimum(times - bounds[np.maximum(place - 1, 0), 0], lengths[place - 1])
+        return before[np.maximum(place - 1, 0)] + np.where(place > 0, inside, 0)
+
+    return (until(ends) - until(starts)) / 1e9
+
+
+def _rows_by_dataset(directory: Path) -> dict[str, list[dict]]:
+    rows: dict[str, list[dict]] = {}
+    for row in tables.read("runs", directory / "runs.parquet", _RUN_COLUMNS).to_pylist():
+        rows.setdefault(row["dataset"] or directory.name, []).append(row)
+    return rows
+
+
+def _read(directory: Path, runs: dict[str, CohortRun]) -> None:
+    """Calls, messages and samples of the runs, a row group at a time."""
+    wanted = set(runs)
+    for table, columns in (("tool_calls", _CALL_COLUMNS), ("messages", _MESSAGE_COLUMNS)):
+        for group in tables.row_groups(table, directory / f"{table}.parquet", columns, wanted):
+            for row in group.to_pylist():
+                if row["run_id"] in runs:
+                    getattr(
+                        runs[row["run_id"]], "calls" if table == "tool_calls" else table
+                    ).append(row)
+    for run_id, arrays in sample_arrays(directory, _SAMPLE_COLUMNS, wanted):
+        runs[run_id].series = _series(runs[run_id].row, arrays)
+
+
+def _series(row: Mapping, arrays: Mapping[str, np.ndarray]) -> Series:
+    utc_ns = arrays["utc_ns"].astype(np.int64)
+    memory = np.where(
+        np.isfinite(arrays["stats_memory_bytes"]),
+        arrays["stats_memory_bytes"],
+        arrays["memory_current_bytes"],
+    )
+    used = arrays["cpu_usage_usec"] / 1e6
+    error = np.nan_to_num(arrays["cpu_usage_error_usec"]) / 1e6
+    mean = arrays["stats_cpu_percent"]
+    start = row["agent_start_utc_ns"]
+    if row["source"] != "imported" and start is not None and len(utc_ns):
+        # A point a second of the agent's phase, and what an engine would have printed there.
+        inside = (utc_ns >= start) & (utc_ns <= (row["agent_end_utc_ns"] or utc_ns[-1]))
+        utc_ns, memory, used, error = (a[inside] for a in (utc_ns, memory, used, error))
+        kept = _a_second(utc_ns)
+        utc_ns, memory, used, error = (a[kept] for a in (utc_ns, memory, used, error))
+        used = used - used[0] if len(used) else used
+        elapsed = (utc_ns - start) / 1e9
+        mean = np.divide(100 * used, elapsed, out=np.full(len(used), np.nan), where=elapsed > 0)
+    return Series(utc_ns, memory, mean, used, error)
+
+
+def _a_second(utc_ns: np.ndarray) -> np.ndarray:
+    """Places of the samples to keep: the first of each second where they come faster."""
+    if len(utc_ns) < 2 or np.median(np.diff(utc_ns)) >= _THIN_BELOW_S * 1e9:
+        return np.arange(len(utc_ns))
+    second = (utc_ns - utc_ns[0]) // 1_000_000_000
+    return np.flatnonzero(np.r_[True, second[1:] != second[:-1]])
