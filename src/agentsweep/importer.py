@@ -41,9 +41,9 @@ _NEAR_NS = 2_000_000_000
 def import_runs(directory: Path | str, name: str, attempts: str, out: Path | str) -> dict[str, int]:
     """Write `TABLES` for all attempts below a directory; returns the rows of each.
 
-    `name` becomes the data set's; `attempts` (`last`, `first` or `all`) says which attempts of a task are
-    `selected`. Raises AgentsweepError where there is no attempt, OSError where the tables cannot be
-    written; never for what the files contain.
+    `name` becomes the data set's; `attempts` (`last`, `first` or `all`) says which attempts of a
+    task are `selected`. Raises AgentsweepError where there is no attempt, OSError where the tables
+    cannot be written; never for what the files contain.
     """
     directory, out = Path(directory), Path(out)
     if not directory.is_dir():
