@@ -4,7 +4,7 @@
     snakemake --cores 8          everything: images, runs, tables, figures
     snakemake --cores 8 runs     the measurements alone, with nothing else on the machine
 
-Other targets: images, dataset, figures, lock, doctor. Settings: config/README.md.
+Other targets: images, dataset, figures, paper, lock, doctor. Settings: config/README.md.
 """
 
 from snakemake.utils import min_version
@@ -24,6 +24,8 @@ include: "workflow/rules/runs.smk"
 include: "workflow/rules/traces.smk"
 include: "workflow/rules/dataset.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/imports.smk"
+include: "workflow/rules/paper.smk"
 
 
 localrules:
@@ -31,16 +33,17 @@ localrules:
     images,
     runs,
     figures,
+    paper,
     lock,
     doctor,
 
 
 rule all:
-    """Figures and the tables that they are drawn from."""
+    """Figures and the tables that they are drawn from; the paper's, where runs are imported."""
     default_target: True
     input:
-        rules.dataset.output,
-        figure_files(),
+        [*rules.dataset.output, *figure_files()] if SWEEP.cells else [],
+        paper_files() if IMPORTS else [],
 
 
 rule images:
@@ -59,6 +62,12 @@ rule figures:
     """Every figure, as PDF, SVG and PNG."""
     input:
         figure_files(),
+
+
+rule paper:
+    """The claims and figures of a paper, from the sweep's runs and the imported ones."""
+    input:
+        paper_files(),
 
 
 rule lock:

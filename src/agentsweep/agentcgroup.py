@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agentsweep.run_files import Damage, Fields, number, word
+from agentsweep.run_files import Damage, Fields, number, whole, word
 from agentsweep.trace_category import categorise
 from agentsweep.trace_records import parse_time
 
@@ -30,8 +30,12 @@ _UNITS = {
     **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)},
     **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)},
 }
-# Time zones are whole quarters of an hour away from UTC.
+# Time zones are whole quarters of an hour away from UTC, and at most 14 hours.
 _ZONE_STEP_NS = 900 * 10**9
+_MOST_ZONE_NS = 15 * 3600 * 10**9
+# What comes later than the year 2255, or is more than a thousand cores, is no reading.
+_LAST_S = 9e9
+_MOST_PERCENT = 1e5
 _TASK = re.compile(r"(?:^|/)sweb\.eval\.x86_64\.(.+?)(?::[^/]*)?$")
 _ISSUE = re.compile(r"Fix (?:this|the following) issue:(.*?)(?:\n\s*IMPORTANT:|\Z)", re.DOTALL)
 
@@ -46,8 +50,15 @@ class AttemptDir:
     @property
     def task(self) -> str:
         """The directory above the attempt, or the directory itself where there is no such level."""
-        parts = self.place.split("/")
-        return parts[-2] if len(parts) > 1 and ATTEMPT.match(parts[-1]) else parts[-1]
+        named = self.task_place.rsplit("/", 1)[-1]
+        # The data set may be the directory of one task, or one attempt.
+        return named or self.path.absolute().parent.name
+
+    @property
+    def task_place(self) -> str:
+        """The place without the attempt's level."""
+        above, _, last = self.place.rpartition("/")
+        return above if ATTEMPT.match(last) else self.place
 
     @property
     def number(self) -> int:
@@ -77,7 +88,7 @@ class Sample:
 def find_attempts(directory: Path) -> list[AttemptDir]:
     """Every attempt directory below a data set, or the data set itself if it is one; by place."""
     found: list[AttemptDir] = []
-    _find(directory, directory.name, 0, found)
+    _find(directory, directory.name or directory.absolute().name, 0, found)
     # The names of the levels decide, whatever order the file system has.
     return sorted(found, key=lambda attempt: attempt.place.split("/"))
 
@@ -102,10 +113,9 @@ def select(attempts: Iterable[AttemptDir], which: str) -> set[str]:
     ordered = sorted(attempts, key=lambda attempt: attempt.place, reverse=which == "first")
     if which == "all":
         return {attempt.place for attempt in ordered}
-    tasks = {
-        attempt.place.removesuffix(f"/attempt_{attempt.number}"): attempt for attempt in ordered
+    return {
+        attempt.place for attempt in {attempt.task_place: attempt for attempt in ordered}.values()
     }
-    return {attempt.place for attempt in tasks.values()}
 
 
 class AttemptFiles:
@@ -167,7 +177,7 @@ def _sample(entry: object) -> Sample | None:
         return None
     epoch, local_ns = number(entry.get("epoch")), naive_ns(entry.get("timestamp"))
     # A float holds an epoch of today to a quarter of a microsecond.
-    utc_ns = round(epoch * 1e6) * 1000 if epoch is not None and 0 < epoch < 9e9 else None
+    utc_ns = round(epoch * 1e6) * 1000 if epoch is not None and 0 < epoch < _LAST_S else None
     if utc_ns is None and local_ns is None:
         return None
     printed = entry.get("cpu_percent")
@@ -176,7 +186,7 @@ def _sample(entry: object) -> Sample | None:
         utc_ns,
         local_ns,
         parse_printed_size(entry.get("mem_usage")),
-        percent if percent is not None and percent >= 0 else None,
+        percent if percent is not None and 0 <= percent <= _MOST_PERCENT else None,
     )
 
 
@@ -190,23 +200,26 @@ def parse_printed_size(text: object) -> int | None:
     if factor is None:
         return None
     try:
-        return round(float(match[1]) * factor)
-    except ValueError:
+        return whole(round(float(match[1]) * factor))
+    except (ValueError, OverflowError):
         return None
 
 
 def naive_ns(text: object) -> int | None:
     """A local time stamp without a zone, taken as UTC; None for anything else."""
-    if not isinstance(text, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is not None:
+    moment = _moment(text)
+    if moment is None or moment.tzinfo is not None:
         return None
     delta = moment.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * 10**9 + delta.microseconds * 1000
+    seconds = delta.days * 86_400 + delta.seconds
+    return seconds * 10**9 + delta.microseconds * 1000 if 0 < seconds < _LAST_S else None
+
+
+def _moment(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def zone_ns(samples: Iterable[Sample], trace_first_utc_ns: int | None) -> int | None:
@@ -215,26 +228,32 @@ def zone_ns(samples: Iterable[Sample], trace_first_utc_ns: int | None) -> int | 
     From a sample that has both times, else from the first sample and the session's first record,
     which come within seconds of each other.
     """
-    first = None
+    first_ns = None
     for sample in samples:
         if None not in (sample.local_ns, sample.utc_ns):
-            return _whole_step(sample.local_ns - sample.utc_ns)
-        first = sample if first is None else first
-    if first is None or first.local_ns is None or trace_first_utc_ns is None:
+            zone = _whole_step(sample.local_ns - sample.utc_ns)
+            if zone is not None:
+                return zone
+        first_ns = sample.local_ns if first_ns is None else first_ns
+    if None in (first_ns, trace_first_utc_ns):
         return None
-    return _whole_step(first.local_ns - trace_first_utc_ns)
+    return _whole_step(first_ns - trace_first_utc_ns)
 
 
-def _whole_step(difference_ns: int) -> int:
+def _whole_step(difference_ns: int) -> int | None:
+    """The zone with about this difference; None where no zone has it."""
+    if abs(difference_ns) > _MOST_ZONE_NS:
+        return None
     return round(difference_ns / _ZONE_STEP_NS) * _ZONE_STEP_NS
 
 
 def utc_of(text: object, zone: int | None) -> int | None:
     """UTC nanoseconds of a time stamp of results.json, which has a zone or is local time."""
+    moment = _moment(text)
+    if moment is not None and moment.tzinfo is not None:
+        return parse_time(text)
     local = naive_ns(text)
-    if local is not None:
-        return None if zone is None else local - zone
-    return parse_time(text)
+    return None if None in (local, zone) else local - zone
 
 
 def instance_id(task: str, image: str | None) -> str | None:

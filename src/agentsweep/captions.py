@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agentsweep import metrics
+from agentsweep.cohort import Cohort
 from agentsweep.metrics import Row
 from agentsweep.units import format_size
 
@@ -26,6 +27,76 @@ def describe(runs: Sequence[Row], sentences: Iterable[str], **numbers: Any) -> C
     return Caption(
         [*sentences, sentence_of(source)], {"n_runs": len(runs), "source": source} | numbers
     )
+
+
+def of_cohorts(
+    cohorts: Sequence[Cohort], mode: str, sentences: Iterable[str], **numbers: Any
+) -> Caption:
+    """The sentences, followed by the mode and by what each data set is."""
+    sources = {cohort.name: _cohort_source(cohort) for cohort in metrics.datasets(cohorts)}
+    said = "; ".join(_cohort_phrase(name, source) for name, source in sources.items())
+    return Caption(
+        [*sentences, f"Mode {mode}: {_MODES[mode]}.", f"Data: {said}."],
+        {"mode": mode, "n_runs": len(cohorts[-1].runs), "datasets": sources} | numbers,
+    )
+
+
+_MODES = {
+    metrics.PAPER: "definitions as published, with their defects",
+    metrics.CORRECTED: "definitions of docs/measurement.md",
+}
+
+
+def _cohort_source(cohort: Cohort) -> dict[str, Any]:
+    rows = [run.row for run in cohort.runs]
+    columns = {"sources": "source", "agents": "agent", "agent_versions": "agent_version"}
+    columns |= {"models": "model", "model_modes": "model_mode"}
+    found = {name: _distinct(rows, column) for name, column in columns.items()}
+    return {"n_runs": len(rows), "attempts": cohort.attempts} | found
+
+
+def _cohort_phrase(name: str, source: Mapping[str, Any]) -> str:
+    made = " and ".join(source["sources"]) or "of unknown origin"
+    versions = " and ".join(source["agent_versions"])
+    return (
+        f"{name} ({made}), {source['n_runs']} of {count(source['attempts'], 'attempt')} count, "
+        + f"{_named('agent', source['agents'])} {versions}".strip()
+        + f", {_named('model', source['models'])}{_bracketed(source['model_modes'])}"
+    )
+
+
+def of_each(
+    function: Callable[[Cohort, str], Any], cohorts: Iterable[Cohort], mode: str
+) -> dict[str, Any]:
+    """What a metric comes to for each cohort, by its name, as a caption's number."""
+    return {cohort.name: _plain(function(cohort, mode)) for cohort in cohorts}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, metrics.Value):
+        return vars(value)
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
+
+
+def number(value: metrics.Value) -> str:
+    """A value with its unit, and its bounds where it is an estimate: `30 % (17 to 30)`."""
+    if value.value is None:
+        return "unknown"
+    bounds = ""
+    if value.low is not None and value.high is not None:
+        bounds = f" ({_short(value.low)} to {_short(value.high)})"
+    return f"{_short(value.value)} {value.unit}{bounds}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def each(phrases: Mapping[str, str]) -> str:
+    """What is said of each data set, by its name: `H 34 %, L 36 %`."""
+    return ", ".join(f"{name} {phrase}" for name, phrase in phrases.items())
 
 
 def source_of(runs: Sequence[Row]) -> dict[str, Any]:

@@ -109,6 +109,18 @@ def _parser() -> argparse.ArgumentParser:
     dataset.add_argument("--out", type=Path, required=True)
     dataset.set_defaults(command=_dataset)
 
+    claims = commands.add_parser("claims", help="a paper's claims for data sets, in both modes")
+    claims.add_argument(
+        "--tables",
+        type=Path,
+        action="append",
+        required=True,
+        help="directory of the tables of one or more data sets; may be repeated",
+    )
+    claims.add_argument("--published", type=Path, help="CSV file with what a paper prints")
+    claims.add_argument("--out", type=Path, required=True)
+    claims.set_defaults(command=_claims)
+
     lock = commands.add_parser("lock", help="resolve image references to digests")
     _config(lock)
     lock.set_defaults(command=_lock)
@@ -299,6 +311,15 @@ def _dataset(arguments: argparse.Namespace) -> None:
     folders = [Path(line) for line in arguments.list.read_text().splitlines() if line]
     rows = dataset.aggregate(folders, arguments.out)
     _say(f"{arguments.out}: {_counted(rows)}")
+
+
+def _claims(arguments: argparse.Namespace) -> None:
+    from agentsweep import claims, cohort
+
+    published = claims.read_published(arguments.published) if arguments.published else {}
+    rows = claims.compute(cohort.load(arguments.tables))
+    claims.write(rows, published, arguments.out)
+    _say(f"{arguments.out}: {len(rows)} values")
 
 
 def _lock(arguments: argparse.Namespace) -> None:

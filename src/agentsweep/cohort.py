@@ -4,20 +4,21 @@ A series has one point a second, as the paper's recorder had: samples that come 
 so that a change "within a second" means the same for every data set.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from agentsweep import tables
 from agentsweep.dataset import sample_arrays
 from agentsweep.errors import AgentsweepError
 from agentsweep.intervals import Interval, union
 from agentsweep.lifetime_cpu import CpuSeries, reconstruct
-from agentsweep.linked_run import leaf_rows
-from agentsweep.trace_records import version_tuple
+from agentsweep.time_split import leaf_rows
+from agentsweep.versions import version_tuple
 
 MB = 1e6
 
@@ -102,6 +103,11 @@ class CohortRun:
     def leaf_calls(self) -> list[Mapping]:
         """The calls in which a tool works; a sub-agent is its tools, not a tool."""
         return leaf_rows(self.calls)
+
+    @cached_property
+    def calls_known(self) -> bool:
+        """Whether no calls means that there were none: a session was read, or a list of calls."""
+        return bool(self.calls) or self.row["trace_status"] == "ok"
 
     @cached_property
     def active_s(self) -> float | None:
@@ -195,9 +201,10 @@ def load(directories: Iterable[Path | str]) -> list[Cohort]:
     A directory may hold several data sets. The union, named `A+B`, comes last and only where there
     are several. Raises AgentsweepError where no run counts.
     """
+    directories = list(map(Path, directories))
     found: dict[str, list[CohortRun]] = {}
     attempts: dict[str, int] = {}
-    for directory in map(Path, directories):
+    for directory in directories:
         for name, rows in _rows_by_dataset(directory).items():
             attempts[name] = attempts.get(name, 0) + len(rows)
             runs = {row["run_id"]: CohortRun(row) for row in rows if counts(row)}
@@ -257,16 +264,23 @@ def _rows_by_dataset(directory: Path) -> dict[str, list[dict]]:
 
 def _read(directory: Path, runs: dict[str, CohortRun]) -> None:
     """Calls, messages and samples of the runs, a row group at a time."""
-    wanted = set(runs)
-    for table, columns in (("tool_calls", _CALL_COLUMNS), ("messages", _MESSAGE_COLUMNS)):
-        for group in tables.row_groups(table, directory / f"{table}.parquet", columns, wanted):
-            for row in group.to_pylist():
-                if row["run_id"] in runs:
-                    getattr(
-                        runs[row["run_id"]], "calls" if table == "tool_calls" else table
-                    ).append(row)
-    for run_id, arrays in sample_arrays(directory, _SAMPLE_COLUMNS, wanted):
+    for row in _rows("tool_calls", directory, _CALL_COLUMNS, runs):
+        runs[row["run_id"]].calls.append(row)
+    for row in _rows("messages", directory, _MESSAGE_COLUMNS, runs):
+        runs[row["run_id"]].messages.append(row)
+    for run_id, arrays in sample_arrays(directory, _SAMPLE_COLUMNS, runs):
         runs[run_id].series = _series(runs[run_id].row, arrays)
+    # Several processes read at once: what reading took is given back before they go on.
+    pa.default_memory_pool().release_unused()
+
+
+def _rows(
+    table: str, directory: Path, columns: Sequence[str], runs: Mapping[str, CohortRun]
+) -> Iterator[dict]:
+    for group in tables.row_groups(table, directory / f"{table}.parquet", columns, set(runs)):
+        for row in group.to_pylist():
+            if row["run_id"] in runs:
+                yield row
 
 
 def _series(row: Mapping, arrays: Mapping[str, np.ndarray]) -> Series:
@@ -286,7 +300,8 @@ def _series(row: Mapping, arrays: Mapping[str, np.ndarray]) -> Series:
         utc_ns, memory, used, error = (a[inside] for a in (utc_ns, memory, used, error))
         kept = _a_second(utc_ns)
         utc_ns, memory, used, error = (a[kept] for a in (utc_ns, memory, used, error))
-        used = used - used[0] if len(used) else used
+        known = np.flatnonzero(np.isfinite(used))
+        used = used - used[known[0]] if len(known) else used
         elapsed = (utc_ns - start) / 1e9
         mean = np.divide(100 * used, elapsed, out=np.full(len(used), np.nan), where=elapsed > 0)
     return Series(utc_ns, memory, mean, used, error)

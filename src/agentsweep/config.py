@@ -44,6 +44,16 @@ class Machine:
         return cls(host.memory_bytes(), host.usable_cpus())
 
 
+@dataclass(frozen=True)
+class Import:
+    """A data set of runs that others made: where it lies, how, and which attempts count."""
+
+    name: str
+    directory: Path
+    layout: str
+    attempts: str
+
+
 class Config:
     """A checked configuration; `config["container"]` and so on are its sections."""
 
@@ -63,6 +73,18 @@ class Config:
         if cell_id not in self._by_id:
             raise ConfigError(f"{cell_id} is no cell of this sweep; `agentsweep plan` lists them")
         return self._by_id[cell_id]
+
+    def imports(self) -> list[Import]:
+        """The data sets to import, in the order of the configuration."""
+        node = schema.load_schema("config")["properties"]["imports"]["additionalProperties"]
+        base = Path(self._data["imports_directory"])
+        found = []
+        for name, given in self._data["imports"].items():
+            entry = schema.with_defaults("config", given, node)
+            found.append(
+                Import(name, base / entry["directory"], entry["layout"], entry["attempts"])
+            )
+        return found
 
     def task(self, name: str) -> Task:
         """One task."""
@@ -208,6 +230,7 @@ class Config:
             },
             "tasks": {cell.task: self._data["tasks"][cell.task]},
             "agents": {cell.agent: self._data["agents"][cell.agent]},
+            "imports": {},
         }
 
     def reserved_cores(self, cell: Cell) -> int:
@@ -365,6 +388,17 @@ def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:
         parse_size(overhead)
     except ValueError as error:
         yield ("measure", "mem_overhead"), str(error)
+    for name, entry in data["imports"].items():
+        directory = Path(data["imports_directory"]) / entry["directory"]
+        if not directory.is_dir():
+            yield (
+                ("imports", name, "directory"),
+                f"{str(directory)!r} is no directory; set imports_directory to where the data are "
+                "(AgentCgroup's: docs/agentcgroup.md says how to get them)",
+            )
+    published = data["paper"]["published"]
+    if published is not None and not Path(published).is_file():
+        yield ("paper", "published"), f"{published!r} is not a file; write a CSV file, or null"
     container = data["container"]
     if container["host_mounts"] and container["userland"] != "host":
         yield (

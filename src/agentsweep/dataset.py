@@ -112,22 +112,47 @@ def sample_arrays(
 
 def _by_run(group: "pa.Table") -> Iterator[tuple[str, "pa.Table"]]:
     """Cut a row group where the run changes: a run's samples stand together."""
-    run_ids = group["run_id"].combine_chunks().dictionary_encode()
-    if hasattr(run_ids, "chunks"):
-        run_ids = run_ids.combine_chunks()
-    codes = run_ids.indices.to_numpy()
+    run_ids = _whole(group["run_id"]).dictionary_encode()
+    codes = _values(run_ids.indices)
     starts = [0, *(int(place) + 1 for place in (codes[1:] != codes[:-1]).nonzero()[0])]
     for start, end in zip(starts, [*starts[1:], len(codes)], strict=True):
         yield run_ids.dictionary[int(codes[start])].as_py(), group.slice(start, end - start)
 
 
 def _arrays(pieces: list, columns: Sequence[str]) -> dict[str, "np.ndarray"]:
+    import numpy as np
     import pyarrow as pa
 
     joined = pa.concat_tables(pieces)
-    return {
-        name: joined[name].to_numpy()
-        if name in ("t_ns", "utc_ns")
-        else joined[name].cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-        for name in columns
-    }
+    arrays = {}
+    for name in columns:
+        column = _whole(joined[name])
+        values = _values(column)
+        if name not in ("t_ns", "utc_ns"):
+            values = values.astype(np.float64)
+            if column.null_count:
+                values[~_known(column)] = np.nan
+        arrays[name] = values
+    return arrays
+
+
+def _whole(column: "pa.ChunkedArray") -> "pa.Array":
+    joined = column.combine_chunks()
+    return joined.combine_chunks() if hasattr(joined, "chunks") else joined
+
+
+def _values(column: "pa.Array") -> "np.ndarray":
+    """The numbers of a column, anything where it is null; `to_numpy` would import pandas."""
+    import numpy as np
+
+    kind = np.dtype(column.type.to_pandas_dtype())
+    found = np.frombuffer(column.buffers()[1], kind, column.offset + len(column))
+    return found[column.offset :]
+
+
+def _known(column: "pa.Array") -> "np.ndarray":
+    """Which rows are not null."""
+    import numpy as np
+
+    bits = np.frombuffer(column.buffers()[0], np.uint8)
+    return np.unpackbits(bits, bitorder="little")[column.offset :][: len(column)].astype(bool)

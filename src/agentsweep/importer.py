@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING
 from agentsweep import agentcgroup, tables
 from agentsweep.agentcgroup import AttemptDir, AttemptFiles, Sample
 from agentsweep.errors import AgentsweepError
-from agentsweep.linked_run import (
-    TIME_PARTS,
-    Curve,
-    leaf_rows,
-    message_row,
-    sampled_memory,
-    time_parts,
-    trace_call_row,
-)
+from agentsweep.linked_run import Curve, message_row, sampled_memory, trace_call_row
 from agentsweep.run_files import Damage, Fields, number, whole, word
 from agentsweep.run_row import trace_counts, trace_evidence
+from agentsweep.time_split import TIME_PARTS, leaf_rows, time_parts
 from agentsweep.trace import parse_file, parse_sources
 from agentsweep.trace_records import Trace
 from agentsweep.units import parse_cpus, parse_size
@@ -45,15 +38,7 @@ def import_runs(directory: Path | str, name: str, attempts: str, out: Path | str
     task are `selected`. Raises AgentsweepError where there is no attempt, OSError where the tables
     cannot be written; never for what the files contain.
     """
-    directory, out = Path(directory), Path(out)
-    if not directory.is_dir():
-        raise AgentsweepError(f"{directory}: there is no such directory: {_HOW_TO_GET}")
-    found = agentcgroup.find_attempts(directory)
-    if not found:
-        raise AgentsweepError(
-            f"{directory} holds no run: below it there must be directories with "
-            f"{', '.join(agentcgroup.FILES)}"
-        )
+    found, out = _attempts(Path(directory)), Path(out)
     selected = agentcgroup.select(found, attempts)
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -68,10 +53,27 @@ def import_runs(directory: Path | str, name: str, attempts: str, out: Path | str
     return {table: writer.rows for table, writer in writers.items()}
 
 
-_HOW_TO_GET = (
-    "set `imports_directory` to where the data are; AgentCgroup's are the folder `experiments` of "
-    "the repository eunomia-bpf/agentcgroup on GitHub (docs/agentcgroup.md)"
-)
+def files(directory: Path | str) -> list[Path]:
+    """The files that an import reads, in order; AgentsweepError where there is no attempt."""
+    named = (
+        attempt.path / name for attempt in _attempts(Path(directory)) for name in agentcgroup.FILES
+    )
+    return [path for path in named if path.is_file()]
+
+
+def _attempts(directory: Path) -> list[AttemptDir]:
+    if not directory.is_dir():
+        raise AgentsweepError(
+            f"{directory}: there is no such directory: name the one with the data "
+            "(AgentCgroup's: docs/agentcgroup.md says how to get them)"
+        )
+    found = agentcgroup.find_attempts(directory)
+    if not found:
+        raise AgentsweepError(
+            f"{directory} holds no run: below it there must be directories with "
+            f"{', '.join(agentcgroup.FILES)}"
+        )
+    return found
 
 
 class _ImportedRun:
@@ -91,8 +93,9 @@ class _ImportedRun:
         self.window = self._window()
 
     def _placed(self, samples: list[Sample]) -> list[Sample]:
-        """The samples with a time in UTC; one without it is counted as bad."""
+        """The samples with a time in UTC, in its order; one without it is counted as bad."""
         placed = [sample for sample in samples if self._utc_ns(sample) is not None]
+        placed.sort(key=self._utc_ns)
         if len(placed) < len(samples):
             self.damage.add("samples", f"{len(samples) - len(placed)} have no epoch")
             self.samples_status = "damaged"
@@ -191,7 +194,7 @@ class _ImportedRun:
         for sample in self.live:
             curve.t_ns.append(self._utc_ns(sample))
             curve.memory_bytes.append(-1 if sample.memory_bytes is None else sample.memory_bytes)
-        if self.trace_status == "missing":
+        if not self.trace.messages:
             rows = [
                 agentcgroup.listed_call(self.run_id, place, entry)
                 for place, entry in enumerate(self.files.tool_calls(), 1)
@@ -223,10 +226,10 @@ class _ImportedRun:
             "model_requested": word(results("model")),
             "model_mode": "live",
             "subagent_models": ", ".join(trace.models(subagents=True)) or None,
-            "attempt": self.attempt.number,
+            "attempt": whole(self.attempt.number),
             "attempt_id": self.attempt.place,
             "session_id": word(trace.session_id),
-            "mem_limit_bytes": _parsed(parse_size, results("memory_limit")),
+            "mem_limit_bytes": whole(_parsed(parse_size, results("memory_limit"))),
             "cpu_limit": _parsed(lambda text: float(parse_cpus(text)), results("cpu_limit")),
             "exit_code": whole(results("claude_output", "exit_code")),
             "outcome_detail": (word(results("error")) or "").strip() or None,
@@ -237,7 +240,7 @@ class _ImportedRun:
             "mem_peak_source": "sampled" if known else None,
             **self._times(),
             **self._time_parts(calls),
-            **(trace_counts(trace, calls) if self.trace_status != "missing" else _listed(calls)),
+            **(trace_counts(trace, calls) if trace.messages else _listed(calls)),
             "trace_status": self.trace_status,
             **trace_evidence(trace),
             "damage": self.damage.sentence(),
@@ -279,7 +282,7 @@ class _ImportedRun:
     def _time_parts(self, calls: list[dict]) -> dict:
         """Where the agent's time went; model times are those of the trace, whose bounds are wide:
         from the record before a message to its last."""
-        if self.window is None or self.trace_status == "missing":
+        if self.window is None or not self.trace.messages:
             return dict.fromkeys(TIME_PARTS)
         asked = (
             (message.start_utc_ns, message.last_utc_ns)
@@ -309,7 +312,7 @@ def _read_trace(path: Path, damage: Damage) -> tuple[Trace, str]:
 
 
 def _listed(calls: list[dict]) -> dict:
-    """What is known of a session from the list of its calls alone."""
+    """What is known of a run from the list of its calls alone, where no message is readable."""
     return {
         "n_tool_calls": len(calls) or None,
         "n_bash_calls": sum(row["name"] == "Bash" for row in calls) if calls else None,
@@ -319,7 +322,7 @@ def _listed(calls: list[dict]) -> dict:
 def _image_bytes(results: Fields) -> int | None:
     size = whole(results("image_info", "size_bytes"))
     binary_mb = number(results("image_info", "size_mb"))
-    return size if size is not None or binary_mb is None else round(binary_mb * 2**20)
+    return size if size is not None or binary_mb is None else whole(round(binary_mb * 2**20))
 
 
 def _parsed(parse, text: object):

@@ -18,6 +18,8 @@ import numpy as np
 # The column has two decimals; the recorder's clock is read some time after the counters are.
 ROUNDING_PERCENT = 0.005
 CLOCK_ERROR_S = 0.02
+# The recorder takes a sample a second: what is assumed where a single one tells nothing.
+_STEP_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,27 @@ def reconstruct(t_s: np.ndarray, percent: np.ndarray) -> CpuSeries:
     tau = t_s - t_s[0]
     start, earliest = _start(tau, percent)
     # Between the earliest that the start can be and the first sample.
-    start_error = max(start - earliest, -start)
+    start_error = max(start - earliest, CLOCK_ERROR_S - start)
     elapsed = tau - start
     raw = percent * elapsed / 100
     used = np.maximum.accumulate(raw)
-    rounding = ROUNDING_PERCENT * elapsed / 100
+    rounding = ROUNDING_PERCENT * (elapsed + start_error + CLOCK_ERROR_S) / 100
     clock = CLOCK_ERROR_S * percent / 100
+    error = rounding + clock + start_error * percent / 100
     step_s = np.diff(tau)
+    load = np.maximum(np.diff(raw), 0.0) / step_s * 100
     ends = rounding[1:] + rounding[:-1] + clock[1:] + clock[:-1]
     moved = start_error * np.abs(np.diff(percent)) / 100
+    # The step itself may be longer or shorter by the errors of both its ends (a recorder's steps
+    # are much longer than these).
+    stretched = 2 * CLOCK_ERROR_S * load / 100
+    shortest = np.maximum(step_s - 2 * CLOCK_ERROR_S, CLOCK_ERROR_S)
     return CpuSeries(
         used,
-        rounding + clock + start_error * percent / 100,
-        np.maximum(np.diff(raw), 0.0) / step_s * 100,
-        (ends + moved) / step_s * 100,
+        # Where an earlier sample had the higher value, by as much more.
+        error + (used - raw),
+        load,
+        (ends + moved + stretched) / shortest * 100,
         float(t_s[0] + start),
         float(start_error),
     )
@@ -73,16 +82,20 @@ def reconstruct(t_s: np.ndarray, percent: np.ndarray) -> CpuSeries:
 def _start(tau: np.ndarray, percent: np.ndarray) -> tuple[float, float]:
     """The container's start and the earliest that it can be, in seconds after the first sample."""
     before, after, fall = percent[:-1], percent[1:], percent[:-1] - percent[1:]
-    falling = fall > 0
+    # What rounding alone can make is no fall.
+    least = fall - 2 * ROUNDING_PERCENT
+    falling = least > 1e-6
     if not falling.any():
         # Never idle: no more is known than that the recorder looked about once in a step.
-        step = float(np.median(np.diff(tau))) if len(tau) > 1 else 0.0
+        step = float(np.median(np.diff(tau))) if len(tau) > 1 else _STEP_S
         return -step / 2, -step
-    before, after, fall = before[falling], after[falling], fall[falling]
+    before, after, fall, least = before[falling], after[falling], fall[falling], least[falling]
     t_before, t_after = tau[:-1][falling], tau[1:][falling]
     bound = np.minimum((before * t_before - after * t_after) / fall, 0.0)
+    # The errors of the rounding are those at the true start, hence over the least of the fall.
     error = (
-        ROUNDING_PERCENT * (t_before + t_after - 2 * bound) + CLOCK_ERROR_S * (before + after)
-    ) / fall
+        ROUNDING_PERCENT * (t_before + t_after + 2 * CLOCK_ERROR_S - 2 * bound)
+        + CLOCK_ERROR_S * (before + after)
+    ) / least
     best = int(np.argmax(bound - error))
     return float(bound[best]), float(bound[best] - error[best])

@@ -6,13 +6,13 @@ from the gateway; the rest comes from the trace with its bounds, and says so.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentsweep.attribution import Mark, match_marks
-from agentsweep.intervals import Interval, length, union
+from agentsweep.intervals import Interval
 from agentsweep.run_files import (
     Damage,
     Fields,
@@ -24,6 +24,7 @@ from agentsweep.run_files import (
     whole,
     word,
 )
+from agentsweep.time_split import TIME_PARTS, leaf_rows, time_parts
 from agentsweep.trace_records import Message, ToolCall
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ TOKENS = (
     "cache_read_input_tokens",
     "cache_creation_input_tokens",
 )
-TIME_PARTS = ("startup_s", "model_s", "tool_s", "overlap_s", "other_s")
-# Calls whose time is that of a model and of other calls, not of a tool.
-_AGENT_CATEGORY = "agent"
 # The two clocks drift apart too slowly for every sample to matter.
 _SAMPLES_PER_OFFSET = 64
 _EXCHANGE_WORDS = (
@@ -175,14 +173,8 @@ class Run:
         ]
 
     def time_split(self) -> dict[str, float | None]:
-        """Where the agent's time went, in seconds.
-
-        `startup_s` ends with the first request to the model. `model_s` is the time in which at
-        least one request was open, `tool_s` that in which at least one tool ran (calls that only
-        start sub-agents are left out), `overlap_s` that of both at once, `other_s` the rest, so
-        that startup + model + tool - overlap + other = agent. None where it is not known when
-        the model was asked.
-        """
+        """Where the agent's time went (`time_split.time_parts`); calls that only start sub-agents
+        are no tools. None where it is not known when the model was asked."""
         if self.window is None or not self.exchanges_known:
             return dict.fromkeys(TIME_PARTS)
         high = self.window[1]
@@ -249,36 +241,6 @@ def sampled_memory(row: dict, curve: Curve) -> dict:
         "mem_after_bytes": after,
         "mem_peak_source": None if peak is None else "sampled",
     }
-
-
-def leaf_rows(rows: Sequence[dict]) -> list[dict]:
-    """The calls in which a tool works: not those whose time is that of a sub-agent."""
-    parents = {row["parent_id"] for row in rows}
-    return [
-        row
-        for row in rows
-        if row["category"] != _AGENT_CATEGORY and row["tool_call_id"] not in parents
-    ]
-
-
-def time_parts(
-    window: Interval, model: Iterable[Interval], tools: Iterable[Interval]
-) -> dict[str, float]:
-    """Where the time of a window went, in seconds (see `Run.time_split`)."""
-    low, high = window
-    asked = list(model)
-    # An agent that never asked was starting up all the time.
-    first = min(max(min((start for start, _ in asked), default=high), low), high)
-    model_time, tool_time = union(asked, window), union(tools, (first, high))
-    either = length(union([*model_time, *tool_time], window))
-    split = (
-        first - low,
-        length(model_time),
-        length(tool_time),
-        length(model_time) + length(tool_time) - either,
-        high - first - either,
-    )
-    return {name: ns / 1e9 for name, ns in zip(TIME_PARTS, split, strict=True)}
 
 
 def _exact(mark: Mark) -> dict:

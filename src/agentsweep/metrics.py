@@ -21,8 +21,13 @@ from agentsweep.run_metrics import (
     LONGEST_STEP_S,
     MODES,
     PAPER,
+    RATE_BURST_CPU,
+    RATE_BURST_MEMORY_MB,
+    TRAJECTORY_POINTS,
     UNKNOWN,
+    active_s,
     burst_steps,
+    call_places,
     change_rates,
     command_kind,
     container_s,
@@ -32,16 +37,18 @@ from agentsweep.run_metrics import (
     has_bash_run,
     has_retry_loop,
     in_listed_calls,
+    known_steps,
     least_tool_share,
     listed_correlation,
     listed_kind,
-    listed_memory_mb,
     listed_seconds,
     listed_test_rises,
     load_correlation,
     mean_load,
     mean_load_error,
     mean_of_means,
+    memory_over_time,
+    memory_trajectory,
     model_share,
     os_share,
     output_tokens,
@@ -317,12 +324,19 @@ def _over_runs(
     value = float(summary([value for value, _ in pairs]))
     if bound is None:
         return Value(value, len(pairs), unit, definition)
-    other = float(summary([b for _, run in pairs if (b := bound(run)) is not None]))
+    # A run without a bound is as far as is known.
+    bounds = [value if (b := bound(run)) is None else b for value, run in pairs]
+    other = float(summary(bounds))
     return Value(value, len(pairs), unit, definition, min(value, other), max(value, other))
 
 
 def _share(part: float, whole: float, n: int, unit: str, definition: str) -> Value:
     return Value(100 * part / whole if whole else None, n, unit, definition)
+
+
+def datasets(cohorts: Sequence[Cohort]) -> Sequence[Cohort]:
+    """The cohorts of single data sets, without the union of several."""
+    return cohorts[:-1] if len(cohorts) > 1 else cohorts
 
 
 # Durations and where the time went.
@@ -444,6 +458,37 @@ def _startup(cohort: Cohort, mode: str, cold: bool) -> Value:
     return _over_runs(runs, startup_total_s, fmean, "s", said)
 
 
+def active_split(cohort: Cohort, mode: str) -> Values:
+    """Where the active time went: the mean share of each part over runs; by part.
+
+    The parts, which add up to 100 %, are `tools`, `both` (tools and model at once), `model` and
+    `other`; in `paper` mode only `tools` and `model`, which is all the rest.
+    """
+    said = {
+        PAPER: "Mean over runs of the sum of request-to-result times of all calls over the "
+        "session's span, and of what is left of it, called the model's.",
+        CORRECTED: "Mean over runs of the part's time (unions of intervals) over the agent's phase "
+        "after its start-up.",
+    }[mode]
+    splits = [split for run in cohort.runs if (split := _active_split(run, mode)) is not None]
+    if not splits:
+        return {}
+    return {
+        part: Value(100 * fmean(split[part] for split in splits), len(splits), "%", said)
+        for part in splits[0]
+    }
+
+
+def _active_split(run: CohortRun, mode: str) -> dict[str, float] | None:
+    if mode == PAPER:
+        tools = tool_share(run, mode)
+        return None if tools is None else {"tools": tools, "model": 1 - tools}
+    active, split = active_s(run, mode), time_split({**run.row, "other_s": None})
+    if split is None or not active:
+        return None
+    return {part: split[part] / active for part in ("tools", "both", "model", "other")}
+
+
 # Tools.
 
 
@@ -509,7 +554,47 @@ def retry_loop_tasks(cohort: Cohort, mode: str) -> Value:
     }[mode]
     looped = has_bash_run if mode == PAPER else has_retry_loop
     runs = [run for run in cohort.runs if run.calls]
-    return Value(float(sum(map(looped, runs))), len(runs), "tasks", said)
+    return Value(float(sum(map(looped, runs))) if runs else None, len(runs), "tasks", said)
+
+
+def large_shares(shares: Sequence[Values], least_percent: float = 1.0) -> list[Values]:
+    """Shares of several data sets, with what is smaller than this in all of them as `other`.
+
+    All have the same names in one order: that of the largest share, `other` last.
+    """
+    most: dict[str, float] = {}
+    for values in shares:
+        for name, value in values.items():
+            most[name] = max(most.get(name, 0.0), value.value or 0.0)
+    shown = [name for name in most if most[name] >= least_percent and name != _OTHER]
+    shown.sort(key=lambda name: (-most[name], name))
+    return [_with_other(values, shown, len(shown) < len(most)) for values in shares]
+
+
+_OTHER = "other"
+
+
+def _with_other(values: Values, shown: Sequence[str], other: bool) -> Values:
+    rest = [value for name, value in values.items() if name not in shown]
+    first = next(iter(values.values()), Value(None, 0, "%", ""))
+    nothing = Value(0.0 if values else None, 0, first.unit, first.definition)
+    found = {name: values.get(name, nothing) for name in shown}
+    if other:
+        total = sum(value.value or 0.0 for value in rest) if values else None
+        found[_OTHER] = replace(nothing, value=total, n=sum(value.n for value in rest))
+    return found
+
+
+SHOWN_TOOLS = ("Bash", "Read", "Edit", "Grep", "Glob", "Write", "TodoWrite")
+
+
+def calls_by_decile(cohort: Cohort, mode: str) -> dict[str, list[int]]:
+    """How many calls of each of `SHOWN_TOOLS` and of `other` fall into each tenth of their run."""
+    counts = {name: [0] * 10 for name in (*SHOWN_TOOLS, _OTHER)}
+    for run in cohort.runs:
+        for name, place in call_places(run, mode):
+            counts[name if name in SHOWN_TOOLS else _OTHER][min(int(place * 10), 9)] += 1
+    return counts
 
 
 # CPU.
@@ -551,9 +636,8 @@ def cpu_max(cohort: Cohort, mode: str) -> Value:
     )
     if not len(load):
         return Value(None, 0, "% of a core", said)
-    most = int(np.argmax(load))
-    bounds = (float((load - error).max()), float(load[most] + error[most]))
-    return Value(float(load[most]), len(load), "% of a core", said, *_bounds(bounds, error))
+    bounds = (float((load - error).max()), float((load + error).max()))
+    return Value(float(load.max()), len(load), "% of a core", said, *_bounds(bounds, error))
 
 
 def cpu_samples_over_50(cohort: Cohort, mode: str) -> Value:
@@ -609,7 +693,7 @@ def cpu_bursts_in_tools(cohort: Cohort, mode: str) -> Value:
             "any call, of all such samples; n counts them."
         )
         inside = high = 0
-        for run in cohort.runs:
+        for run in _with_calls(cohort):
             burst = run.series.mean_cpu_percent > CPU_BURST_PERCENT
             high += int(burst.sum())
             inside += int((burst & in_listed_calls(run)).sum())
@@ -620,7 +704,7 @@ def cpu_bursts_in_tools(cohort: Cohort, mode: str) -> Value:
     )
     covered = spent = 0.0
     steps = 0
-    for run in cohort.runs:
+    for run in _with_calls(cohort):
         if run.cpu is None:
             continue
         burst = run.cpu.load_percent > CPU_BURST_PERCENT
@@ -644,7 +728,7 @@ def memory_baseline_mean(cohort: Cohort, mode: str) -> Value:
     }[mode]
 
     def baseline(run: CohortRun) -> float | None:
-        memory = listed_memory_mb(run.series) if mode == PAPER else run.series.live_memory_mb
+        memory = memory_over_time(run, mode)[1]
         first = memory[1 : max(2, len(memory) // 10)]
         return float(first.mean()) if len(first) else None
 
@@ -660,7 +744,7 @@ def memory_bursts_in_tools(cohort: Cohort, mode: str) -> Value:
         "counts them.",
     }[mode]
     inside = high = 0
-    for run in cohort.runs:
+    for run in _with_calls(cohort):
         if mode == PAPER:
             burst, tools = cut_memory_mb(run.series) > MEMORY_BURST_MB, in_listed_calls(run)
         else:
@@ -676,7 +760,7 @@ def memory_burst_time_share(cohort: Cohort, mode: str) -> Value:
     """How much of the sampled time tools work, against which their share of bursts is held."""
     if mode == PAPER:
         said = "Samples between request and result of any call, of all samples; n counts samples."
-        inside = [in_listed_calls(run) for run in cohort.runs]
+        inside = [in_listed_calls(run) for run in _with_calls(cohort)]
         total = sum(map(len, inside))
         return _share(float(sum(found.sum() for found in inside)), total, total, "%", said)
     said = (
@@ -685,7 +769,7 @@ def memory_burst_time_share(cohort: Cohort, mode: str) -> Value:
     )
     covered = spent = 0.0
     runs = 0
-    for run in cohort.runs:
+    for run in _with_calls(cohort):
         times = run.series.utc_ns[run.series.live]
         if len(times) < 2:
             continue
@@ -723,7 +807,7 @@ def memory_change_rate_max(cohort: Cohort, mode: str) -> Value:
         CORRECTED: "Maximum of the change between two live samples less than 2 s apart over their "
         "distance; n counts steps.",
     }[mode]
-    rates = _joined(change_rates(run, mode)[1] for run in cohort.runs)
+    rates = all_rates(cohort, mode, 1)
     return Value(float(rates.max()) if len(rates) else None, len(rates), "MB/s", said)
 
 
@@ -734,7 +818,7 @@ def intervals_memory_over_100mb(cohort: Cohort, mode: str) -> Value:
             "Steps with a change of CPU over 20 %/s or of memory over 50 MB/s (and not, as it is "
             "called, of memory over 100 MB); n counts steps."
         )
-        steps = sum(len(change_rates(run, mode)[1]) for run in cohort.runs)
+        steps = sum(map(known_steps, cohort.runs))
         return _share(sum(map(burst_steps, cohort.runs)), steps, steps, "%", said)
     said = (
         "Steps between live samples less than 2 s apart in which the memory changed by more than "
@@ -759,7 +843,7 @@ def peak_position_mean(cohort: Cohort, mode: str) -> Value:
 
     def position(run: CohortRun) -> float | None:
         if mode == PAPER:
-            memory = listed_memory_mb(run.series)
+            memory = memory_over_time(run, mode)[1]
             return 100 * float(np.argmax(memory)) / (len(memory) - 1) if len(memory) > 1 else None
         t_s = run.series.live_t_s
         if len(t_s) < 2:
@@ -807,7 +891,8 @@ def memory_peak_cv(cohort: Cohort, mode: str) -> Value:
         return 100 * stdev(peaks) / fmean(peaks) if len(peaks) > 1 else 0.0
 
     said = "Standard deviation (of a sample) of the runs' peaks over their mean"
-    return _peak(cohort, mode, variation, "%", said)
+    value = _peak(cohort, mode, variation, "%", said)
+    return value if value.n > 1 else replace(value, value=None)
 
 
 def _peak(cohort: Cohort, mode: str, summary: Summary, unit: str, said: str) -> Value:
@@ -846,8 +931,52 @@ def image_sizes_gb(cohort: Cohort, mode: str) -> list[float]:
     sizes: dict[str, float] = {}
     for run in cohort.runs:
         if run.row["image_size_bytes"]:
-            sizes.setdefault(run.row[key], run.row["image_size_bytes"] / unit)
+            sizes.setdefault(run.row[key] or run.row["task"], run.row["image_size_bytes"] / unit)
     return list(sizes.values())
+
+
+def memory_trajectories(cohort: Cohort, mode: str) -> np.ndarray:
+    """Memory in MB of each run (a row) at 100 points of its progress (columns)."""
+    found = [memory_trajectory(run, mode) for run in cohort.runs]
+    return np.array([row for row in found if row is not None]).reshape(-1, TRAJECTORY_POINTS)
+
+
+def steps_over_threshold(cohort: Cohort, mode: str) -> Values:
+    """How many changes within a second are what AgentCgroup calls a burst; of CPU and of memory."""
+    cpu, memory = (all_rates(cohort, mode, place) for place in (0, 1))
+    return {
+        "cpu": _share_over(cpu, RATE_BURST_CPU, "% of a core"),
+        "memory": _share_over(memory, RATE_BURST_MEMORY_MB, "MB"),
+    }
+
+
+def all_rates(cohort: Cohort, mode: str, place: int) -> np.ndarray:
+    """All known rates of change of CPU (0) or of memory (1)."""
+    rates = _joined(change_rates(run, mode)[place] for run in cohort.runs)
+    return rates[np.isfinite(rates)]
+
+
+def _share_over(rates: np.ndarray, threshold: float, unit: str) -> Value:
+    said = f"Steps with a change of more than {threshold:g} {unit} in a second; n counts steps."
+    return _share(float((rates > threshold).sum()), len(rates), len(rates), "%", said)
+
+
+def cpu_change_rate_max(cohort: Cohort, mode: str) -> Value:
+    """The fastest change of the CPU in use."""
+    said = {
+        PAPER: "Maximum of the change between two samples (averages since the start) less than 2 s "
+        "apart over their distance; n counts steps.",
+        CORRECTED: "Maximum of the change between the loads of two steps less than 2 s apart over "
+        "their distance; n counts steps.",
+    }[mode]
+    rates = all_rates(cohort, mode, 0)
+    return Value(float(rates.max()) if len(rates) else None, len(rates), "%/s", said)
+
+
+def burstiest(cohort: Cohort) -> CohortRun | None:
+    """The run with most of what AgentCgroup calls bursts, of those with two live samples."""
+    runs = [run for run in cohort.runs if run.series.live.sum() > 1]
+    return min(runs, key=lambda run: (-burst_steps(run), run.row["run_id"]), default=None)
 
 
 # The conversation.
@@ -939,6 +1068,11 @@ def _counted(names: Sequence[Sequence[str]], unit: str, said: str) -> Values:
     counts = Counter(name for found in names for name in found)
     ordered = sorted(counts, key=lambda name: (-counts[name], name))
     return {name: Value(float(counts[name]), len(names), unit, said) for name in ordered}
+
+
+def _with_calls(cohort: Cohort) -> list[CohortRun]:
+    """The runs of which it is known when tools worked."""
+    return [run for run in cohort.runs if run.calls_known]
 
 
 def _joined(arrays: Iterable[np.ndarray]) -> np.ndarray:

@@ -5,6 +5,7 @@ the rules of docs/measurement.md. What a run does not tell is None. Names with `
 paper's reading of a file.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ MODES = (PAPER, CORRECTED)
 RATE_BURST_CPU, RATE_BURST_MEMORY_MB = 20.0, 50.0
 # Samples further apart than this say nothing about a change within a second.
 LONGEST_STEP_S = 2.0
+TRAJECTORY_POINTS = 100
 _LEAST_CALL_S = 0.1
 _RETRIES = 3
 _LEAST_FOR_R = 10
@@ -66,6 +68,8 @@ def active_s(run: CohortRun, mode: str) -> float | None:
 def tool_share(run: CohortRun, mode: str) -> float | None:
     """Share of the active time that tools take, 0 to 1 (in `paper` mode possibly more)."""
     if mode == PAPER:
+        if not run.calls_known:
+            return None
         return ratio(sum(map(listed_seconds, run.calls)), active_s(run, mode))
     return ratio(run.row["tool_s"], active_s(run, mode))
 
@@ -176,6 +180,31 @@ def _longest(items: Sequence[str | None]) -> int:
     return longest
 
 
+def call_places(run: CohortRun, mode: str) -> list[tuple[str, float]]:
+    """Each call's tool and its place in the run, 0 to 1.
+
+    In `paper` mode that of every call's request between the first and the last sample, else that of
+    the start of every leaf call between the agent's start and its end; times beyond are at the end.
+    """
+    if mode == PAPER:
+        utc_ns = run.series.utc_ns
+        first, last = (utc_ns[0], utc_ns[-1]) if len(utc_ns) else (None, None)
+        calls, column = run.calls, "requested_utc_ns"
+    else:
+        first, last = run.row["agent_start_utc_ns"], run.row["agent_end_utc_ns"]
+        calls, column = run.leaf_calls, "start_utc_ns"
+    if first is None or last is None or last <= first:
+        return []
+    return [
+        (
+            call["name"] or UNKNOWN,
+            min(max(float((call[column] - first) / (last - first)), 0.0), 1.0),
+        )
+        for call in calls
+        if call[column] is not None
+    ]
+
+
 def mean_of_means(run: CohortRun) -> float | None:
     percent = run.series.mean_cpu_percent
     known = percent[np.isfinite(percent)]
@@ -197,9 +226,9 @@ def mean_load_error(run: CohortRun) -> float | None:
 
 
 def listed_correlation(run: CohortRun) -> float | None:
-    percent = run.series.mean_cpu_percent
-    known = np.isfinite(percent)
-    return correlation(percent[known], listed_memory_mb(run.series)[known])
+    percent, memory_mb = run.series.mean_cpu_percent, listed_memory_mb(run.series)
+    known = np.isfinite(percent) & np.isfinite(memory_mb)
+    return correlation(percent[known], memory_mb[known])
 
 
 def load_correlation(run: CohortRun) -> float | None:
@@ -214,7 +243,7 @@ def unattenuated_correlation(run: CohortRun) -> float | None:
     # Errors are evenly spread within their bounds.
     noise = float((run.cpu.load_error_percent**2).mean()) / 3
     reliable = max(1 - noise / float(run.cpu.load_percent.var()), r * r)
-    return r / reliable**0.5
+    return r / reliable**0.5 if reliable else 0.0
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -226,12 +255,19 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 def in_listed_calls(run: CohortRun) -> np.ndarray:
     """Which samples lie between request and result of any call, sub-agents' included."""
+    return within(run.series.utc_ns, tool_intervals(run, PAPER))
+
+
+def tool_intervals(run: CohortRun, mode: str) -> Sequence[tuple[int, int]]:
+    """When tools work (disjoint, UTC ns); in `paper` mode from request to result of any call."""
+    if mode == CORRECTED:
+        return run.tool_time
     spans = [
         (call["requested_utc_ns"], call["end_utc_ns"])
         for call in run.calls
         if None not in (call["requested_utc_ns"], call["end_utc_ns"])
     ]
-    return within(run.series.utc_ns, union(spans, (0, 2**63)))
+    return union(spans, (0, 2**63))
 
 
 def within(utc_ns: np.ndarray, intervals: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -244,15 +280,20 @@ def within(utc_ns: np.ndarray, intervals: Sequence[tuple[int, int]]) -> np.ndarr
 
 
 def listed_memory_mb(series: Series) -> np.ndarray:
-    """Memory as most of AgentCgroup's scripts read it from the printed text: 1 GB is 1024 MB."""
+    """Memory as most of AgentCgroup's scripts read it from the printed text: 1 GB is 1024 MB.
+
+    NaN where nothing was read.
+    """
     printed = _printed(series.memory_bytes)
-    return np.where(printed >= 1e9, printed / 1e9 * 1024, np.where(printed >= 1e6, printed / MB, 0))
+    read = np.where(printed >= 1e9, printed / 1e9 * 1024, np.where(printed >= 1e6, printed / MB, 0))
+    return np.where(np.isnan(series.memory_bytes), np.nan, read)
 
 
 def cut_memory_mb(series: Series) -> np.ndarray:
     """Memory as one of AgentCgroup's scripts reads it: without the last three letters of `186MB`.
 
-    What is left of the printed text is 18, a tenth of it, where there are no decimals.
+    What is left of the printed text is 18, a tenth of it, where there are no decimals. NaN where
+    nothing was read.
     """
     return np.array([_cut(value) for value in series.memory_bytes.tolist()])
 
@@ -263,7 +304,7 @@ def _cut(memory_bytes: float) -> float:
         if memory_bytes >= scale:
             kept = f"{memory_bytes / scale:.4g}{unit}"[:-3]
             return float(kept) * factor if kept else 0.0
-    return 0.0
+    return math.nan if math.isnan(memory_bytes) else 0.0
 
 
 def _printed(memory_bytes: np.ndarray) -> np.ndarray:
@@ -282,7 +323,11 @@ def listed_test_rises(run: CohortRun) -> list[float]:
         and listed_seconds(call) >= _LEAST_CALL_S
         and listed_kind(call["command"]) == "test"
     ]
-    return _sampled_rises(calls, run.series.utc_ns, cut_memory_mb(run.series)) if calls else []
+    if not calls:
+        return []
+    memory_mb = cut_memory_mb(run.series)
+    read = np.isfinite(memory_mb)
+    return _sampled_rises(calls, run.series.utc_ns[read], memory_mb[read])
 
 
 def test_rises(run: CohortRun) -> list[float]:
@@ -338,15 +383,58 @@ def change_rates(run: CohortRun, mode: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def burst_steps(run: CohortRun) -> int:
-    """Steps that AgentCgroup calls a burst: CPU changes by 20 %/s or memory by 50 MB/s, or more."""
+    """Steps that AgentCgroup calls a burst: more than 20 %/s of CPU or 50 MB/s of memory."""
     cpu, memory = change_rates(run, PAPER)
     return int(((cpu > RATE_BURST_CPU) | (memory > RATE_BURST_MEMORY_MB)).sum())
+
+
+def known_steps(run: CohortRun) -> int:
+    """Steps of which the change of CPU or of memory is known."""
+    cpu, memory = change_rates(run, PAPER)
+    return int((np.isfinite(cpu) | np.isfinite(memory)).sum())
 
 
 def _rates(t_s: np.ndarray, values: np.ndarray) -> np.ndarray:
     step = np.diff(t_s)
     usable = (step > 0) & (step < LONGEST_STEP_S)
     return np.abs(np.diff(values)[usable]) / step[usable]
+
+
+def cpu_over_time(run: CohortRun, mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bounds of the steps (s since the first sample), CPU in each (percent of a core), its error.
+
+    In `paper` mode the printed averages, each from its sample to the next, without an error.
+    """
+    if mode == PAPER:
+        percent = run.series.mean_cpu_percent[:-1]
+        return run.series.t_s, percent, np.zeros(len(percent))
+    if run.cpu is None:
+        return np.empty(0), np.empty(0), np.empty(0)
+    return run.cpu_t_s, run.cpu.load_percent, run.cpu.load_error_percent
+
+
+def memory_over_time(run: CohortRun, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """Times (s since the first sample) and memory in MB, as the paper reads it or of live samples.
+
+    A megabyte is a million bytes, but in `paper` mode a gigabyte has 1024 of them.
+    """
+    if mode == PAPER:
+        memory_mb = listed_memory_mb(run.series)
+        read = np.isfinite(memory_mb)
+        return run.series.t_s[read], memory_mb[read]
+    return run.series.live_t_s, run.series.live_memory_mb
+
+
+def memory_trajectory(run: CohortRun, mode: str) -> np.ndarray | None:
+    """Memory in MB at 100 points of the run's progress; None without two samples.
+
+    Progress is the number of the sample in `paper` mode, and else time between live samples.
+    """
+    t_s, memory_mb = memory_over_time(run, mode)
+    progress = np.arange(len(t_s)) if mode == PAPER else t_s
+    if len(progress) < 2:
+        return None
+    return np.interp(np.linspace(progress[0], progress[-1], TRAJECTORY_POINTS), progress, memory_mb)
 
 
 def peak_mb(run: CohortRun, mode: str) -> float | None:

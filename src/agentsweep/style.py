@@ -8,6 +8,7 @@ user's settings are; no date, no random id and no path goes into a file. Fonts a
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.transforms import ScaledTranslation
 
-from agentsweep import captions
+from agentsweep import captions, metrics
+from agentsweep.cohort import Cohort
+from agentsweep.cohort import load as load_cohorts
 from agentsweep.dataset import Dataset
 from agentsweep.errors import AgentsweepError
 from agentsweep.units import format_size
@@ -36,6 +40,8 @@ BLACK, GREY, PALE = "#000000", "#8a8a8a", "#e6e6e6"
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 SUBJECT_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+# Neighbours differ in lightness too.
+DATASET_COLOURS = (BLUE, ORANGE, GREEN, YELLOW, PURPLE, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 LIMIT_LINE = {"color": BLACK, "linewidth": 0.9, "linestyle": (0, (3, 1.5))}
 
@@ -118,27 +124,69 @@ def main(
     (the same as sentences). `pages` draws the PDF instead, one figure a page. Ends the process
     with one line when the data cannot be drawn.
     """
-    parser = argparse.ArgumentParser(
-        description=(draw.__module__ and sys.modules[draw.__module__].__doc__)
-    )
+    parser = _parser(draw)
     parser.add_argument("--dataset", type=Path, required=True, help="directory of the tables")
-    parser.add_argument("--out", type=Path, required=True, help="path of the figure, no suffix")
     arguments = parser.parse_args(argv)
-    apply()
-    try:
+    with _one_line_on_errors(arguments.out):
         dataset = Dataset(arguments.dataset)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         save(draw(dataset), arguments.out, None if pages is None else pages(dataset))
         captions.write(caption(dataset), arguments.out)
+
+
+def paper_main(
+    draw: Callable[[Sequence[Cohort], str], Figure],
+    caption: Callable[[Sequence[Cohort], str], captions.Caption],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """What the script of a paper's figure does: read the tables, draw in each mode, write the files.
+
+    For each of `metrics.MODES` writes OUT_<mode>.pdf, .svg, .json and .rst as `main` does. Ends the
+    process with one line when the data cannot be drawn.
+    """
+    parser = _parser(draw)
+    parser.add_argument(
+        "--tables", type=Path, required=True, action="append", metavar="DIR",
+        help="directory of the tables of one or more data sets (repeatable)",
+    )  # fmt: skip
+    arguments = parser.parse_args(argv)
+    with _one_line_on_errors(arguments.out):
+        cohorts = load_cohorts(arguments.tables)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        for mode in metrics.MODES:
+            out = arguments.out.with_name(f"{arguments.out.name}_{mode}")
+            save(draw(cohorts, mode), out, png=False)
+            captions.write(caption(cohorts, mode), out)
+
+
+def _parser(draw: Callable) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=(draw.__module__ and sys.modules[draw.__module__].__doc__)
+    )
+    parser.add_argument("--out", type=Path, required=True, help="path of the figure, no suffix")
+    return parser
+
+
+@contextmanager
+def _one_line_on_errors(out: Path) -> Iterator[None]:
+    """This style for what is drawn within; an error in the data ends the process with one line."""
+    apply()
+    try:
+        yield
     except AgentsweepError as error:
-        sys.exit(f"{arguments.out.name}: {error}")
+        sys.exit(f"{out.name}: {error}")
 
 
-def save(figure: Figure, out: Path, pages: Iterable[Figure] | None = None) -> None:
-    """Write OUT.pdf, OUT.svg and OUT.png; with `pages`, these are the PDF's pages."""
+def save(
+    figure: Figure, out: Path, pages: Iterable[Figure] | None = None, png: bool = True
+) -> None:
+    """Write OUT.pdf, OUT.svg and, if asked for, OUT.png; with `pages`, these are the PDF's pages."""
     undated = {"CreationDate": None, "ModDate": None}
     figure.savefig(f"{out}.svg", metadata={"Date": None})
-    figure.savefig(f"{out}.png")
+    # Where everything stands is known now, and takes as long to find out as all the drawing.
+    figure.set_layout_engine("none")
+    if png:
+        figure.savefig(f"{out}.png")
     with PdfPages(f"{out}.pdf", metadata=undated) as pdf:
         for page in [figure] if pages is None else pages:
             pdf.savefig(page)
@@ -239,6 +287,28 @@ def legend_above(figure: Figure, handles: Sequence) -> None:
     """One legend over all panels, in as many columns as fit."""
     columns = legend_columns(handles, figure.get_figwidth())
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, borderpad=0.2)
+
+
+def legend_below(axes: Axes, handles: Sequence, inches: float) -> None:
+    """A legend under an axes' label, in as many columns as fit into `inches`."""
+    figure = axes.get_figure()
+    # Ticks, their labels and the axis label take this much.
+    lower = axes.transAxes + ScaledTranslation(0, -0.36, figure.dpi_scale_trans)
+    axes.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=lower,
+        ncols=legend_columns(handles, inches), borderpad=0, borderaxespad=0,
+    )  # fmt: skip
+
+
+def dataset_colours(cohorts: Sequence[Cohort]) -> list[tuple[Cohort, str]]:
+    """Each single data set with its colour."""
+    return list(zip(metrics.datasets(cohorts), cycle(DATASET_COLOURS), strict=False))
+
+
+def dataset_swatches(cohorts: Sequence[Cohort]) -> list[Patch]:
+    """The legend of the data sets; none is needed for one."""
+    looks = dataset_colours(cohorts)
+    return [swatch(colour, short(c.name, 1.6)) for c, colour in looks] if len(looks) > 1 else []
 
 
 def swatch(colour: object, label: str, hatch: str = "") -> Patch:

@@ -98,7 +98,7 @@ class Sweep:
         of a path variable.
         """
         wildcards = {
-            name: f"{{{name},{_one_of(self._values(name))}}}"
+            name: f"{{{name},{one_of(self._values(name))}}}"
             for name in ("task", "agent", "memory", "cpus", "replicate")
         }
         return "task~{task}/agent~{agent}/mem~{memory}_cpus~{cpus}_rep~{replicate}".format(
@@ -109,8 +109,8 @@ class Sweep:
         """Exact membership for the wildcards of an image's path."""
         parts = [directory.split("~") for directory in self.images]
         return {
-            "image": _one_of(name for name, _ in parts),
-            "key": _one_of(key for _, key in parts),
+            "image": one_of(name for name, _ in parts),
+            "key": one_of(key for _, key in parts),
         }
 
     def _values(self, name: str) -> list:
@@ -127,7 +127,8 @@ class Sweep:
         self.cells = kept
 
 
-def _one_of(values: Iterable) -> str:
+def one_of(values: Iterable) -> str:
+    """A pattern that matches the values and nothing else."""
     return "|".join(re.escape(str(value)) for value in dict.fromkeys(values)) or UNMATCHABLE
 
 

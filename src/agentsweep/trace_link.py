@@ -17,8 +17,8 @@ from agentsweep.trace_records import (
     as_text,
     read_result,
     result_text,
-    version_tuple,
 )
+from agentsweep.versions import version_tuple
 
 # From this version on a tool starts while its message is still being streamed.
 _TOOLS_START_EARLY = (2, 1, 160)

@@ -26,7 +26,6 @@ SYNTHETIC_MODEL = "<synthetic>"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MAX_INT = 2**63 - 1
-_VERSION = re.compile(r"^\s*v?(\d+)\.(\d+)\.(\d+)")
 _EXIT_CODE = re.compile(r"\s*(?:Error: )?Exit code (\d{1,3})(?=\s|$)")
 _TIMED_OUT = re.compile(r"\s*(?:Error: )?(?:Exit code \d{1,3}\s+)?Command timed out after ")
 # The first lines of pytest, in all its versions.
@@ -298,11 +297,6 @@ def format_time(utc_ns: int | None) -> str | None:
         return None
     moment = _EPOCH + timedelta(microseconds=utc_ns // 1000)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def version_tuple(version: str | None) -> tuple[int, int, int] | None:
-    match = _VERSION.match(version) if version else None
-    return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 def read_usage(message: dict) -> Usage:

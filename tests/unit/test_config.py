@@ -10,7 +10,7 @@ import yaml
 from small_sweep import AGENTS_LOCK, CONFIG, DIGEST, IMAGES_LOCK, REFERENCE, TASK
 
 from agentsweep import config, lockfile, schema, spec, tasks
-from agentsweep.config import Cell, Machine
+from agentsweep.config import Cell, Import, Machine
 from agentsweep.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -347,7 +347,7 @@ def test_what_decides_a_run_changes_its_spec(project, name, old, new):
     assert load().spec(load().cells()[0]) != before
 
 
-# Another valid value for every key of the configuration but `sweep` and `tasks`.
+# Another valid value for every key of the configuration but `sweep`, `tasks` and `imports`.
 OTHER_VALUES = {
     "dataset": "other", "partial": True,
     "agents.<name>.model_id": "claude-sonnet-4-5-20250929", "agents.<name>.version": "2.1.331",
@@ -360,6 +360,7 @@ OTHER_VALUES = {
     "container.host_mounts": ["/home"], "images.lock": "other.images.yaml",
     "measure.rate_hz": 9, "measure.mem_overhead": "9MiB", "paths.results": "elsewhere",
     "paths.store": "elsewhere", "paths.agents": "elsewhere",
+    "imports_directory": "elsewhere", "paper.published": "fix.yaml",
 }  # fmt: skip
 ONLY_VALUE = {"agents.<name>.model", "container.cpu_mode"}
 
@@ -371,7 +372,7 @@ def test_schema_tells_truly_which_keys_rerun_agents(project):
     Path("other.lock.yaml").write_text(Path("config/agents.lock.yaml").read_text())
     Path("other.images.yaml").write_text(IMAGES_LOCK)
     known = dict(schema.keys("config"))
-    tested = {key for key in known if key.split(".")[0] not in ("sweep", "tasks")}
+    tested = {key for key in known if key.split(".")[0] not in ("sweep", "tasks", "imports")}
     assert tested == OTHER_VALUES.keys() | ONLY_VALUE
     cell = load().cells()[0]
     for key, value in OTHER_VALUES.items():
@@ -382,6 +383,45 @@ def test_schema_tells_truly_which_keys_rerun_agents(project):
             change = {part: change}
         after = load(**config.merge(base, change)).spec(cell)
         assert (before != after) == (known[key]["x-reruns"] == "yes"), key
+
+
+def test_imports_have_their_defaults_and_change_no_run(project):
+    before = load()
+    Path("data/haiku").mkdir(parents=True)
+    loaded = load(imports_directory="data", imports={"H": {"directory": "haiku"}})
+    assert loaded.imports() == [Import("H", Path("data/haiku"), "agentcgroup", "last")]
+    assert before.imports() == []
+    assert [loaded.spec(c) for c in loaded.cells()] == [before.spec(c) for c in before.cells()]
+    # The configuration of one job is an argument, and imports are not its business.
+    assert loaded.for_cell(loaded.cells()[0])["imports"] == {}
+
+
+def test_imports_alone_need_no_cell(project):
+    assert load(sweep={"tasks": []}).cells() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"H": {}}, "imports.H.directory: missing"),
+        ({"H": {"directory": "d", "attempts": "best"}}, "imports.H.attempts: 'best'"),
+        ({"H": {"directory": "d", "layout": "harbor"}}, "imports.H.layout: 'harbor'"),
+        ({"H/L": {"directory": "d"}}, "is not a name"),
+        ({"H": {"directory": "d", "attempt": "last"}}, "did you mean attempts?"),
+        ({"H": {"directory": "e"}}, "imports.H.directory: 'e' is no directory; set imports_direct"),
+    ],
+)
+def test_a_wrong_import_is_refused_by_its_key(project, given, said):
+    Path("d").mkdir()
+    with pytest.raises(ConfigError) as refused:
+        load(imports=given)
+    assert len(refused.value.problems) == 1
+    assert said in refused.value.problems[0]
+
+
+def test_published_values_must_be_a_file(project):
+    with pytest.raises(ConfigError, match=r"paper\.published: 'nowhere\.csv' is not a file"):
+        load(paper={"published": "nowhere.csv"})
 
 
 def test_an_agent_overrides_what_holds_for_all(project):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
 # What a clone of the repository holds that the workflow needs.
-PARTS = ("Snakefile", "workflow", "profiles", "src", "config", "environment.yml")
+PARTS = ("Snakefile", "workflow", "profiles", "src", "config", "environment.yml", "paper")
 
 
 class Clone:
@@ -94,7 +94,7 @@ def planned(output: str) -> dict[str, int]:
     counts: Counter = Counter()
     for line in table.splitlines()[2:]:
         rule, number = line.split()
-        if rule not in ("all", "default", "images", "runs", "figures", "total"):
+        if rule not in ("all", "default", "images", "runs", "figures", "paper", "total"):
             counts["figure" if rule.startswith("figure_") else rule] += int(number)
     assert counts, output
     return dict(counts)

@@ -17,8 +17,8 @@ SOURCE = (
 )
 sys.path.insert(0, str(SOURCE))
 
-from agentsweep import codehash, sweep
-from agentsweep.errors import ConfigError
+from agentsweep import codehash, importer, sweep
+from agentsweep.errors import AgentsweepError, ConfigError
 
 shell.prefix(
     sweep.shell_prefix(
@@ -45,6 +45,18 @@ FIGURES = (
     "timelines",
 )
 FIGURE_SCRIPTS = SOURCE.parent / "workflow" / "scripts" / "figures"
+IMPORTED_TABLES = ("runs", "tool_calls", "messages", "samples")
+PAPER_FIGURES = (
+    "exec_overview",
+    "tool_breakdown",
+    "tool_pattern",
+    "resource_profile",
+    "timeseries",
+    "change_rates",
+)
+PAPER_SCRIPTS = SOURCE.parent / "workflow" / "scripts" / "paper"
+CLAIMS = ("csv", "json", "md", "tex")
+IMPORTS = {found.name: found for found in SWEEP.config.imports()}
 
 # A cap that profiles and --resources can lower or raise, and that holds without either.
 workflow.global_resources.setdefault(
@@ -59,6 +71,7 @@ pathvars:
 
 wildcard_constraints:
     **SWEEP.image_constraints(),
+    imported=sweep.one_of(IMPORTS),
 
 
 def cell_id(wildcards):
@@ -150,3 +163,56 @@ def figure_code(figure):
 def figure_script(figure):
     """The script's path: untracked, because it takes `input`; its contents are `code`."""
     return lambda wildcards, input: FIGURE_SCRIPTS / f"{figure}.py"
+
+
+def import_files(wildcards):
+    """The files of an imported data set."""
+    try:
+        return importer.files(IMPORTS[wildcards.imported].directory)
+    except AgentsweepError as error:
+        raise WorkflowError(f"imports.{wildcards.imported}: {error}")
+
+
+def import_setting(name):
+    """One setting of an imported data set."""
+    return lambda wildcards: getattr(IMPORTS[wildcards.imported], name)
+
+
+def paper_tables(wildcards):
+    """The tables of all data sets: the sweep's own, if it has cells, and the imported ones."""
+    own = rules.dataset.output if SWEEP.cells else []
+    return [
+        *own,
+        *expand(
+            "<results>/imported/{imported}/{table}.parquet",
+            imported=IMPORTS,
+            table=IMPORTED_TABLES,
+        ),
+    ]
+
+
+def tables_options(wildcards, input):
+    """Where these tables are; untracked, because it takes `input`, which is tracked."""
+    directories = dict.fromkeys(str(Path(path).parent) for path in input.tables)
+    return [f"--tables={directory}" for directory in directories]
+
+
+def published_option(wildcards, input):
+    return [f"--published={path}" for path in input.published]
+
+
+def paper_script(figure):
+    """The script's path: untracked, because it takes `input`; its contents are `code`."""
+    return lambda wildcards, input: PAPER_SCRIPTS / f"{figure}.py"
+
+
+def paper_files():
+    return [
+        *expand("<results>/paper/claims.{format}", format=CLAIMS),
+        *expand(
+            "<results>/paper/{figure}_{mode}.{format}",
+            figure=PAPER_FIGURES,
+            mode=("paper", "corrected"),
+            format=("pdf", "svg"),
+        ),
+    ]

@@ -11,9 +11,16 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from agentsweep import captions, curves, metrics, style
+from agentsweep import captions, metrics, style
+from agentsweep.curves import (
+    Curve,
+    kill_times,
+    peak_curve,
+    rate_curve,
+    tool_bands,
+    working_set_bytes,
+)
 from agentsweep.dataset import Dataset
-from agentsweep.curves import Curve
 from agentsweep.metrics import Row
 
 _COUNTERS = (
@@ -143,16 +150,16 @@ def _curves(run: Row, samples: dict) -> dict:
     t_ns = samples["t_ns"]
     start = run["agent_start_ns"] if run["agent_start_ns"] is not None else int(t_ns[0])
     end = run["agent_end_ns"] if run["agent_end_ns"] is not None else int(t_ns[-1])
-    level, name = curves.working_set_bytes(samples), "working set"
-    if not curves.peak_curve(t_ns, level, start, end).t_s.size:
+    level, name = working_set_bytes(samples), "working set"
+    if not peak_curve(t_ns, level, start, end).t_s.size:
         level, name = samples["memory_current_bytes"], "memory charged"
     return {
         "start_ns": start,
         "end_ns": end,
-        "working_set": curves.peak_curve(t_ns, level, start, end),
-        "anon": curves.peak_curve(t_ns, samples["memory_anon_bytes"], start, end),
-        "cpus": curves.rate_curve(t_ns, samples["cpu_usage_usec"], start, end),
-        "kills": curves.kill_times(t_ns, samples["memory_oom_kill"], start),
+        "working_set": peak_curve(t_ns, level, start, end),
+        "anon": peak_curve(t_ns, samples["memory_anon_bytes"], start, end),
+        "cpus": rate_curve(t_ns, samples["cpu_usage_usec"], start, end),
+        "kills": kill_times(t_ns, samples["memory_oom_kill"], start),
         "memory_name": name,
     }
 
@@ -172,7 +179,7 @@ def _timeline(run: Row, curves: dict | None, calls: Sequence[Row]) -> _Timeline:
     return _Timeline(
         run=run,
         length_s=(end - start) / 1e9,
-        bands=curves.tool_bands(calls, run, start, end),
+        bands=tool_bands(calls, run, start, end),
         **{name: value for name, value in curves.items() if not name.endswith("_ns")},
     )
 

@@ -1,0 +1,106 @@
+"""How fast CPU and memory change from one second to the next."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from agentsweep import captions, metrics, run_metrics, style
+from agentsweep.cohort import Cohort
+
+# Rates below this share one bin, at which the scale turns from linear to logarithmic.
+_LINEAR_BELOW = 1.0
+_BINS_A_DECADE = 10
+_DASHES = ("-", (0, (4, 1.2)), (0, (1.2, 1.2)))
+_PANELS = (
+    ("(a) CPU", "change (% of a core per second)", run_metrics.RATE_BURST_CPU),
+    ("(b) memory", "change (MB/s)", run_metrics.RATE_BURST_MEMORY_MB),
+)
+_DEFINITIONS = {
+    metrics.PAPER: "CPU is the printed average since the container's start, whose changes are not "
+    "those of the load; memory is the printed text with 1 GB as 1024 MB.",
+    metrics.CORRECTED: "CPU is the load between live samples, counted or reconstructed from the "
+    "averages since the start; memory is of live samples, in MB of 10⁶ bytes.",
+}
+
+
+def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
+    """Two histograms with an outline for each data set, and the thresholds of a burst."""
+    figure, panels = plt.subplots(1, 2, figsize=(style.TEXT, 2.3), layout="constrained")
+    looks = style.dataset_colours(cohorts)
+    for place, (panel, (title, label, threshold)) in enumerate(zip(panels, _PANELS, strict=True)):
+        panel.set_title(title)
+        rates = [metrics.all_rates(cohort, mode, place) for cohort, _ in looks]
+        _draw_rates(panel, rates, [colour for _, colour in looks], label, threshold)
+    handles = [
+        Line2D([], [], color=colour, linestyle=_dashes(number), label=style.short(c.name, 1.6))
+        for number, (c, colour) in enumerate(looks)
+    ]
+    handles.append(Line2D([], [], color=style.GREY, label="threshold of a burst"))
+    style.legend_above(figure, handles)
+    return figure
+
+
+def _draw_rates(
+    panel: Axes, rates: list[np.ndarray], colours: list[str], label: str, threshold: float
+) -> None:
+    together = np.concatenate(rates)
+    if not len(together):
+        style.say_instead(panel, "no two samples within 2 s")
+        return
+    decades = np.ceil(np.log10(max(together.max(), threshold) * 1.001 / _LINEAR_BELOW))
+    count = round(decades * _BINS_A_DECADE) + 1
+    bins = np.r_[0, _LINEAR_BELOW * np.logspace(0, decades, count)]
+    panel.axvline(threshold, color=style.GREY, linewidth=0.9, zorder=1)
+    for number, (found, colour) in enumerate(zip(rates, colours, strict=True)):
+        panel.hist(
+            found, bins, histtype="step", color=colour, linestyle=_dashes(number), linewidth=1.1
+        )
+    panel.set_xscale("symlog", linthresh=_LINEAR_BELOW, linscale=0.3)
+    panel.set_yscale("log")
+    panel.set_xlim(0, bins[-1])
+    panel.set_ylim(bottom=0.7)
+    panel.set_xlabel(label)
+    panel.set_ylabel("steps between samples")
+    panel.grid(axis="y")
+
+
+def _dashes(number: int):
+    return _DASHES[number % len(_DASHES)]
+
+
+def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
+    """The fastest changes, and the share of steps over the thresholds."""
+    sets = metrics.datasets(cohorts)
+    most = {"cpu": metrics.cpu_change_rate_max, "memory": metrics.memory_change_rate_max}
+    said = {
+        name: captions.each({c.name: _said(c, mode, name, most[name]) for c in sets})
+        for name in most
+    }
+    return captions.of_cohorts(
+        cohorts,
+        mode,
+        [
+            f"(a) Changes of over {run_metrics.RATE_BURST_CPU:g} %/s: {said['cpu']}.",
+            f"(b) Changes of over {run_metrics.RATE_BURST_MEMORY_MB:g} MB/s: {said['memory']}.",
+            _DEFINITIONS[mode],
+        ],
+        steps_over_threshold=captions.of_each(metrics.steps_over_threshold, sets, mode),
+        cpu_change_rate_max=captions.of_each(metrics.cpu_change_rate_max, sets, mode),
+        memory_change_rate_max=captions.of_each(metrics.memory_change_rate_max, sets, mode),
+    )
+
+
+def _said(cohort: Cohort, mode: str, name: str, most) -> str:
+    share = metrics.steps_over_threshold(cohort, mode)[name]
+    return (
+        f"{captions.number(share)} of n = {captions.count(share.n, 'step')}, at most "
+        f"{captions.number(most(cohort, mode))}"
+    )
+
+
+if __name__ == "__main__":
+    style.paper_main(draw, caption)

@@ -1,0 +1,135 @@
+"""How long tasks take, and how much of the active time is the tools' and the model's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from agentsweep import captions, metrics, run_metrics, style
+from agentsweep.cohort import Cohort
+
+# Colour, name and hatch of the parts of a bar.
+_LOOKS = {
+    "tools": (style.ORANGE, "tools", ""),
+    "both": (style.BLUE, "both at once", "////"),
+    "model": (style.SKY, "model", ""),
+    "other": (style.PALE, "neither", ""),
+}
+_SUMMARIES = (
+    ("mean", metrics.task_duration_mean, "-"),
+    ("median", metrics.task_duration_median, (0, (3, 1.5))),
+)
+_BINS = 20
+_DEFINITIONS = {
+    metrics.PAPER: "A duration is the container's time, its creation included; the tools' share "
+    "sums request-to-result times over the session's span, and the rest is called the model's.",
+    metrics.CORRECTED: "A duration is the agent's phase, its start to its last record; shares are "
+    "of that phase after its start-up, in which time with several tools at work counts once and a "
+    "sub-agent's model is model.",
+}
+
+
+def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
+    """Durations of all runs with their mean and median; a bar of shares for each data set."""
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(style.TEXT, 2.35), width_ratios=(1.25, 1), layout="constrained"
+    )
+    left.set_title("(a) task duration")
+    right.set_title("(b) active time")
+    _draw_durations(left, cohorts, mode)
+    _draw_shares(right, cohorts, mode)
+    return figure
+
+
+def _draw_durations(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
+    looks = style.dataset_colours(cohorts)
+    minutes = [_minutes(cohort, mode) for cohort, _ in looks]
+    together = np.concatenate(minutes)
+    if not len(together):
+        style.say_instead(panel, "no run has a duration")
+        return
+    bins = np.linspace(0, together.max() * 1.001, _BINS + 1)
+    panel.hist(minutes, bins, color=[colour for _, colour in looks], rwidth=0.9)
+    handles = style.dataset_swatches(cohorts)
+    for name, metric, dashes in _SUMMARIES:
+        value = metric(cohorts[-1], mode).value / 60
+        panel.axvline(value, color=style.BLACK, linewidth=1, linestyle=dashes)
+        label = f"{name} of all: {value:.3g} min"
+        handles.append(
+            Line2D([], [], color=style.BLACK, linewidth=1, linestyle=dashes, label=label)
+        )
+    panel.set_xlim(0, bins[-1])
+    panel.set_xlabel("duration (min)")
+    panel.set_ylabel("runs")
+    panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    panel.grid(axis="y")
+    style.legend_below(panel, handles, 3.4)
+
+
+def _minutes(cohort: Cohort, mode: str) -> np.ndarray:
+    seconds = [run_metrics.duration_s(run, mode) for run in cohort.runs]
+    return np.array([s / 60 for s in seconds if s is not None])
+
+
+def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
+    shares = {c.name: metrics.active_split(c, mode) for c in metrics.datasets(cohorts)}
+    known = {name: split for name, split in shares.items() if split}
+    if not known:
+        style.say_instead(panel, "no run has a division of its time")
+        return
+    occur = {part for split in known.values() for part in split if split[part].value > 0}
+    for place, split in enumerate(known.values()):
+        left = 0.0
+        for part, (colour, _, hatch) in _LOOKS.items():
+            if part in split:
+                width = max(split[part].value, 0.0)
+                panel.barh(
+                    place, width, left=left, height=0.6, color=colour, hatch=hatch,
+                    edgecolor="#ffffff", linewidth=0.3,
+                )  # fmt: skip
+                left += width
+    names = [f"{style.short(name, 1)}\nn = {split['tools'].n}" for name, split in known.items()]
+    panel.set_yticks(range(len(known)), names)
+    panel.set_ylim(len(known) - 0.4, -0.6)
+    panel.tick_params(axis="y", length=0)
+    panel.spines["left"].set_visible(False)
+    panel.set_xlim(left=0)
+    panel.set_xlabel("mean share (%)")
+    swatches = [style.swatch(*look) for part, look in _LOOKS.items() if part in occur]
+    style.legend_below(panel, swatches, 2.6)
+
+
+def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
+    """Mean and median duration, and the shares of tools and model."""
+    sets = metrics.datasets(cohorts)
+    mean, middle = (metric(cohorts[-1], mode) for _, metric, _ in _SUMMARIES)
+    said = "unknown"
+    if mean.value is not None:
+        said = f"mean {mean.value / 60:.3g} min, median {middle.value / 60:.3g} min"
+    splits = {cohort.name: metrics.active_split(cohort, mode) for cohort in sets}
+    shares = {
+        cohort.name: captions.number(metrics.tool_share_of_active_mean(cohort, mode))
+        + (f" (n = {splits[cohort.name]['tools'].n})" if splits[cohort.name] else "")
+        for cohort in sets
+    }
+    return captions.of_cohorts(
+        cohorts,
+        mode,
+        [
+            f"(a) n = {captions.count(mean.n, 'run')}; {said}.",
+            f"(b) Mean share of the tools: {captions.each(shares)}.",
+            _DEFINITIONS[mode],
+        ],
+        duration_mean=captions.of_each(metrics.task_duration_mean, cohorts, mode),
+        duration_median=captions.of_each(metrics.task_duration_median, cohorts, mode),
+        tool_share_mean=captions.of_each(metrics.tool_share_of_active_mean, sets, mode),
+        active_split=captions.of_each(metrics.active_split, sets, mode),
+    )
+
+
+if __name__ == "__main__":
+    style.paper_main(draw, caption)
