@@ -72,7 +72,7 @@ class Series:
 
     @cached_property
     def live(self) -> np.ndarray:
-        """The samples of a container that was still there."""
+        """The samples with the memory of a container that was still there."""
         return self.memory_bytes > 0
 
     @cached_property
@@ -137,14 +137,14 @@ class CohortRun:
 
     @cached_property
     def _with_cpu(self) -> np.ndarray:
-        """Which samples tell the CPU time: live ones, each with a time of its own."""
+        """Which samples tell the CPU time, each with a time of its own; memory may be unknown."""
         series = self.series
         later = np.r_[True, np.diff(series.utc_ns) > 0][: len(series.utc_ns)]
-        return series.live & np.isfinite(series.used_s) & later
+        return (series.memory_bytes != 0) & np.isfinite(series.used_s) & later
 
     @cached_property
     def cpu(self) -> CpuSeries | None:
-        """The load between live samples; None without two of them."""
+        """The load between samples of a container that was still there; None without two."""
         series, known = self.series, self._with_cpu
         if known.sum() < 2:
             return None
@@ -163,7 +163,7 @@ class CohortRun:
 
     @cached_property
     def cpu_memory_mb(self) -> np.ndarray:
-        """Memory at the times of `cpu.used_s`, in decimal megabytes."""
+        """Memory at the times of `cpu.used_s`, in decimal megabytes; NaN where it is unknown."""
         return self.series.memory_bytes[self._with_cpu] / MB
 
     def ns_of(self, t_s: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ files alone: not on the order in which the file system lists them, the machine o
 """
 
 from array import array
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +13,16 @@ from typing import TYPE_CHECKING
 from agentsweep import agentcgroup, tables
 from agentsweep.agentcgroup import AttemptDir, AttemptFiles, Sample
 from agentsweep.errors import AgentsweepError
-from agentsweep.linked_run import Curve, message_row, sampled_memory, trace_call_row
+from agentsweep.linked_run import (
+    Curve,
+    message_row,
+    sampled_memory,
+    tool_intervals,
+    trace_call_row,
+)
 from agentsweep.run_files import Damage, Fields, number, whole, word
 from agentsweep.run_row import trace_counts, trace_evidence
-from agentsweep.time_split import TIME_PARTS, leaf_rows, time_parts
+from agentsweep.time_split import TIME_PARTS, time_parts
 from agentsweep.trace import parse_file, parse_sources
 from agentsweep.trace_records import Trace
 from agentsweep.units import parse_cpus, parse_size
@@ -54,11 +59,16 @@ def import_runs(directory: Path | str, name: str, attempts: str, out: Path | str
 
 
 def files(directory: Path | str) -> list[Path]:
-    """The files that an import reads, in order; AgentsweepError where there is no attempt."""
-    named = (
-        attempt.path / name for attempt in _attempts(Path(directory)) for name in agentcgroup.FILES
-    )
-    return [path for path in named if path.is_file()]
+    """The files that an import reads, in order; AgentsweepError where there is no attempt.
+
+    Sub-agents of newer versions have session files of their own, below or beside the main one.
+    """
+    found = []
+    for attempt in _attempts(Path(directory)):
+        named = [attempt.path / name for name in agentcgroup.FILES]
+        found += [path for path in named if path.is_file()]
+        found += sorted(attempt.path.rglob("agent-*.jsonl"))
+    return found
 
 
 def _attempts(directory: Path) -> list[AttemptDir]:
@@ -118,19 +128,19 @@ class _ImportedRun:
 
     def tables(self, samples_schema: "pa.Schema") -> dict[str, object]:
         """The rows of each table; `samples` is a record batch."""
-        batch, cpu_usec = self._sample_batch(samples_schema)
+        batch, used = self._sample_batch(samples_schema)
         calls = self._call_rows()
         return {
             "samples": batch,
             "tool_calls": calls,
             "messages": [message_row(self.run_id, message) for message in self.trace.messages],
-            "runs": [self._run_row(calls, cpu_usec)],
+            "runs": [self._run_row(calls, used)],
         }
 
     # --- samples ---
 
-    def _sample_batch(self, schema: "pa.Schema") -> tuple["pa.RecordBatch", int | None]:
-        """The samples, and the CPU time of the agent's phase, reconstructed (us)."""
+    def _sample_batch(self, schema: "pa.Schema") -> tuple["pa.RecordBatch", list[int | None]]:
+        """The samples, and the CPU time at each, reconstructed (us)."""
         import numpy as np
         import pyarrow as pa
 
@@ -151,7 +161,7 @@ class _ImportedRun:
                 arrays.append(tables.column(columns[field.name], field.type))
             else:
                 arrays.append(pa.nulls(len(times), field.type))
-        return pa.RecordBatch.from_arrays(arrays, schema=schema), self._cpu_in_phase(times, used)
+        return pa.RecordBatch.from_arrays(arrays, schema=schema), used
 
     def _cpu(self, utc_ns) -> tuple[list[int | None], list[int | None]]:
         """Cumulative CPU time and its uncertainty at each sample, in us."""
@@ -176,15 +186,16 @@ class _ImportedRun:
                 used[place], error[place] = round(seconds * 1e6), round(half_width * 1e6)
         return used, error
 
-    def _cpu_in_phase(self, times: Sequence[int], used: list[int | None]) -> int | None:
+    def _cpu_in_phase(self, used: list[int | None]) -> int | None:
+        """The CPU time of the agent's phase: the container's first command is the agent, so all
+        since its start."""
         if self.window is None:
             return None
         known = [
             usec
-            for utc_ns, usec in zip(times, used, strict=True)
-            if usec is not None and utc_ns <= self.window[1]
+            for sample, usec in zip(self.samples, used, strict=True)
+            if usec is not None and self._utc_ns(sample) <= self.window[1]
         ]
-        # The container's first command is the agent: all since its start is the agent's.
         return known[-1] if known else None
 
     # --- tool calls ---
@@ -208,7 +219,7 @@ class _ImportedRun:
 
     # --- the run ---
 
-    def _run_row(self, calls: list[dict], cpu_usec: int | None) -> dict:
+    def _run_row(self, calls: list[dict], used: list[int | None]) -> dict:
         results, trace, window = self.results, self.trace, self.window
         known = [s.memory_bytes for s in self.live if s.memory_bytes is not None]
         times = [self._utc_ns(sample) for sample in self.samples]
@@ -234,8 +245,8 @@ class _ImportedRun:
             "exit_code": whole(results("claude_output", "exit_code")),
             "outcome_detail": (word(results("error")) or "").strip() or None,
             "prompt_issue_chars": _length(agentcgroup.issue_text(trace.prompt)),
-            "cpu_source": None if cpu_usec is None else "reconstructed",
-            "cpu_usage_usec": cpu_usec,
+            "cpu_source": None if all(usec is None for usec in used) else "reconstructed",
+            "cpu_usage_usec": self._cpu_in_phase(used),
             "mem_peak_bytes": max(known, default=None),
             "mem_peak_source": "sampled" if known else None,
             **self._times(),
@@ -290,12 +301,7 @@ class _ImportedRun:
             if message.role == "assistant"
             and None not in (message.start_utc_ns, message.last_utc_ns)
         )
-        tools = (
-            (row["start_ns"], row["end_ns"])
-            for row in leaf_rows(calls)
-            if None not in (row["start_ns"], row["end_ns"])
-        )
-        return time_parts(self.window, asked, tools)
+        return time_parts(self.window, asked, tool_intervals(calls, self.window[1]))
 
 
 def _read_trace(path: Path, damage: Damage) -> tuple[Trace, str]:

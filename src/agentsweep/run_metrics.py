@@ -232,7 +232,12 @@ def listed_correlation(run: CohortRun) -> float | None:
 
 
 def load_correlation(run: CohortRun) -> float | None:
-    return None if run.cpu is None else correlation(run.cpu.load_percent, run.cpu_memory_mb[1:])
+    """Pearson's r of the load in a step and the memory at its end."""
+    if run.cpu is None:
+        return None
+    memory_mb = run.cpu_memory_mb[1:]
+    known = np.isfinite(memory_mb)
+    return correlation(run.cpu.load_percent[known], memory_mb[known])
 
 
 def unattenuated_correlation(run: CohortRun) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cohort_maker import SECOND, call, ns, row, run, series
 
-from agentsweep import cohort, tables
+from agentsweep import cohort, run_metrics, tables
 from agentsweep.cohort import counts, covered_s, intervals_of, load
 from agentsweep.errors import AgentsweepError
 from agentsweep.importer import import_runs
@@ -250,6 +250,13 @@ def test_cpu_takes_two_samples():
     assert run(samples=series([5], used=[1.0])).cpu is None
     assert run(samples=series([5, 5])).cpu is None
     assert run(samples=series([5, 5], used=[1.0, 1.5])).cpu.load_percent.tolist() == [50]
+
+
+def test_cpu_is_known_where_memory_is_not_but_not_after_the_container():
+    unknown = run(samples=series([np.nan, np.nan, 0], used=[1.0, 1.5, 1.5]))
+    assert unknown.cpu.load_percent.tolist() == [50]
+    assert np.isnan(unknown.cpu_memory_mb).all()
+    assert run_metrics.load_correlation(unknown) is None
 
 
 # --- intervals ---
