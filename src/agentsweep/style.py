@@ -139,7 +139,7 @@ def paper_main(
     caption: Callable[[Sequence[Cohort], str], captions.Caption],
     argv: Sequence[str] | None = None,
 ) -> None:
-    """What the script of a paper's figure does: read the tables, draw in each mode, write the files.
+    """What the script of a paper's figure does: read the tables, draw and write in each mode.
 
     For each of `metrics.MODES` writes OUT_<mode>.pdf, .svg, .json and .rst as `main` does. Ends the
     process with one line when the data cannot be drawn.
@@ -180,7 +180,7 @@ def _one_line_on_errors(out: Path) -> Iterator[None]:
 def save(
     figure: Figure, out: Path, pages: Iterable[Figure] | None = None, png: bool = True
 ) -> None:
-    """Write OUT.pdf, OUT.svg and, if asked for, OUT.png; with `pages`, these are the PDF's pages."""
+    """Write OUT.pdf, OUT.svg and, if asked, OUT.png; with `pages`, these are the PDF's pages."""
     undated = {"CreationDate": None, "ModDate": None}
     figure.savefig(f"{out}.svg", metadata={"Date": None})
     # Where everything stands is known now, and takes as long to find out as all the drawing.

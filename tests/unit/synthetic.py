@@ -100,7 +100,11 @@ def make_run(
                     "category": category,
                     "start_ns": START_NS + int(now * 1e9),
                     "end_ns": START_NS + int((now + seconds) * 1e9),
+                    "requested_utc_ns": UTC_OFFSET_NS + START_NS + int(now * 1e9) - 5_000_000,
+                    "start_utc_ns": UTC_OFFSET_NS + START_NS + int(now * 1e9),
+                    "end_utc_ns": UTC_OFFSET_NS + START_NS + int((now + seconds) * 1e9),
                     "duration_s": seconds,
+                    "duration_lower_s": seconds,
                     "time_source": "exact" if name == "Bash" else "trace",
                     "finished": True,
                     "is_error": killed,
@@ -126,6 +130,7 @@ def make_run(
         "run_id": run_id,
         "dataset": "synthetic",
         "source": "measured",
+        "selected": True,
         "task": task,
         "agent": agent,
         "agent_version": "2.1.330",
@@ -143,6 +148,7 @@ def make_run(
         "oom_kill_count": kills,
         "mem_peak_bytes": max(s["memory_current_bytes"] for s in samples),
         "mem_peak_source": "watermark",
+        "cpu_source": "counter",
         "cpu_usage_usec": last["cpu_usage_usec"],
         "cpu_nr_periods": last["cpu_nr_periods"],
         "cpu_nr_throttled": last["cpu_nr_throttled"],
@@ -151,7 +157,14 @@ def make_run(
         "agent_end_ns": START_NS + int(end * 1e9),
         "agent_start_utc_ns": START_NS + UTC_OFFSET_NS,
         "agent_end_utc_ns": START_NS + UTC_OFFSET_NS + int(end * 1e9),
+        "trace_first_utc_ns": START_NS + UTC_OFFSET_NS + int(startup * 1e9),
+        "trace_last_utc_ns": START_NS + UTC_OFFSET_NS + int(now * 1e9),
         "wall_s": end + 1.5,
+        "container_s": end + 0.25,
+        "create_s": 0.06,
+        "start_s": 0.11,
+        "verify_s": 0.01,
+        "exec_s": 0.07,
         "agent_s": end,
         "startup_s": startup,
         "model_s": model_s,
@@ -164,7 +177,13 @@ def make_run(
         "kernel": "6.1.0",
         "cpu_model": "Model",
         "cgroup_version": cgroup_version,
+        "output_tokens": 80 * len(exchanges),
+        "output_tokens_final": True,
+        "samples_status": "ok" if with_samples else "missing",
         "n_samples": len(samples) if with_samples else 0,
+        "sampled_s": end if with_samples else None,
+        "image_reference": f"docker://lab/{task}",
+        "image_size_bytes": 300_000_000 + 1_000_000 * len(task),
     }
     api = [
         {
@@ -181,7 +200,16 @@ def make_run(
         for number, (a, b) in enumerate(exchanges, 1)
     ]
     messages = [
-        {"run_id": run_id, "message_id": f"msg_{number}", "role": "assistant", "kind": "tool_use"}
+        {
+            "run_id": run_id,
+            "message_id": f"msg_{number}",
+            "role": "assistant",
+            "kind": "tool_use",
+            "n_records": 1,
+            "output_tokens": 80,
+            "record_output_tokens": 80,
+            "output_tokens_final": True,
+        }
         for number in range(len(exchanges))
     ]
     return Run(row, calls, api, messages, samples if with_samples else [])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cohort_maker
 import pytest
+import synthetic
 
 from agentsweep import claims, cohort, importer, metrics
 from agentsweep.errors import AgentsweepError
@@ -148,6 +149,22 @@ def test_every_claim_of_the_issue_is_computed_for_made_up_runs():
     found = claims.compute([empty])
     assert {row.claim for row in found if row.mode == PAPER} >= set(SINGLE)
     assert all(row.value.definition.endswith(".") and row.value.unit for row in found)
+
+
+def test_a_sweep_of_ones_own_has_every_claim_and_exact_cpu_times(tmp_path):
+    data = synthetic.write_dataset(synthetic.sweep(), tmp_path / "own")
+    found = claims.compute(cohort.load([data]))
+    values = {(row.claim, row.mode): row.value for row in found}
+    assert {row.dataset for row in found} == {"synthetic"}
+    assert {claim for claim in SINGLE if (claim, CORRECTED) not in values} == set()
+    # Counted, not estimated.
+    assert values["cpu_max", CORRECTED].low is None
+    assert values["cpu_mean", CORRECTED].value > 0
+    assert values["task_duration_mean", CORRECTED].n == 18
+    # Nobody wrote down what a prompt of a measured run held.
+    assert values["prompt_without_issue", CORRECTED].value is None
+    claims.write(found, {}, tmp_path / "out")
+    assert "differs" not in (tmp_path / "out" / "claims.md").read_text()
 
 
 @pytest.fixture(scope="module")

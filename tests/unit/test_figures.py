@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 import warnings
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import synthetic
+from figure_checks import check_layout, check_vector_files, shown_texts
 from matplotlib import pyplot as plt
-from matplotlib.text import Text
 from PIL import Image
 
 from agentsweep import captions, style, tables
@@ -102,33 +102,6 @@ def bare(path):
     return path
 
 
-def shown_texts(figure):
-    """The texts that are really drawn, with their boxes in pixels."""
-    figure.draw_without_rendering()
-    renderer = figure.canvas.get_renderer()
-    hidden = set()
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            slack = (high - low) * 1e-6
-            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
-                inside = low - slack <= tick.get_loc() <= high + slack
-                if not inside or not axes.axison:
-                    hidden |= {tick.label1, tick.label2}
-            if not axes.axison:
-                hidden.add(axis.label)
-    for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text().strip() and text not in hidden:
-            yield text.get_text(), text.get_window_extent(renderer)
-
-
-def overlap(one, other):
-    """Square pixels that two boxes share, if that is more than touching."""
-    width = min(one.x1, other.x1) - max(one.x0, other.x0)
-    height = min(one.y1, other.y1) - max(one.y0, other.y0)
-    return width * height if width > 1.5 and height > 1.5 else 0
-
-
 def test_every_figure_has_a_script_and_a_caption():
     assert FIGURES == EXPECTED
     for name in FIGURES:
@@ -144,17 +117,7 @@ def test_no_text_overlaps_another_or_leaves_the_figure(datasets, name, shape):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = module.draw(Dataset(datasets(shape)))
-        texts = list(shown_texts(figure))
-    assert texts
-    width, height = figure.canvas.get_width_height()
-    for text, box in texts:
-        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
-        assert inside, f"{text!r} leaves the figure: {box}"
-    for (one, one_box), (other, other_box) in combinations(texts, 2):
-        assert not overlap(one_box, other_box), f"{one!r} and {other!r} overlap"
-    inches = figure.get_size_inches()
-    assert inches[0] <= style.TEXT + 1e-9
-    assert inches[1] <= style.PAGE_HEIGHT + 1e-9
+    check_layout(figure)
     plt.close(figure)
 
 
@@ -171,15 +134,9 @@ def test_files(datasets, tmp_path, name, shape):
     assert sorted(path.name for path in out.parent.iterdir()) == sorted(
         f"{name}.{suffix}" for suffix in ("pdf", "svg", "png", "json", "rst")
     )
-    pdf = Path(f"{out}.pdf").read_bytes()
-    assert b"/FontFile2" in pdf, "no embedded TrueType font"
-    assert b"/Type3" not in pdf
-    assert b"CreationDate" not in pdf
-    svg = Path(f"{out}.svg").read_text()
-    assert "<text" not in svg, "a text that needs a font of the reader's"
-    assert "<dc:date>" not in svg
-    for content in (pdf, svg.encode(), Path(f"{out}.json").read_bytes()):
-        assert str(tmp_path).encode() not in content
+    check_vector_files(out)
+    for suffix in ("pdf", "svg", "json"):
+        assert str(tmp_path).encode() not in Path(f"{out}.{suffix}").read_bytes()
     with Image.open(f"{out}.png") as image:
         assert image.width <= style.TEXT * 300
         assert len(set(image.convert("L").resize((60, 60)).get_flattened_data())) > 3

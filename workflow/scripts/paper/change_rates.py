@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from agentsweep import captions, metrics, run_metrics, style
 from agentsweep.cohort import Cohort
@@ -63,9 +65,22 @@ def _draw_rates(
     panel.set_yscale("log")
     panel.set_xlim(0, bins[-1])
     panel.set_ylim(bottom=0.7)
+    _name_powers(panel.xaxis, [0, *_powers(_LINEAR_BELOW, bins[-1])])
+    _name_powers(panel.yaxis, _powers(1, panel.get_ylim()[1]))
     panel.set_xlabel(label)
     panel.set_ylabel("steps between samples")
     panel.grid(axis="y")
+
+
+def _powers(first: float, last: float) -> list[float]:
+    return [first * 10**power for power in range(int(np.log10(last / first)) + 1)]
+
+
+def _name_powers(axis: Axis, values: list[float]) -> None:
+    """Ticks at these values alone; matplotlib's own names for powers are markup."""
+    axis.set_major_locator(FixedLocator(values))
+    axis.set_major_formatter(FixedFormatter([f"{value:,g}" for value in values]))
+    axis.set_minor_locator(NullLocator())
 
 
 def _dashes(number: int):

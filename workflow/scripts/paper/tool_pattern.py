@@ -18,8 +18,8 @@ _COLOURS = (
 _BIN_PERCENT = 5
 _DEFINITIONS = {
     metrics.PAPER: "A share sums request-to-result times over the session's span (overlaps and "
-    "sub-agents count again, so it can exceed 100 %); a call's place is that of its request between "
-    "the first and the last sample.",
+    "sub-agents count again, so it can exceed 100 %); a call's place is that of its request "
+    "between the first and the last sample.",
     metrics.CORRECTED: "A share is the time with a leaf tool at work over the agent's phase after "
     "its start-up; a call's place is that of the start of a leaf call between the agent's start "
     "and its end.",
