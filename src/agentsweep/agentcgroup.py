@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from agentsweep.errors import AgentsweepError
 from agentsweep.run_files import Damage, Fields, number, whole, word
 from agentsweep.trace_category import categorise
 from agentsweep.trace_records import parse_time
@@ -83,6 +84,34 @@ class Sample:
     def dead(self) -> bool:
         """Whether the container had ended (`0B / 0.00%`)."""
         return self.memory_bytes == 0
+
+
+def files(directory: Path) -> list[Path]:
+    """The files that an import reads, in order; AgentsweepError where there is no attempt.
+
+    Sub-agents of newer versions have session files of their own, below or beside the main one.
+    """
+    found = []
+    for attempt in attempts_in(directory):
+        named = [attempt.path / name for name in FILES]
+        found += [path for path in named if path.is_file()]
+        found += sorted(attempt.path.rglob("agent-*.jsonl"))
+    return found
+
+
+def attempts_in(directory: Path) -> list[AttemptDir]:
+    """Every attempt below a data set; AgentsweepError, in one sentence, where there is none."""
+    if not directory.is_dir():
+        raise AgentsweepError(
+            f"{directory}: there is no such directory: name the one with the data "
+            "(AgentCgroup's: docs/agentcgroup.md says how to get them)"
+        )
+    found = find_attempts(directory)
+    if not found:
+        raise AgentsweepError(
+            f"{directory} holds no run: below it there must be directories with {', '.join(FILES)}"
+        )
+    return found
 
 
 def find_attempts(directory: Path) -> list[AttemptDir]:

@@ -270,7 +270,7 @@ def _read(directory: Path, runs: dict[str, CohortRun]) -> None:
         runs[row["run_id"]].messages.append(row)
     for run_id, arrays in sample_arrays(directory, _SAMPLE_COLUMNS, runs):
         runs[run_id].series = _series(runs[run_id].row, arrays)
-    # Several processes read at once: what reading took is given back before they go on.
+    # Several figures are drawn at once: what reading took is given back before they go on.
     pa.default_memory_pool().release_unused()
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from agentsweep import agentcgroup, tables
 from agentsweep.agentcgroup import AttemptDir, AttemptFiles, Sample
-from agentsweep.errors import AgentsweepError
 from agentsweep.linked_run import (
     Curve,
     message_row,
@@ -43,7 +42,7 @@ def import_runs(directory: Path | str, name: str, attempts: str, out: Path | str
     task are `selected`. Raises AgentsweepError where there is no attempt, OSError where the tables
     cannot be written; never for what the files contain.
     """
-    found, out = _attempts(Path(directory)), Path(out)
+    found, out = agentcgroup.attempts_in(Path(directory)), Path(out)
     selected = agentcgroup.select(found, attempts)
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -56,34 +55,6 @@ def import_runs(directory: Path | str, name: str, attempts: str, out: Path | str
             for table, rows in run.tables(writers["samples"].schema).items():
                 writers[table].write(rows)
     return {table: writer.rows for table, writer in writers.items()}
-
-
-def files(directory: Path | str) -> list[Path]:
-    """The files that an import reads, in order; AgentsweepError where there is no attempt.
-
-    Sub-agents of newer versions have session files of their own, below or beside the main one.
-    """
-    found = []
-    for attempt in _attempts(Path(directory)):
-        named = [attempt.path / name for name in agentcgroup.FILES]
-        found += [path for path in named if path.is_file()]
-        found += sorted(attempt.path.rglob("agent-*.jsonl"))
-    return found
-
-
-def _attempts(directory: Path) -> list[AttemptDir]:
-    if not directory.is_dir():
-        raise AgentsweepError(
-            f"{directory}: there is no such directory: name the one with the data "
-            "(AgentCgroup's: docs/agentcgroup.md says how to get them)"
-        )
-    found = agentcgroup.find_attempts(directory)
-    if not found:
-        raise AgentsweepError(
-            f"{directory} holds no run: below it there must be directories with "
-            f"{', '.join(agentcgroup.FILES)}"
-        )
-    return found
 
 
 class _ImportedRun:

@@ -17,7 +17,7 @@ SOURCE = (
 )
 sys.path.insert(0, str(SOURCE))
 
-from agentsweep import codehash, importer, sweep
+from agentsweep import agentcgroup, codehash, sweep
 from agentsweep.errors import AgentsweepError, ConfigError
 
 shell.prefix(
@@ -168,7 +168,7 @@ def figure_script(figure):
 def import_files(wildcards):
     """The files of an imported data set."""
     try:
-        return importer.files(IMPORTS[wildcards.imported].directory)
+        return agentcgroup.files(IMPORTS[wildcards.imported].directory)
     except AgentsweepError as error:
         raise WorkflowError(f"imports.{wildcards.imported}: {error}")
 
