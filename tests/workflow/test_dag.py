@@ -225,7 +225,9 @@ def test_another_results_directory_moves_every_output(small):
 def test_everything_runs_this_clones_modules(small):
     """The environment may have been made in another clone."""
     small.file("src/agentsweep/doctor.py").write_text("raise SystemExit(f'HERE {__file__}')\n")
-    small.replace("workflow/rules/common.smk", "FIGURES = (", "print(codehash.SOURCE)\nFIGURES = (")
+    small.replace(
+        "workflow/rules/common.smk", "\nFIGURES = (", "\nprint(codehash.SOURCE)\nFIGURES = ("
+    )
     done = small.snakemake("--cores", "1", "doctor", check=False)
     assert f"{small.path}/src/agentsweep\n" in done.stdout
     assert f"HERE {small.path}/src/agentsweep/doctor.py" in done.stdout
@@ -245,7 +247,7 @@ def test_unlocked_image_is_planned_and_then_refused_with_one_sentence(small):
 
 def test_reports_have_a_caption_for_every_figure(clone):
     text = clone.file("workflow/rules/common.smk").read_text()
-    figures = text.split("FIGURES = (")[1].split(")")[0].replace('"', "").replace(",", "").split()
+    figures = text.split("\nFIGURES = (")[1].split(")")[0].replace('"', "").replace(",", "").split()
     assert len(figures) == 7
     for figure in figures:
         assert clone.file(f"workflow/report/{figure}.rst").read_text().strip()
