@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from agentsweep.errors import AgentsweepError
@@ -21,7 +22,7 @@ from agentsweep.trace_category import categorise
 from agentsweep.trace_records import parse_time
 
 FILES = ("resources.json", "tool_calls.json", "results.json", "trace.jsonl")
-ATTEMPT = re.compile(r"attempt_(\d+)$")
+ATTEMPT = re.compile(r"attempt[_-]?(\d+)$", re.IGNORECASE)
 # Directories further down are not looked into.
 _DEPTH = 5
 _SIZE = re.compile(r"\s*([0-9.]+)\s*([A-Za-z]*)")
@@ -86,13 +87,13 @@ class Sample:
         return self.memory_bytes == 0
 
 
-def files(directory: Path) -> list[Path]:
-    """The files that an import reads, in order; AgentsweepError where there is no attempt.
+def files(attempts: Iterable[AttemptDir]) -> list[Path]:
+    """The files that an import of attempts reads, in order.
 
     Sub-agents of newer versions have session files of their own, below or beside the main one.
     """
     found = []
-    for attempt in attempts_in(directory):
+    for attempt in attempts:
         named = [attempt.path / name for name in FILES]
         found += [path for path in named if path.is_file()]
         found += sorted(attempt.path.rglob("agent-*.jsonl"))
@@ -117,20 +118,32 @@ def attempts_in(directory: Path) -> list[AttemptDir]:
 def find_attempts(directory: Path) -> list[AttemptDir]:
     """Every attempt directory below a data set, or the data set itself if it is one; by place."""
     found: list[AttemptDir] = []
-    _find(directory, directory.name or directory.absolute().name, 0, found)
+    _find(directory.resolve(), directory, directory.name or directory.absolute().name, 0, found)
     # The names of the levels decide, whatever order the file system has.
     return sorted(found, key=lambda attempt: attempt.place.split("/"))
 
 
-def _find(directory: Path, place: str, depth: int, found: list[AttemptDir]) -> None:
-    entries = list(directory.iterdir())
-    if ATTEMPT.match(directory.name) or any(entry.name in FILES for entry in entries):
+def _find(root: Path, directory: Path, place: str, depth: int, found: list[AttemptDir]) -> None:
+    if ATTEMPT.match(directory.name):
         found.append(AttemptDir(directory, place))
-    elif depth < _DEPTH:
-        for entry in entries:
-            if entry.is_dir():
-                below = entry.name if depth == 0 else f"{place}/{entry.name}"
-                _find(entry, below, depth + 1, found)
+        return
+    own, below = 0, []
+    for entry in directory.iterdir():
+        own += entry.name in FILES
+        # A link into the data set is a second name of a run, not a second run.
+        if depth < _DEPTH and entry.is_dir() and not _links_into(root, entry):
+            name = entry.name if depth == 0 else f"{place}/{entry.name}"
+            _find(root, entry, name, depth + 1, below)
+    # One such file above runs is a summary of theirs; a run's own directory has several, and what
+    # looks like a run below it may be part of its work tree, unless it is called an attempt.
+    if (own > 1 and not any(ATTEMPT.match(attempt.path.name) for attempt in below)) or not below:
+        below = [AttemptDir(directory, place)] if own else []
+    found += below
+
+
+def _links_into(root: Path, entry: Path) -> bool:
+    target = entry.resolve()
+    return entry.is_symlink() and (target.is_relative_to(root) or root.is_relative_to(target))
 
 
 def select(attempts: Iterable[AttemptDir], which: str) -> set[str]:
@@ -191,6 +204,7 @@ class AttemptFiles:
         samples.sort(key=lambda sample: sample.utc_ns or sample.local_ns or 0)
         return samples, "damaged" if bad else "ok" if samples else "empty"
 
+    @cached_property
     def tool_calls(self) -> list[Fields]:
         """The entries of tool_calls.json, or of results.json, which repeats them."""
         listed = self._read("tool_calls.json", list)

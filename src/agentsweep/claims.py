@@ -212,9 +212,9 @@ class _Line:
     @property
     def verdict(self) -> str:
         """Whether the printed digits come out: `=`, `differs`, or nothing to compare."""
-        if self.published is None:
+        if self.published is None or self.paper is None or self.paper.value is None:
             return ""
-        return "=" if self.published.agrees(self.paper and self.paper.value) else "differs"
+        return "=" if self.published.agrees(self.paper.value) else "differs"
 
 
 def _side_by_side(rows: Iterable[Row], published: dict[tuple[str, str], Published]) -> list[_Line]:
@@ -286,7 +286,7 @@ def _definitions(rows: Iterable[Row]) -> dict[str, dict[str, str]]:
 
 _LATEX = str.maketrans(
     {
-        **{letter: f"\\{letter}" for letter in "_%&#$"},
+        **{letter: f"\\{letter}" for letter in "_%&#${}"},
         "~": "\\textasciitilde{}",
         "^": "\\textasciicircum{}",
         "\\": "\\textbackslash{}",

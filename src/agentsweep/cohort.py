@@ -107,7 +107,10 @@ class CohortRun:
     @cached_property
     def calls_known(self) -> bool:
         """Whether no calls means that there were none: a session was read, or a list of calls."""
-        return bool(self.calls) or self.row["trace_status"] == "ok"
+        if self.row["trace_status"] == "ok":
+            return True
+        # Lists of the oldest layout have no ends.
+        return any(call["end_utc_ns"] is not None for call in self.calls)
 
     @cached_property
     def active_s(self) -> float | None:
@@ -122,18 +125,21 @@ class CohortRun:
 
     @cached_property
     def least_tool_time(self) -> list[Interval]:
-        """The least that it can be, by what the trace tells.
+        """The least that it can be, by what the trace tells."""
+        return intervals_of(self.certain_calls(self.leaf_calls), least=True)
+
+    def certain_calls(self, calls: Iterable[Mapping]) -> list[Mapping]:
+        """The calls whose time is a tool's for certain.
 
         CLI versions up to 2.1.50 ask a model of their own before a Bash command runs, and nothing
         tells that time from the command's.
         """
         asks = (version_tuple(self.row["agent_version"]) or (0, 0, 0)) <= _LAST_THAT_ASKS
-        certain = [
+        return [
             call
-            for call in self.leaf_calls
+            for call in calls
             if not (asks and call["name"] == "Bash" and call["time_source"] == "trace")
         ]
-        return intervals_of(certain, least=True)
 
     @cached_property
     def _with_cpu(self) -> np.ndarray:
@@ -173,16 +179,19 @@ class CohortRun:
 
 @dataclass(frozen=True)
 class Cohort:
-    """The runs of a data set that count, and the tasks that all data sets have in common."""
+    """The runs of a data set that count, and the tasks that all data sets of its source have."""
 
     name: str
     runs: list[CohortRun]
     common_tasks: frozenset[str]
     attempts: int  # rows of `runs`, whether they count or not
+    union: bool = False  # several data sets together
 
     @cached_property
     def common(self) -> list[CohortRun]:
-        """The runs of the tasks that every data set has."""
+        """The runs of the tasks that every data set has; all where there is no such task."""
+        if not self.common_tasks:
+            return self.runs
         return [run for run in self.runs if run.row["task"] in self.common_tasks]
 
 
@@ -196,17 +205,29 @@ def counts(row: Mapping) -> bool:
 
 
 def load(directories: Iterable[Path | str]) -> list[Cohort]:
-    """The cohorts of the data sets in directories of tables, and of all of them together.
+    """The cohorts of the data sets in directories of tables, and of those of one source together.
 
-    A directory may hold several data sets. The union, named `A+B`, comes last and only where there
-    are several. Raises AgentsweepError where no run counts.
+    A directory may hold several data sets. What was measured and what was imported differ in what
+    they call memory and CPU, so each has its own union, named `A+B`; unions come last and only
+    where there are several data sets. Raises AgentsweepError where no run counts, or a run is
+    there twice.
     """
     directories = list(map(Path, directories))
     found: dict[str, list[CohortRun]] = {}
     attempts: dict[str, int] = {}
+    sources: dict[str, list[str]] = {}
+    seen: dict[str, Path] = {}
     for directory in directories:
         for name, rows in _rows_by_dataset(directory).items():
+            for row in rows:
+                if seen.setdefault(row["run_id"], directory) is not directory:
+                    raise AgentsweepError(
+                        f"{row['run_id']} is in {seen[row['run_id']]} and in {directory}: name "
+                        "each run's tables once, and give each data set a name of its own"
+                    )
             attempts[name] = attempts.get(name, 0) + len(rows)
+            names = sources.setdefault(rows[0]["source"], [])
+            names += [name] if name not in names else []
             runs = {row["run_id"]: CohortRun(row) for row in rows if counts(row)}
             _read(directory, runs)
             found.setdefault(name, []).extend(runs.values())
@@ -216,14 +237,16 @@ def load(directories: Iterable[Path | str]) -> list[Cohort]:
             f"run must have {_LEAST_SAMPLES} samples over {_LEAST_S:.0f} s, a measured one an "
             "outcome): run the sweep, or check `imports`"
         )
-    tasks = [{run.row["task"] for run in runs} for runs in found.values()]
-    common = frozenset(set.intersection(*tasks))
-    cohorts = [Cohort(name, runs, common, attempts[name]) for name, runs in found.items()]
-    if len(cohorts) > 1:
-        together = [run for cohort in cohorts for run in cohort.runs]
-        total = sum(attempts.values())
-        cohorts.append(Cohort(_UNION.join(found), together, common, total))
-    return cohorts
+    cohorts, unions = [], []
+    for names in sources.values():
+        tasks = [{run.row["task"] for run in found[name]} for name in names if found[name]]
+        common = frozenset(set.intersection(*tasks)) if tasks else frozenset()
+        cohorts += [Cohort(name, found[name], common, attempts[name]) for name in names]
+        if len(names) > 1:
+            together = [run for name in sorted(names) for run in found[name]]
+            total = sum(attempts[name] for name in names)
+            unions.append(Cohort(_UNION.join(sorted(names)), together, common, total, union=True))
+    return cohorts + unions
 
 
 def intervals_of(calls: Iterable[Mapping], least: bool = False) -> list[Interval]:

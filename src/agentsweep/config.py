@@ -388,8 +388,17 @@ def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:
         parse_size(overhead)
     except ValueError as error:
         yield ("measure", "mem_overhead"), str(error)
+    places: dict[Path, str] = {}
     for name, entry in data["imports"].items():
         directory = Path(data["imports_directory"]) / entry["directory"]
+        other = places.setdefault(directory.resolve(), name)
+        if other != name:
+            yield (
+                ("imports", name, "directory"),
+                f"{str(directory)!r} is that of {other!r} too; name each data set once",
+            )
+        if name == data["dataset"]:
+            yield ("imports", name), "has the name of the sweep's own dataset; give it another"
         if not directory.is_dir():
             yield (
                 ("imports", name, "directory"),

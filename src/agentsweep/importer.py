@@ -23,7 +23,7 @@ from agentsweep.run_files import Damage, Fields, number, whole, word
 from agentsweep.run_row import trace_counts, trace_evidence
 from agentsweep.time_split import TIME_PARTS, time_parts
 from agentsweep.trace import parse_file, parse_sources
-from agentsweep.trace_records import Trace
+from agentsweep.trace_records import Trace, parse_time
 from agentsweep.units import parse_cpus, parse_size
 
 if TYPE_CHECKING:
@@ -68,10 +68,17 @@ class _ImportedRun:
         self.results = self.files.results
         self.trace, self.trace_status = _read_trace(attempt.path / "trace.jsonl", self.damage)
         samples, self.samples_status = self.files.samples()
-        self.zone_ns = agentcgroup.zone_ns(samples, self.trace.first_utc_ns)
+        self.zone_ns = agentcgroup.zone_ns(samples, self._first_known_utc_ns())
         self.samples = self._placed(samples)
         self.live = [sample for sample in self.samples if not sample.dead]
         self.window = self._window()
+
+    def _first_known_utc_ns(self) -> int | None:
+        """The session's first record; without a session, the first listed call."""
+        if self.trace.first_utc_ns is not None:
+            return self.trace.first_utc_ns
+        times = [parse_time(call("timestamp")) for call in self.files.tool_calls]
+        return min((time for time in times if time is not None), default=None)
 
     def _placed(self, samples: list[Sample]) -> list[Sample]:
         """The samples with a time in UTC, in its order; one without it is counted as bad."""
@@ -179,7 +186,7 @@ class _ImportedRun:
         if not self.trace.messages:
             rows = [
                 agentcgroup.listed_call(self.run_id, place, entry)
-                for place, entry in enumerate(self.files.tool_calls(), 1)
+                for place, entry in enumerate(self.files.tool_calls, 1)
             ]
         else:
             rows = [

@@ -55,9 +55,11 @@ from agentsweep.run_metrics import (
     peak_mb,
     peak_to_average,
     plus,
+    quantile_interval,
     ratio,
     residual_startup_s,
     rounds,
+    start_correlation,
     startup_share,
     startup_total_s,
     test_rises,
@@ -335,8 +337,8 @@ def _share(part: float, whole: float, n: int, unit: str, definition: str) -> Val
 
 
 def datasets(cohorts: Sequence[Cohort]) -> Sequence[Cohort]:
-    """The cohorts of single data sets, without the union of several."""
-    return cohorts[:-1] if len(cohorts) > 1 else cohorts
+    """The cohorts of single data sets, without the unions of several."""
+    return [cohort for cohort in cohorts if not cohort.union]
 
 
 # Durations and where the time went.
@@ -415,7 +417,8 @@ def model_share_mean(cohort: Cohort, mode: str) -> Value:
         return _over_runs(cohort.runs, _percent(model_share, mode), fmean, "%", said)
     said = (
         "Mean over runs of the time with a request to the model open (union of intervals, "
-        "sub-agents included) over the container's time."
+        "sub-agents included; without a record of requests, from the record before an answer to "
+        "the answer's last) over the container's time."
     )
     most = _percent(lambda run, mode: plus(model_share(run, mode), uncertain_share(run)), mode)
     return _over_runs(cohort.runs, _percent(model_share, mode), fmean, "%", said, most)
@@ -497,8 +500,9 @@ def tool_time_share(cohort: Cohort, mode: str) -> Values:
     said = {
         PAPER: "Request-to-result times of the tool's calls over those of all calls, summed over "
         "runs; n counts the tool's calls.",
-        CORRECTED: "Time with the tool at work (union of intervals in each run) over the sum of "
-        "that of all leaf tools; n counts the tool's calls.",
+        CORRECTED: "Time with the tool at work (union of intervals in each run, at most what it "
+        "can be) over the sum of that of all leaf tools; n counts the tool's calls; bounds: with "
+        "the least tool time.",
     }[mode]
     return _time_shares(cohort, mode, said, lambda call: call["name"] or UNKNOWN)
 
@@ -509,7 +513,8 @@ def bash_time_share(cohort: Cohort, mode: str) -> Values:
         PAPER: "Request-to-result times of the Bash calls of the kind (first matching pattern on "
         "the command line) over those of all Bash calls; n counts the kind's calls.",
         CORRECTED: "Time with a Bash call of the kind (by the programs that it starts) at work, "
-        "over the sum of that of all kinds; n counts the kind's calls.",
+        "at most what it can be, over the sum of that of all kinds; n counts the kind's calls; "
+        "bounds: with the least tool time.",
     }[mode]
 
     def kind(call: Row) -> str | None:
@@ -524,6 +529,7 @@ def _time_shares(
     cohort: Cohort, mode: str, said: str, group_of: Callable[[Row], str | None]
 ) -> Values:
     seconds: dict[str, float] = {}
+    least: dict[str, float] = {}
     calls: dict[str, int] = {}
     for run in cohort.runs:
         groups: dict[str, list[Row]] = {}
@@ -539,9 +545,19 @@ def _time_shares(
                 else length(intervals_of(found)) / 1e9
             )
             seconds[name] = seconds.get(name, 0.0) + spent
-    total = sum(seconds.values())
-    ordered = sorted(seconds, key=lambda name: (-seconds[name], name))
-    return {name: _share(seconds[name], total, calls[name], "%", said) for name in ordered}
+            if mode == CORRECTED:
+                certain = length(intervals_of(run.certain_calls(found), least=True)) / 1e9
+                least[name] = least.get(name, 0.0) + certain
+    total, least_total = sum(seconds.values()), sum(least.values())
+    shares = {}
+    for name in sorted(seconds, key=lambda name: (-seconds[name], name)):
+        shares[name] = _share(seconds[name], total, calls[name], "%", said)
+        if mode == CORRECTED:
+            most, fewest = seconds[name], least[name]
+            extremes = [(most, most + least_total - fewest), (fewest, fewest + total - most)]
+            bounds = [_share(part, whole, 0, "%", said) for part, whole in extremes]
+            shares[name] = _between(shares[name], [shares[name], *bounds])
+    return shares
 
 
 def retry_loop_tasks(cohort: Cohort, mode: str) -> Value:
@@ -604,13 +620,13 @@ def cpu_mean(cohort: Cohort, mode: str) -> Value:
     """The CPU that an agent and its tools use on average, over the tasks of all data sets."""
     if mode == PAPER:
         said = (
-            "Mean over the runs of the common tasks of the mean of the samples, each of which is "
-            "an average since the container's start."
+            "Mean over the runs of the tasks that all data sets have (all runs, if there is no "
+            "such task) of the mean of the samples, each an average since the container's start."
         )
         return _over_runs(cohort.common, mean_of_means, fmean, "% of a core", said)
     said = (
-        "Mean over the runs of the common tasks of the CPU time between the first and the last "
-        "sample over the time between them."
+        "Mean over the runs of the tasks that all data sets have (all runs, if there is no such "
+        "task) of the CPU time between the first and the last sample over the time between them."
     )
     value = _over_runs(cohort.common, mean_load, fmean, "% of a core", said)
     errors = [error for run in cohort.common if (error := mean_load_error(run)) is not None]
@@ -676,13 +692,19 @@ def cpu_memory_correlation_mean(cohort: Cohort, mode: str) -> Value:
     if mode == PAPER:
         said = "Mean over runs of Pearson's r of the samples, CPU being an average since the start."
         return _over_runs(cohort.runs, listed_correlation, fmean, "r", said)
-    said = "Mean over runs of Pearson's r of the load in a step and the memory at its end."
+    said = (
+        "Mean over runs of Pearson's r of the load in a step and the memory at its end; bounds: "
+        "with the memory at the step's start, and without the error of a reconstructed load."
+    )
     value = _over_runs(cohort.runs, load_correlation, fmean, "r", said)
-    full = [r for run in cohort.runs if (r := unattenuated_correlation(run)) is not None]
-    if value.value is None or not any(run.cpu is not None and run.cpu.load_error_percent.any()
-                                      for run in cohort.runs):  # fmt: skip
+    if value.value is None:
         return value
-    return replace(value, low=min(value.value, fmean(full)), high=max(value.value, fmean(full)))
+    others = [
+        fmean(found)
+        for metric in (start_correlation, unattenuated_correlation)
+        if (found := [r for run in cohort.runs if (r := metric(run)) is not None])
+    ]
+    return replace(value, low=min(value.value, *others), high=max(value.value, *others))
 
 
 def cpu_bursts_in_tools(cohort: Cohort, mode: str) -> Value:
@@ -700,19 +722,36 @@ def cpu_bursts_in_tools(cohort: Cohort, mode: str) -> Value:
         return _share(inside, high, high, "%", said)
     said = (
         "Time of steps with a load over 30 % of a core in which a leaf tool was at work, of the "
-        "time of all such steps; n counts them."
+        "time of all such steps; n counts them; bounds: with the load's error, and with the least "
+        "tool time."
     )
+    bursts = [_bursts_in_tools(cohort, said, sign) for sign in (0, -1, 1)]
+    least = [_bursts_in_tools(cohort, said, sign, least=True) for sign in (0, -1, 1)]
+    return _between(bursts[0], [*bursts, *least])
+
+
+def _bursts_in_tools(cohort: Cohort, said: str, sign: int, least: bool = False) -> Value:
+    """Share of the CPU bursts in tools, for the load plus `sign` times its error."""
     covered = spent = 0.0
     steps = 0
     for run in _with_calls(cohort):
         if run.cpu is None:
             continue
-        burst = run.cpu.load_percent > CPU_BURST_PERCENT
+        burst = run.cpu.load_percent + sign * run.cpu.load_error_percent > CPU_BURST_PERCENT
         ns = run.ns_of(run.cpu_t_s)
+        tools = run.least_tool_time if least else run.tool_time
         steps += int(burst.sum())
-        covered += float(covered_s(run.tool_time, ns[:-1], ns[1:])[burst].sum())
+        covered += float(covered_s(tools, ns[:-1], ns[1:])[burst].sum())
         spent += float(np.diff(run.cpu_t_s)[burst].sum())
     return _share(covered, spent, steps, "%", said)
+
+
+def _between(value: Value, others: Iterable[Value]) -> Value:
+    """The value with the lowest and the highest of others as bounds, where they differ."""
+    known = [other.value for other in others if other.value is not None]
+    if value.value is None or min(known) == max(known):
+        return value
+    return replace(value, low=min(known), high=max(known))
 
 
 # Memory.
@@ -741,9 +780,9 @@ def memory_bursts_in_tools(cohort: Cohort, mode: str) -> Value:
         PAPER: "Samples over 300 MB (the printed text without its last three letters) between "
         "request and result of any call, of all such samples; n counts them.",
         CORRECTED: "Live samples over 300 MB with a leaf tool at work, of all such samples; n "
-        "counts them.",
+        "counts them; lower bound: with the least tool time.",
     }[mode]
-    inside = high = 0
+    inside = least = high = 0
     for run in _with_calls(cohort):
         if mode == PAPER:
             burst, tools = cut_memory_mb(run.series) > MEMORY_BURST_MB, in_listed_calls(run)
@@ -751,9 +790,13 @@ def memory_bursts_in_tools(cohort: Cohort, mode: str) -> Value:
             live = run.series.live
             burst = live & (run.series.memory_bytes / MB > MEMORY_BURST_MB)
             tools = within(run.series.utc_ns, run.tool_time)
+            least += int((burst & within(run.series.utc_ns, run.least_tool_time)).sum())
         high += int(burst.sum())
         inside += int((burst & tools).sum())
-    return _share(inside, high, high, "%", said)
+    value = _share(inside, high, high, "%", said)
+    if mode == PAPER:
+        return value
+    return _between(value, [value, _share(least, high, high, "%", said)])
 
 
 def memory_burst_time_share(cohort: Cohort, mode: str) -> Value:
@@ -765,9 +808,9 @@ def memory_burst_time_share(cohort: Cohort, mode: str) -> Value:
         return _share(float(sum(found.sum() for found in inside)), total, total, "%", said)
     said = (
         "Time with a leaf tool at work, of the time between the first and the last live sample, "
-        "summed over runs; n counts runs."
+        "summed over runs; n counts runs; lower bound: the least tool time."
     )
-    covered = spent = 0.0
+    covered = least = spent = 0.0
     runs = 0
     for run in _with_calls(cohort):
         times = run.series.utc_ns[run.series.live]
@@ -775,8 +818,10 @@ def memory_burst_time_share(cohort: Cohort, mode: str) -> Value:
             continue
         runs += 1
         covered += float(covered_s(run.tool_time, times[:1], times[-1:])[0])
+        least += float(covered_s(run.least_tool_time, times[:1], times[-1:])[0])
         spent += float(times[-1] - times[0]) / 1e9
-    return _share(covered, spent, runs, "%", said)
+    value = _share(covered, spent, runs, "%", said)
+    return _between(value, [value, _share(least, spent, runs, "%", said)])
 
 
 def test_call_memory_rise_p95(cohort: Cohort, mode: str) -> Value:
@@ -792,11 +837,13 @@ def test_call_memory_rise_p95(cohort: Cohort, mode: str) -> Value:
         said = (
             "95th percentile of the peak within a test call of 0.1 s or more (by its programs) "
             "less the memory before it: watermark where there is one, else live samples within "
-            "it; n counts calls."
+            "it; n counts calls; bounds: 95 % interval of the percentile, by ranks."
         )
         rises = [rise for run in cohort.runs for rise in test_rises(run)]
     value = float(np.percentile(rises, 95)) if rises else None
-    return Value(value, len(rises), "MB", said)
+    if mode == PAPER or value is None:
+        return Value(value, len(rises), "MB", said)
+    return Value(value, len(rises), "MB", said, *quantile_interval(rises, 0.95))
 
 
 def memory_change_rate_max(cohort: Cohort, mode: str) -> Value:

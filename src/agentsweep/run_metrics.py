@@ -233,9 +233,15 @@ def listed_correlation(run: CohortRun) -> float | None:
 
 def load_correlation(run: CohortRun) -> float | None:
     """Pearson's r of the load in a step and the memory at its end."""
-    if run.cpu is None:
-        return None
-    memory_mb = run.cpu_memory_mb[1:]
+    return None if run.cpu is None else _load_and(run, run.cpu_memory_mb[1:])
+
+
+def start_correlation(run: CohortRun) -> float | None:
+    """Pearson's r of the load in a step and the memory at its start."""
+    return None if run.cpu is None else _load_and(run, run.cpu_memory_mb[:-1])
+
+
+def _load_and(run: CohortRun, memory_mb: np.ndarray) -> float | None:
     known = np.isfinite(memory_mb)
     return correlation(run.cpu.load_percent[known], memory_mb[known])
 
@@ -256,6 +262,30 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     if len(a) < _LEAST_FOR_R or a.std() == 0 or b.std() == 0:
         return None
     return float(np.corrcoef(a, b)[0, 1])
+
+
+def quantile_interval(
+    values: Sequence[float], q: float, outside: float = 0.05
+) -> tuple[float | None, float | None]:
+    """The interval of a quantile that its values' ranks give; two None where there are too few.
+
+    The number of values below the quantile is binomial (Conover, Practical Nonparametric
+    Statistics, section 3.2); each end is missed with a probability of `outside` / 2 at most.
+    """
+    ordered, n = sorted(values), len(values)
+    logs = [
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        + k * math.log(q) + (n - k) * math.log1p(-q)
+        for k in range(n + 1)
+    ]  # fmt: skip
+    below = np.cumsum(np.exp(logs))
+    # Place i as the lower end is wrong if at most i values lie below the quantile.
+    lower = np.flatnonzero(below[:-1] <= outside / 2)
+    # Place i as the upper end is wrong if more than i values do.
+    upper = np.flatnonzero(1 - below[:-1] <= outside / 2)
+    if not len(lower) or not len(upper):
+        return None, None
+    return ordered[lower[-1]], ordered[upper[0]]
 
 
 def in_listed_calls(run: CohortRun) -> np.ndarray:

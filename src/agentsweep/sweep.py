@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TextIO
 
 from agentsweep import config as configuration
-from agentsweep.config import Cell, Machine
+from agentsweep.agentcgroup import AttemptDir, attempts_in
+from agentsweep.config import Cell, Import, Machine
+from agentsweep.errors import AgentsweepError, ConfigError
 
 UNMATCHABLE = "(?!x)x"
 
@@ -130,6 +132,26 @@ class Sweep:
 def one_of(values: Iterable) -> str:
     """A pattern that matches the values and nothing else."""
     return "|".join(re.escape(str(value)) for value in dict.fromkeys(values)) or UNMATCHABLE
+
+
+def imported_attempts(imports: Iterable[Import]) -> dict[str, list[AttemptDir]]:
+    """The attempts of each data set; ConfigError with a line for each data set without one."""
+    found, wrong = {}, []
+    for entry in imports:
+        try:
+            found[entry.name] = attempts_in(entry.directory)
+        except AgentsweepError as error:
+            wrong.append(f"imports.{entry.name}: {error}")
+            continue
+        braced = [str(a.path) for a in found[entry.name] if set("{}") & set(str(a.path))]
+        if braced:
+            wrong.append(
+                f"imports.{entry.name}: {braced[0]}: Snakemake takes braces in a path for a "
+                "wildcard; rename the directory"
+            )
+    if wrong:
+        raise ConfigError(wrong)
+    return found
 
 
 def shell_prefix(source: Path, python: Path, prefer_path: bool) -> str:

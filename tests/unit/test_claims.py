@@ -227,6 +227,10 @@ def test_the_numbers_in_the_docs_are_those_of_the_claims(real):
     for sentence in (
         f"by {value('cpu_memory_correlation_mean', 'H'):+.2f} (H) and "
         f"{value('cpu_memory_correlation_mean', 'L'):+.2f} (L)",
+        f"by {corrected['cpu_memory_correlation_mean', 'H'].low:+.2f} (H) and "
+        f"{corrected['cpu_memory_correlation_mean', 'L'].low:+.2f} (L)",
+        f"interval is {corrected['test_call_memory_rise_p95', 'H'].low:.0f} to "
+        f"{corrected['test_call_memory_rise_p95', 'H'].high:,.0f} MB",
         f"{value('cpu_bursts_in_tools', 'H'):.0f} % (H) and "
         f"{value('cpu_bursts_in_tools', 'L'):.0f} % (L) lies in tool",
         f"In L, {value('cpu_samples_over_50', 'L'):.1f} % of the time",

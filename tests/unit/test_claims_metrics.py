@@ -498,6 +498,35 @@ def test_the_correlation_of_an_average_has_another_sign():
     assert both(metrics.cpu_memory_correlation_mean, short) == (None, None)
 
 
+def test_the_correlation_is_bounded_by_the_memory_at_the_steps_start():
+    memory = [100.0] * 20 + [500.0] * 20
+    used = np.r_[np.arange(20) * 0.1, 1.9 + np.arange(1, 21) * 0.9]
+    made = run(samples=series(memory, used=used), cpu_source="counted")
+    value = metrics.cpu_memory_correlation_mean(group(made), CORRECTED)
+    assert value.value == value.high == pytest.approx(1.0)
+    assert value.low == pytest.approx(pearson([10.0] * 19 + [90.0] * 20, memory[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("n", "places"),
+    # Conover, Practical Nonparametric Statistics: the ranks of binomial tables, by hand for 16.
+    [(5, None), (6, (0, 5)), (10, (1, 8)), (16, (3, 12))],
+)
+def test_the_interval_of_a_median_has_the_ranks_of_the_tables(n, places):
+    found = run_metrics.quantile_interval([float(i) for i in reversed(range(n))], 0.5)
+    assert found == (places or (None, None))
+
+
+def test_the_interval_of_a_percentile_holds_it_95_times_in_100():
+    random = np.random.default_rng(7)
+    true, inside = -np.log(0.05), 0
+    for _ in range(400):
+        low, high = run_metrics.quantile_interval(random.exponential(size=150), 0.95)
+        inside += low <= true <= high
+    assert 0.94 <= inside / 400 <= 1
+    assert all(np.isfinite(run_metrics.quantile_interval(random.exponential(size=3000), 0.95)))
+
+
 def test_a_correlation_of_nothing_is_bounded_by_nothing():
     """Load and memory without any relation, the load less sure than it varies."""
     flat = lifetime_run(count=41)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cohort_maker import SECOND, call, ns, row, run, series
 
-from agentsweep import cohort, run_metrics, tables
+from agentsweep import cohort, metrics, run_metrics, tables
 from agentsweep.cohort import counts, covered_s, intervals_of, load
 from agentsweep.errors import AgentsweepError
 from agentsweep.importer import import_runs
@@ -93,6 +93,44 @@ def test_data_sets_their_union_and_their_common_tasks(tmp_path):
 def test_one_data_set_has_no_union_and_all_its_tasks_are_common(tmp_path):
     (only,) = load([write(tmp_path / "x", [imported_row("D/a", task="a"), imported_row("D/b")])])
     assert (only.name, len(only.common)) == ("D", 2)
+
+
+def test_a_data_set_without_a_run_that_counts_takes_no_task_from_the_others(tmp_path):
+    h = write(tmp_path / "h", [imported_row("H/a", dataset="H", task="a")])
+    x = write(tmp_path / "x", [imported_row("X/b", dataset="X", task="b", n_samples=0)])
+    found = load([h, x])
+    assert [(c.name, len(c.common)) for c in found] == [("H", 1), ("X", 0), ("H+X", 1)]
+
+
+def test_without_a_common_task_all_runs_are_taken(tmp_path):
+    h = write(tmp_path / "h", [imported_row("H/a", dataset="H", task="a")])
+    x = write(tmp_path / "x", [imported_row("X/b", dataset="X", task="b")])
+    assert [len(c.common) for c in load([h, x])] == [1, 1, 2]
+
+
+def test_measured_and_imported_runs_are_not_mixed(tmp_path):
+    own = write(
+        tmp_path / "own",
+        [imported_row("demo/z", dataset="demo", task="z", source="measured", outcome="completed")],
+    )
+    l_ = write(tmp_path / "l", [imported_row("L/a", dataset="L", task="a")])
+    h = write(tmp_path / "h", [imported_row("H/a", dataset="H", task="a")])
+    found = load([own, l_, h])
+    assert [(c.name, c.union) for c in found] == [
+        ("demo", False),
+        ("L", False),
+        ("H", False),
+        ("H+L", True),
+    ]
+    assert [len(c.common) for c in found] == [1, 1, 1, 2]
+    assert [c.name for c in metrics.datasets(found)] == ["demo", "L", "H"]
+
+
+def test_a_run_that_is_there_twice_is_refused(tmp_path):
+    for name in ("one", "two"):
+        write(tmp_path / name, [imported_row("H/a", dataset="H", task="a")])
+    with pytest.raises(AgentsweepError, match=r"H/a is in .*one and in .*two: name"):
+        load([tmp_path / "one", tmp_path / "two"])
 
 
 def test_one_directory_may_hold_several_data_sets_and_one_data_set_several(tmp_path):
@@ -358,7 +396,9 @@ def test_within_includes_both_ends():
 
 
 def test_whether_the_calls_of_a_run_are_known():
-    assert run([call()]).calls_known
+    assert run([call(start=1, end=2)]).calls_known
+    assert not run([call(start=1), call()]).calls_known
+    assert run([call(start=1)], trace_status="ok").calls_known
     assert run(trace_status="ok").calls_known
     for status in ("missing", "empty", "damaged", None):
         assert not run(trace_status=status).calls_known

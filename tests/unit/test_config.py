@@ -396,6 +396,17 @@ def test_imports_have_their_defaults_and_change_no_run(project):
     assert loaded.for_cell(loaded.cells()[0])["imports"] == {}
 
 
+def test_imports_are_told_apart_from_each_other_and_from_the_sweep(project):
+    (project / "data").mkdir()
+    (project / "other").mkdir()
+    (project / "link").symlink_to("data")
+    with pytest.raises(ConfigError, match=r"imports\.B\.directory.*'link' is that of 'A' too"):
+        load(imports={"A": {"directory": "data"}, "B": {"directory": "link"}})
+    with pytest.raises(ConfigError, match=r"imports\.mine.*the sweep's own dataset"):
+        load(dataset="mine", imports={"mine": {"directory": "data"}})
+    load(dataset="mine", imports={"A": {"directory": "data"}, "B": {"directory": "other"}})
+
+
 def test_imports_alone_need_no_cell(project):
     assert load(sweep={"tasks": []}).cells() == []
 

@@ -33,6 +33,7 @@ from agentcgroup_maker import (
 from session_maker import SESSION, Session, small_session, stamp, succeeded
 from test_trace_examples import RUNS, needs_runs
 
+from agentsweep import agentcgroup
 from agentsweep.agentcgroup import AttemptDir, parse_printed_size, select
 from agentsweep.errors import AgentsweepError
 from agentsweep.importer import TABLES, import_runs
@@ -311,14 +312,69 @@ def test_the_first_sample_may_have_an_epoch_only(one):
     assert one(listed=listed) == one()
 
 
+def test_without_session_and_epoch_the_first_listed_call_tells_the_zone(one):
+    listed = samples()
+    for entry in listed:
+        del entry["epoch"]
+    assert the_run(one(listed=listed, trace=None))["n_samples"] == 12
+    assert one(listed=listed, trace=None)["samples"] == one(trace=None)["samples"]
+
+
 def test_samples_that_no_zone_places_are_named(one):
     listed = samples()
     for entry in listed:
         del entry["epoch"]
-    row = the_run(one(listed=listed, trace=None))
+    row = the_run(one(listed=listed, trace=None, calls=[]))
     assert (row["samples_status"], row["n_samples"]) == ("damaged", 0)
     assert "12 have no epoch" in row["damage"]
     assert row["started_utc_ns"] is None
+
+
+def places(directory):
+    return [found.place for found in agentcgroup.find_attempts(directory)]
+
+
+def test_a_summary_above_runs_hides_none_of_them(tmp_path):
+    attempt(tmp_path / "a__b-1" / "attempt_1")
+    attempt(tmp_path / "c__d-2")
+    found = places(tmp_path)
+    assert found == ["a__b-1/attempt_1", "c__d-2"]
+    for above in (tmp_path, tmp_path / "a__b-1"):
+        (above / "results.json").write_text("{}")
+        assert places(tmp_path) == found
+    (tmp_path / "a__b-1" / "tool_calls.json").write_text("[]")
+    assert places(tmp_path) == found
+
+
+def test_what_a_work_tree_holds_is_no_run(tmp_path):
+    attempt(tmp_path / "a__b-1")
+    attempt(tmp_path / "a__b-1" / "work" / "data")
+    attempt(tmp_path / "c__d-2" / "attempt_1" / "work" / "attempt_1")
+    attempt(tmp_path / "c__d-2" / "attempt_1")
+    assert places(tmp_path) == ["a__b-1", "c__d-2/attempt_1"]
+
+
+def test_a_link_into_the_data_set_is_no_second_run(tmp_path):
+    data = tmp_path / "data"
+    attempt(data / "a__b-1" / "attempt_1")
+    (data / "latest").symlink_to("a__b-1")
+    (data / "a__b-1" / "attempt_latest").symlink_to("attempt_1")
+    (data / "a__b-1" / "up").symlink_to(data)
+    (data / "a__b-1" / "over").symlink_to(tmp_path)
+    (data / "loop").symlink_to("loop")
+    assert places(data) == ["a__b-1/attempt_1"]
+    attempt(tmp_path / "elsewhere" / "attempt_1")
+    (data / "c__d-2").symlink_to(tmp_path / "elsewhere")
+    assert places(data) == ["a__b-1/attempt_1", "c__d-2/attempt_1"]
+    (tmp_path / "name").symlink_to(data)
+    assert places(tmp_path / "name") == places(data)
+
+
+@pytest.mark.parametrize("name", ["attempt-2", "Attempt_2", "attempt2"])
+def test_attempts_spelled_otherwise_are_attempts_of_their_task(tmp_path, name):
+    attempt(tmp_path / "a__b-1" / name)
+    (found,) = agentcgroup.find_attempts(tmp_path)
+    assert (found.task_place, found.number) == ("a__b-1", 2)
 
 
 def test_a_time_that_contradicts_its_epoch_is_no_zone(one):

@@ -129,8 +129,15 @@ def test_only_what_a_change_concerns_is_made_again(clone):
     (data / "all_images_local/e__f-3").mkdir()
     (data / "all_images_local/e__f-3/results.json").write_text(kept)
     assert figures(plan(clone)) == {"import_run": 2, **every}
+    (attempt / "results.json").write_text(kept)
+    assert figures(plan(clone)) == {"import_run": 1, **every}
+    # An attempt without a file is a row of `runs`, too.
+    (data / "all_images_haiku/a__b-1/attempt_2").mkdir()
     clone.snakemake("--cores", "2", "paper", "--configfile", CONFIG)
     assert plan(clone) == {}
+    (data / "all_images_haiku/a__b-1/attempt_2").rmdir()
+    assert figures(plan(clone)) == {"import_run": 1, **every}
+    (data / "all_images_haiku/a__b-1/attempt_2").mkdir()
 
     clone.replace(CONFIG, "attempts: last}", "attempts: all}")
     assert figures(plan(clone)) == {"import_run": 2, **every}
@@ -180,6 +187,25 @@ def test_data_that_are_not_there_are_a_sentence_each(tmp_path):
             f"imports.{name}.directory: '../shared/data/agentcgroup/all_images_{folder}' is no "
             "directory; set imports_directory" in done.stdout
         )
+
+
+def test_data_that_are_gone_are_no_old_result(clone):
+    data = clone.path.parent / "shared/data/agentcgroup"
+    for task in (data / "all_images_haiku").iterdir():
+        task.rename(data / task.name)
+    done = clone.snakemake("-n", "paper", "--configfile", CONFIG, check=False)
+    assert done.returncode != 0
+    assert "imports.H: ../shared/data/agentcgroup/all_images_haiku holds no run" in done.stdout
+
+
+def test_a_path_that_snakemake_cannot_take_is_named(clone):
+    data = clone.path.parent / "shared/data/agentcgroup"
+    (data / "all_images_haiku/a__b-1").rename(data / "all_images_haiku/a__{b}-1")
+    done = clone.snakemake("-n", "paper", "--configfile", CONFIG, check=False)
+    said = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert "imports.H: " in said
+    assert "a__{b}-1/attempt_1: Snakemake takes braces" in said
 
 
 def test_a_sweep_of_ones_own_gets_the_paper_without_another_line(tmp_path):

@@ -5,6 +5,7 @@ PROVIDES the functions that rules use as inputs, params and resources. Reads fil
 needs no engine, no network and no key.
 """
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ SOURCE = (
 sys.path.insert(0, str(SOURCE))
 
 from agentsweep import agentcgroup, codehash, sweep
-from agentsweep.errors import AgentsweepError, ConfigError
+from agentsweep.errors import ConfigError
 
 shell.prefix(
     sweep.shell_prefix(
@@ -30,6 +31,8 @@ shell.prefix(
 
 try:
     SWEEP = sweep.Sweep(config, workflow.configfiles, announce=workflow.is_main_process)
+    # Read here: Snakemake is silent about an error in an input function whose outputs exist.
+    ATTEMPTS = sweep.imported_attempts(SWEEP.config.imports())
 except ConfigError as error:
     raise WorkflowError(*error.problems) from None
 
@@ -167,10 +170,13 @@ def figure_script(figure):
 
 def import_files(wildcards):
     """The files of an imported data set."""
-    try:
-        return agentcgroup.files(IMPORTS[wildcards.imported].directory)
-    except AgentsweepError as error:
-        raise WorkflowError(f"imports.{wildcards.imported}: {error}")
+    return agentcgroup.files(ATTEMPTS[wildcards.imported])
+
+
+def import_places(wildcards):
+    """Hash of the names of the attempts: one without a file has a row, too."""
+    places = "\0".join(attempt.place for attempt in ATTEMPTS[wildcards.imported])
+    return hashlib.sha256(places.encode()).hexdigest()
 
 
 def import_setting(name):

@@ -18,6 +18,7 @@ rule import_run:
     params:
         layout=import_setting("layout"),
         attempts=import_setting("attempts"),
+        places=import_places,
         code=codehash.digest("agentsweep.importer"),
         # Untracked as a path: the files are the input.
         directory=lambda wildcards, input: IMPORTS[wildcards.imported].directory,
