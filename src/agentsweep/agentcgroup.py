@@ -166,7 +166,9 @@ class AttemptFiles:
     def __init__(self, path: Path, damage: Damage):
         self._path, self._damage = path, damage
         self.results = Fields(self._read("results.json", dict))
-        self._resources = Fields(self._read("resources.json", dict))
+        resources = self._read("resources.json", dict)
+        self._unreadable = resources is None and (path / "resources.json").exists()
+        self._resources = Fields(resources)
 
     def _read(self, name: str, kind: type) -> object:
         """The content of a file, None where it is missing or something else."""
@@ -195,7 +197,7 @@ class AttemptFiles:
         if not isinstance(listed, list):
             listed = self.results("resource_samples", "samples")
         if not isinstance(listed, list):
-            return [], "missing"
+            return [], "damaged" if self._unreadable else "missing"
         samples = [sample for entry in listed if (sample := _sample(entry)) is not None]
         bad = len(listed) - len(samples)
         if bad:

@@ -50,7 +50,7 @@ _MESSAGE_COLUMNS = (
 )
 _SAMPLE_COLUMNS = (
     *("utc_ns", "memory_current_bytes", "stats_memory_bytes", "stats_cpu_percent"),
-    *("cpu_usage_usec", "cpu_usage_error_usec"),
+    "cpu_usage_usec",
 )
 
 
@@ -68,7 +68,6 @@ class Series:
     memory_bytes: np.ndarray
     mean_cpu_percent: np.ndarray
     used_s: np.ndarray
-    used_error_s: np.ndarray
 
     @cached_property
     def live(self) -> np.ndarray:
@@ -97,7 +96,7 @@ class CohortRun:
     row: Mapping
     calls: list[Mapping] = field(default_factory=list)
     messages: list[Mapping] = field(default_factory=list)
-    series: Series = field(default_factory=lambda: Series(*np.empty((5, 0))))
+    series: Series = field(default_factory=lambda: Series(*np.empty((4, 0))))
 
     @cached_property
     def leaf_calls(self) -> list[Mapping]:
@@ -314,20 +313,19 @@ def _series(row: Mapping, arrays: Mapping[str, np.ndarray]) -> Series:
         arrays["memory_current_bytes"],
     )
     used = arrays["cpu_usage_usec"] / 1e6
-    error = np.nan_to_num(arrays["cpu_usage_error_usec"]) / 1e6
     mean = arrays["stats_cpu_percent"]
     start = row["agent_start_utc_ns"]
     if row["source"] != "imported" and start is not None and len(utc_ns):
         # A point a second of the agent's phase, and what an engine would have printed there.
         inside = (utc_ns >= start) & (utc_ns <= (row["agent_end_utc_ns"] or utc_ns[-1]))
-        utc_ns, memory, used, error = (a[inside] for a in (utc_ns, memory, used, error))
+        utc_ns, memory, used = (a[inside] for a in (utc_ns, memory, used))
         kept = _a_second(utc_ns)
-        utc_ns, memory, used, error = (a[kept] for a in (utc_ns, memory, used, error))
+        utc_ns, memory, used = (a[kept] for a in (utc_ns, memory, used))
         known = np.flatnonzero(np.isfinite(used))
         used = used - used[known[0]] if len(known) else used
         elapsed = (utc_ns - start) / 1e9
         mean = np.divide(100 * used, elapsed, out=np.full(len(used), np.nan), where=elapsed > 0)
-    return Series(utc_ns, memory, mean, used, error)
+    return Series(utc_ns, memory, mean, used)
 
 
 def _a_second(utc_ns: np.ndarray) -> np.ndarray:

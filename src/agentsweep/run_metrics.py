@@ -290,10 +290,10 @@ def quantile_interval(
 
 def in_listed_calls(run: CohortRun) -> np.ndarray:
     """Which samples lie between request and result of any call, sub-agents' included."""
-    return within(run.series.utc_ns, tool_intervals(run, PAPER))
+    return within(run.series.utc_ns, tool_spans(run, PAPER))
 
 
-def tool_intervals(run: CohortRun, mode: str) -> Sequence[tuple[int, int]]:
+def tool_spans(run: CohortRun, mode: str) -> Sequence[tuple[int, int]]:
     """When tools work (disjoint, UTC ns); in `paper` mode from request to result of any call."""
     if mode == CORRECTED:
         return run.tool_time

@@ -71,7 +71,6 @@ def series(mb=(), mean=None, used=None, at=None) -> Series:
         np.array(mb, float) * 1e6,
         floats(mean),
         floats(used),
-        nothing,
     )
 
 

@@ -234,7 +234,9 @@ def test_no_samples_and_an_empty_list_are_told_apart(one):
     assert (empty["samples_status"], empty["n_samples"]) == ("empty", 0)
     missing = the_run(one(listed=None, result=None))
     assert (missing["samples_status"], missing["n_samples"]) == ("missing", 0)
-    for row in (empty, missing):
+    broken = the_run(one(listed=b"{", result=None))
+    assert (broken["samples_status"], broken["n_samples"]) == ("damaged", 0)
+    for row in (empty, missing, broken):
         assert row["sampled_s"] is None
         assert row["mem_peak_bytes"] is None
         assert row["cpu_usage_usec"] is None

@@ -104,7 +104,7 @@ def _draw_tools(panel: Axes, run: CohortRun, mode: str) -> None:
     start_ns = run.series.utc_ns[0]
     spans = [
         ((start - start_ns) / 1e9, (end - start) / 1e9)
-        for start, end in run_metrics.tool_intervals(run, mode)
+        for start, end in run_metrics.tool_spans(run, mode)
     ]
     panel.broken_barh(
         spans, (0, 1), transform=panel.get_xaxis_transform(), color=_TOOLS, linewidth=0, zorder=0
