@@ -23,8 +23,7 @@ demo: setup lock ## everything: set-up, the demo's runs, its figures
 test: setup ## everything: set-up, lint, all tests
 	@sh tools/system.sh test
 	@$(MAKE) lint
-	pytest tests/integration
-	@sh tools/test-side-by-side.sh unit workflow
+	pytest
 
 setup: system env agent images # what demo and test share; quick when nothing is missing
 
