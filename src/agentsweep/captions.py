@@ -37,7 +37,8 @@ def of_cohorts(
     said = "; ".join(_cohort_phrase(name, source) for name, source in sources.items())
     return Caption(
         [*sentences, f"Mode {mode}: {_MODES[mode]}.", f"Data: {said}."],
-        {"mode": mode, "n_runs": len(cohorts[-1].runs), "datasets": sources} | numbers,
+        {"mode": mode, "n_runs": len(metrics.everything(cohorts).runs), "datasets": sources}
+        | numbers,
     )
 
 

@@ -341,6 +341,16 @@ def datasets(cohorts: Sequence[Cohort]) -> Sequence[Cohort]:
     return [cohort for cohort in cohorts if not cohort.union]
 
 
+def everything(cohorts: Sequence[Cohort]) -> Cohort:
+    """The runs of all data sets, whatever their source: what a panel without colours shows."""
+    sets = datasets(cohorts)
+    if len(sets) == 1:
+        return sets[0]
+    runs = [run for cohort in sets for run in cohort.runs]
+    attempts = sum(cohort.attempts for cohort in sets)
+    return Cohort("all", runs, frozenset(), attempts, union=True)
+
+
 # Durations and where the time went.
 
 

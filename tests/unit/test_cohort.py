@@ -124,6 +124,11 @@ def test_measured_and_imported_runs_are_not_mixed(tmp_path):
     ]
     assert [len(c.common) for c in found] == [1, 1, 1, 2]
     assert [c.name for c in metrics.datasets(found)] == ["demo", "L", "H"]
+    # A panel that shows all runs shows those of both sources, with or without a union beside them.
+    for several in (found, load([own, h])):
+        whole = metrics.everything(several)
+        assert len(whole.runs) == whole.attempts == len(metrics.datasets(several))
+    assert metrics.everything(load([h])).name == "H"
 
 
 def test_a_run_that_is_there_twice_is_refused(tmp_path):

@@ -56,7 +56,7 @@ def _draw_durations(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
     panel.hist(minutes, bins, color=[colour for _, colour in looks], rwidth=0.9)
     handles = style.dataset_swatches(cohorts)
     for name, metric, dashes in _SUMMARIES:
-        value = metric(cohorts[-1], mode).value / 60
+        value = metric(metrics.everything(cohorts), mode).value / 60
         panel.axvline(value, color=style.BLACK, linewidth=1, linestyle=dashes)
         label = f"{name} of all: {value:.3g} min"
         handles.append(
@@ -106,7 +106,7 @@ def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
 def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     """Mean and median duration, and the shares of tools and model."""
     sets = metrics.datasets(cohorts)
-    mean, middle = (metric(cohorts[-1], mode) for _, metric, _ in _SUMMARIES)
+    mean, middle = (metric(metrics.everything(cohorts), mode) for _, metric, _ in _SUMMARIES)
     said = "unknown"
     if mean.value is not None:
         said = f"mean {mean.value / 60:.3g} min, median {middle.value / 60:.3g} min"

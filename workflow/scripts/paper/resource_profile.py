@@ -28,8 +28,8 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(style.TEXT, 2.3), layout="constrained")
     left.set_title("(a) image size")
     right.set_title("(b) memory in the course of a run")
-    _draw_images(left, metrics.image_sizes_gb(cohorts[-1], mode))
-    _draw_memory(right, metrics.memory_trajectories(cohorts[-1], mode))
+    _draw_images(left, metrics.image_sizes_gb(metrics.everything(cohorts), mode))
+    _draw_memory(right, metrics.memory_trajectories(metrics.everything(cohorts), mode))
     return figure
 
 
@@ -73,7 +73,7 @@ def _draw_memory(panel: Axes, memory_mb: np.ndarray) -> None:
 
 def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     """Sizes of images, and what the memory is on average at both ends."""
-    together = cohorts[-1]
+    together = metrics.everything(cohorts)
     images = metrics.image_size_median(together, mode)
     memory_mb = metrics.memory_trajectories(together, mode)
     mean_mb = memory_mb.mean(axis=0) if len(memory_mb) else None

@@ -32,7 +32,7 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     left.set_title("(a) tool share of active time")
     right.set_title("(b) tool calls in the course of a run")
     _draw_shares(left, cohorts, mode)
-    _draw_deciles(right, metrics.calls_by_decile(cohorts[-1], mode))
+    _draw_deciles(right, metrics.calls_by_decile(metrics.everything(cohorts), mode))
     return figure
 
 
@@ -90,7 +90,7 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     sets = metrics.datasets(cohorts)
     shares = {cohort.name: metrics.tool_share_of_active_median(cohort, mode) for cohort in sets}
     said = {name: f"{captions.number(share)} (n = {share.n})" for name, share in shares.items()}
-    calls = metrics.calls_by_decile(cohorts[-1], mode)
+    calls = metrics.calls_by_decile(metrics.everything(cohorts), mode)
     total = sum(map(sum, calls.values()))
     return captions.of_cohorts(
         cohorts,
