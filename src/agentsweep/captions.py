@@ -70,14 +70,15 @@ def of_each(
     function: Callable[[Cohort, str], Any], cohorts: Iterable[Cohort], mode: str
 ) -> dict[str, Any]:
     """What a metric comes to for each cohort, by its name, as a caption's number."""
-    return {cohort.name: _plain(function(cohort, mode)) for cohort in cohorts}
+    return {cohort.name: plain(function(cohort, mode)) for cohort in cohorts}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A metric's values, alone or by name, as they go into a caption's numbers."""
     if isinstance(value, metrics.Value):
         return vars(value)
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     return value
 
 

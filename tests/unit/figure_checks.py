@@ -1,11 +1,23 @@
 """What must hold of every figure, whatever it shows."""
 
+import importlib.util
+import sys
 from itertools import combinations
 from pathlib import Path
+from types import ModuleType
 
 from matplotlib.text import Text
 
 from agentsweep import style
+
+
+def load_script(path: Path) -> ModuleType:
+    """A figure's script as a module."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def check_layout(figure) -> None:

@@ -1,6 +1,5 @@
 """Figures: every script on sweeps of every shape, and what must hold of each file."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import synthetic
-from figure_checks import check_layout, check_vector_files, shown_texts
+from figure_checks import check_layout, check_vector_files, load_script, shown_texts
 from matplotlib import pyplot as plt
 from PIL import Image
 
@@ -34,11 +33,7 @@ EXPECTED = [
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(f"figure_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPTS / f"{name}.py")
 
 
 def mixed():

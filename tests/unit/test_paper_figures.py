@@ -1,6 +1,5 @@
 """The figures of a paper: every script, in both modes, for imported runs and for our own."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import agentcgroup_maker as maker
 import pytest
 import synthetic
-from figure_checks import check_layout, check_vector_files, shown_texts
+from figure_checks import check_layout, check_vector_files, load_script, shown_texts
 from matplotlib import pyplot as plt
 
 from agentsweep import cohort, metrics, style
@@ -30,11 +29,7 @@ EXPECTED = [
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(f"paper_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPTS / f"{name}.py")
 
 
 def averages(second: float) -> str:
@@ -181,6 +176,38 @@ def test_the_corrected_time_series_shows_the_load_and_not_its_average(sets):
     # Two CPUs at work half of the time; the averages fall towards one.
     assert corrected["shown"]["H"]["cpu_max_percent"] == pytest.approx(200, abs=5)
     assert corrected["shown"]["H"]["n_samples"] == paper["shown"]["H"]["n_samples"] - 1
+
+
+@pytest.mark.parametrize("name", ["exec_overview", "resource_profile", "tool_pattern"])
+def test_a_panel_of_all_runs_has_those_of_every_source(sets, name):
+    cohorts = cohort.load(sets("own beside imported"))
+    whole = metrics.everything(cohorts)
+    assert len(whole.runs) == sum(len(one.runs) for one in cohorts) > len(cohorts[-1].runs)
+    said, _ = numbers(name, sets, "own beside imported", metrics.CORRECTED)
+    assert said["n_runs"] == len(whole.runs)
+    module = load(name)
+    said = " ".join(module.caption(cohorts, metrics.CORRECTED).sentences)
+    shown = {
+        "exec_overview": f"n = {len(whole.runs)} runs",
+        "resource_profile": f"n = {len(metrics.memory_trajectories(whole, metrics.CORRECTED))} ",
+        "tool_pattern": f"n = {sum(len(run.leaf_calls) for run in whole.runs)} calls",
+    }[name]
+    assert shown in said
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [("exec_overview", "bounds of tools"), ("timeseries", "CPU, bounds of the error")],
+)
+def test_bounds_are_drawn_where_there_are_some(sets, name, entry):
+    for shape, mode, there in (
+        ("two sets", metrics.CORRECTED, True),
+        ("two sets", metrics.PAPER, False),
+        ("own", metrics.CORRECTED, False),
+    ):
+        figure = load(name).draw(cohort.load(sets(shape)), mode)
+        assert (entry in [text for text, _ in shown_texts(figure)]) is there, (shape, mode)
+        plt.close(figure)
 
 
 def test_nothing_that_counts_is_one_line(tmp_path):

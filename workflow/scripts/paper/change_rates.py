@@ -90,10 +90,14 @@ def _dashes(number: int):
 def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     """The fastest changes, and the share of steps over the thresholds."""
     sets = metrics.datasets(cohorts)
-    most = {"cpu": metrics.cpu_change_rate_max, "memory": metrics.memory_change_rate_max}
+    over = {cohort.name: metrics.steps_over_threshold(cohort, mode) for cohort in sets}
+    most = {
+        "cpu": {cohort.name: metrics.cpu_change_rate_max(cohort, mode) for cohort in sets},
+        "memory": {cohort.name: metrics.memory_change_rate_max(cohort, mode) for cohort in sets},
+    }
     said = {
-        name: captions.each({c.name: _said(c, mode, name, most[name]) for c in sets})
-        for name in most
+        kind: captions.each({name: _said(over[name][kind], most[kind][name]) for name in over})
+        for kind in most
     }
     return captions.of_cohorts(
         cohorts,
@@ -103,18 +107,15 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
             f"(b) Changes of over {run_metrics.RATE_BURST_MEMORY_MB:g} MB/s: {said['memory']}.",
             _DEFINITIONS[mode],
         ],
-        steps_over_threshold=captions.of_each(metrics.steps_over_threshold, sets, mode),
-        cpu_change_rate_max=captions.of_each(metrics.cpu_change_rate_max, sets, mode),
-        memory_change_rate_max=captions.of_each(metrics.memory_change_rate_max, sets, mode),
+        steps_over_threshold=captions.plain(over),
+        cpu_change_rate_max=captions.plain(most["cpu"]),
+        memory_change_rate_max=captions.plain(most["memory"]),
     )
 
 
-def _said(cohort: Cohort, mode: str, name: str, most) -> str:
-    share = metrics.steps_over_threshold(cohort, mode)[name]
-    return (
-        f"{captions.number(share)} of n = {captions.count(share.n, 'step')}, at most "
-        f"{captions.number(most(cohort, mode))}"
-    )
+def _said(share: metrics.Value, most: metrics.Value) -> str:
+    steps = captions.count(share.n, "step")
+    return f"{captions.number(share)} of n = {steps}, at most {captions.number(most)}"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ _SUMMARIES = (
     ("median", metrics.task_duration_median, (0, (3, 1.5))),
 )
 _BINS = 20
+# A part of less than this, in percent, cannot be seen and needs no entry in the legend.
+_VISIBLE = 0.4
+_BOUNDS = {"color": style.BLACK, "linewidth": 0.9, "marker": "|", "markersize": 4}
 _DEFINITIONS = {
     metrics.PAPER: "A duration is the container's time, its creation included; the tools' share "
     "sums request-to-result times over the session's span, and the rest is called the model's.",
@@ -76,13 +79,14 @@ def _minutes(cohort: Cohort, mode: str) -> np.ndarray:
 
 
 def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
-    shares = {c.name: metrics.active_split(c, mode) for c in metrics.datasets(cohorts)}
-    known = {name: split for name, split in shares.items() if split}
+    splits = [(c, metrics.active_split(c, mode)) for c in metrics.datasets(cohorts)]
+    known = [(cohort, split) for cohort, split in splits if split]
     if not known:
         style.say_instead(panel, "no run has a division of its time")
         return
-    occur = {part for split in known.values() for part in split if split[part].value > 0}
-    for place, split in enumerate(known.values()):
+    occur = {part for _, split in known for part in split if split[part].value > _VISIBLE}
+    bounded = False
+    for place, (cohort, split) in enumerate(known):
         left = 0.0
         for part, (colour, _, hatch) in _LOOKS.items():
             if part in split:
@@ -92,15 +96,21 @@ def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
                     edgecolor="#ffffff", linewidth=0.3,
                 )  # fmt: skip
                 left += width
-    names = [f"{style.short(name, 1)}\nn = {split['tools'].n}" for name, split in known.items()]
+        tools = metrics.tool_share_of_active_mean(cohort, mode)
+        if tools.low is not None and tools.high - tools.low > _VISIBLE:
+            panel.plot([tools.low, tools.high], [place + 0.38] * 2, **_BOUNDS)
+            bounded = True
+    names = [f"{style.short(cohort.name, 1)}\nn = {split['tools'].n}" for cohort, split in known]
     panel.set_yticks(range(len(known)), names)
     panel.set_ylim(len(known) - 0.4, -0.6)
     panel.tick_params(axis="y", length=0)
     panel.spines["left"].set_visible(False)
     panel.set_xlim(left=0)
     panel.set_xlabel("mean share (%)")
-    swatches = [style.swatch(*look) for part, look in _LOOKS.items() if part in occur]
-    style.legend_below(panel, swatches, 2.6)
+    handles: list = [style.swatch(*look) for part, look in _LOOKS.items() if part in occur]
+    if bounded:
+        handles.append(Line2D([], [], **_BOUNDS, label="bounds of tools"))
+    style.legend_below(panel, handles, 3.2)
 
 
 def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:

@@ -36,11 +36,13 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
         2 * rows, columns, figsize=(style.TEXT, 0.35 + 2.7 * rows), squeeze=False,
         sharex="none", layout="constrained",
     )  # fmt: skip
+    bounded = False
     for place in range(rows * columns):
         row, column = divmod(place, columns)
         pair = grid[2 * row, column], grid[2 * row + 1, column]
         if place < len(sets):
-            _draw_pair(*pair, sets[place], mode, style.TEXT / columns - 0.8, column == 0)
+            inches = style.TEXT / columns - 0.8
+            bounded |= _draw_pair(*pair, sets[place], mode, inches, column == 0)
         else:
             for panel in pair:
                 panel.set_axis_off()
@@ -49,7 +51,7 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
         Line2D([], [], color=style.VERMILION, label="memory"),
         style.swatch(_TOOLS, "tool at work"),
     ]
-    if mode == metrics.CORRECTED:
+    if bounded:
         handles.insert(1, style.swatch(_BAND, "CPU, bounds of the error"))
     style.legend_above(figure, handles)
     return figure
@@ -57,20 +59,21 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
 
 def _draw_pair(
     upper: Axes, lower: Axes, cohort: Cohort, mode: str, inches: float, first: bool
-) -> None:
+) -> bool:
+    """Whether the CPU has bounds of an error, which the legend has to name."""
     run = metrics.burstiest(cohort)
     name = cohort.name if run is None else f"{cohort.name}: {run.row['task'] or run.row['run_id']}"
     upper.set_title(style.short(name, inches))
     if run is None:
         style.say_instead(upper, "no run has two samples")
         lower.set_axis_off()
-        return
+        return False
     seconds = max(float(run.series.t_s[-1]), 1e-9)
     for panel in (upper, lower):
         _draw_tools(panel, run, mode)
         panel.set_xlim(0, seconds)
         panel.margins(y=0.06)
-    _draw_cpu(upper, run, mode)
+    bounded = _draw_cpu(upper, run, mode)
     t_s, memory_mb = run_metrics.memory_over_time(run, mode)
     lower.plot(t_s, memory_mb, color=style.VERMILION, linewidth=0.9)
     for panel in (upper, lower):
@@ -81,23 +84,26 @@ def _draw_pair(
         upper.set_ylabel(_CPU_LABELS[mode])
         lower.set_ylabel("memory\n(MB)")
         upper.figure.align_ylabels([upper, lower])
+    return bounded
 
 
-def _draw_cpu(panel: Axes, run: CohortRun, mode: str) -> None:
+def _draw_cpu(panel: Axes, run: CohortRun, mode: str) -> bool:
     t_s, percent, error = run_metrics.cpu_over_time(run, mode)
     if not np.isfinite(percent).any():
         style.say_instead(panel, "no CPU time is known")
-        return
-    if error.any():
+        return False
+    bounded = bool(error.any())
+    if bounded:
         panel.stairs(
             percent + error, t_s, baseline=np.maximum(percent - error, 0), fill=True, color=_BAND
         )
     if mode == metrics.PAPER:
         panel.plot(t_s[:-1], percent, color=style.BLUE, linewidth=0.9)
     else:
-        panel.stairs(percent, t_s, baseline=None, color=style.BLUE, linewidth=0.9)
+        panel.stairs(percent, t_s, baseline=None, color=style.BLUE, linewidth=0.6)
     # The bounds may be far beyond: what was found decides the scale.
     panel.set_ylim(0, max(float(np.nanmax(percent)) * 1.08, 1.0))
+    return bounded
 
 
 def _draw_tools(panel: Axes, run: CohortRun, mode: str) -> None:

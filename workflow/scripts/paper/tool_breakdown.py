@@ -84,8 +84,8 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
             f"Tools and kinds below {_LEAST_PERCENT:g} % in every data set are in other.",
             _DEFINITIONS[mode],
         ],
-        tool_time_share=captions.of_each(metrics.tool_time_share, sets, mode),
-        bash_time_share=captions.of_each(metrics.bash_time_share, sets, mode),
+        tool_time_share=captions.plain(found[0]),
+        bash_time_share=captions.plain(found[1]),
     )
 
 
