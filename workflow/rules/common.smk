@@ -31,8 +31,9 @@ shell.prefix(
 
 try:
     SWEEP = sweep.Sweep(config, workflow.configfiles, announce=workflow.is_main_process)
+    IMPORTS = {found.name: found for found in SWEEP.config.imports()}
     # Read here: Snakemake is silent about an error in an input function whose outputs exist.
-    ATTEMPTS = sweep.imported_attempts(SWEEP.config.imports())
+    ATTEMPTS = sweep.imported_attempts(IMPORTS.values())
 except ConfigError as error:
     raise WorkflowError(*error.problems) from None
 
@@ -59,7 +60,6 @@ PAPER_FIGURES = (
 )
 PAPER_SCRIPTS = SOURCE.parent / "workflow" / "scripts" / "paper"
 CLAIMS = ("csv", "json", "md", "tex")
-IMPORTS = {found.name: found for found in SWEEP.config.imports()}
 
 # A cap that profiles and --resources can lower or raise, and that holds without either.
 workflow.global_resources.setdefault(
