@@ -86,10 +86,12 @@ def number(value: metrics.Value) -> str:
     """A value with its unit, and its bounds where it is an estimate: `30 % (17 to 30)`."""
     if value.value is None:
         return "unknown"
-    bounds = ""
-    if value.low is not None and value.high is not None:
-        bounds = f" ({_short(value.low)} to {_short(value.high)})"
-    return f"{_short(value.value)} {value.unit}{bounds}"
+    text = _short(value.value)
+    shown = f"{text} {value.unit}"
+    if value.low is None or value.high is None:
+        return shown
+    low, high = _short(value.low), _short(value.high)
+    return shown if low == high == text else f"{shown} ({low} to {high})"
 
 
 def _short(value: float) -> str:

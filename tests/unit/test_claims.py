@@ -143,6 +143,12 @@ def test_the_four_files(tmp_path):
     assert all(len(re.findall(r"(?<!\\)&", line)) == 6 for line in body.splitlines() if "&" in line)
 
 
+def test_where_nothing_was_computed_nothing_differs(tmp_path):
+    said = published(tmp_path, "cpu,H,13.2 %,13.2,1,\n")
+    nothing = claims.Row("cpu", "H", PAPER, Value(None, 0, "%", "No run has it."))
+    assert "| `cpu` | H | 13.2 % | - |  | - | % | 0 |" in claims.markdown([nothing], said)
+
+
 def test_every_claim_of_the_issue_is_computed_for_made_up_runs():
     assert {*SINGLE, *FAMILIES, "prompt_without_issue"} == set(claims.CLAIMS)
     empty = cohort.Cohort("empty", [cohort.CohortRun(cohort_maker.row())], frozenset(), 1)

@@ -96,10 +96,16 @@ def test_one_data_set_has_no_union_and_all_its_tasks_are_common(tmp_path):
 
 
 def test_a_data_set_without_a_run_that_counts_takes_no_task_from_the_others(tmp_path):
-    h = write(tmp_path / "h", [imported_row("H/a", dataset="H", task="a")])
+    h = write(tmp_path / "h", [imported_row(f"H/{t}", dataset="H", task=t) for t in "ab"])
+    l_ = write(tmp_path / "l", [imported_row("L/a", dataset="L", task="a")])
     x = write(tmp_path / "x", [imported_row("X/b", dataset="X", task="b", n_samples=0)])
-    found = load([h, x])
-    assert [(c.name, len(c.common)) for c in found] == [("H", 1), ("X", 0), ("H+X", 1)]
+    found = load([h, l_, x])
+    assert [(c.name, len(c.runs), len(c.common)) for c in found] == [
+        ("H", 2, 1),
+        ("L", 1, 1),
+        ("X", 0, 0),
+        ("H+L+X", 3, 2),
+    ]
 
 
 def test_without_a_common_task_all_runs_are_taken(tmp_path):

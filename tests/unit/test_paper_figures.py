@@ -12,7 +12,7 @@ import synthetic
 from figure_checks import check_layout, check_vector_files, load_script, shown_texts
 from matplotlib import pyplot as plt
 
-from agentsweep import cohort, metrics, style
+from agentsweep import captions, cohort, metrics, style
 from agentsweep.importer import import_runs
 
 ROOT = Path(__file__).parents[2]
@@ -208,6 +208,14 @@ def test_bounds_are_drawn_where_there_are_some(sets, name, entry):
         figure = load(name).draw(cohort.load(sets(shape)), mode)
         assert (entry in [text for text, _ in shown_texts(figure)]) is there, (shape, mode)
         plt.close(figure)
+
+
+def test_an_exact_value_has_no_bounds_in_a_caption():
+    def said(low, high):
+        return captions.number(metrics.Value(43.58, 3, "%", "A definition.", low, high))
+
+    assert said(None, None) == said(43.58, 43.581) == "43.6 %"
+    assert said(1.8, 43.58) == "43.6 % (1.8 to 43.6)"
 
 
 def test_nothing_that_counts_is_one_line(tmp_path):
