@@ -1,10 +1,13 @@
 """The record of what an agent and its model said to each other: one line for each exchange."""
 
+import codecs
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agentsweep.errors import InfraError
 from agentsweep.messages_api import Usage
@@ -20,6 +23,12 @@ class Exchange:
     turn: how many turns of this conversation were answered before, from 0; turn_id: the id of the
     scenario's turn, where it has one; retry: how often this turn was asked for before. Sizes are
     those of the bodies, decoded and without HTTP framing.
+
+    events: the body of the answer as it went, in pieces: [offset_ns, text], the offset from
+    start_ns. A piece is what was sent at once: one event of a stream, some, or a part of one; a
+    character is never cut. With it an exchange can be replayed. recorded: in a replay, what the
+    recording says that each tool call of this turn gave (`replay.RecordedCall`), with its first
+    answer.
     """
 
     seq: int
@@ -48,6 +57,20 @@ class Exchange:
     cache_creation_input_tokens: int | None = None
     message_id: str | None = None
     stop_reason: str | None = None
+    recorded: list[dict[str, Any]] | None = None
+    events: list[tuple[int, str]] = field(default_factory=list)
+
+    def keep(self, parts: Iterable[tuple[int, bytes]]) -> None:
+        """Take over the pieces of an answer, with the times at which they went (monotonic)."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.response_bytes = 0
+        for sent_ns, part in parts:
+            self.response_bytes += len(part)
+            self.events.append((sent_ns - self.start_ns, decoder.decode(part)))
+
+    def usage(self) -> Usage:
+        """The tokens of the answer, 0 where nothing was said of them."""
+        return Usage(**{field: getattr(self, field) or 0 for field in Usage.__dataclass_fields__})
 
     def count(self, usage: Usage) -> None:
         """Take over the tokens of an answer."""

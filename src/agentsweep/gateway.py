@@ -14,48 +14,64 @@ import os
 import signal
 import sys
 import traceback
-import urllib.parse
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from agentsweep import http_server, messages_api, scenario
+from agentsweep import http_server, messages_api, process, scenario
+from agentsweep.budget import Budget
 from agentsweep.errors import AgentsweepError, ConfigError
 from agentsweep.exchanges import Exchange, ExchangeLog
 from agentsweep.http_server import HttpServer, Reply, Request
+from agentsweep.local_model import refuse, send_json
 from agentsweep.messages_api import BadRequest, MessagesRequest
-from agentsweep.process import end_with_parent
 from agentsweep.scripted import ScriptedModel
 
-MODES = ("scripted",)
+# What each mode needs beside what all of them do.
+MODES = {"scripted": ("scenario",), "replay": ("recording",), "live": ()}
+OVER_BUDGET = "over_budget"
 DISCONNECTED = "client_disconnected"
 STOPPED = "gateway_stopped"
 
-_JSON_HEADERS = {"content-type": "application/json"}
 _PROBES = {("HEAD", "/"), ("HEAD", "/api/hello"), ("GET", "/api/hello")}
 
 
 class Model(Protocol):
     """What answers conversations. `answer` sends the reply itself, since when each byte goes is
-    part of the answer, and says in the exchange what it was."""
+    part of the answer, and says in the exchange what it was. `progress` is what it adds to the
+    gateway's status."""
 
-    async def answer(self, request: MessagesRequest, exchange: Exchange, reply: Reply) -> None: ...
+    async def answer(
+        self, asked: MessagesRequest, request: Request, exchange: Exchange, reply: Reply
+    ) -> None: ...
 
-    def count_tokens(self, body: bytes) -> int: ...
+    async def count_tokens(self, request: Request, exchange: Exchange, reply: Reply) -> None: ...
 
-    def models(self) -> list[str]: ...
+    async def models(self, request: Request, exchange: Exchange, reply: Reply) -> None: ...
+
+    def progress(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, repr=False)
 class Settings:
-    """The line that starts a gateway; has no repr, so that the token cannot get into a message."""
+    """The line that starts a gateway; has no repr, so that no secret can get into a message.
+
+    scenario, recording: the file or directory that is played. base_url: the endpoint to pass to,
+    None for the Anthropic API; credential: `credentials.Credential.to_message`, None for none.
+    budget: as `Budget.of` takes it.
+    """
 
     mode: str
-    scenario: Path
     listen: str
     log: Path
     token: str
+    scenario: Path | None = None
+    recording: Path | None = None
     latency_scale: float = 1.0
+    base_url: str | None = None
+    credential: dict[str, Any] | None = None
+    budget: dict[str, Any] | None = None
 
     @classmethod
     def parse(cls, line: bytes) -> "Settings":
@@ -67,13 +83,12 @@ class Settings:
         if not isinstance(content, dict):
             raise ConfigError("gateway: the first line on stdin must be a JSON object")
         problems = []
-        for key in ("mode", "scenario", "listen", "log", "token"):
+        mode = content.get("mode")
+        if mode is not None and mode not in MODES:
+            problems.append(f"gateway: mode: {mode!r} is not allowed; write {' or '.join(MODES)}")
+        for key in ("mode", "listen", "log", "token", *MODES.get(mode, ())):
             if not isinstance(content.get(key), str) or not content[key]:
                 problems.append(f"gateway: {key}: missing; write a text")
-        if content.get("mode", MODES[0]) not in MODES:
-            problems.append(
-                f"gateway: mode: {content['mode']!r} is not allowed; write {' or '.join(MODES)}"
-            )
         scale = content.get("latency_scale", 1.0)
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale <= 1000:
             problems.append(
@@ -83,22 +98,19 @@ class Settings:
         problems += [f"gateway: unknown key {key!r}" for key in sorted(unknown)]
         if problems:
             raise ConfigError(problems)
-        return cls(
-            mode=content["mode"],
-            scenario=Path(content["scenario"]),
-            listen=content["listen"],
-            log=Path(content["log"]),
-            token=content["token"],
-            latency_scale=float(scale),
-        )
+        paths = {
+            key: Path(content[key]) for key in ("log", "scenario", "recording") if key in content
+        }
+        return cls(**content | paths | {"latency_scale": float(scale)})
 
 
 class Gateway:
-    """Routes requests: token, path, model, record."""
+    """Routes requests: token, path, budget, model, record."""
 
-    def __init__(self, model: Model, log: ExchangeLog, token: str):
+    def __init__(self, model: Model, log: ExchangeLog, token: str, budget: Budget):
         self.model = model
         self.log = log
+        self.budget = budget
         self.stopping = False
         self._token = token.encode()
         self._seq = 0
@@ -132,30 +144,40 @@ class Gateway:
             self.active -= 1
             exchange.status = reply.status
             exchange.first_byte_ns = reply.first_byte_ns
-            exchange.response_bytes = reply.payload_bytes
+            exchange.keep(reply.parts)
+            self._count(exchange, reply)
             self.log.write(exchange)
 
     async def _give_up(self, reply: Reply) -> None:
         if reply.status is None:
-            await _send_json(500, messages_api.error_object("api_error", "internal error"), reply)
+            await send_json(500, messages_api.error_object("api_error", "internal error"), reply)
         else:
             reply.truncate()
 
+    def _count(self, exchange: Exchange, reply: Reply) -> None:
+        if exchange.message_id is None:
+            return
+        whole = reply.complete and exchange.error is None
+        self.budget.count(exchange.usage(), is_main_turn=whole and exchange.kind == "main")
+
     async def _route(self, request: Request, exchange: Exchange, reply: Reply) -> None:
         if request.problem is not None:
-            await _refuse(*request.problem, exchange, reply)
+            await refuse(*request.problem, exchange, reply)
         elif (request.method, request.path) in _PROBES:
-            await reply.send(200, _JSON_HEADERS, b"{}")
+            await send_json(200, {}, reply)
         elif not self._authorised(request.headers):
-            await _refuse(401, "the run's token is missing or wrong", exchange, reply)
+            await refuse(401, "the run's token is missing or wrong", exchange, reply)
         elif request.path == "/v1/messages":
-            await self._messages(request, exchange, reply)
+            if await _is_method("POST", request, exchange, reply):
+                await self._messages(request, exchange, reply)
         elif request.path == "/v1/messages/count_tokens":
-            await self._count_tokens(request, exchange, reply)
+            if await _is_method("POST", request, exchange, reply):
+                await self.model.count_tokens(request, exchange, reply)
         elif request.path == "/v1/models" or request.path.startswith("/v1/models/"):
-            await self._models(request, exchange, reply)
+            if await _is_method("GET", request, exchange, reply):
+                await self.model.models(request, exchange, reply)
         else:
-            await _refuse(404, f"there is no {request.path} here", exchange, reply)
+            await refuse(404, f"there is no {request.path} here", exchange, reply)
 
     def _authorised(self, headers: dict[str, str]) -> bool:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
@@ -165,61 +187,29 @@ class Gateway:
         return any(hmac.compare_digest(key.encode("latin-1"), self._token) for key in given)
 
     async def _messages(self, request: Request, exchange: Exchange, reply: Reply) -> None:
-        if request.method != "POST":
-            await _refuse(405, "only POST is allowed here", exchange, reply)
-            return
         try:
             asked = MessagesRequest.parse(request.body, request.headers)
         except BadRequest as error:
-            await _refuse(400, str(error), exchange, reply)
+            await refuse(400, str(error), exchange, reply)
             return
         exchange.agent_id = asked.agent_id
         exchange.model = asked.model
         exchange.stream = asked.stream
         exchange.request_sha256 = asked.sha256
-        await self.model.answer(asked, exchange, reply)
-
-    async def _count_tokens(self, request: Request, exchange: Exchange, reply: Reply) -> None:
-        if request.method != "POST":
-            await _refuse(405, "only POST is allowed here", exchange, reply)
+        over = self.budget.refusal(is_main=asked.agent_id is None and bool(asked.tools))
+        if over is not None:
+            # Of all refusals this is one that the CLI does not try to get around.
+            await refuse(403, f"agentsweep refuses this request: {over}", exchange, reply)
+            exchange.error = OVER_BUDGET
             return
-        try:
-            exchange.input_tokens = self.model.count_tokens(request.body)
-        except BadRequest as error:
-            await _refuse(400, str(error), exchange, reply)
-            return
-        await _send_json(200, {"input_tokens": exchange.input_tokens}, reply)
-
-    async def _models(self, request: Request, exchange: Exchange, reply: Reply) -> None:
-        if request.method != "GET":
-            await _refuse(405, "only GET is allowed here", exchange, reply)
-            return
-        name = urllib.parse.unquote(request.path.removeprefix("/v1/models").strip("/"))
-        if name:
-            await _send_json(200, _model_entry(name), reply)
-            return
-        known = [_model_entry(name) for name in self.model.models()]
-        ends = {"first_id": known[0]["id"], "last_id": known[-1]["id"]} if known else {}
-        none = {"first_id": None, "last_id": None}
-        await _send_json(200, {"data": known, "has_more": False, **none, **ends}, reply)
+        await self.model.answer(asked, request, exchange, reply)
 
 
-def _model_entry(name: str) -> dict:
-    return {
-        "type": "model",
-        "id": name,
-        "display_name": name,
-        "created_at": "1970-01-01T00:00:00Z",
-    }
-
-
-async def _send_json(status: int, content: dict, reply: Reply) -> None:
-    await reply.send(status, _JSON_HEADERS, json.dumps(content).encode())
-
-
-async def _refuse(status: int, said: str, exchange: Exchange, reply: Reply) -> None:
-    exchange.error = messages_api.error_type(status)
-    await reply.send(status, _JSON_HEADERS, messages_api.error_body(status, said))
+async def _is_method(allowed: str, request: Request, exchange: Exchange, reply: Reply) -> bool:
+    if request.method == allowed:
+        return True
+    await refuse(405, f"only {allowed} is allowed here", exchange, reply)
+    return False
 
 
 class _Commands:
@@ -260,25 +250,43 @@ def _say(content: dict[str, Any]) -> None:
 
 async def serve(settings: Settings, commands: _Commands) -> str | None:
     """Serve until told to end; returns what went wrong with the record, if anything did."""
-    model = ScriptedModel(scenario.load(settings.scenario), settings.latency_scale)
-    listening, address = http_server.bind(settings.listen)
-    try:
-        log = ExchangeLog(settings.log)
-        gateway = Gateway(model, log, settings.token)
-        server = HttpServer(gateway.handle)
-        await server.start(listening)
-        stop = asyncio.Event()
-        _watch(commands, gateway, server, stop)
-        _say({"ready": True, "address": address})
-        await stop.wait()
-        gateway.stopping = True
-        await server.stop()
-        log.close()
-        return log.failed
-    finally:
-        listening.close()
-        if address.startswith("unix:"):
-            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+    async with _model(settings) as model:
+        listening, address = http_server.bind(settings.listen)
+        try:
+            log = ExchangeLog(settings.log)
+            gateway = Gateway(model, log, settings.token, Budget.of(settings.budget or {}))
+            server = HttpServer(gateway.handle)
+            await server.start(listening)
+            stop = asyncio.Event()
+            _watch(commands, gateway, server, stop)
+            _say({"ready": True, "address": address} | model.progress())
+            await stop.wait()
+            gateway.stopping = True
+            await server.stop()
+            log.close()
+            return log.failed
+        finally:
+            listening.close()
+            if address.startswith("unix:"):
+                Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+
+
+@contextlib.asynccontextmanager
+async def _model(settings: Settings) -> AsyncIterator[Model]:
+    """What answers in this mode. Raises AgentsweepError where it cannot."""
+    if settings.mode == "scripted":
+        yield ScriptedModel(scenario.load(settings.scenario), settings.latency_scale)
+    elif settings.mode == "replay":
+        from agentsweep import recording
+        from agentsweep.replay import ReplayModel
+
+        yield ReplayModel(recording.load(settings.recording), settings.latency_scale)
+    else:
+        # It loads an HTTP client, which the other modes have no use for.
+        from agentsweep import live
+
+        async with live.open_model(settings.base_url, settings.credential) as model:
+            yield model
 
 
 def _watch(commands: _Commands, gateway: Gateway, server: HttpServer, stop: asyncio.Event) -> None:
@@ -315,22 +323,25 @@ def _obey(line: bytes, gateway: Gateway, server: HttpServer) -> dict[str, Any]:
             "active": gateway.active,
             "exchanges": gateway.log.count,
             "log_failed": gateway.log.failed,
-        }
+            "budget": {
+                "refused": gateway.budget.refused,
+                "turns": gateway.budget.turns,
+                "cost_usd": gateway.budget.cost_usd,
+            },
+        } | gateway.model.progress()
     return {"error": f"unknown command {command!r}; allowed is status"}
 
 
 def main() -> int:
-    """The process; exit code 2 for what the user must mend, 1 where the host failed."""
-    end_with_parent()
+    """The process; its exit code is REFUSED where it says what keeps it from serving, and 1 where
+    the record is not whole."""
+    process.end_with_parent()
     commands = _Commands()
     try:
         failed = asyncio.run(serve(Settings.parse(commands.first()), commands))
-    except ConfigError as error:
-        print("\n".join(error.problems), file=sys.stderr)
-        return 2
     except AgentsweepError as error:
         print(error, file=sys.stderr)
-        return 1
+        return process.REFUSED
     if failed:
         print(failed, file=sys.stderr)
         return 1

@@ -33,6 +33,7 @@ class Request:
     """One request. `headers` has lower-case names; `body` is decoded; start_ns and start_utc_ns
     are when its first byte came.
 
+    query: what follows the `?`. A careless client puts secrets there: pass it on, never note it.
     problem: status and sentence where it cannot be served as HTTP, else None.
     """
 
@@ -41,6 +42,7 @@ class Request:
     headers: dict[str, str]
     start_ns: int
     start_utc_ns: int
+    query: str = ""
     body: bytes = b""
     problem: tuple[int, str] | None = None
     keep_alive: bool = True
@@ -50,8 +52,9 @@ class Reply:
     """The answer to one request: one `send`, or `start`, some `write` and `finish`; anything that
     is not brought to its end is cut off with `truncate` or `abort`.
 
-    first_byte_ns is None until something was sent; payload_bytes counts bodies without framing;
-    complete is true once all of it was handed to the kernel or waits in our buffer.
+    first_byte_ns is None until something was sent; parts are the pieces of the body, without
+    framing, each with the time at which it was sent; complete is true once all of it was handed
+    to the kernel or waits in our buffer.
     """
 
     def __init__(self, connection: "_Connection", request: Request):
@@ -59,7 +62,7 @@ class Reply:
         self._request = request
         self.status: int | None = None
         self.first_byte_ns: int | None = None
-        self.payload_bytes = 0
+        self.parts: list[tuple[int, bytes]] = []
         self.complete = False
         self.close_after = not request.keep_alive
         self._pending = b""
@@ -81,14 +84,13 @@ class Reply:
         self._pending = self._head(status, {**headers, "transfer-encoding": "chunked"})
 
     async def write(self, part: bytes) -> None:
-        """One part of the body, sent at once."""
-        head, self._pending = self._pending, b""
-        self._put(head, part, framed=True)
+        """One part of the body, not empty, sent at once."""
+        self._put(self._take_head(), part, framed=True)
         await self._connection.drain()
 
     async def finish(self) -> None:
         self.complete = True
-        self._connection.send(b"0\r\n\r\n")
+        self._connection.send(self._take_head() + b"0\r\n\r\n")
         await self._connection.drain()
 
     def truncate(self) -> None:
@@ -110,10 +112,16 @@ class Reply:
         lines.append(f"connection: {'close' if self.close_after else 'keep-alive'}")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
+    def _take_head(self) -> bytes:
+        head, self._pending = self._pending, b""
+        return head
+
     def _put(self, head: bytes, body: bytes, framed: bool = False) -> None:
+        now_ns = time.monotonic_ns()
         if self.first_byte_ns is None:
-            self.first_byte_ns = time.monotonic_ns()
-        self.payload_bytes += len(body)
+            self.first_byte_ns = now_ns
+        if body:
+            self.parts.append((now_ns, body))
         framing = (b"%x\r\n" % len(body), b"\r\n") if framed else (b"", b"")
         self._connection.send(head + framing[0] + body + framing[1])
 
@@ -424,8 +432,7 @@ def _parse_head(head: bytes, request: Request) -> None:
         raise _Refused(400, "the request line is not HTTP") from None
     if version not in ("HTTP/1.1", "HTTP/1.0"):
         raise _Refused(400 if not version.startswith("HTTP/") else 505, "only HTTP/1.1 is spoken")
-    # The query holds nothing that is needed, and it is where a careless client puts secrets.
-    request.path = target.partition("?")[0]
+    request.path, _, request.query = target.partition("?")
     for line in lines[1:]:
         name, colon, value = line.partition(":")
         if colon:

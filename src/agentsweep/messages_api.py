@@ -71,8 +71,9 @@ class Message:
 class MessagesRequest:
     """A request for a message: who asks, and what the conversation holds so far.
 
-    tool_calls: ids of all tool calls in order; results: what each of them gave back, where the
-    conversation says so. ended: an assistant message without a tool call follows the last one
+    tools: the tools that the client offers, each with the names of its parameters. said: the ids
+    of the tool calls of each assistant message, in order; results: what each call gave back, where
+    the conversation says so. ended: an assistant message without a tool call follows the last one
     with a call. cut_off: the client has part of that message and wants it again. summary: None,
     `wanted` (the client asks for a summary of the conversation) or `given` (the conversation
     begins with one).
@@ -80,13 +81,13 @@ class MessagesRequest:
 
     model: str
     stream: bool
-    has_tools: bool
+    tools: dict[str, frozenset[str]]
     agent_id: str | None
     session_id: str | None
     size_bytes: int
     sha256: str
     opening: tuple[str, ...] = ()
-    tool_calls: list[str] = field(default_factory=list)
+    said: list[tuple[str, ...]] = field(default_factory=list)
     results: dict[str, ToolResult] = field(default_factory=dict)
     ended: bool = False
     cut_off: bool = False
@@ -106,7 +107,7 @@ class MessagesRequest:
         request = cls(
             model=model,
             stream=content.get("stream") is True,
-            has_tools=bool(content.get("tools")),
+            tools=_tools(content.get("tools")),
             agent_id=headers.get("x-claude-code-agent-id") or None,
             session_id=headers.get("x-claude-code-session-id") or None,
             size_bytes=len(body),
@@ -120,8 +121,8 @@ class MessagesRequest:
         for message in messages:
             # Newer CLIs put messages of the role `system` among the others; they are no turn.
             if message.get("role") == "assistant":
-                calls = [b["id"] for b in _blocks(message, "tool_use") if b.get("id")]
-                self.tool_calls += calls
+                calls = tuple(b["id"] for b in _blocks(message, "tool_use") if b.get("id"))
+                self.said.append(calls)
                 self.ended = not calls
             elif message.get("role") == "user":
                 last_user = tuple(b.get("text") or "" for b in _blocks(message, "text"))
@@ -134,6 +135,11 @@ class MessagesRequest:
             self.summary = "wanted"
         elif any(text.startswith(_SUMMARY_START) for text in self.opening):
             self.summary = "given"
+
+    @property
+    def tool_calls(self) -> list[str]:
+        """The ids of all tool calls, in order."""
+        return [call for calls in self.said for call in calls]
 
     @property
     def input_tokens(self) -> int:
@@ -180,22 +186,49 @@ def stream_parts(message: Message, chunk_chars: int) -> list[bytes]:
     The first part opens the message, the last one closes it, and each one between holds one
     delta of at most chunk_chars characters, with what opens or closes its block.
     """
-    opening = _envelope(message, [], None) | {
-        # As the API does it: the real count of output tokens comes with the end.
-        "usage": _usage(message.usage) | {"output_tokens": 1}
-    }
-    parts = [_event("message_start", message=opening) + _event("ping")]
+    parts = [encode(start_event(message)) + encode({"type": "ping"})]
     for index, block in enumerate(message.content):
-        empty, deltas = _block_deltas(block, chunk_chars)
-        events = [_event("content_block_delta", index=index, delta=delta) for delta in deltas]
-        events[0] = _event("content_block_start", index=index, content_block=empty) + events[0]
-        events[-1] += _event("content_block_stop", index=index)
-        parts += events
+        opening, *deltas, closing = map(encode, block_events(index, block, chunk_chars))
+        if not deltas:
+            deltas = [b""]
+        deltas[0] = opening + deltas[0]
+        deltas[-1] += closing
+        parts += deltas
+    return [*parts, b"".join(map(encode, end_events(message)))]
+
+
+def start_event(message: Message) -> dict:
+    """The event that opens a message."""
+    # As the API does it: the real count of output tokens comes with the end.
+    usage = _usage(message.usage) | {"output_tokens": 1}
+    return {"type": "message_start", "message": _envelope(message, [], None) | {"usage": usage}}
+
+
+def block_events(index: int, block: dict[str, Any], chunk_chars: int) -> list[dict]:
+    """The events of one content block: it opens, is filled by deltas, and closes.
+
+    A block of a kind that has no deltas (`redacted_thinking`) is whole when it opens.
+    """
+    empty, deltas = _block_deltas(block, chunk_chars)
+    return [
+        {"type": "content_block_start", "index": index, "content_block": empty},
+        *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
+        {"type": "content_block_stop", "index": index},
+    ]
+
+
+def end_events(message: Message) -> list[dict]:
+    """The events that close a message: why it stopped, and its tokens."""
     delta = {"stop_reason": message.stop_reason, "stop_sequence": None}
-    parts.append(
-        _event("message_delta", delta=delta, usage=_usage(message.usage)) + _event("message_stop")
-    )
-    return parts
+    return [
+        {"type": "message_delta", "delta": delta, "usage": _usage(message.usage)},
+        {"type": "message_stop"},
+    ]
+
+
+def encode(event: dict) -> bytes:
+    """One event as it goes over the wire."""
+    return b"event: %s\ndata: %s\n\n" % (event["type"].encode(), _dump(event))
 
 
 def error_body(status: int, said: str, request_id: str | None = None) -> bytes:
@@ -219,7 +252,8 @@ def error_event(kind: str, said: str) -> bytes:
 
 def broken_event() -> bytes:
     """A stream event whose data ends in the middle."""
-    whole = _event("content_block_delta", index=0, delta={"type": "text_delta", "text": "..."})
+    delta = {"type": "text_delta", "text": "..."}
+    whole = encode({"type": "content_block_delta", "index": 0, "delta": delta})
     return whole[: len(whole) * 2 // 3].rstrip() + b"\n\n"
 
 
@@ -248,20 +282,21 @@ def _usage(usage: Usage) -> dict:
 
 
 def _block_deltas(block: dict, chunk_chars: int) -> tuple[dict, list[dict]]:
-    """A block as it opens, still empty, and the deltas that fill it. No block is without any: an
-    empty text or thought makes no block."""
-    kind = block["type"]
-    if kind == "text":
-        deltas = [{"type": "text_delta", "text": t} for t in _cut(block["text"], chunk_chars)]
-        return {"type": "text", "text": ""}, deltas
-    if kind == "thinking":
-        pieces = _cut(block["thinking"], chunk_chars)
-        deltas = [{"type": "thinking_delta", "thinking": t} for t in pieces]
-        deltas.append({"type": "signature_delta", "signature": block["signature"]})
-        return {"type": "thinking", "thinking": "", "signature": ""}, deltas
-    pieces = _cut(json.dumps(block["input"]), chunk_chars)
-    deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
-    return {**block, "input": {}}, deltas
+    """A block as it opens, still empty, and the deltas that fill it."""
+    match block["type"]:
+        case "text":
+            deltas = [{"type": "text_delta", "text": t} for t in _cut(block["text"], chunk_chars)]
+            return {"type": "text", "text": ""}, deltas
+        case "thinking":
+            pieces = _cut(block["thinking"], chunk_chars)
+            deltas = [{"type": "thinking_delta", "thinking": t} for t in pieces]
+            deltas.append({"type": "signature_delta", "signature": block["signature"]})
+            return {"type": "thinking", "thinking": "", "signature": ""}, deltas
+        case "tool_use":
+            pieces = _cut(json.dumps(block["input"]), chunk_chars)
+            deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
+            return {**block, "input": {}}, deltas
+    return block, []
 
 
 def _cut(text: str, size: int) -> Iterator[str]:
@@ -269,15 +304,22 @@ def _cut(text: str, size: int) -> Iterator[str]:
         yield text[start : start + size]
 
 
-def _event(kind: str, **content: Any) -> bytes:
-    return b"event: %s\ndata: %s\n\n" % (kind.encode(), _dump({"type": kind, **content}))
-
-
 def _dump(value: dict) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 # Reading
+
+
+def _tools(tools: Any) -> dict[str, frozenset[str]]:
+    offered = {}
+    for tool in tools if isinstance(tools, list) else ():
+        name = tool.get("name") if isinstance(tool, dict) else None
+        if isinstance(name, str):
+            schema = tool.get("input_schema")
+            parameters = schema.get("properties") if isinstance(schema, dict) else None
+            offered[name] = frozenset(parameters if isinstance(parameters, dict) else ())
+    return offered
 
 
 def _json_object(body: bytes) -> dict:

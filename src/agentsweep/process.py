@@ -9,11 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from agentsweep.errors import InfraError
 
+# The exit code of a service of ours that says, in the last line on stderr, what it cannot do.
+REFUSED = 2
 _PR_SET_PDEATHSIG = 1
 
 
@@ -64,10 +67,11 @@ def end_with_parent(with_signal: int = signal.SIGTERM) -> None:
 class LineService:
     """A child process of ours that is spoken to in JSON lines: the sampler and the gateway.
 
-    `name` is the module (`agentsweep.sampler`). The child gets a clean environment.
+    `name` is the module (`agentsweep.sampler`). The child gets a clean environment, and `more` of
+    it where it needs more.
     """
 
-    def __init__(self, name: str, log: Path):
+    def __init__(self, name: str, log: Path, more: Mapping[str, str] | None = None):
         self.name = name
         self._log = log
         with log.open("ab") as errors:
@@ -76,7 +80,7 @@ class LineService:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=service_environment(),
+                env=service_environment() | dict(more or {}),
                 start_new_session=True,
             )
 
@@ -88,7 +92,7 @@ class LineService:
         """Send one line and wait for the one that answers it.
 
         InfraError when the child is gone, or says nothing in time: a run must not wait for ever
-        for a process that was stopped.
+        for a process that was stopped. A child that refused is quoted.
         """
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -101,6 +105,9 @@ class LineService:
                 return json.loads(answer)
         except (OSError, ValueError):
             pass
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self._process.wait(1) == REFUSED:
+                raise InfraError(self._last_words())
         raise InfraError(f"{self.name} ended unexpectedly: {self._last_words()}")
 
     def stop(self, timeout_s: float = 10) -> int:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from agentsweep import messages_api
 from agentsweep.exchanges import Exchange
-from agentsweep.http_server import Reply
+from agentsweep.http_server import Reply, Request
+from agentsweep.local_model import JSON_HEADERS, STREAM_HEADERS, LocalModel
 from agentsweep.messages_api import Message, MessagesRequest, Usage
 from agentsweep.scenario import Fault, Pace, Scenario, Script, Turn
 
@@ -23,8 +24,6 @@ _EXHAUSTED_TEXT = "The scenario has no further turn for this conversation."
 # In the form in which the client looks for it; asked for a summary without, it asks once more.
 _SIDE_TEXT = "<summary>The conversation so far followed its scenario; the work goes on.</summary>"
 
-_STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-_JSON_HEADERS = {"content-type": "application/json"}
 _ERROR_SAID = {
     429: "This request would exceed the rate limit (scripted fault).",
     529: "Overloaded (scripted fault).",
@@ -48,7 +47,7 @@ class Plan:
     fault: Fault | None = None
 
 
-class ScriptedModel:
+class ScriptedModel(LocalModel):
     """Plays one scenario for one run. latency_scale multiplies every pause of the scenario that
     stands for the model's work; hangs and retry-after are not scaled."""
 
@@ -60,19 +59,13 @@ class ScriptedModel:
         self._twins: Counter[str] = Counter()
         self._resume: dict[tuple, Place | None] = {}
 
-    async def answer(self, request: MessagesRequest, exchange: Exchange, reply: Reply) -> None:
+    async def answer(
+        self, asked: MessagesRequest, request: Request, exchange: Exchange, reply: Reply
+    ) -> None:
         """Answer a request for a message; what the answer is goes into the exchange."""
-        plan = self.plan(request, exchange)
+        plan = self.plan(asked, exchange)
         request_id = _digest("req", plan.message.id, str(exchange.retry))
-        await _perform(plan, request, exchange, reply, request_id)
-
-    def count_tokens(self, body: bytes) -> int:
-        """Raises messages_api.BadRequest."""
-        return messages_api.count_tokens(body)
-
-    def models(self) -> list[str]:
-        """A scenario plays whatever model it is asked for."""
-        return []
+        await _perform(plan, asked, exchange, reply, request_id)
 
     def plan(self, request: MessagesRequest, exchange: Exchange) -> Plan:
         """Decide; separate from the answering, which takes time."""
@@ -84,7 +77,7 @@ class ScriptedModel:
                 # The summary takes the place of the tool calls that say where we are.
                 self._resume[_conversation(request, script)] = self._place(request, script)
             return self._side(request, exchange)
-        if script is not None and not request.has_tools and script.turns[0].tools:
+        if script is not None and not request.tools and script.turns[0].tools:
             # A conversation whose script calls tools offers some: this is the client's own errand.
             return self._side(request, exchange)
         place = self._place(request, script) if script is not None else None
@@ -271,7 +264,7 @@ async def _fail(
         headers = {**headers, "retry-after": str(retry_after_s)}
     said = _ERROR_SAID.get(status, f"Status {status} (scripted fault).")
     body = messages_api.error_body(status, said, headers["request-id"])
-    await reply.send(status, {**_JSON_HEADERS, **headers}, body)
+    await reply.send(status, {**JSON_HEADERS, **headers}, body)
 
 
 async def _stream(plan: Plan, exchange: Exchange, reply: Reply, headers: dict) -> None:
@@ -285,7 +278,7 @@ async def _stream(plan: Plan, exchange: Exchange, reply: Reply, headers: dict) -
         parts = _spoiled(parts, fault, exchange)
     elif not pace.chunk_s:
         parts = [b"".join(parts)]
-    await reply.start(200, {**_STREAM_HEADERS, **headers})
+    await reply.start(200, {**STREAM_HEADERS, **headers})
     await reply.write(parts[0])
     for part in parts[1:]:
         await asyncio.sleep(pace.chunk_s)
@@ -326,6 +319,6 @@ async def _whole(plan: Plan, exchange: Exchange, reply: Reply, headers: dict) ->
         cut_at = len(body) // 2
     else:
         _note(plan.message, exchange)
-    await reply.send(200, {**_JSON_HEADERS, **headers}, body, cut_at)
+    await reply.send(200, {**JSON_HEADERS, **headers}, body, cut_at)
     if cut_at is not None:
         reply.truncate()
