@@ -1,0 +1,161 @@
+"""The live model: passes the CLI's requests to a real endpoint and what comes back to the CLI.
+
+The credential is added here, on the host. Bodies, statuses and times are passed on as they are;
+only the credential itself, should an endpoint repeat it, is blotted out.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+from agentsweep import messages_api
+from agentsweep.credentials import Credential, Redactor
+from agentsweep.exchanges import Exchange
+from agentsweep.http_server import Reply, Request
+from agentsweep.messages_api import MessagesRequest, Usage
+from agentsweep.sse import EventReader
+from agentsweep.upstream import ANTHROPIC, Upstream, UpstreamBroken, UpstreamUnreachable
+
+
+@contextlib.asynccontextmanager
+async def open_model(
+    base_url: str | None, credential: dict[str, Any] | None
+) -> AsyncIterator["LiveModel"]:
+    """A model behind `base_url`, None for the Anthropic API.
+
+    Raises InfraError where nothing that speaks HTTP answers there, before anything is asked.
+    """
+    secret = Credential.from_message(credential) if credential is not None else None
+    async with Upstream(base_url or ANTHROPIC, secret, os.environ) as upstream:
+        await upstream.probe()
+        yield LiveModel(upstream, secret)
+
+
+class LiveModel:
+    """Passes requests on, one for one."""
+
+    def __init__(self, upstream: Upstream, credential: Credential | None):
+        self._upstream = upstream
+        self._secrets = credential.secrets if credential is not None else ()
+        self._attempts: Counter[str] = Counter()
+
+    async def answer(
+        self, asked: MessagesRequest, request: Request, exchange: Exchange, reply: Reply
+    ) -> None:
+        """Pass a request for a message on; what the answer says of itself goes into the
+        exchange."""
+        exchange.kind = _kind(asked)
+        exchange.turn = len(asked.said)
+        exchange.retry = self._attempts[asked.sha256]
+        self._attempts[asked.sha256] += 1
+        await self._pass(request, exchange, reply, _Listener(exchange, asked.stream))
+
+    async def count_tokens(self, request: Request, exchange: Exchange, reply: Reply) -> None:
+        """Passed on as well: only the endpoint knows."""
+        await self._pass(request, exchange, reply, None)
+
+    async def models(self, request: Request, exchange: Exchange, reply: Reply) -> None:
+        """Passed on as well."""
+        await self._pass(request, exchange, reply, None)
+
+    def progress(self) -> dict[str, Any]:
+        """Nothing to say."""
+        return {}
+
+    async def _pass(
+        self, request: Request, exchange: Exchange, reply: Reply, listener: "_Listener | None"
+    ) -> None:
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        redactor = Redactor(self._secrets)
+        try:
+            async with self._upstream.open(
+                request.method, target, request.headers, request.body
+            ) as answer:
+                if answer.status >= 400:
+                    exchange.error = messages_api.error_type(answer.status)
+                await reply.start(answer.status, answer.headers)
+                async for chunk in answer.chunks():
+                    if part := redactor.feed(chunk):
+                        await reply.write(part)
+                    # Read after it was sent on: the agent is not to wait for that.
+                    if listener is not None and answer.status == 200:
+                        listener.hear(chunk)
+                if part := redactor.end():
+                    await reply.write(part)
+                await reply.finish()
+                if listener is not None and answer.status == 200:
+                    listener.end()
+        except UpstreamUnreachable as error:
+            exchange.error = f"upstream_{error.kind}"
+            print(error, file=sys.stderr)
+            reply.abort()
+        except UpstreamBroken as error:
+            exchange.error = "upstream_broken"
+            print(error, file=sys.stderr)
+            reply.truncate()
+
+
+def _kind(asked: MessagesRequest) -> str:
+    if asked.agent_id is not None:
+        return "subagent"
+    return "main" if asked.tools else "side"
+
+
+class _Listener:
+    """Reads along what an answer says of itself: message id, tokens, why it stopped.
+
+    Tokens are taken as they are said, also of an answer that breaks off: they are paid for.
+    """
+
+    def __init__(self, exchange: Exchange, stream: bool):
+        self._exchange = exchange
+        self._stream = stream
+        self._events = EventReader()
+        self._body = b""
+        self._usage: dict[str, int] = {}
+
+    def hear(self, chunk: bytes) -> None:
+        if not self._stream:
+            self._body += chunk
+            return
+        for event in self._events.feed(chunk):
+            match event.get("type"):
+                case "message_start":
+                    self._note(event.get("message"))
+                case "message_delta":
+                    delta = event.get("delta")
+                    stop = delta.get("stop_reason") if isinstance(delta, dict) else None
+                    self._note({"stop_reason": stop, "usage": event.get("usage")})
+                case "error":
+                    error = event.get("error")
+                    kind = error.get("type") if isinstance(error, dict) else None
+                    self._exchange.error = kind if isinstance(kind, str) else "api_error"
+
+    def end(self) -> None:
+        """The answer came whole. An endpoint that is not the API is found out here."""
+        if not self._stream:
+            with contextlib.suppress(ValueError, RecursionError):
+                self._note(json.loads(self._body))
+        if self._exchange.message_id is None and self._exchange.error is None:
+            self._exchange.error = "malformed"
+
+    def _note(self, said: Any) -> None:
+        if not isinstance(said, dict):
+            return
+        if isinstance(said.get("id"), str):
+            self._exchange.message_id = said["id"]
+        if isinstance(said.get("stop_reason"), str):
+            self._exchange.stop_reason = said["stop_reason"]
+        usage = said.get("usage")
+        if isinstance(usage, dict):
+            known = {
+                name: usage[name]
+                for name in Usage.__dataclass_fields__
+                if type(usage.get(name)) is int
+            }
+            self._usage |= known
+            self._exchange.count(Usage(**self._usage))

@@ -1,0 +1,287 @@
+"""Live mode: requests go to an endpoint on this host (a second, scripted gateway that plays the
+API) and come back as they are, with the credential on the far side only."""
+
+import http.client
+import json
+import socket
+import threading
+from contextlib import closing
+
+import pytest
+from gateway_client import TOKEN, answered, assemble, calls, request, starter, text_of, user, who
+
+from agentsweep.errors import InfraError
+
+UPSTREAM_KEY = "sk-upstream-canary-91"
+# The upstream gateway takes its own token for the key.
+CREDENTIAL = {"kind": "x-api-key", "secret": UPSTREAM_KEY}
+
+TALK = """\
+turns:
+  - {text: I look., tools: [{Bash: {command: ls}}], usage: {input_tokens: 70, output_tokens: 5}}
+  - {text: Done., usage: {input_tokens: 90, output_tokens: 2, cache_read_input_tokens: 7}}
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    with starter(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture
+def pair(start):
+    """A live gateway and the upstream behind it."""
+
+    def make(scenario=TALK, credential=CREDENTIAL, **more):
+        upstream = start(scenario, token=UPSTREAM_KEY)
+        live = start(mode="live", base_url=upstream.address, credential=credential, **more)
+        return live, upstream
+
+    return make
+
+
+def asked_of(upstream, count: int) -> list[dict]:
+    """What came to the upstream after the probe with which each live gateway begins."""
+    probe, *rows = upstream.exchanges(count + 1)
+    assert (probe["method"], probe["path"]) == ("HEAD", "/")
+    return rows
+
+
+def fault(text: str) -> str:
+    return f"turns: [{{text: x, chunk_chars: 1, fault: {{{text}}}}}]"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_conversation_goes_through(pair, stream):
+    live, upstream = pair()
+    first = live.ask([user("Go.")], stream)
+    assert text_of(first) == "I look." and len(calls(first)) == 1
+    second = live.ask([user("Go."), *answered(first, "x")], stream)
+    assert (text_of(second), second["stop_reason"]) == ("Done.", "end_turn")
+    rows, beyond = live.exchanges(2), asked_of(upstream, 2)
+    for name in ("request_sha256", "message_id", "stop_reason", "input_tokens", "output_tokens"):
+        assert [row[name] for row in rows] == [row[name] for row in beyond], name
+    assert [row["cache_read_input_tokens"] for row in rows] == [0, 7]
+    assert [(r["kind"], r["turn"], r["retry"], r["status"], r["error"]) for r in rows] == [
+        ("main", 0, 0, 200, None),
+        ("main", 1, 0, 200, None),
+    ]
+    assert [r["model"] for r in rows] == ["claude-test-1"] * 2
+
+
+def test_bytes_and_query_arrive_as_they_are(pair):
+    live, upstream = pair()
+    body = json.dumps(request([user("Gr\u00fc\u00dfe.")], stream=True)).encode()
+    for gateway, token in ((live, TOKEN), (upstream, UPSTREAM_KEY)):
+        before = len(gateway.exchanges())
+        _, _, answer = gateway.call("POST", "/v1/messages?beta=true", body, **who(), token=token)
+        text = "".join(text for _, text in gateway.exchanges(before + 1)[-1]["events"])
+        assert text.encode() == answer
+    sent, direct = (asked_of(upstream, 2)[n] for n in (0, 1))
+    assert sent["request_sha256"] == direct["request_sha256"]
+    assert sent["request_bytes"] == len(body)
+
+
+def test_the_record_has_each_piece_with_its_time(pair):
+    slow = "turns: [{text: abcdef, latency_s: 0.2, chunk_chars: 2, chunk_s: 0.1}]"
+    live, _ = pair(slow)
+    live.ask([user("Go.")], stream=True)
+    (row,) = live.exchanges(1)
+    offsets_s = [offset_ns / 1e9 for offset_ns, _ in row["events"]]
+    assert len(offsets_s) == 5
+    assert offsets_s == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.6], abs=0.05)
+    assert row["response_bytes"] == sum(len(text.encode()) for _, text in row["events"])
+
+
+def test_errands_and_sub_agents_are_told_apart(pair):
+    live, _ = pair("turns: [{text: x}]\nsubagents: {a: {marker: '[[a]]', turns: [{text: y}]}}")
+    live.ask([user("Go.")], tools=False)
+    live.ask([user("[[a]]")], agent="agent-1")
+    live.ask([user("Go.")])
+    assert [row["kind"] for row in live.exchanges(3)] == ["side", "subagent", "main"]
+    assert live.exchanges(3)[1]["agent_id"] == "agent-1"
+
+
+def test_counting_and_lists_go_through_too(pair):
+    live, upstream = pair()
+    status, _, answer = live.call("POST", "/v1/messages/count_tokens", b'{"a": "12345678"}')
+    assert (status, json.loads(answer)) == (200, {"input_tokens": 5})
+    status, _, answer = live.call("GET", "/v1/models/claude-x")
+    assert (status, json.loads(answer)["id"]) == (200, "claude-x")
+    paths = [row["path"] for row in asked_of(upstream, 2)]
+    assert paths == ["/v1/messages/count_tokens", "/v1/models/claude-x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "error"),
+    [
+        ("status: 429, retry_after_s: 7", 429, "rate_limit_error"),
+        ("status: 500", 500, "api_error"),
+        ("status: 529", 529, "overloaded_error"),
+        ("status: 400", 400, "invalid_request_error"),
+    ],
+)
+def test_errors_reach_the_client_as_they_are(pair, text, status, error):
+    live, _ = pair(fault(text))
+    got, headers, body = live.call("POST", "/v1/messages", request([user("Go.")]), **who())
+    assert (got, json.loads(body)["error"]["type"]) == (status, error)
+    assert headers["retry-after"] == ("7" if status == 429 else None)
+    assert headers["request-id"].startswith("req_")
+    (row,) = live.exchanges(1)
+    assert (row["status"], row["error"], row["message_id"]) == (status, error, None)
+    assert live.ask([user("Go.")])["content"] == [{"type": "text", "text": "x"}]
+    assert live.exchanges(2)[1]["retry"] == 1
+
+
+def test_a_wrong_key_is_the_endpoints_to_refuse(pair):
+    live, _ = pair(credential=CREDENTIAL | {"secret": "sk-wrong"})
+    status, _, body = live.call("POST", "/v1/messages", request([user("Go.")]), **who())
+    assert (status, json.loads(body)["error"]["type"]) == (401, "authentication_error")
+    assert live.exchanges(1)[0]["error"] == "authentication_error"
+
+
+def test_an_endpoint_without_a_key_gets_none(pair):
+    live, _ = pair(credential=None)
+    status, _, _ = live.call("POST", "/v1/messages", request([user("Go.")]), **who())
+    # The upstream here wants one, and the run's own token is not passed on in its place.
+    assert status == 401
+
+
+def test_an_error_in_the_stream_is_noted(pair):
+    live, _ = pair(fault("stream_error: overloaded_error"))
+    _, _, body = live.call("POST", "/v1/messages", request([user("Go.")], stream=True), **who())
+    assert b"event: error" in body
+    (row,) = live.exchanges(1)
+    assert (row["status"], row["error"]) == (200, "overloaded_error")
+
+
+def test_what_is_not_the_api_is_noted(pair):
+    live, _ = pair(fault("malformed: body"))
+    _, _, body = live.call("POST", "/v1/messages", request([user("Go.")], stream=True), **who())
+    assert body == b"<html>Not the API</html>"
+    assert live.exchanges(1)[0]["error"] == "malformed"
+
+
+def test_an_answer_that_breaks_off_breaks_off_here(pair):
+    live, _ = pair(fault("drop: midstream"))
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)) as caught:
+        live.call("POST", "/v1/messages", request([user("Go.")], stream=True), **who())
+    assert b"message_start" in getattr(caught.value, "partial", b"message_start")
+    (row,) = live.exchanges(1)
+    assert (row["status"], row["error"]) == (200, "upstream_broken")
+    # What came of it is paid for.
+    assert row["input_tokens"] > 0
+
+
+def test_an_endpoint_that_goes_away_is_a_connection_that_fails(pair):
+    live, upstream = pair()
+    upstream.service.stop()
+    with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+        live.call("POST", "/v1/messages", request([user("Go.")]), **who())
+    (row,) = live.exchanges(1)
+    assert (row["status"], row["error"]) == (None, "upstream_connect")
+
+
+def test_a_client_that_leaves_ends_the_request_upstream(pair):
+    live, upstream = pair("turns: [{text: x, latency_s: 30}]")
+    connection = live.socket()
+    body = json.dumps(request([user("Go.")], stream=True)).encode()
+    connection.sendall(
+        f"POST /v1/messages HTTP/1.1\r\nx-api-key: {TOKEN}\r\n"
+        f"content-length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    while not upstream.service.ask({"cmd": "status"})["active"]:
+        pass
+    connection.close()
+    assert live.exchanges(1)[0]["error"] == "client_disconnected"
+    assert asked_of(upstream, 1)[0]["error"] == "client_disconnected"
+
+
+def test_the_key_is_on_the_far_side_only(start):
+    """An endpoint that repeats whatever it was sent, headers too, in pieces."""
+    seen = []
+
+    def serve(listening):
+        # A stand-in: no real endpoint can be told to repeat its client's key.
+        for _ in range(2):
+            connection, _ = listening.accept()
+            with connection:
+                head = b""
+                while not head.endswith(b"}" if head.startswith(b"POST") else b"\r\n\r\n"):
+                    head += connection.recv(65536)
+                seen.append(head)
+                place = head.find(UPSTREAM_KEY.encode()) + 5
+                body = head if place > 5 else b"nothing"
+                parts = [body[:place], body[place:]] if place > 5 else [body]
+                connection.sendall(b"HTTP/1.1 401 X\r\nx-echo: " + UPSTREAM_KEY.encode() + b"\r\n")
+                connection.sendall(b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n")
+                for part in parts:
+                    connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
+                connection.sendall(b"0\r\n\r\n")
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        server = threading.Thread(target=serve, args=(listening,), daemon=True)
+        server.start()
+        port = listening.getsockname()[1]
+        live = start(mode="live", base_url=f"http://127.0.0.1:{port}", credential=CREDENTIAL)
+        _, headers, body = live.call("POST", "/v1/messages", request([user("Go.")]), **who())
+        server.join(10)
+    probe, asked = seen
+    assert UPSTREAM_KEY.encode() not in probe
+    assert f"x-api-key: {UPSTREAM_KEY}".encode() in asked
+    assert TOKEN.encode() not in asked
+    assert b"[redacted]" in body
+    for place in (body, str(headers).encode(), live.log.read_bytes(), live.errors.read_bytes()):
+        assert UPSTREAM_KEY.encode() not in place
+
+
+def test_an_endpoint_that_is_not_http_is_refused_before_anything_is_asked(start):
+    def serve(listening):
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        threading.Thread(target=serve, args=(listening,), daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(InfraError, match="HTTP") as caught:
+            start(mode="live", base_url=url)
+    assert url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_endpoint_that_does_not_answer_is_refused_too(start):
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    with pytest.raises(InfraError, match=url):
+        start(mode="live", base_url=url)
+
+
+def test_what_broken_answers_cost_is_counted(pair):
+    price = {"input": 1e6, "output": 0, "cache_read": 0, "cache_write": 0}
+    scenario = (
+        "turns: [{text: x, chunk_chars: 1, usage: {input_tokens: 3}, fault: {drop: midstream}}]"
+    )
+    live, _ = pair(scenario, budget={"max_cost_usd": 3, "price": price})
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        live.call("POST", "/v1/messages", request([user("Go.")], stream=True), **who())
+    live.exchanges(1)
+    said = live.service.ask({"cmd": "status"})["budget"]
+    assert (said["cost_usd"], said["turns"]) == (3, 0)
+    status, _, _ = live.call("POST", "/v1/messages", request([user("Go.")]), **who())
+    assert status == 403
+
+
+def test_a_stream_is_put_together_by_the_client_as_without_us(pair):
+    live, upstream = pair()
+    body = request([user("Go.")], stream=True)
+    answers = [
+        assemble(gateway.call("POST", "/v1/messages", body, **who(), token=token)[2])
+        for gateway, token in ((live, TOKEN), (upstream, UPSTREAM_KEY))
+    ]
+    assert answers[0] == answers[1]
