@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import tarfile
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -55,6 +55,19 @@ class AgentSettings:
     max_turns: int | None = None
     tools: tuple[str, ...] | None = None
     extra_args: tuple[str, ...] = ()
+
+
+# What the CLI offers a model by itself, of the tools that recordings use (2.1.330).
+_OFFERED = frozenset(("Agent", "Bash", "Edit", "Read", "Write"))
+
+
+def with_recorded_tools(settings: AgentSettings, recorded: Iterable[str]) -> AgentSettings:
+    """The settings under which a recording can be replayed: the CLI has some tools (`Glob` and
+    `Grep`, for example) that it offers only when they are named. It passes over names of tools
+    that it no longer has."""
+    if settings.tools is not None or _OFFERED | {"Task"} >= set(recorded):
+        return settings
+    return replace(settings, tools=tuple(sorted(_OFFERED | set(recorded) - {"Task"})))
 
 
 def session_id(spec_sha256: str, attempt: int) -> str:

@@ -4,6 +4,7 @@ What is missing or damaged is counted and named, never raised: one broken file m
 the others say.
 """
 
+import contextlib
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -128,31 +129,43 @@ def read_marks(run_dir: Path, damage: Damage) -> list[Mark]:
     return marks
 
 
-def read_trace(run_dir: Path, session_id: str | None, damage: Damage) -> tuple[Trace, str]:
+def read_trace(
+    run_dir: Path, session_id: str | None, damage: Damage, keep_results: bool = False
+) -> tuple[Trace, str]:
     """The run's session with its sub-agents, and its status.
 
     The status is that of the trace (`ok`, `damaged`, `empty`), or `missing` when there is no file.
     The main file is trace.jsonl; the session tree gives the sub-agents, and further main files
-    when the agent worked in several project folders.
+    when the agent worked in several project folders. `keep_results` as in `parse_sources`.
     """
-    path = run_dir / "trace.jsonl"
-    sources, present = [], path.is_file()
-    if present and path.stat().st_size:
-        sources.append(Source.of_path(path))
-    archive = _open_archive(run_dir, damage)
-    try:
-        if archive is not None:
-            sources += _archived(archive, path, session_id, damage)
-        trace = parse_sources(sources)
-    finally:
-        if archive is not None:
-            archive.close()
+    present = (run_dir / "trace.jsonl").is_file()
+    with session_sources(run_dir, session_id, damage) as sources:
+        trace = parse_sources(sources, keep_results)
     status = trace.status
     if not present and status == "empty":
         status = "missing"
     if status == "ok" and any(note.startswith(_ARCHIVE) for note in damage.notes):
         status = "damaged"  # sub-agents may be missing
     return trace, status
+
+
+@contextlib.contextmanager
+def session_sources(
+    run_dir: Path, session_id: str | None, damage: Damage
+) -> Iterator[list[Source]]:
+    """The files of a run's session, readable as long as the block lasts; the main file first."""
+    path = run_dir / "trace.jsonl"
+    sources = []
+    if path.is_file() and path.stat().st_size:
+        sources.append(Source.of_path(path))
+    archive = _open_archive(run_dir, damage)
+    try:
+        if archive is not None:
+            sources += _archived(archive, path, session_id, damage)
+        yield sources
+    finally:
+        if archive is not None:
+            archive.close()
 
 
 def _open_archive(run_dir: Path, damage: Damage) -> tarfile.TarFile | None:

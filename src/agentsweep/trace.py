@@ -31,6 +31,7 @@ from agentsweep.trace_records import (
 __all__ = [
     "Source",
     "Trace",
+    "file_sources",
     "main_trace",
     "parse_file",
     "parse_session",
@@ -71,22 +72,23 @@ def agent_id_of(file_name: str) -> str | None:
     return None
 
 
-def parse_sources(sources: Iterable[Source]) -> Trace:
+def parse_sources(sources: Iterable[Source], keep_results: bool = False) -> Trace:
     """One session from its files, the main file first; records that are in two count once.
 
-    Never raises for what a file contains. A file that cannot be read is one unusable line.
+    `keep_results`: the tool calls keep the texts of their results. Never raises for what a file
+    contains. A file that cannot be read is one unusable line.
     """
     # Records have no cycles, and looking for some in them costs a tenth of the time.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _parse_sources(sources)
+        return _parse_sources(sources, keep_results)
     finally:
         if collecting:
             gc.enable()
 
 
-def _parse_sources(sources: Iterable[Source]) -> Trace:
+def _parse_sources(sources: Iterable[Source], keep_results: bool) -> Trace:
     report = LineReport()
     collector = Collector(report)
     for source in sources:
@@ -106,11 +108,19 @@ def _parse_sources(sources: Iterable[Source]) -> Trace:
         finally:
             if hasattr(lines, "close"):
                 lines.close()
-    return link(collector)
+    return link(collector, keep_results)
 
 
 def parse_file(path: str | Path) -> Trace:
     """The session whose main file this is, with its companion sub-agent files.
+
+    Raises OSError when the file itself cannot be read.
+    """
+    return parse_sources(file_sources(path))
+
+
+def file_sources(path: str | Path) -> list[Source]:
+    """The session's files by its main file: that one first, then those of its sub-agents.
 
     Raises OSError when the file itself cannot be read.
     """
@@ -120,8 +130,8 @@ def parse_file(path: str | Path) -> Trace:
     main = Source.of_path(path)
     if agent_id_of(path.name):
         main.agent_id = agent_id_of(path.name)
-        return parse_sources([main])
-    return parse_sources([main, *_companions(path, _session_ids(path))])
+        return [main]
+    return [main, *_companions(path, _session_ids(path))]
 
 
 def parse_session(directory: str | Path, session_id: str) -> Trace:

@@ -26,14 +26,18 @@ _AGENT_TOOLS = ("Agent", "Task")
 _KIND_ORDER = ("error", "tool_use", "text", "thinking")
 
 
-def link(found: Collector) -> Trace:
-    """The session as far as it is known. What was collected is used up."""
-    return _Linker(found).trace()
+def link(found: Collector, keep_results: bool = False) -> Trace:
+    """The session as far as it is known. What was collected is used up.
+
+    `keep_results`: the tool calls keep the texts of their results.
+    """
+    return _Linker(found, keep_results).trace()
 
 
 class _Linker:
-    def __init__(self, found: Collector):
+    def __init__(self, found: Collector, keep_results: bool):
         self._found = found
+        self._keep_results = keep_results
 
     def trace(self) -> Trace:
         self._resolve_chains()
@@ -156,7 +160,7 @@ class _Linker:
                 self._found.agent_parents.setdefault(agent_id, call.id)
             if not call.finished:
                 call.end_utc_ns = result.utc_ns
-                read_result(call, result.block, result.extra)
+                read_result(call, result.block, result.extra, self._keep_results)
         calls = [call for copies in uses.values() for call in copies.values()]
         calls.sort(key=lambda call: call.requested_utc_ns or 0)
         groups: dict[tuple[str, str | None], list[ToolCall]] = {}

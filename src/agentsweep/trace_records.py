@@ -101,7 +101,8 @@ class ToolCall:
     without a result (the session was killed) has no end.
 
     `parent_id` is the tool call that started the sub-agent which made this call, `agent_id` that
-    sub-agent. `exit_code` is None when the trace does not say.
+    sub-agent. `exit_code` is None when the trace does not say. `result_text` is there only where
+    the session was read with its results.
     """
 
     id: str
@@ -129,6 +130,7 @@ class ToolCall:
     background_status: str | None = None
     background_end_utc_ns: int | None = None
     result_chars: int | None = None
+    result_text: str | None = None
     test_interpreter: str | None = None
 
     @property
@@ -323,15 +325,18 @@ def result_text(content: object) -> str:
     return ""
 
 
-def read_result(call: ToolCall, block: dict, extra: object) -> None:
+def read_result(call: ToolCall, block: dict, extra: object, keep_text: bool = False) -> None:
     """Take what a tool_result block and its `toolUseResult` say about how the call ended.
 
     A failed command begins with `Exit code N` (CLI 2.1.16 and later). A success has no such line;
-    it is 0 where the CLI says that it saw no other meaning in the code.
+    it is 0 where the CLI says that it saw no other meaning in the code. `keep_text` also takes its
+    text.
     """
     text = result_text(block.get("content"))
     call.finished = True
     call.result_chars = len(text)
+    if keep_text:
+        call.result_text = as_text(text)
     is_error = block.get("is_error")
     call.is_error = is_error if isinstance(is_error, bool) else False
     details = extra if isinstance(extra, dict) else {}

@@ -212,6 +212,19 @@ def test_results_in_completion_order_find_their_calls():
     assert calls["t3"].result_chars == 6
 
 
+def test_texts_of_results_are_kept_only_when_asked_for():
+    session = Session()
+    session.bash("m1", "t1", "a", 1)
+    session.bash("m1", "t2", "b", 1)
+    session.bash("m1", "t3", "c", 1)
+    session.result("t1", "one", 2, details=succeeded())
+    session.result("t2", [{"type": "text", "text": "two"}, {"type": "image"}], 2)
+    source = Source("main.jsonl", session.lines)
+    kept = {c.id: c.result_text for c in parse_sources([source], keep_results=True).tool_calls}
+    assert kept == {"t1": "one", "t2": "two", "t3": None}
+    assert {call.result_text for call in parse_sources([source]).tool_calls} == {None}
+
+
 def test_bounds_of_parallel_and_queued_calls():
     """From 2.1.160 on a tool may start with its block, or have waited for the one before."""
     session = Session("2.1.330")

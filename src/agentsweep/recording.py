@@ -1,0 +1,328 @@
+"""A recorded session as something that can be played: conversations, their turns, their pace.
+
+Made from any Claude Code session file, or from a run of our own. The words come from the session;
+of our own runs the exact events and their times come from the gateway's record, joined by message
+id. From a session alone the pace is derived: a block is sent when the session notes it, counted
+from when the model was asked (the CLI's own record of the request, else the record that the
+message answers).
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agentsweep import messages_api, trace
+from agentsweep.errors import ConfigError
+from agentsweep.messages_api import Message, Usage
+from agentsweep.run_files import Damage, read_lines, read_result, session_sources, word
+from agentsweep.sse import EventReader
+from agentsweep.trace import Source
+from agentsweep.trace_lines import LineReport, read_records
+from agentsweep.trace_records import Message as SessionMessage
+from agentsweep.trace_records import ToolCall, Trace, is_session_record, parse_time
+
+AGENT_TOOLS = ("Agent", "Task")
+# Of a message whose pace within a block is not known, a block goes in deltas of this length.
+_DELTA_CHARS = 4096
+
+Events = tuple[tuple[float, dict[str, Any]], ...]
+
+
+@dataclass(frozen=True)
+class RecordedCall:
+    """A tool call and what it gave when it was recorded.
+
+    arguments: the names of those that it gives. text: its result, None where there is none;
+    is_error and exit_code: None where the session does not say; timed_out, killed: as the
+    session's CLI put it.
+    """
+
+    id: str
+    name: str
+    arguments: tuple[str, ...]
+    has_result: bool
+    is_error: bool | None
+    exit_code: int | None
+    timed_out: bool
+    killed: bool
+    text: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is written down in api.jsonl."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RecordedTurn:
+    """One assistant message: what it says, and its events with their offsets in seconds from the
+    moment at which the model was asked."""
+
+    message: Message
+    events: Events
+    calls: tuple[RecordedCall, ...]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The main conversation, or that of a sub-agent: then `prompt` is what it was started with.
+
+    recorded: false for a sub-agent of which the session has the report alone (CLI 2.1.16 to 2.1.69
+    keep the rest in files of their own, which are easily lost); its one turn says that report.
+    """
+
+    name: str
+    prompt: str | None
+    turns: tuple[RecordedTurn, ...]
+    recorded: bool = True
+
+
+@dataclass(frozen=True)
+class Recording:
+    """kind: `recording` where events and their times are exact, `session` where the pace was
+    derived; tools: the names of all tools that are called."""
+
+    kind: str
+    main: Conversation
+    subagents: tuple[Conversation, ...]
+
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        return (self.main, *self.subagents)
+
+    @property
+    def tools(self) -> frozenset[str]:
+        turns = (turn for conversation in self.conversations for turn in conversation.turns)
+        return frozenset(call.name for turn in turns for call in turn.calls)
+
+
+def load(path: Path | str) -> Recording:
+    """The recording in a session file, or in the directory of a run of ours.
+
+    Raises ConfigError with one sentence where there is nothing to play.
+    """
+    path = Path(path)
+    try:
+        with _sources(path) as sources:
+            session = trace.parse_sources(sources, keep_results=True)
+            blocks = _blocks_by_message(sources)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    exact = dict(_exact_events(path / "api.jsonl")) if path.is_dir() else {}
+    maker = _Maker(session, blocks, exact)
+    main = maker.conversation("main", None, None)
+    if not main.turns:
+        raise ConfigError(
+            f"{path} holds no answer of a model in its main conversation, so there is nothing to "
+            "replay: name another session"
+        )
+    subagents = tuple(maker.subagents())
+    kind = "recording" if maker.exact_turns else "session"
+    return Recording(kind, main, subagents)
+
+
+@contextlib.contextmanager
+def _sources(path: Path) -> Iterator[list[Source]]:
+    if not path.is_dir():
+        yield trace.file_sources(path)
+        return
+    damage = Damage()
+    session_id = word(read_result(path, damage)("agent", "session_id"))
+    with session_sources(path, session_id, damage) as sources:
+        yield sources
+
+
+Blocks = dict[str, list[tuple[int | None, dict]]]
+
+
+def _blocks_by_message(sources: Iterable[Source]) -> Blocks:
+    """The content blocks of each assistant message in their order, with their times (UTC, ns)."""
+    found: Blocks = {}
+    seen: set[str] = set()
+    for source in sources:
+        lines = source.open()
+        with contextlib.closing(lines) if hasattr(lines, "close") else contextlib.nullcontext():
+            for _, record in read_records(lines, source.name, LineReport(), is_session_record):
+                message = record.get("message")
+                if record.get("type") != "assistant" or not isinstance(message, dict):
+                    continue
+                uuid = record.get("uuid")
+                if uuid in seen:
+                    continue
+                seen.add(uuid)
+                identity = message.get("id") or record.get("requestId") or uuid
+                content = message.get("content")
+                if isinstance(content, str):
+                    content = [{"type": "text", "text": content}]
+                time_ns = parse_time(record.get("timestamp"))
+                for block in content if isinstance(content, list) else ():
+                    if (clean := _clean(block)) is not None:
+                        found.setdefault(identity, []).append((time_ns, clean))
+    return found
+
+
+def _clean(block: Any) -> dict | None:
+    """A block as the API sends it, without what the CLI adds; None for one that says nothing."""
+    if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+        return None
+    match block["type"]:
+        case "text":
+            text = block.get("text")
+            return {"type": "text", "text": text} if isinstance(text, str) and text else None
+        case "thinking":
+            thought, signature = block.get("thinking"), block.get("signature")
+            return {
+                "type": "thinking",
+                "thinking": thought if isinstance(thought, str) else "",
+                "signature": signature if isinstance(signature, str) else "",
+            }
+        case "tool_use":
+            given = block.get("input")
+            return {
+                "type": "tool_use",
+                "id": block.get("id"),
+                "name": block.get("name"),
+                "input": given if isinstance(given, dict) else {},
+            }
+    return block
+
+
+def _exact_events(log: Path) -> Iterator[tuple[str, Events]]:
+    """Message id and events of each answer that the gateway's record has whole."""
+    for line in read_lines(log, Damage()):
+        pieces, identity = line.get("events"), line.get("message_id")
+        if not (line.get("stream") and pieces and identity) or line.get("error") is not None:
+            continue
+        reader, events = EventReader(), []
+        for offset_ns, text in pieces:
+            events += [(offset_ns / 1e9, event) for event in reader.feed(text.encode())]
+        if events and events[-1][1].get("type") == "message_stop":
+            yield identity, tuple(events)
+
+
+class _Maker:
+    def __init__(self, session: Trace, blocks: Blocks, exact: dict[str, Events]):
+        self._session, self._blocks, self._exact = session, blocks, exact
+        self._calls = {call.id: call for call in session.tool_calls}
+        self._ids: set[str] = set()
+        self.exact_turns = 0
+
+    def conversation(self, name: str, prompt: str | None, agent_id: str | None) -> Conversation:
+        """The turns of one conversation. What the CLI itself said in the model's place (after an
+        error of the API) is no turn."""
+        turns = [
+            self._turn(message)
+            for message in self._session.messages
+            if message.role == "assistant"
+            and message.kind != "error"
+            and message.agent_id == agent_id
+        ]
+        return Conversation(name, prompt, tuple(turns))
+
+    def subagents(self) -> Iterator[Conversation]:
+        """Those that a call started; what the CLI starts by itself (warm-ups) is not replayed."""
+        started = set()
+        for agent in self._session.agents:
+            call = self._calls.get(agent.parent_id or "")
+            if call is not None:
+                started.add(call.id)
+                yield self.conversation(f"sub-agent {call.id}", _prompt(call), agent.agent_id)
+        for call in self._session.tool_calls:
+            lost = call.name in AGENT_TOOLS and call.id not in started and call.finished
+            if lost and (prompt := _prompt(call)) is not None:
+                turn = _report(call)
+                yield Conversation(f"sub-agent {call.id}", prompt, (turn,), recorded=False)
+
+    def _turn(self, message: SessionMessage) -> RecordedTurn:
+        content, times_ns, calls = [], [], []
+        for time_ns, block in self._blocks.get(message.id, ()):
+            if block["type"] == "tool_use":
+                call = self._calls.get(block["id"])
+                block = block | {"id": self._unique(str(block["id"]))}
+                calls.append(_recorded(block, call))
+            content.append(block)
+            times_ns.append(time_ns)
+        usage = message.usage
+        said = Message(
+            id=message.id,
+            model=message.model or "unknown",
+            content=tuple(content),
+            stop_reason=_stop_reason(message.stop_reason, bool(calls)),
+            usage=Usage(
+                usage.input_tokens,
+                usage.output_tokens,
+                usage.cache_read_input_tokens,
+                usage.cache_creation_input_tokens,
+            ),
+        )
+        events = self._exact.get(message.id)
+        if events is not None:
+            self.exact_turns += 1
+        else:
+            events = _derived_events(said, message.start_utc_ns, times_ns)
+        return RecordedTurn(said, events, tuple(calls))
+
+    def _unique(self, call_id: str) -> str:
+        """Tool calls lead through a conversation, so no id may come twice, as it does from some
+        servers."""
+        made, number = call_id, 1
+        while made in self._ids:
+            number += 1
+            made = f"{call_id}_{number}"
+        self._ids.add(made)
+        return made
+
+
+def _derived_events(message: Message, start_ns: int | None, times_ns: list) -> Events:
+    """A block goes when the session has noted it, all of it at once; the message opens with its
+    first block and closes with its last."""
+    offsets, latest_s = [], 0.0
+    for time_ns in times_ns:
+        if None not in (time_ns, start_ns):
+            latest_s = max(latest_s, (time_ns - start_ns) / 1e9)
+        offsets.append(latest_s)
+    events = [(offsets[0] if offsets else 0.0, messages_api.start_event(message))]
+    for index, block in enumerate(message.content):
+        made = messages_api.block_events(index, block, _DELTA_CHARS)
+        events += [(offsets[index], event) for event in made]
+    return (*events, *((latest_s, event) for event in messages_api.end_events(message)))
+
+
+def _recorded(block: dict, call: ToolCall | None) -> RecordedCall:
+    done = call if call is not None and call.finished else None
+    return RecordedCall(
+        id=block["id"],
+        name=str(block["name"]),
+        arguments=tuple(block["input"]),
+        has_result=done is not None,
+        is_error=done.is_error if done else None,
+        exit_code=done.exit_code if done else None,
+        timed_out=bool(done and done.timed_out),
+        killed=bool(done and done.killed),
+        text=done.result_text if done else None,
+    )
+
+
+def _stop_reason(recorded: str | None, has_calls: bool) -> str:
+    """Older CLIs never note it, and some servers end a message with calls like any other."""
+    if has_calls:
+        return "tool_use"
+    return recorded if recorded not in (None, "tool_use") else "end_turn"
+
+
+def _prompt(call: ToolCall) -> str | None:
+    prompt = call.input.get("prompt")
+    return prompt if isinstance(prompt, str) else None
+
+
+def _report(call: ToolCall) -> RecordedTurn:
+    """What a sub-agent without a session of its own gave back, as its one turn. It takes as long
+    as the call took: what of it the model took and what its tools is not known."""
+    # The CLI adds lines of its own to the report.
+    text = (call.result_text or "").split("\nagentId: ")[0].strip() or "Done."
+    identity = "msg_" + hashlib.sha256(f"{call.id}/{text}".encode()).hexdigest()[:24]
+    content = ({"type": "text", "text": text},)
+    message = Message(identity, "unknown", content, "end_turn", Usage())
+    return RecordedTurn(message, _derived_events(message, call.start_utc_ns, [call.end_utc_ns]), ())
