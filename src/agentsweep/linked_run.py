@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentsweep.attribution import Mark, match_marks
+from agentsweep.fidelity import Comparison, compare, recorded_calls
 from agentsweep.intervals import Interval
 from agentsweep.run_files import (
     Damage,
@@ -113,11 +114,13 @@ class Run:
     def __init__(self, run_id: str, run_dir: Path, result: Fields, curve: Curve, damage: Damage):
         self.run_id, self.result, self.curve, self.damage = run_id, result, curve, damage
         self.samples_status = samples_status(run_dir / "samples.arrow", len(curve.t_ns), damage)
-        session_id = word(result("agent", "session_id"))
-        self.trace, self.trace_status = read_trace(run_dir, session_id, damage)
         self.marks = read_marks(run_dir, damage)
         self.exchanges = list(read_lines(run_dir / "api.jsonl", damage))
         self.exchanges_known = (run_dir / "api.jsonl").is_file()
+        self.recorded = recorded_calls(self.exchanges)
+        self.is_replay = bool(self.recorded) or isinstance(result("replay"), dict)
+        session_id = word(result("agent", "session_id"))
+        self.trace, self.trace_status = read_trace(run_dir, session_id, damage, self.is_replay)
         self.offset_ns = self._offset()
         start, end = whole(result("agent_start_ns")), whole(result("agent_end_ns"))
         # The agent's phase on the monotonic clock.
@@ -127,6 +130,7 @@ class Run:
         self._marks = {id(call): self.marks[index] for index, call in matched.items()}
         self.marks_unmatched = len(self.marks) - len(matched)
         self.tool_rows = [self._tool_call_row(call) for call in self.trace.tool_calls]
+        self.comparisons = list(self._compared_rows()) if self.is_replay else []
 
     def _offset(self) -> int | None:
         """UTC minus monotonic, in ns: the median over the samples, else what others noted."""
@@ -150,6 +154,15 @@ class Run:
         if mark is not None:
             return row | _exact(mark)
         return row | sampled_memory(row, self.curve)
+
+    def _compared_rows(self) -> Iterator[Comparison]:
+        """Each tool call against its recording, which its row takes over."""
+        directory = word(self.result("spec", "task", "workdir"))
+        for call, row in zip(self.trace.tool_calls, self.tool_rows, strict=True):
+            recorded = self.recorded.get(call.id)
+            comparison = compare(recorded, row, call.result_text, directory)
+            row |= replay_columns(recorded or {}, comparison)
+            yield comparison
 
     def api_call_rows(self) -> list[dict]:
         """A row for each request to the model: the gateway's record, else the trace's own."""
@@ -227,6 +240,19 @@ def trace_call_row(
         "result_chars": call.result_chars,
         "test_interpreter": call.test_interpreter,
         "command": call.command,
+    }
+
+
+def replay_columns(recorded: dict, comparison: Comparison) -> dict:
+    """What is said of a replayed call beside itself: its recording, and how close it came."""
+    text = recorded.get("text")
+    return {
+        "replay_status": comparison.status,
+        "fidelity": comparison.fidelity,
+        "result_similarity": comparison.similarity,
+        "recorded_is_error": truth(recorded.get("is_error")),
+        "recorded_exit_code": whole(recorded.get("exit_code")),
+        "recorded_result_chars": len(text) if isinstance(text, str) else None,
     }
 
 

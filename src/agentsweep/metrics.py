@@ -14,6 +14,15 @@ from typing import Any
 import numpy as np
 
 from agentsweep.cohort import MB, Cohort, CohortRun, covered_s, intervals_of
+from agentsweep.fidelity import (
+    KILLED,
+    LIMITED,
+    SAME,
+    STATE_DIFFERS,
+    TEXT_DIFFERS,
+    TIMED_OUT,
+    UNFINISHED,
+)
 from agentsweep.intervals import length
 from agentsweep.outcome import OUTCOMES
 from agentsweep.run_metrics import (
@@ -74,6 +83,18 @@ Row = Mapping[str, Any]
 TIME_PARTS = ("startup", "model", "both", "tools", "other")
 # Its time is that of its own model and tools.
 AGENT_CATEGORY = "agent"
+NOT_COMPARABLE, NOT_REACHED = "not_comparable", "not_reached"
+# What may become of a recorded tool call in a replay.
+FATES = (
+    SAME,
+    TEXT_DIFFERS,
+    STATE_DIFFERS,
+    KILLED,
+    TIMED_OUT,
+    UNFINISHED,
+    NOT_COMPARABLE,
+    NOT_REACHED,
+)
 
 
 @dataclass(frozen=True)
@@ -273,6 +294,74 @@ def exact_time_share(calls: Iterable[Row]) -> float | None:
     """Share of the timed calls whose times are exact, not bounds from the trace; 0 to 1."""
     timed = [call for call in calls if call["duration_s"] is not None]
     return ratio(sum(call["time_source"] == "exact" for call in timed), len(timed))
+
+
+# --- replays ---
+
+
+def replayed(runs: Iterable[Row]) -> list[Row]:
+    """The runs that replay a recording."""
+    return [run for run in runs if run["model_mode"] == "replay"]
+
+
+def run_fidelity(run: Row) -> float | None:
+    """How closely a replay repeats its recording: mean fidelity of the calls that have one."""
+    return run["fidelity"]
+
+
+def has_diverged(run: Row) -> bool:
+    """Whether a replay left its recording."""
+    return run["outcome"] == "diverged" or run["diverged_reason"] is not None
+
+
+def fates(runs: Iterable[Row], calls: Iterable[Row]) -> dict[str, int]:
+    """The tool calls of replays by what became of them, in the order of `FATES`.
+
+    `not_comparable` are those that the agent does not offer and those without a recorded result,
+    `not_reached` the recorded calls that the run did not come to.
+    """
+    left = {run["run_id"]: run["n_recorded_calls"] or 0 for run in runs}
+    counts: Counter[str] = Counter()
+    for call in calls:
+        status = call["replay_status"]
+        if call["run_id"] in left and status is not None:
+            counts[status if status in FATES else NOT_COMPARABLE] += 1
+            left[call["run_id"]] -= 1
+    counts[NOT_REACHED] = sum(max(number, 0) for number in left.values())
+    return {fate: counts[fate] for fate in FATES if counts[fate]}
+
+
+def fate_share(counts: Mapping[str, int], *wanted: str) -> float | None:
+    """Share of all calls that one of these fates befell, 0 to 1."""
+    return ratio(sum(counts.get(fate, 0) for fate in wanted), sum(counts.values()))
+
+
+def limited_share(counts: Mapping[str, int]) -> float | None:
+    """Share of all calls that were killed or timed out in the replay alone, 0 to 1."""
+    return fate_share(counts, *LIMITED)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The distinct patches that `runs` runs left, replays of `recordings` recordings; `alike` says
+    whether all replays of a recording left the same one."""
+
+    distinct: int
+    runs: int
+    recordings: int
+    alike: bool
+
+
+def distinct_patches(runs: Iterable[Row]) -> Patches:
+    """The distinct patches of the replays whose patch is known; an empty patch is one."""
+    found: dict[str | None, set[str]] = {}
+    known = [run for run in runs if run["patch_sha256"] is not None]
+    for run in known:
+        found.setdefault(run["replay_source_sha256"], set()).add(run["patch_sha256"])
+    distinct = set().union(*found.values())
+    return Patches(
+        len(distinct), len(known), len(found), all(len(left) == 1 for left in found.values())
+    )
 
 
 # --- what a paper on agents' resources says of a data set ---

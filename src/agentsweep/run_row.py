@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from agentsweep.fidelity import summarise
 from agentsweep.linked_run import TOKENS, Run
 from agentsweep.run_files import Fields, number, truth, whole, word
 from agentsweep.trace_records import KNOWN_TYPES, Message, Trace
@@ -72,6 +73,7 @@ def run_row(run: Run, n_samples: int) -> dict:
         "trace_last_utc_ns": run.trace.last_utc_ns,
         **run.time_split(),
         **_counts(run),
+        **_replay(run),
         **_evidence(run, n_samples),
         **_place(run.result),
     }
@@ -168,6 +170,25 @@ def _counts(run: Run) -> dict:
         "n_api_calls": len(run.exchanges) if run.exchanges_known else None,
         "n_api_errors": sum(map(_failed, run.exchanges)) if run.exchanges_known else None,
         "cost_usd": number(run.result("stream", "result", "total_cost_usd")),
+    }
+
+
+def _replay(run: Run) -> dict:
+    """How much of its recording a replay played, and how closely; nothing for another run."""
+    if not run.is_replay:
+        return {}
+    said, score = Fields(run.result("replay")), summarise(run.comparisons)
+    return {
+        "fidelity": score.fidelity,
+        "replay_source_sha256": word(said("source_sha256")),
+        "replay_turns": whole(said("turns")),
+        "replay_turns_played": whole(said("turns_played")),
+        "n_recorded_calls": whole(said("calls")),
+        "n_compared_calls": score.compared,
+        "n_same_calls": score.same,
+        "n_limited_calls": score.limited,
+        "diverged_turn": whole(said("diverged", "turn")),
+        "diverged_reason": word(said("diverged", "reason")),
     }
 
 

@@ -55,6 +55,8 @@ OUTCOME_LOOK = {
     "stalled": (SKY, "", BLACK),
     "oom_agent": (VERMILION, "", "#ffffff"),
     "oom_container": ("#7a2e00", "", "#ffffff"),
+    "over_budget": ("#f3dcb0", "xxxx", BLACK),
+    "diverged": (BLUE, "", "#ffffff"),
     "unknown": ("#ffffff", "////", BLACK),
 }
 OUTCOME_NAMES = {
@@ -66,6 +68,8 @@ OUTCOME_NAMES = {
     "stalled": "stalled",
     "oom_agent": "agent OOM",
     "oom_container": "container OOM",
+    "over_budget": "over budget",
+    "diverged": "diverged",
     "unknown": "unknown",
 }
 

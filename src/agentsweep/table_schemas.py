@@ -212,6 +212,23 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         *_TOKENS,
         ("output_tokens_final", "bool", "", "Whether output_tokens is exact for every message"),
         ("cost_usd", "float", "USD", "Cost, as the agent reports it"),
+        # Of replays alone
+        (
+            "fidelity",
+            "float",
+            "",
+            "Mean fidelity of the tool calls that have one (see tool_calls), 0 to 1; says nothing "
+            "of recorded calls that the run did not come to",
+        ),
+        ("replay_source_sha256", "text", "", "Hash of the recording"),
+        ("replay_turns", "int", "turns", "Turns of the recording, sub-agents included"),
+        ("replay_turns_played", "int", "turns", "Those that the run came to"),
+        ("n_recorded_calls", "int", "calls", "Tool calls of the recording"),
+        ("n_compared_calls", "int", "calls", "Tool calls that have a fidelity"),
+        ("n_same_calls", "int", "calls", "Those with the recorded result"),
+        ("n_limited_calls", "int", "calls", "Those that were killed or timed out here alone"),
+        ("diverged_turn", "int", "", "Turn of a conversation at which the run left its recording"),
+        ("diverged_reason", "text", "", "Why it left it; null where it did not"),
         # How good the evidence is
         ("trace_status", "text", "", "ok, damaged, empty or missing"),
         ("trace_lines", "int", "lines", "Lines of the session's files"),
@@ -273,6 +290,30 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("mark_seq", "int", "", "Number of the wrapper's mark"),
         ("end_source", "text", "", "How the wrapper's end was seen: mark, exit or stop"),
         ("result_chars", "int", "characters", "Length of the result"),
+        # Of replays alone
+        (
+            "replay_status",
+            "text",
+            "",
+            "Against the recorded call: same, text_differs, state_differs, killed, timed_out, "
+            "unfinished, unavailable or unrecorded",
+        ),
+        (
+            "fidelity",
+            "float",
+            "",
+            "1 if same, result_similarity if only the text differs, 0 for another end; null if "
+            "unavailable or unrecorded",
+        ),
+        (
+            "result_similarity",
+            "float",
+            "",
+            "How alike the two results' texts are, 0 to 1, what the agent adds to them left out",
+        ),
+        ("recorded_is_error", "bool", "", "Whether the recorded result is an error"),
+        ("recorded_exit_code", "int", "", "Exit code of the recorded command"),
+        ("recorded_result_chars", "int", "characters", "Length of the recorded result"),
         (
             "test_interpreter",
             "text",

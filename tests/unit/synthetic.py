@@ -281,6 +281,46 @@ def sweep(
     ]
 
 
+def replays(**options: object) -> list[Run]:
+    """A grid of runs that replay one recording for each task; they leave it where they are killed
+    for memory."""
+    runs = sweep(**options)
+    for run in runs:
+        rng = random.Random(run.run_id)
+        recorded = len(run.tool_calls)
+        kills = [n for n, call in enumerate(run.tool_calls) if call["oom_kill_count"]]
+        run.tool_calls = run.tool_calls[: kills[0] + 2 if kills else None]
+        for call in run.tool_calls:
+            call |= {"recorded_is_error": False, "recorded_exit_code": call["exit_code"] and 0}
+            if call["oom_kill_count"]:
+                call |= {"replay_status": "killed", "fidelity": 0.0, "result_similarity": 0.1}
+            elif call["category"] == "search":
+                call |= {"replay_status": "unavailable"}
+            elif run.row["cpu_limit"] == 0.5 and call["category"] == "test":
+                call |= {"replay_status": "timed_out", "fidelity": 0.0, "result_similarity": 0.3}
+            elif rng.random() < 0.2:
+                alike = 0.7 + 0.3 * rng.random()
+                call |= {"replay_status": "text_differs", "fidelity": alike}
+                call |= {"result_similarity": alike}
+            else:
+                call |= {"replay_status": "same", "fidelity": 1.0, "result_similarity": 1.0}
+        known = [c["fidelity"] for c in run.tool_calls if c.get("fidelity") is not None]
+        statuses = [c["replay_status"] for c in run.tool_calls]
+        run.row |= {
+            "model_mode": "replay",
+            "fidelity": sum(known) / len(known),
+            "replay_source_sha256": run.row["task"],
+            "n_recorded_calls": recorded,
+            "n_compared_calls": len(known),
+            "n_same_calls": statuses.count("same"),
+            "n_limited_calls": statuses.count("killed") + statuses.count("timed_out"),
+            "patch_sha256": "b" if "killed" in statuses else "a",
+        }
+        if "killed" in statuses:
+            run.row |= {"outcome": "diverged", "diverged_turn": 3, "diverged_reason": "gone"}
+    return runs
+
+
 def write_dataset(runs: Sequence[Run], out: Path) -> Path:
     """The runs as a data set in `out`."""
     out.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from run_maker import (
     RUN_ID,
     SECOND,
     exchange,
+    exchanges,
     lines,
     make_run,
     mark,
@@ -42,9 +43,69 @@ FILES = (
 )
 
 
+REPLAY_COLUMNS = {
+    "runs": [
+        "fidelity", "replay_source_sha256", "replay_turns", "replay_turns_played",
+        "n_recorded_calls", "n_compared_calls", "n_same_calls", "n_limited_calls",
+        "diverged_turn", "diverged_reason",
+    ],
+    "tool_calls": [
+        "replay_status", "fidelity", "result_similarity", "recorded_is_error",
+        "recorded_exit_code", "recorded_result_chars",
+    ],
+}  # fmt: skip
+
+
 @pytest.fixture
 def run(tmp_path):
     return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def replay(run):
+    """The same run as a replay: `b1` as recorded, `b2` killed here alone, `r1` other text, `a1`
+    without a recorded result, `sb1` with another exit code."""
+    ended = result()
+    ended["spec"] |= {"model": {"mode": "replay"}, "task": {"workdir": "/testbed"}}
+    ended["replay"] = {
+        "source_sha256": "34" * 32,
+        "source_kind": "session",
+        "turns": 6,
+        "turns_played": 5,
+        "calls": 7,
+        "diverged": {"turn": 4, "conversation": "main", "reason": "the recording ends"},
+        "unrecorded_subagents": 0,
+    }
+    (run / "result.json").write_text(json.dumps(ended))
+    made = exchanges()
+    made[0]["recorded"] = [recorded("b1"), recorded("b2")]
+    made[1]["recorded"] = None
+    made[2]["recorded"] = [
+        recorded("r1", name="Read", exit_code=None, text="another text"),
+        recorded("a1", name="Task", sent_name="Agent", has_result=False, text=None, is_error=None),
+    ]
+    failed = {"is_error": True, "exit_code": 2, "text": "Exit code 2"}
+    made[3]["recorded"] = [recorded("sb1", **failed)]
+    # A retry, of which nothing may be taken over.
+    made[5]["recorded"] = [recorded("b1", text="not this")]
+    (run / "api.jsonl").write_bytes(lines(made))
+    return run
+
+
+def recorded(call_id, **more):
+    return {
+        "id": call_id,
+        "name": "Bash",
+        "sent_name": "Bash",
+        "offered": True,
+        "has_result": True,
+        "is_error": False,
+        "exit_code": 0,
+        "timed_out": False,
+        "killed": False,
+        "text": "done",
+        **more,
+    }
 
 
 def tables_of(run_dir, run_id=RUN_ID):
@@ -153,8 +214,8 @@ def test_every_column_of_a_whole_run_is_known_except_what_the_kernel_does_not_gi
     absent = {"cpu_user_usec", "cpu_system_usec", "cpu_nr_periods"}
     absent |= {"fix_s", "preflight_s", "start_s", "verify_s", "exec_s", "collect_s"}
     absent |= {"services_s", "teardown_s"}
-    # The sum of phases of which some are absent, and what only imported runs have.
-    absent |= {"container_s", "prompt_issue_chars"}
+    # The sum of phases of which some are absent, and what only imported runs or replays have.
+    absent |= {"container_s", "prompt_issue_chars", *REPLAY_COLUMNS["runs"]}
     assert unknown == pressure | absent | {"resolved", "damage"}
 
 
@@ -244,6 +305,101 @@ def test_the_same_run_gives_the_same_bytes(run):
     first = {path.name: path.read_bytes() for path in out.iterdir()}
     tables_of(run)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+
+
+# --- replays ---
+
+
+def test_a_run_that_is_no_replay_has_nothing_to_compare(run):
+    made = tables_of(run)
+    for table, columns in REPLAY_COLUMNS.items():
+        assert all(row[name] is None for row in made[table] for name in columns)
+
+
+def test_each_call_of_a_replay_is_compared_with_its_recording(replay):
+    calls = calls_of(tables_of(replay))
+    found = {name: [call[c] for c in REPLAY_COLUMNS["tool_calls"]] for name, call in calls.items()}
+    # "text" against "another text": 2 * 1 / 3.
+    alike = pytest.approx(2 / 3)
+    assert found == {
+        "b1": ["same", 1.0, 1.0, False, 0, 4],
+        # The wrapper saw it end with 137, and the kernel killed something; the trace says 0.
+        "b2": ["killed", 0.0, 1.0, False, 0, 4],
+        "r1": ["text_differs", alike, alike, False, None, 12],
+        "a1": ["unrecorded", None, None, None, 0, None],
+        "sb1": ["state_differs", 0.0, 1.0, True, 2, 11],
+    }
+
+
+def test_the_score_of_a_replay(replay):
+    (row,) = tables_of(replay)["runs"]
+    assert {name: row[name] for name in REPLAY_COLUMNS["runs"]} == {
+        "fidelity": pytest.approx((1 + 0 + 2 / 3 + 0) / 4),
+        "replay_source_sha256": "34" * 32,
+        "replay_turns": 6,
+        "replay_turns_played": 5,
+        "n_recorded_calls": 7,
+        "n_compared_calls": 4,
+        "n_same_calls": 1,
+        "n_limited_calls": 1,
+        "diverged_turn": 4,
+        "diverged_reason": "the recording ends",
+    }
+    assert row["model_mode"] == "replay"
+
+
+def test_without_marks_the_trace_says_how_a_replayed_call_ended(replay):
+    (replay / "marks.jsonl").write_bytes(b"")
+    calls = calls_of(tables_of(replay))
+    assert calls["b2"]["replay_status"] == "same"
+    assert calls["sb1"]["replay_status"] == "state_differs"
+
+
+def test_a_replayed_call_without_a_result_is_unfinished(replay):
+    cut = Session()
+    cut.records = session().records[:4]
+    (replay / "trace.jsonl").write_bytes(cut.data())
+    calls = calls_of(tables_of(replay))
+    assert [calls[name]["replay_status"] for name in ("b1", "b2")] == ["unfinished", "killed"]
+
+
+def test_paths_of_a_search_are_compared_below_the_working_directory(replay):
+    made = session()
+    for record in made.records:
+        for block in record["message"]["content"]:
+            if isinstance(block, dict) and block.get("id") == "r1":
+                block["name"] = "Grep"
+            if isinstance(block, dict) and block.get("tool_use_id") == "r1":
+                block["content"] = "a.py"
+    (replay / "trace.jsonl").write_bytes(made.data())
+    log = exchanges()
+    log[0]["recorded"] = [recorded("r1", name="Grep", exit_code=None, text="/testbed/a.py")]
+    (replay / "api.jsonl").write_bytes(lines(log))
+    calls = calls_of(tables_of(replay))
+    assert calls["r1"]["replay_status"] == "same"
+    # What the recording does not have was not compared.
+    assert calls["b1"]["replay_status"] == "unrecorded"
+
+
+def test_a_replay_whose_record_is_lost_is_still_a_replay(replay):
+    (replay / "api.jsonl").unlink()
+    made = tables_of(replay)
+    (row,) = made["runs"]
+    assert {call["replay_status"] for call in made["tool_calls"]} == {"unrecorded"}
+    assert (row["fidelity"], row["n_compared_calls"], row["n_recorded_calls"]) == (None, 0, 7)
+    make_run(replay.parent / "other")
+    shutil.copy(replay.parent / "other" / "api.jsonl", replay / "api.jsonl")
+    (replay / "result.json").unlink()
+    (row,) = tables_of(replay)["runs"]
+    assert all(row[name] is None for name in REPLAY_COLUMNS["runs"])
+
+
+def test_a_replay_that_stayed_with_its_recording(replay):
+    ended = json.loads((replay / "result.json").read_text())
+    ended["replay"]["diverged"] = None
+    (replay / "result.json").write_text(json.dumps(ended))
+    (row,) = tables_of(replay)["runs"]
+    assert (row["diverged_turn"], row["diverged_reason"]) == (None, None)
 
 
 # --- marks ---
@@ -481,7 +637,8 @@ def test_fields_of_the_wrong_type_are_null(run):
         (run / "result.json").write_text(json.dumps(changed))
         (row,) = tables_of(run)["runs"]
         assert row["n_tool_calls"] == 5, paths[first : first + 6]
-    for name, records in (("marks.jsonl", marks()), ("api.jsonl", [exchange(1, 2, 3)])):
+    replayed = exchange(1, 2, 3, recorded=[recorded("b1")])
+    for name, records in (("marks.jsonl", marks()), ("api.jsonl", [replayed])):
         for key in records[0]:
             changed = [dict(record) for record in records]
             changed[0][key] = chance.choice(wrong)

@@ -14,14 +14,16 @@ from figure_checks import check_layout, check_vector_files, load_script, shown_t
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from agentsweep import captions, style, tables
+from agentsweep import captions, fidelity, metrics, style, tables
 from agentsweep.dataset import Dataset
+from agentsweep.outcome import OUTCOMES
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "workflow" / "scripts" / "figures"
 REPORT = ROOT / "workflow" / "report"
 FIGURES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
 EXPECTED = [
+    "fidelity",
     "outcome_map",
     "peak_memory",
     "throttling",
@@ -61,6 +63,24 @@ def mixed():
     return runs
 
 
+def partly_replays():
+    """Replays of which some know nothing, beside runs that are none; every fate of a call."""
+    runs = synthetic.replays(
+        tasks=["logstats", "a-task-with-a-name-of-some-length__repo-12345"], replicates=2
+    )
+    statuses = [*fidelity.STATUSES, None]
+    for number, call in enumerate(call for run in runs for call in run.tool_calls):
+        call["replay_status"] = statuses[number % len(statuses)]
+    for number, run in enumerate(runs):
+        if number % 5 == 1:
+            run.row |= {"fidelity": None, "patch_sha256": None, "n_recorded_calls": None}
+        if number % 5 == 2:
+            run.tool_calls = []
+        if number % 5 == 3:
+            run.row |= {"model_mode": "scripted", "mem_limit_bytes": 3 * synthetic.GIB}
+    return runs
+
+
 SHAPES = {
     "sweep": synthetic.sweep,
     "v2": lambda: synthetic.sweep(cpus=[1.0], cgroup_version=2),
@@ -68,6 +88,19 @@ SHAPES = {
     "one_memory": lambda: synthetic.sweep(memory=[synthetic.GIB], replicates=3),
     "no_limits": lambda: synthetic.sweep(memory=[None], cpus=[None]),
     "mixed": mixed,
+    "replays": lambda: synthetic.replays(replicates=2),
+    "one_replay": lambda: synthetic.replays(
+        tasks=["logstats"], memory=[synthetic.GIB // 2], cpus=[1.0]
+    ),
+    "partly_replays": partly_replays,
+    "wide_replays": lambda: synthetic.replays(
+        memory=[synthetic.MIB * 2**k for k in range(8, 14)], cpus=[0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
+    ),
+    "many_replays": lambda: synthetic.replays(
+        tasks=[f"owner__repository-{n}" for n in range(6)],
+        memory=[None, *range(2**29, 3 * 2**30, 2**29)],
+        rate_hz=2,
+    ),
     "wide": lambda: synthetic.sweep(
         memory=[synthetic.MIB * 2**k for k in range(8, 14)], cpus=[0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
     ),
@@ -234,8 +267,14 @@ def test_outcome_map_of_several_runs_shows_shares(datasets):
     assert "0/2" in texts
     assert "1/2" in texts
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[:9] == list(style.OUTCOME_NAMES.values())
+    assert labels[: len(style.OUTCOME_NAMES)] == list(style.OUTCOME_NAMES.values())
     plt.close(figure)
+
+
+def test_every_outcome_has_a_look_and_a_name():
+    assert list(style.OUTCOME_LOOK) == list(style.OUTCOME_NAMES) == [*OUTCOMES, "unknown"]
+    looks = [look[:2] for look in style.OUTCOME_LOOK.values()]
+    assert len(set(looks)) == len(looks)
 
 
 def test_peak_memory_draws_every_limit(datasets):
@@ -260,6 +299,110 @@ def test_wall_time_line_is_the_median(datasets):
         )
         assert shown == seconds[1]
     plt.close(figure)
+
+
+def test_fidelity_draws_each_replay_and_the_median(datasets):
+    style.apply()
+    dataset = Dataset(datasets("replays"))
+    figure = load("fidelity").draw(dataset)
+    for axes, task in ((figure.axes[0], "logstats"), (figure.axes[1], "starlette-1147")):
+        runs = [run for run in dataset.runs if run["task"] == task]
+        points = [line.get_ydata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
+        assert sorted(points) == sorted(run["fidelity"] for run in runs)
+        medians = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 3]
+        assert len(medians) == 3
+        for cpus, shown in zip((0.5, 1.0, 2.0), medians, strict=True):
+            at_least = [
+                run["fidelity"]
+                for run in runs
+                if run["cpu_limit"] == cpus and run["mem_limit_bytes"] == 512 * synthetic.MIB
+            ]
+            assert shown[0] == pytest.approx(sum(at_least) / 2)
+    plt.close(figure)
+
+
+def test_fidelity_divides_the_calls_of_each_cell_and_frames_what_limits_did(datasets):
+    style.apply()
+    module = load("fidelity")
+    figure = module.draw(Dataset(datasets("one_replay")))
+    above, below = figure.axes
+    # Seven recorded calls: the third was killed, and the run ended after one more.
+    assert sum(bar.get_height() for bar in below.patches if bar.get_y() >= 0) == pytest.approx(100)
+    (killed,) = [bar for bar in below.patches if bar.get_hatch() == "//////"]
+    assert killed.get_height() == pytest.approx(100 / 7)
+    assert killed.get_edgecolor()[:3] == (0, 0, 0)
+    assert len(above.lines) == 2
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[:2] == ["1 CPU", "not completed"]
+    assert {"killed (limit)", "not reached"} <= set(labels)
+    assert "timed out (limit)" not in labels
+    plt.close(figure)
+
+
+def test_fidelity_shows_replays_alone(datasets):
+    style.apply()
+    dataset = Dataset(datasets("partly_replays"))
+    module = load("fidelity")
+    figure = module.draw(dataset)
+    # 3 GiB is a limit of runs that are no replays.
+    assert "3GiB" not in [text for text, _ in shown_texts(figure)]
+    plt.close(figure)
+    numbers = module.caption(dataset).numbers
+    replays = [run for run in dataset.runs if run["model_mode"] == "replay"]
+    known = [run for run in replays if run["fidelity"] is not None]
+    assert 0 < len(known) < len(replays) < len(dataset.runs)
+    assert (numbers["n_runs"], numbers["n_fidelity"]) == (len(replays), len(known))
+    assert numbers["source"]["model_modes"] == ["replay"]
+    assert list(numbers["fates"]) == list(metrics.FATES)
+    assert list(module._LOOKS) == list(metrics.FATES)
+
+
+def test_fidelity_says_that_there_is_no_replay(datasets):
+    style.apply()
+    module = load("fidelity")
+    dataset = Dataset(datasets("sweep"))
+    figure = module.draw(dataset)
+    assert [text for text, _ in shown_texts(figure)] == ["no run replays a recording"]
+    plt.close(figure)
+    assert module.caption(dataset).sentences[0] == "n = 0 of 18 runs (the others are no replays)."
+
+
+def test_fidelity_says_that_no_call_can_be_compared(tmp_path):
+    style.apply()
+    path = bare(tmp_path / "d")
+    rows = tables.read("runs", path / "runs.parquet").to_pylist()
+    tables.write("runs", [row | {"model_mode": "replay"} for row in rows], path / "runs.parquet")
+    module = load("fidelity")
+    figure = module.draw(Dataset(path))
+    assert [text for text, _ in shown_texts(figure)].count("no call to compare") == 2
+    plt.close(figure)
+    said = module.caption(Dataset(path)).sentences
+    assert said[:2] == [
+        "n = 0 of 3 runs (the others have no call to compare).",
+        "Median fidelity by memory limit: unknown.",
+    ]
+    assert "No recorded call is known." in said
+    assert "Distinct patches by task: t 0 in no run of no recording." in said
+
+
+def test_fidelity_caption_counts_patches_and_fates(datasets):
+    caption = load("fidelity").caption(Dataset(datasets("replays")))
+    assert caption.numbers["patches"] == {
+        "logstats": {"distinct": 2, "runs": 18, "recordings": 1, "alike": False},
+        "starlette-1147": {"distinct": 1, "runs": 18, "recordings": 1, "alike": True},
+    }
+    assert (
+        "Distinct patches by task: logstats 2 in 18 runs of 1 recording, starlette-1147 1 in 18 "
+        "runs of 1 recording." in caption.sentences
+    )
+    assert "6 runs left the recording." in caption.sentences
+    fates = caption.numbers["fates"]
+    limited = (fates["killed"] + fates["timed_out"]) / sum(fates.values())
+    assert caption.numbers["limited_share"] == pytest.approx(limited)
+    many = {f"t{n}": metrics.Patches(1, 2, 1, n > 2) for n in range(9)}
+    assert load("fidelity")._patches_sentence(many) == (
+        "In 6 of 9 tasks all replays of a recording left the same patch."
+    )
 
 
 def test_captions_say_how_many_runs_a_number_rests_on(datasets):

@@ -12,7 +12,8 @@ def run(**values):
         "task agent mem_limit_bytes mem_effective_bytes cpu_limit outcome tool_oom_count "
         "oom_kill_count mem_peak_bytes mem_peak_source cpu_usage_usec cpu_nr_periods "
         "cpu_nr_throttled cpu_throttled_usec agent_s startup_s model_s tool_s overlap_s other_s "
-        "agent_start_ns agent_start_utc_ns"
+        "agent_start_ns agent_start_utc_ns run_id model_mode fidelity n_recorded_calls "
+        "diverged_reason patch_sha256 replay_source_sha256"
     )
     return dict.fromkeys(names.split()) | values
 
@@ -141,6 +142,59 @@ def test_exact_time_share_is_of_the_calls_with_a_time():
 def test_peak_sources():
     runs = [run(mem_peak_source=s) for s in ("watermark", None, "counter", "watermark")]
     assert metrics.peak_sources(runs) == {"counter": 1, "watermark": 2}
+
+
+def replay(run_id, **values):
+    return run(run_id=run_id, model_mode="replay", **values)
+
+
+def test_replays_are_told_by_the_model_mode():
+    runs = [run(run_id="a"), replay("b"), run(run_id="c", model_mode="live")]
+    assert [r["run_id"] for r in metrics.replayed(runs)] == ["b"]
+
+
+def test_a_replay_has_diverged_by_its_outcome_or_by_what_it_says():
+    assert metrics.has_diverged(replay("a", outcome="diverged"))
+    assert metrics.has_diverged(replay("a", outcome="oom_agent", diverged_reason="gone"))
+    assert not metrics.has_diverged(replay("a", outcome="completed"))
+
+
+def test_fates_add_up_to_the_recorded_calls():
+    runs = [replay("a", n_recorded_calls=5), replay("b", n_recorded_calls=1), replay("c")]
+    statuses = [
+        *(("a", s) for s in ("same", "killed", "unavailable", None)),
+        # More calls than the recording has.
+        *(("b", s) for s in ("same", "unrecorded", "timed_out")),
+        ("another run", "same"),
+    ]
+    calls = [{"run_id": r, "replay_status": s} for r, s in statuses]
+    counts = metrics.fates(runs, calls)
+    assert list(counts.items()) == [
+        ("same", 2),
+        ("killed", 1),
+        ("timed_out", 1),
+        ("not_comparable", 2),
+        ("not_reached", 2),
+    ]
+    assert metrics.fate_share(counts, "same") == 0.25
+    assert metrics.fate_share(counts, "text_differs") == 0
+    assert metrics.limited_share(counts) == 0.25
+    assert metrics.limited_share({}) is None
+    assert metrics.fates([], calls) == {}
+
+
+def test_patches_are_compared_within_a_recording():
+    def left(patch, recording="x"):
+        return replay("r", patch_sha256=patch, replay_source_sha256=recording)
+
+    assert metrics.distinct_patches([left("a"), left("a"), left(None)]) == metrics.Patches(
+        distinct=1, runs=2, recordings=1, alike=True
+    )
+    assert metrics.distinct_patches([left("a"), left("b"), left("a", "y")]) == metrics.Patches(
+        distinct=2, runs=3, recordings=2, alike=False
+    )
+    assert metrics.distinct_patches([left("a"), left("b", "y")]).alike
+    assert metrics.distinct_patches([left(None)]).runs == 0
 
 
 def test_a_synthetic_sweep_shows_what_limits_do():

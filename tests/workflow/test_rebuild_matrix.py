@@ -62,7 +62,7 @@ turns:
   - tools: [{{Bash: {{command: "echo {name} > hello.txt", description: Say hello}}}}]
   - text: Done.
 """
-ALL_FIGURES = 7
+ALL_FIGURES = 8
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +260,8 @@ def test_report_shows_every_figure_with_its_caption(finished):
     for path in captions:
         assert f"{path.stem}.svg" in page
     # One sentence of each caption comes from the data.
-    assert len(re.findall(r"<p>n = 4 (?:runs|calls)", page)) == ALL_FIGURES
+    assert len(re.findall(r"<p>n = 4 (?:runs|calls)", page)) == ALL_FIGURES - 1
+    assert "<p>n = 0 of 4 runs (the others are no replays)." in page
 
 
 def test_what_was_changed_and_changed_back_is_recalled(finished):

@@ -7,6 +7,7 @@ needs no engine, no network and no key.
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ SOURCE = (
 )
 sys.path.insert(0, str(SOURCE))
 
-from agentsweep import agentcgroup, codehash, sweep
+from agentsweep import agentcgroup, codehash, ledger, sweep
 from agentsweep.errors import ConfigError
 
 shell.prefix(
@@ -28,6 +29,16 @@ shell.prefix(
         prefer_path=bool(workflow.deployment_settings.deployment_method),
     )
 )
+
+# Jobs inherit it, also those that are run on other machines.
+if workflow.is_main_process:
+    os.environ[ledger.VARIABLE] = (
+        os.environ.get(ledger.VARIABLE) or ledger.new_invocation()
+    )
+
+    envvars:
+        ledger.VARIABLE,
+
 
 try:
     SWEEP = sweep.Sweep(config, workflow.configfiles, announce=workflow.is_main_process)
@@ -47,6 +58,7 @@ FIGURES = (
     "time_split",
     "tool_calls",
     "timelines",
+    "fidelity",
 )
 FIGURE_SCRIPTS = SOURCE.parent / "workflow" / "scripts" / "figures"
 IMPORTED_TABLES = ("runs", "tool_calls", "messages", "samples")
@@ -84,6 +96,16 @@ def cell_id(wildcards):
 def cell_spec(wildcards):
     """The one tracked parameter of a run: all that decides its outcome, and nothing else."""
     return SWEEP.config.spec(SWEEP.cell(wildcards))
+
+
+def refuse_without_keys():
+    """Refuse to start anything when a run that would be paid has no key to pay with."""
+    jobs = workflow.dag.needrun_jobs()
+    cells = [SWEEP.cell(job.wildcards) for job in jobs if job.rule.name == "agent_run"]
+    try:
+        SWEEP.check_credentials(cells)
+    except ConfigError as error:
+        raise WorkflowError(*error.problems) from None
 
 
 def cell_config(wildcards, threads):
