@@ -28,7 +28,7 @@ RUN_FILES = (
 TABLES = ("runs", "tool_calls", "api_calls", "messages", "samples")
 FIGURES = (
     *("outcome_map", "wall_time", "peak_memory", "throttling", "time_split", "tool_calls"),
-    "timelines",
+    *("timelines", "fidelity"),
 )
 # Two tasks on this grid are 20 cells; replicates make the rest.
 MEMORY = [f"{size}MiB" for size in (256, 384, 512, 768, 1024)]

@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=_doctor)
 
     plan = commands.add_parser(
-        "plan", help="list the cells: sealed, to run, and their cost in time"
+        "plan", help="list the cells: sealed, to run, and their cost in time and money"
     )
     _config(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agentsweep import agent, lockfile, schema
+from agentsweep import agent, agent_model, lockfile, replay_source, schema
 from agentsweep.cells import Cell, cells_of
 from agentsweep.errors import ConfigError
+from agentsweep.replay_source import ReplaySource
 from agentsweep.spec import FIX_RECIPE, PROTOCOL, ImageRef, canonical, cores, text_sha256
 from agentsweep.store import Store, spec_sha256
 from agentsweep.tasks import Task, load_task
@@ -93,7 +94,19 @@ class Config:
     @functools.cache  # noqa: B019 - a Config lives as long as its process
     def agent_settings(self, name: str) -> dict:
         """`agent`, with what this agent overrides."""
-        return self._data["agent"] | {"model": "scripted"} | self._data["agents"][name]
+        return _settings(self._data, name)
+
+    def mode(self, cell: Cell) -> str:
+        """Where the cell's model turns come from: scripted, live or replay."""
+        return agent_model.mode(self.agent_settings(cell.agent))
+
+    def recording(self, cell: Cell) -> ReplaySource | None:
+        """What a replay agent plays in this cell; None for other agents."""
+        path = agent_model.replayed_path(self.agent_settings(cell.agent))
+        if path is None:
+            return None
+        instance_id = self._tasks[cell.task].instance_id
+        return replay_source.find(path, cell.task, instance_id, cell.replicate)
 
     @functools.cache  # noqa: B019
     def image_of(self, task: str) -> ImageRef:
@@ -115,7 +128,7 @@ class Config:
 
     @functools.cache  # noqa: B019
     def _half_spec(self, task_name: str, agent_name: str) -> dict:
-        """What a spec says apart from limits and replicate: the same for many cells."""
+        """What a spec says apart from limits, model and replicate: the same for many cells."""
         task, settings = self._tasks[task_name], self.agent_settings(agent_name)
         container, image = self._data["container"], self.image_of(task_name)
         args = [*settings["extra_args"]]
@@ -130,11 +143,6 @@ class Config:
                 "model_id": settings["model_id"],
                 "args": args,
                 **{key: settings[key] for key in _AGENT_SPEC_KEYS},
-            },
-            "model": {
-                "mode": settings["model"],
-                "scenario_sha256": task.scenario_sha256,
-                "latency_scale": settings["latency_scale"],
             },
             "timeout_s": settings["timeout_s"],
             "stall_s": settings["stall_s"],
@@ -173,8 +181,14 @@ class Config:
     @functools.cache  # noqa: B019
     def spec(self, cell: Cell) -> str:
         """The canonical JSON of everything that decides the run's outcome."""
-        half = self._half_spec(cell.task, cell.agent)
-        return canonical(half | {"limits": self.limits(cell), "replicate": cell.replicate})
+        settings, task = self.agent_settings(cell.agent), self._tasks[cell.task]
+        of_cell = {
+            # Each replicate may have a recording of its own.
+            "model": agent_model.spec(settings, task, self.recording(cell)),
+            "limits": self.limits(cell),
+            "replicate": cell.replicate,
+        }
+        return canonical(self._half_spec(cell.task, cell.agent) | of_cell)
 
     def job(self, cell: Cell) -> dict:
         """Everything that the runner needs for one cell; holds no secret."""
@@ -202,11 +216,9 @@ class Config:
                 ),
                 "binary_sha256": self._binary_sha256(cell.agent),
             },
-            "model": {
-                "mode": settings["model"],
-                "scenario": str(task.scenario) if task.scenario else None,
-                "latency_scale": settings["latency_scale"],
-            },
+            "model": agent_model.job(settings, task, self.recording(cell)),
+            "budget": agent_model.budget(settings),
+            "max_live_runs": self._data["agent"]["max_live_runs"],
             **{key: settings[key] for key in ("timeout_s", "stall_s", "grace_s", "on_miss")},
             "limits": self.limits(cell),
             "container": dict(self._data["container"]),
@@ -267,6 +279,15 @@ class Config:
     def is_sealed(self, cell: Cell) -> bool:
         """Whether the store holds a run of exactly this cell."""
         return self.store().sealed(self.spec_sha256(cell)) is not None
+
+    def is_paid(self, cell: Cell) -> bool:
+        """Whether running the cell would cost money: its agent is live, and no run is sealed."""
+        settings = self.agent_settings(cell.agent)
+        return (
+            agent_model.mode(settings) == agent_model.LIVE
+            and settings["on_miss"] == "run"
+            and not self.is_sealed(cell)
+        )
 
 
 def load(source: Iterable[Path] | Mapping, overrides: Mapping | None = None, files=()) -> Config:
@@ -348,23 +369,35 @@ def _checked(merged: dict, place: _Places) -> Config:
     locked = _collect(wrong, lockfile.read, Path(data["images"]["lock"])) or {}
     cells = cells_of(data, place, wrong)
     for name in dict.fromkeys(cell.agent for cell in cells):
-        settings = data["agent"] | {"model": "scripted"} | data["agents"][name]
+        settings = _settings(data, name)
         _collect(wrong, agent.binary_sha256, Path(settings["lock"]), settings["version"])
-        for task in dict.fromkeys(cell.task for cell in cells if cell.agent == name):
-            if settings["model"] == "scripted" and task in tasks and not tasks[task].scenario:
+        own = [cell for cell in cells if cell.agent == name and cell.task in tasks]
+        for task in dict.fromkeys(cell.task for cell in own):
+            if agent_model.mode(settings) == agent_model.SCRIPTED and not tasks[task].scenario:
                 where = place(("tasks", task))
                 wrong.append(f"{where}: no scenario, which agent {name} (model scripted) plays")
+        recordings = agent_model.replayed_path(settings)
+        for task, replicate in dict.fromkeys((cell.task, cell.replicate) for cell in own):
+            if recordings is not None:
+                asked = (recordings, task, tasks[task].instance_id, replicate)
+                where = f"{place(('agents', name, 'model', 'replay'))}: "
+                _collect(wrong, replay_source.find, *asked, where=where)
     if wrong:
         raise ConfigError(list(dict.fromkeys(wrong)))
     return Config(data, tasks, locked, cells)
 
 
-def _collect(wrong: list[str], function, *arguments):
-    """Call it; what it finds wrong joins the list."""
+def _settings(data: Mapping, name: str) -> dict:
+    """What holds for an agent: `agent`, with what it overrides."""
+    return data["agent"] | {"model": agent_model.SCRIPTED} | data["agents"][name]
+
+
+def _collect(wrong: list[str], function, *arguments, where: str = ""):
+    """Call it; what it finds wrong joins the list, with the place before it."""
     try:
         return function(*arguments)
     except ConfigError as error:
-        wrong += error.problems
+        wrong += [f"{where}{problem}" for problem in error.problems]
         return None
 
 
@@ -415,6 +448,7 @@ def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:
             f"{schema.show(container['host_mounts'])} needs `userland: host`; write [] with "
             f"`userland: {container['userland']}`",
         )
+    yield from agent_model.problems(data["agent"], data["agents"])
     sections = [("agent", data["agent"]), *((("agents", n), a) for n, a in data["agents"].items())]
     for path, settings in sections:
         path = path if isinstance(path, tuple) else (path,)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import agent, engine, host, images, limits, workspace
+from agentsweep import agent, agent_model, engine, host, images, limits, workspace
 from agentsweep.cgroup import CgroupReader
-from agentsweep.errors import AgentsweepError, InfraError
+from agentsweep.errors import AgentsweepError, ConfigError, InfraError
 from agentsweep.kmsg import OomLog
 from agentsweep.process import owner_tag
 from agentsweep.runner import MIN_FREE_BYTES
@@ -54,6 +54,7 @@ def examine(config) -> list[Check]:
     found, checks = _engine_checks(config)
     checks += [_swap(host.facts()["swap_total_bytes"]), _kernel_log(OomLog("/").victims())]
     checks += _all("agent", _agent_checks(config))
+    checks += _all("credential", _credential_checks(config))
     checks += _all("mode", _mode_checks(config))
     checks += _all("images", _image_checks(config, found))
     checks += _all("disk", _disk_checks(config, found))
@@ -332,6 +333,24 @@ def _silent(what: str) -> tuple[str, str]:
         "see whether the machine swaps, or its disk hangs (`dmesg`); then delete the binary and "
         "run `make agent`",
     )
+
+
+def _credential_checks(config) -> Iterator[Check]:
+    """Whether the key of each live agent can be read; it is never shown."""
+    for name in sorted({cell.agent for cell in config.cells()}):
+        settings, title = config.agent_settings(name), f"credential {name}"
+        if agent_model.mode(settings) != agent_model.LIVE:
+            continue
+        try:
+            header = agent_model.key_header(settings)
+        except ConfigError as error:
+            message, cured, cure = str(error).rpartition("; ")
+            if not cured:
+                message, _, cure = cure.partition(": ")
+            yield Check(title, "fail", message, cure)
+            continue
+        detail = f"its key is readable, and goes in {header}" if header else "it sends no key"
+        yield Check(title, "ok", detail)
 
 
 def _mode_checks(config) -> Iterator[Check]:

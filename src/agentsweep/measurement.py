@@ -17,6 +17,7 @@ from pathlib import Path
 from agentsweep import (
     __version__,
     agent,
+    endpoint,
     engine,
     host,
     images,
@@ -160,8 +161,17 @@ class Measurement:
             | {f"{name}_end": value for name, value in host.noise().items()},
             "sampler": summary,
             "stream": {"result": agent_run.result},
+            "budget": agent_run.gateway["budget"],
+            **self._replayed(agent_run.gateway),
             "runner": {"version": __version__, "source_sha256": source_sha256()},
         }
+
+    def _replayed(self, gateway: dict) -> dict:
+        """What was replayed and how far; nothing in other modes."""
+        if "replay" not in gateway:
+            return {}
+        source = json.loads(self.spec)["model"]["recording_sha256"]
+        return {"replay": {"source_sha256": source, **gateway["replay"]}}
 
     # 1. Preflight
 
@@ -169,6 +179,7 @@ class Measurement:
         """Everything that can be known to be missing before anything is spent."""
         job, wanted = self.job, self.job["limits"]
         container = job["container"]
+        self.model = endpoint.gateway_settings(job)
         self.engine = engine.find_engine(
             container["engine"], container["runtime"], workspace.engine_dir()
         )
@@ -191,7 +202,8 @@ class Measurement:
     def _services(self, stack: contextlib.ExitStack) -> None:
         """Start gateway and sampler now: they load while the engine creates the container."""
         log = self.attempt.path / "services.log"
-        self.gateway = LineService("agentsweep.gateway", log)
+        way_out = endpoint.gateway_environment(self.job)
+        self.gateway = LineService("agentsweep.gateway", log, way_out)
         stack.callback(self.gateway.stop)
         self.sampler = LineService("agentsweep.sampler", log)
         stack.callback(self.sampler.stop)
@@ -240,15 +252,17 @@ class Measurement:
         marks.install_wrapper(control / Path(agent.WRAPPER).name)
         marks.make_marks_directory(self.scratch / "marks")
         listen = "tcp:127.0.0.1:0" if network == "host" else f"unix:{control / 'api.sock'}"
-        address = self.gateway.ask(
+        ready = self.gateway.ask(
             {
-                **self.job["model"],
+                **self.model,
                 "listen": listen,
                 "log": str(self.attempt.path / "api.jsonl"),
                 "token": self.token,
             }
-        )["address"]
-        base_url = "unix:" if address.startswith("unix:") else address
+        )
+        if "replay" in ready:
+            self.settings = agent.with_recorded_tools(self.settings, ready["replay"]["tools"])
+        base_url = "unix:" if ready["address"].startswith("unix:") else ready["address"]
         self.argv = agent.arguments(self.settings, self.session)
         env = agent.environment(self.settings, base_url, self.token, marks=True)
         task = self.job["task"]
@@ -335,7 +349,7 @@ class Measurement:
         leftovers = watch.kill_all_but_init(self.cgroup, self.container.pid)
         end = self.sampler.ask({"cmd": "end"})
         # A gateway that died is what the agent failed of, whatever the agent made of it.
-        self.gateway.ask({"cmd": "status"})
+        said_by_gateway = self.gateway.ask({"cmd": "status"})
         code = _exit_code(client)
         said = stream.read_stream(path / "stream.jsonl")
         # When a container goes, its agent goes first and its init some moments later.
@@ -359,6 +373,7 @@ class Measurement:
             alive=alive,
             begin=begin,
             end=end,
+            gateway=said_by_gateway,
             **said,
         )
 
@@ -547,6 +562,9 @@ class Measurement:
             result=run.result,
             assistant_messages=run.assistant_messages,
             api_statuses=tuple(stream.api_statuses(self.attempt.path / "api.jsonl")),
+            live=self.job["model"]["mode"] == "live",
+            over_budget=run.gateway["budget"]["refused"],
+            replay=run.gateway.get("replay"),
         )
         judged = outcome.judge(seen)
         return judged, {
@@ -571,6 +589,7 @@ class _AgentRun:
     alive: bool
     begin: dict
     end: dict
+    gateway: dict
     result: dict | None
     assistant_messages: int
 

@@ -16,6 +16,8 @@ OUTCOMES = (
     "stalled",
     "oom_agent",
     "oom_container",
+    "over_budget",
+    "diverged",
 )
 
 SIGKILL_EXIT = 137
@@ -35,6 +37,10 @@ class Evidence:
     removed_from_outside: the container went away without an OOM kill of its init.
     result: the final `result` event of the CLI's output stream, or None.
     assistant_messages: genuine (not synthetic) assistant messages with text or a tool call.
+    api_statuses: HTTP status of each request for a message, None where none was sent.
+    live: whether a real endpoint answered. over_budget: why the gateway refused a request, None
+    where it refused none. replay: how a replay went (`replay.ReplayModel.progress`), None in other
+    modes.
     """
 
     exit_code: int | None
@@ -46,6 +52,9 @@ class Evidence:
     result: dict | None
     assistant_messages: int
     api_statuses: tuple[int | None, ...] = ()
+    live: bool = False
+    over_budget: str | None = None
+    replay: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -114,15 +123,16 @@ def _judge_end(seen: Evidence, tools: int) -> Judgement:
     """
     result = seen.result or {}
     reason = result.get("terminal_reason")
+    if seen.over_budget is not None:
+        return Judgement("over_budget", seen.over_budget, tools)
+    if reason == "max_turns":
+        return Judgement("over_budget", "the agent has had its turns (agent.max_turns)", tools)
+    if seen.replay is not None and (left := _left_recording(seen, result)) is not None:
+        return Judgement("diverged", left, tools)
     if reason == "api_error" or (result.get("is_error") and result.get("api_error_status")):
         status = result.get("api_error_status")
-        answered = [s for s in seen.api_statuses if s is not None]
-        if answered and all(s in (429, 529) for s in answered):
-            return Judgement(
-                "infra_error",
-                f"the endpoint refused every request with {answered[-1]} before the first turn",
-                tools,
-            )
+        if (useless := _never_answered(seen)) is not None:
+            return Judgement("infra_error", useless, tools)
         said = f"status {status}" if status else "no status"
         return Judgement("api_error", f"the agent gave up on its endpoint ({said})", tools)
     if seen.exit_code != 0:
@@ -134,3 +144,32 @@ def _judge_end(seen: Evidence, tools: int) -> Judgement:
     if result.get("is_error") or reason not in (None, "completed"):
         return Judgement("agent_error", f"the agent reported an error ({reason})", tools)
     return Judgement("completed", "the agent completed its work", tools)
+
+
+def _left_recording(seen: Evidence, result: dict) -> str | None:
+    """Where and why a replay left its recording; None where it was played to its end."""
+    left, played = seen.replay["diverged"], seen.replay["main_turns_played"]
+    if left is not None:
+        return f"turn {left['turn']} of {left['conversation']}: {left['reason']}"
+    turns = seen.replay["main_turns"]
+    if played < turns:
+        return f"turn {played + 1} of main: the agent ended after {played} of {turns} turns"
+    if result.get("terminal_reason") == "api_error" and set(seen.api_statuses) == {200}:
+        # No answer failed, so it is the last one that the agent makes nothing of, as it was when
+        # it was recorded.
+        return f"turn {turns} of main: the recorded answer is an error to the agent"
+    return None
+
+
+def _never_answered(seen: Evidence) -> str | None:
+    """Why an endpoint that answered nothing is no data: a rate limit before the first turn, and of
+    a real endpoint everything else too (a wrong key, no way there)."""
+    statuses = [status for status in seen.api_statuses if status is not None]
+    if 200 in statuses:
+        return None
+    if statuses and (seen.live or all(status in (429, 529) for status in statuses)):
+        hint = ": see whether its key is right" if statuses[-1] in (401, 403) else ""
+        return f"the endpoint refused every request with {statuses[-1]} before the first turn{hint}"
+    if seen.live and not statuses:
+        return "the endpoint could not be reached for the first turn: see api.jsonl of the attempt"
+    return None

@@ -1,15 +1,18 @@
 """`agentsweep plan`: the cells of a sweep, which are sealed, and what the others would cost.
 
-Times come from sealed runs of the same task. Where there is none the time is unknown, and the plan
-says so instead of guessing.
+Times come from sealed runs of the same task whose model turns came from where these will, and costs
+from sealed live runs. Where there is none they are unknown, and the plan says so instead of
+guessing.
 """
 
+import contextlib
 import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from agentsweep.agent_model import LIVE
 from agentsweep.config import Cell, Config, Machine
 from agentsweep.units import parse_size
 
@@ -21,65 +24,94 @@ class Row:
     """One cell of a plan.
 
     state: sealed (recalled, costs nothing), would run, does not fit (this machine), or missing
-    (`agent.on_miss` is `fail`). estimate_s: seconds of wall time, None where unknown; basis: what
-    the estimate rests on. reason: why it does not fit.
+    (`agent.on_miss` is `fail`). mode: scripted, live or replay. estimate_s: seconds of wall time,
+    None where unknown; basis: what the estimate rests on. reason: why it does not fit.
+    paid: whether the run would cost money; max_usd: where its costs end, None without
+    `agent.max_cost_usd`; estimate_usd, usd_basis: as with time.
     """
 
     cell: str
     state: str
+    mode: str
     estimate_s: float | None = None
     basis: str | None = None
     reason: str | None = None
+    paid: bool = False
+    max_usd: float | None = None
+    estimate_usd: float | None = None
+    usd_basis: str | None = None
 
 
 def make(config: Config, machine: Machine) -> list[Row]:
     """A row for every cell of the sweep, in its order."""
-    times = _Times(config)
+    archive = _Archive(config)
     rows = []
     for cell in config.cells():
+        mode, settings = config.mode(cell), config.agent_settings(cell.agent)
         misfit = config.misfit(cell, machine)
         if config.is_sealed(cell):
-            rows.append(Row(cell.id, SEALED))
+            rows.append(Row(cell.id, SEALED, mode))
         elif misfit is not None:
-            rows.append(Row(cell.id, MISFIT, reason=misfit))
-        elif config.agent_settings(cell.agent)["on_miss"] == "fail":
-            rows.append(Row(cell.id, MISSING))
+            rows.append(Row(cell.id, MISFIT, mode, reason=misfit))
+        elif settings["on_miss"] == "fail":
+            rows.append(Row(cell.id, MISSING, mode))
+        elif mode == LIVE:
+            time, cost = archive.time(cell, mode), archive.cost(cell)
+            rows.append(Row(cell.id, RUN, mode, *time, None, True, settings["max_cost_usd"], *cost))
         else:
-            rows.append(Row(cell.id, RUN, *times.estimate(cell)))
+            rows.append(Row(cell.id, RUN, mode, *archive.time(cell, mode)))
     return rows
 
 
-class _Times:
-    """How long sealed runs of each task took, wall time with everything around the agent."""
+Estimate = tuple[float | None, str | None]
+
+
+class _Archive:
+    """What sealed runs took: wall time with everything around the agent, and money."""
 
     def __init__(self, config: Config):
-        self._config = config
         self._of_limits: dict[tuple, list[float]] = defaultdict(list)
-        self._of_task: dict[str, list[float]] = defaultdict(list)
+        self._of_task: dict[tuple, list[float]] = defaultdict(list)
+        self._usd: dict[tuple, list[float]] = defaultdict(list)
         store = config.store()
         known = store.keys()
         for key in known:
             sealed = store.sealed(key)
             result = sealed.result() if sealed else None
-            try:
-                task = result["names"]["task"]
-                limits = result["spec"]["limits"]
-                seconds = float(result["wall_s"])
-                self._of_limits[task, limits["memory_bytes"], limits["cpus"]].append(seconds)
-                self._of_task[task].append(seconds)
-            except (KeyError, TypeError, ValueError):
-                # An archive of another making may lack the times; it only gives no estimate.
-                continue
+            # An archive of another making may lack what is asked; it only gives no estimate.
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                self._add_time(result)
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                self._add_cost(result)
 
-    def estimate(self, cell: Cell) -> tuple[float | None, str | None]:
+    def _add_time(self, result: dict) -> None:
+        task, mode = result["names"]["task"], result["spec"]["model"]["mode"]
+        limits = result["spec"]["limits"]
+        seconds = float(result["wall_s"])
+        self._of_limits[task, mode, limits["memory_bytes"], limits["cpus"]].append(seconds)
+        self._of_task[task, mode].append(seconds)
+
+    def _add_cost(self, result: dict) -> None:
+        if result["spec"]["model"]["mode"] == LIVE:
+            names, usd = result["names"], float(result["stream"]["result"]["total_cost_usd"])
+            self._usd[names["task"], names["agent"]].append(usd)
+
+    def time(self, cell: Cell, mode: str) -> Estimate:
         """Median seconds and what it is the median of."""
-        same = self._of_limits.get((cell.task, parse_size(cell.memory), cell.cpus))
-        if same:
-            return statistics.median(same), f"{_runs(len(same))} of the task under these limits"
-        alike = self._of_task.get(cell.task)
-        if alike:
-            return statistics.median(alike), f"{_runs(len(alike))} of the task under other limits"
-        return None, None
+        same = self._of_limits.get((cell.task, mode, parse_size(cell.memory), cell.cpus))
+        alike = self._of_task.get((cell.task, mode))
+        if not alike:
+            return None, None
+        which = "under these limits" if same else "under other limits"
+        runs = same or alike
+        return statistics.median(runs), f"{_runs(runs, 'median')} of the task {which}"
+
+    def cost(self, cell: Cell) -> Estimate:
+        """Mean USD, as the agent itself counted, and what it is the mean of."""
+        known = self._usd.get((cell.task, cell.agent))
+        if not known:
+            return None, None
+        return statistics.mean(known), f"{_runs(known, 'mean')} of the task by this agent"
 
 
 def render(rows: Iterable[Row]) -> str:
@@ -96,11 +128,35 @@ def render(rows: Iterable[Row]) -> str:
         time = duration(sum(known)) if known else "unknown"
         rest = f", and {unknown} more of unknown time" if known and unknown else ""
         lines.append(f"Their time, one after another: {time}{rest}.")
+        lines.append(_costs([row for row in rows if row.paid], counts[RUN]))
     if counts[MISSING]:
         lines.append(f"{counts[MISSING]} are missing from the store, and agent.on_miss is fail.")
     if counts[MISFIT]:
         lines.append(f"{counts[MISFIT]} do not fit this machine.")
     return "\n".join(lines)
+
+
+def _costs(paid: list[Row], running: int) -> str:
+    """The sum of what would be paid: with a bound where every run has one, else an estimate."""
+    if not paid:
+        return "None would be paid: no run needs a live model."
+    free = (
+        f" {running - len(paid)} cost nothing (scripted or replay)." if running > len(paid) else ""
+    )
+    estimates = [row.estimate_usd for row in paid if row.estimate_usd is not None]
+    unknown = len(paid) - len(estimates)
+    if all(row.max_usd is not None for row in paid):
+        total = sum(row.max_usd for row in paid)
+        cost = (
+            f"at most {dollars(total)} by agent.max_cost_usd (a run's last answers and repeated "
+            "attempts come on top)"
+        )
+    elif estimates:
+        cost = f"about {dollars(sum(estimates))}"
+        cost += f", and {unknown} more of unknown cost" if unknown else ""
+    else:
+        cost = "unknown (no agent.max_cost_usd, and no sealed live run to go by)"
+    return f"{len(paid)} would be paid (live): {cost}.{free}"
 
 
 def duration(seconds: float) -> str:
@@ -111,6 +167,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def dollars(usd: float) -> str:
+    """`12.50 USD`, `0.0042 USD`."""
+    return f"{usd:.2f} USD" if usd >= 0.1 else f"{usd:.2g} USD"
+
+
 def main(config: Config, as_json: bool = False) -> None:
     """Print the plan for this machine."""
     rows = make(config, Machine.here())
@@ -118,12 +179,21 @@ def main(config: Config, as_json: bool = False) -> None:
 
 
 def _said(row: Row) -> str:
-    if row.state == RUN and row.estimate_s is not None:
-        return f"{row.state}, about {duration(row.estimate_s)} ({row.basis})"
-    if row.state == RUN:
-        return f"{row.state}, time unknown (no sealed run of the task)"
-    return f"{row.state}: {row.reason}" if row.reason else row.state
+    if row.state != RUN:
+        return f"{row.state}: {row.reason}" if row.reason else row.state
+    paid = f", paid: {_price(row)}" if row.paid else ""
+    if row.estimate_s is None:
+        return f"{row.state}, time unknown (no sealed run of the task){paid}"
+    return f"{row.state}, about {duration(row.estimate_s)} ({row.basis}){paid}"
 
 
-def _runs(number: int) -> str:
-    return "1 run" if number == 1 else f"median of {number} runs"
+def _price(row: Row) -> str:
+    if row.max_usd is not None:
+        return f"at most {dollars(row.max_usd)}"
+    if row.estimate_usd is not None:
+        return f"about {dollars(row.estimate_usd)} ({row.usd_basis})"
+    return "cost unknown"
+
+
+def _runs(values: list, what: str) -> str:
+    return "1 run" if len(values) == 1 else f"{what} of {len(values)} runs"

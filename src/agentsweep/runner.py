@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agentsweep import host
 from agentsweep.errors import AgentsweepError, InfraError
+from agentsweep.ledger import Ledger
 from agentsweep.measurement import Measurement, Say
 from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, write_durably
 
@@ -38,7 +39,8 @@ def run_cell(job: dict, spec: str, image: dict, out: Path, say: Say = print) -> 
 
     `job` is what `Config.job` gives, `spec` the canonical spec and `image` the record of the fixed
     image. Raises InfraError when nothing could be measured (the attempt is kept as failed),
-    Interrupted on a signal (kept as interrupted), AgentsweepError where `on_miss` is `fail`.
+    Interrupted on a signal (kept as interrupted), AgentsweepError where `on_miss` is `fail` or
+    `max_live_runs` is reached (nothing was started).
     """
     # Absolute, because the engine takes a relative path for the name of a volume.
     store, key = Store(Path(job["paths"]["store"]).absolute()), spec_sha256(spec)
@@ -84,6 +86,9 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
             f"the disk that holds {store.root} has {free // 2**20} MiB left: free at least "
             f"{MIN_FREE_BYTES // 2**20} MiB and run again"
         )
+    if job["model"]["mode"] == "live":
+        entry = {"utc_ns": time.time_ns(), "cell": job["cell"], "spec_sha256": key}
+        Ledger(store.root).start(job["max_live_runs"], entry)
     attempt = store.begin(key)
     say(f"attempt {attempt.id} of {job['cell']}")
     signals = _Signals(say)

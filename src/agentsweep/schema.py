@@ -80,8 +80,10 @@ def _problems(name: str, content: Any) -> Iterator[tuple[tuple, str]]:
                 "letter or digit",
             )
         else:
-            allowed = _allowed(error.schema)
-            yield path, f"{show(error.instance)} is not allowed; write {allowed}{_hint(error)}"
+            allowed, found = _allowed(error.schema), show(error.instance)
+            if error.schema.get("x-secret"):
+                found = "what is there (not shown, it may be a secret)"
+            yield path, f"{found} is not allowed; write {allowed}{_hint(error)}"
 
 
 def properties(name: str, node: Mapping) -> dict[str, dict]:
@@ -139,6 +141,8 @@ def show(value: Any) -> str:
 
 def type_in_words(node: Mapping) -> str:
     """What kind of value a key holds: `a whole number or null`, or the words it may be."""
+    if "x-type" in node:
+        return node["x-type"]
     if "enum" in node:
         return _one_of([str(value) for value in node["enum"]])
     types = node.get("type", "object")

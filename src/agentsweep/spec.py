@@ -14,6 +14,8 @@ from decimal import Decimal
 PROTOCOL = 1
 # Raise it when the steps that make an image ready for the agent change.
 FIX_RECIPE = 1
+# Raise it when a recording would be replayed otherwise than before.
+REPLAY_RULES = 1
 
 
 def canonical(spec: dict) -> str:

@@ -29,9 +29,10 @@ def read_stream(path: Path) -> dict:
 
 
 def api_statuses(path: Path) -> Iterator[int | None]:
-    """The status of each exchange that the gateway wrote down, in order."""
+    """The status of each request for a message that the gateway wrote down, in order."""
     for event in _events(path):
-        yield event.get("status")
+        if event.get("path") == "/v1/messages":
+            yield event.get("status")
 
 
 def last_words(path: Path) -> str:

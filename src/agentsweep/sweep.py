@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
+from agentsweep import agent_model
 from agentsweep import config as configuration
 from agentsweep.agentcgroup import AttemptDir, attempts_in
 from agentsweep.config import Cell, Import, Machine
 from agentsweep.errors import AgentsweepError, ConfigError
+from agentsweep.ledger import Ledger
 
 UNMATCHABLE = "(?!x)x"
 
@@ -25,7 +27,8 @@ class Sweep:
 
     announce: whether this is the process that the user started. Only that one leaves out cells
     that do not fit (`sweep.skip_unfit`), each with a line on `stream`: the process of a job may
-    be on another machine and must find whatever cell it was given.
+    be on another machine and must find whatever cell it was given. It also says there how many
+    runs would be paid.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class Sweep:
         self.cells = self.config.cells()
         if self.config["sweep"]["skip_unfit"] and announce:
             self._skip_unfit(machine or Machine.here(), stream or sys.stderr)
+        if announce:
+            self._announce_live(stream or sys.stderr)
         self.images = {
             image.directory: image
             for image in (self.config.image_of(task) for task in self._values("task"))
@@ -92,6 +97,21 @@ class Sweep:
             "sweep.skip_unfit: true"
         )
 
+    def check_credentials(self, cells: Iterable[Cell]) -> None:
+        """ConfigError with a line for each live agent whose key cannot be read.
+
+        Asked of the cells that are about to be run; those that are only recalled need no key.
+        """
+        wrong = []
+        paid = (cell for cell in cells if self.config.is_paid(cell))
+        for name in dict.fromkeys(cell.agent for cell in paid):
+            try:
+                agent_model.key_header(self.config.agent_settings(name))
+            except ConfigError as error:
+                wrong += [f"agents.{name}: {problem}" for problem in error.problems]
+        if wrong:
+            raise ConfigError(wrong)
+
     def cell_pattern(self) -> str:
         """The path of a cell with a wildcard for each value, constrained to exact membership.
 
@@ -117,6 +137,27 @@ class Sweep:
 
     def _values(self, name: str) -> list:
         return list(dict.fromkeys(getattr(cell, name) for cell in self.cells))
+
+    def _announce_live(self, stream: TextIO) -> None:
+        live = [cell for cell in self.wanted() if self.config.mode(cell) == agent_model.LIVE]
+        if not live:
+            return
+        paid = sum(self.config.is_paid(cell) for cell in live)
+        sealed = sum(self.config.is_sealed(cell) for cell in live)
+        line = (
+            f"{paid} live run{'' if paid == 1 else 's'} would be paid, {sealed} "
+            f"{'is' if sealed == 1 else 'are'} in the store"
+        )
+        started = Ledger(self.config.store().root).started()
+        most = self.config["agent"]["max_live_runs"]
+        if most is not None:
+            left = max(0, most - started)
+            if left < paid:
+                line += (
+                    f"; agent.max_live_runs leaves {left}, and the other {paid - left} will be "
+                    "refused"
+                )
+        print(f"agentsweep: {line}", file=stream)
 
     def _skip_unfit(self, machine: Machine, stream: TextIO) -> None:
         kept = []

@@ -110,17 +110,29 @@ class Lab:
         self.started: list[subprocess.Popen] = []
 
     def config(
-        self, scenario: dict, memory="512MiB", cpus="1", task=None, agent=None, container=None
+        self,
+        scenario: dict | None,
+        memory="512MiB",
+        cpus="1",
+        task=None,
+        agent=None,
+        container=None,
+        model=None,
     ) -> Path:
-        """Write a configuration of one cell; returns its path."""
-        play = self.folder / "scenario.yaml"
-        play.write_text(yaml.safe_dump(scenario, sort_keys=False))
+        """Write a configuration of one cell; returns its path.
+
+        model: keys of the agent that say where its turns come from, the scenario unless given.
+        """
+        play = None
+        if scenario is not None:
+            play = self.folder / "scenario.yaml"
+            play.write_text(yaml.safe_dump(scenario, sort_keys=False))
         task = {
             "kind": "prompt",
             "image": f"oci-archive:{ARCHIVE}",
             "workdir": "/testbed",
             "prompt": "Do what the scenario says.",
-            "scenario": str(play),
+            "scenario": play and str(play),
         } | (task or {})
         path = self.folder / "config.yaml"
         path.write_text(
@@ -129,7 +141,7 @@ class Lab:
                     "dataset": "test",
                     "sweep": {"memory": [memory], "cpus": [cpus]},
                     "tasks": {"task": task},
-                    "agents": {"claude": {"model_id": MODEL, "version": "2.1.330"}},
+                    "agents": {"claude": {"model_id": MODEL, "version": "2.1.330"} | (model or {})},
                     "agent": {"timeout_s": 60, "stall_s": 30, "max_retries": 1} | (agent or {}),
                     "container": container or {},
                     "images": {"lock": str(self.lock)},
@@ -145,7 +157,7 @@ class Lab:
         record = str(self.images.record)
         return ["run", cell, "--config", str(config), "--image", record, "--out", str(self.out)]
 
-    def run(self, scenario: dict, check: bool = True, env: dict | None = None, **settings):
+    def run(self, scenario: dict | None, check: bool = True, env: dict | None = None, **settings):
         """Run the cell to its end: its `result.json`, or the process with check=False."""
         done = agentsweep(*self.arguments(self.config(scenario, **settings)), check=check, env=env)
         return self.result() if check else done

@@ -30,9 +30,16 @@ def test_no_work(lab):
 
 
 def test_agent_error(lab):
+    result = lab.run({"turns": [bash("kill -TERM $CLAUDE_PID; sleep 20"), DONE]})
+    assert result["outcome"] == "agent_error", result["outcome_detail"]
+    assert result["exit_code"] == 143
+
+
+def test_over_budget(lab):
     turns = [bash("true"), bash("true"), DONE]
     result = lab.run({"turns": turns}, agent={"max_turns": 1})
-    assert result["outcome"] == "agent_error"
+    assert result["outcome"] == "over_budget", result["outcome_detail"]
+    assert "agent.max_turns" in result["outcome_detail"]
     assert result["exit_code"] == 1
 
 

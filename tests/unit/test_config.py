@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import small_sweep
 import yaml
+from session_maker import small_session
 from small_sweep import AGENTS_LOCK, CONFIG, DIGEST, IMAGES_LOCK, REFERENCE, TASK
 
-from agentsweep import config, lockfile, schema, spec, tasks
+from agentsweep import config, lockfile, replay_source, schema, spec, tasks
 from agentsweep.config import Cell, Import, Machine
 from agentsweep.errors import ConfigError
 
@@ -85,8 +86,61 @@ BROKEN = [
      r"config.yaml: tasks.fix: 3 is not allowed; write a text or a mapping"),
     ("config.yaml", "  fix: fix.yaml", "  fix: fix.yaml\n  a/b: fix.yaml",
      r"config.yaml: tasks.a/b: is not a name; allowed are letters, digits, .*"),
-    ("config.yaml", "model: scripted", "model: live",
-     r"config.yaml: agents.claude.model: 'live' is not allowed; write scripted"),
+    ("config.yaml", "model: scripted", "model: lve",
+     r"config.yaml: agents.claude.model: 'lve' is not allowed; write scripted, live or \{rep.*"),
+    ("config.yaml", "model: scripted", "model: [live]",
+     r'config.yaml: agents.claude.model: \["live"\] is not allowed; write scripted, live or .*'),
+    ("config.yaml", "model: scripted", "model: {replai: a.jsonl}",
+     r"config.yaml: agents.claude.model.replai: unknown key; did you mean replay\?"),
+    ("config.yaml", "model: scripted", "model: {replay: a.jsonl, from: 3}",
+     r"config.yaml: agents.claude.model.from: unknown key; allowed are replay"),
+    ("config.yaml", "model: scripted", "model: {}",
+     r"config.yaml: agents.claude.model: \{\} is not allowed; write \{replay: PATH\}"),
+    ("config.yaml", "model: scripted", "model: {replay: 3}",
+     r"config.yaml: agents.claude.model.replay: 3 is not allowed; write the path of a recording"),
+    ("config.yaml", "model: scripted", "model: {replay: a.jsonl}",
+     r"config.yaml: agents.claude.model.replay: /.*/a.jsonl: there is no such file .*"),
+    ("config.yaml", "model: scripted", "model: {replay: fix.yaml}",
+     r"config.yaml: agents.claude.model.replay: /.*/fix.yaml is not a Claude Code session .*"),
+    ("config.yaml", "model: scripted", "model: {replay: config}",
+     r"config.yaml: agents.claude.model.replay: /.*/config holds no run that can be replayed: .*"),
+    ("config.yaml", "model: scripted", "model: live, max_cost_usd: 2",
+     r"config.yaml: agents.claude.max_cost_usd: 2 needs `price`, which is not built in .*"),
+    ("config.yaml", "model: scripted", "model: live, max_cost_usd: 0",
+     r"config.yaml: agents.claude.max_cost_usd: 0 is not allowed; write a number or null gre.*"),
+    ("config.yaml", "model: scripted", "model: live, price: {input: 1, output: 1, cache_read: 1}",
+     r"config.yaml: agents.claude.price.cache_write: missing; a number, 0 or more must be there"),
+    ("config.yaml", "model: scripted",
+     "model: live, price: {input: 1, output: 1, cache_read: 1, cache_write: 1, cached: 1}",
+     r"config.yaml: agents.claude.price.cached: unknown key; did you mean cache_read\?"),
+    ("config.yaml", "model: scripted", "model: live, price: 3",
+     r"config.yaml: agents.claude.price: 3 is not allowed; write a mapping or null"),
+    ("config.yaml", "model: scripted", "model: live, credential: sk-ant-secret",
+     r"config.yaml: agents.claude.credential: what is there \(not shown, .*\) is not allowed; "
+     r"write env:NAME, file:PATH, none or null"),
+    ("config.yaml", "model: scripted", "model: live, credential: 1234567890",
+     r"config.yaml: agents.claude.credential: what is there \(not shown, .*\) is not allowed; .*"),
+    ("config.yaml", "model: scripted", "model: live, credential_header: basic",
+     r"config.yaml: agents.claude.credential_header: 'basic' is not allowed; write auto, x-api.*"),
+    ("config.yaml", "model: scripted", "model: live, base_url: localhost",
+     r"config.yaml: agents.claude.base_url: must begin with https:// or http://"),
+    ("config.yaml", "model: scripted", "model: live, latency_scale: 0",
+     r"config.yaml: agents.claude.latency_scale: has a meaning for scripted and replay agents "
+     r"only, and this agent's model is live; leave it out"),
+    *(
+        ("config.yaml", "model: scripted", f"model: scripted, {key}: {value}",
+         rf"config.yaml: agents.claude.{key}: has a meaning for `model: live` only, and this "
+         r"agent's model is scripted; leave it out")
+        for key, value in (
+            ("base_url", "https://llm.example"), ("credential", "none"), ("max_cost_usd", 1),
+            ("credential_header", "bearer"),
+            ("price", "{input: 1, output: 1, cache_read: 1, cache_write: 1}"),
+        )
+    ),
+    ("config.yaml", 'version: "2.1.330"', 'version: "2.1.330", max_live_runs: 3',
+     r"config.yaml: agents.claude.max_live_runs: unknown key; .*"),
+    ("config.yaml", "dataset: test", "agent: {max_live_runs: -1}",
+     r"config.yaml: agent.max_live_runs: -1 is not allowed; write a whole number or null, 0 or .*"),
     ("config.yaml", "claude-haiku-4-5-20251001", "haiku",
      r"config.yaml: agents.claude.model_id: 'haiku' is an alias, .*; write a full model id, .*"),
     ("config.yaml", ', version: "2.1.330"', "",
@@ -168,6 +222,7 @@ def test_broken_input_is_refused_with_one_line(project, name, old, new, line):
     matching = [problem for problem in caught.value.problems if re.fullmatch(line, problem)]
     assert matching, caught.value.problems
     assert all("\n" not in problem for problem in caught.value.problems)
+    assert not any("sk-ant" in problem or "1234" in problem for problem in caught.value.problems)
     if old not in (CONFIG, "tasks: [fix]", "agents: [claude]"):
         assert len(caught.value.problems) == 1, caught.value.problems
 
@@ -198,7 +253,7 @@ def test_broken_cells_are_refused_with_their_line(project, old, new, line):
 
 
 def test_there_are_enough_broken_inputs():
-    assert len(BROKEN) + len(BROKEN_CELLS) >= 30
+    assert len(BROKEN) + len(BROKEN_CELLS) >= 60
 
 
 def test_everything_that_is_wrong_is_said_at_once(project):
@@ -296,6 +351,14 @@ def test_spec_is_canonical_and_holds_what_it_must(project):
     assert loaded.spec_sha256(cell) == spec.text_sha256(text)
 
 
+def test_specs_of_runs_that_were_made_stay_as_they_were(project):
+    """Another one would have every archived run made again; PROTOCOL is how that is asked for."""
+    text = load().spec(load().cells()[0])
+    assert spec.text_sha256(text) == (
+        "fda9f929e607c07fdba02b77d1a91c66114bbe6dbccd6d6d30ddd93b1614ef67"
+    )
+
+
 def test_spec_holds_no_name_and_no_path(project):
     text = load().spec(load().cells()[0])
     for word in ("fix.yaml", "scenario.yaml", str(project), "images/", "store", "results"):
@@ -347,14 +410,196 @@ def test_what_decides_a_run_changes_its_spec(project, name, old, new):
     assert load().spec(load().cells()[0]) != before
 
 
+# Live and replay agents
+
+PRICE = {"input": 1, "output": 5, "cache_read": 0.1, "cache_write": 1.25}
+
+
+def one_agent(loaded) -> tuple[dict, dict]:
+    """What the spec says of the model in the first cell, and the job of that cell."""
+    cell = loaded.cells()[0]
+    return json.loads(loaded.spec(cell))["model"], loaded.job(cell)
+
+
+def test_a_live_agent_has_its_endpoint_in_the_spec_and_its_credential_in_the_job_alone(project):
+    said, job = one_agent(load(agents={"claude": {"model": "live"}}))
+    assert said == {"mode": "live", "base_url": None}
+    assert job["model"] == {
+        "mode": "live", "base_url": None, "credential": None, "credential_header": "auto",
+    }  # fmt: skip
+    assert job["budget"] == {"max_turns": None, "max_cost_usd": None, "price": None}
+    assert job["max_live_runs"] is None
+    keys = {"base_url": "https://llm.example/v1", "credential": "env:KEY", "max_turns": 7,
+            "credential_header": "bearer", "max_cost_usd": 0.5, "price": PRICE}  # fmt: skip
+    said, job = one_agent(
+        load(agents={"claude": {"model": "live", **keys}}, agent={"max_live_runs": 3})
+    )
+    assert said == {
+        "mode": "live", "base_url": "https://llm.example/v1", "max_cost_usd": 0.5, "price": PRICE,
+    }  # fmt: skip
+    assert job["model"] == {
+        "mode": "live", "base_url": "https://llm.example/v1", "credential": "env:KEY",
+        "credential_header": "bearer",
+    }  # fmt: skip
+    assert job["budget"] == {"max_turns": 7, "max_cost_usd": 0.5, "price": PRICE}
+    assert job["max_live_runs"] == 3
+
+
+def test_no_job_spec_or_command_line_holds_a_secret(project, monkeypatch):
+    monkeypatch.setenv("KEY", "sk-canary")
+    Path("key").write_text("sk-canary")
+    for reference in ("env:KEY", "file:key"):
+        loaded = load(agents={"claude": {"model": "live", "credential": reference}})
+        cell = loaded.cells()[0]
+        text = json.dumps([loaded.job(cell), loaded.for_cell(cell), loaded.spec(cell)])
+        assert "canary" not in text
+        assert reference not in loaded.spec(cell)
+
+
+def test_a_credential_file_is_found_from_where_we_were_started(project, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for given, found in (("key", project / "key"), ("/k", "/k"), ("~/k", "/home/me/k")):
+        keys = {"model": "live", "credential": f"file:{given}"}
+        assert one_agent(load(agents={"claude": keys}))[1]["model"]["credential"] == f"file:{found}"
+
+
+def test_a_price_without_a_limit_counts_and_reruns_nothing(project):
+    before, _ = one_agent(load(agents={"claude": {"model": "live"}}))
+    said, job = one_agent(load(agents={"claude": {"model": "live", "price": PRICE}}))
+    assert said == before
+    assert job["budget"]["price"] == PRICE
+
+
+def test_keys_of_live_agents_may_stand_for_all_and_mean_nothing_to_others(project):
+    before = load()
+    defaults = {"base_url": "https://llm.example", "credential": "env:KEY", "max_cost_usd": 1,
+                "credential_header": "bearer", "price": PRICE}  # fmt: skip
+    loaded = load(agent=defaults)
+    assert [loaded.spec(c) for c in loaded.cells()] == [before.spec(c) for c in before.cells()]
+    _, job = one_agent(loaded)
+    assert job["model"] == {"mode": "scripted", "scenario": "scenario.yaml", "latency_scale": 1}
+    assert job["budget"] == {"max_turns": None, "max_cost_usd": None, "price": None}
+    # What says nothing is no mistake on the agent itself, so that an overlay can take it back.
+    load(agents={"claude": {"base_url": None, "credential_header": "auto", "price": None}})
+    with pytest.raises(ConfigError, match=r"config: agent\.max_cost_usd: 1 needs `price`"):
+        load(agents={"claude": {"model": "live"}}, agent={"max_cost_usd": 1})
+
+
+def test_a_key_is_not_sent_in_the_clear(project):
+    """And an endpoint that gets none may be reached so."""
+    for credential in (None, "none"):
+        keys = {"model": "live", "base_url": "http://llm.example", "credential": credential}
+        load(agents={"claude": keys})
+    with pytest.raises(ConfigError, match=r"agents\.claude\.base_url: must begin with https"):
+        load(agents={"claude": keys | {"credential": "env:KEY"}})
+    load(agents={"claude": keys | {"credential": "env:KEY", "base_url": "http://127.0.0.1:9"}})
+
+
+def test_a_live_agent_needs_no_scenario(project):
+    replace("fix.yaml", "scenario: scenario.yaml\n", "")
+    load(agents={"claude": {"model": "live"}})
+
+
+@pytest.fixture
+def recorded(project):
+    """Writes a recorded run of ours: `result.json` and a session that says a text."""
+
+    def write(name: str, text: str = "Done.", replicate: int = 0) -> Path:
+        folder = project / name
+        folder.mkdir(parents=True, exist_ok=True)
+        of_run = {"model": {"mode": "live"}, "replicate": replicate}
+        result = {"names": {"task": "fix", "instance_id": "fix"}, "spec": of_run}
+        (folder / "result.json").write_text(json.dumps(result))
+        (folder / "trace.jsonl").write_bytes(
+            small_session().data().replace(b"Done.", text.encode())
+        )
+        for cached in (replay_source._find, replay_source._runs, replay_source._source):
+            cached.cache_clear()
+        return folder
+
+    return write
+
+
+def replaying(path, **keys):
+    return load(agents={"claude": {"model": {"replay": str(path)}, **keys}})
+
+
+def test_a_replay_is_known_by_what_the_recording_says(project, recorded):
+    replace("fix.yaml", "scenario: scenario.yaml\n", "")
+    folder = recorded("recordings/a")
+    said, job = one_agent(replaying("recordings/a", latency_scale=0.5))
+    assert said == {
+        "mode": "replay", "recording_sha256": said["recording_sha256"], "latency_scale": 0.5,
+        "rules": spec.REPLAY_RULES,
+    }  # fmt: skip
+    assert job["model"] == {"mode": "replay", "recording": str(folder), "latency_scale": 0.5}
+    assert "recordings" not in json.dumps(said)
+    # The session alone, without what was measured beside it, is played from its file.
+    _, job = one_agent(replaying("recordings/a/trace.jsonl"))
+    assert job["model"]["recording"] == str(folder / "trace.jsonl")
+    folder.rename(project / "moved")
+    assert one_agent(replaying("moved", latency_scale=0.5))[0] == said
+    assert one_agent(replaying("moved", latency_scale=1))[0] != said
+    recorded("moved", "Finished.")
+    assert one_agent(replaying("moved", latency_scale=0.5))[0] != said
+
+
+def test_each_replicate_may_have_its_own_recording(project, recorded):
+    for number in (0, 1):
+        recorded(f"recordings/{number}", f"Replicate {number}.", number)
+    loaded = replaying("recordings")
+    cells = [cell for cell in loaded.cells() if (cell.memory, cell.cpus) == ("512MiB", "0.5")]
+    assert [loaded.job(cell)["model"]["recording"][-1] for cell in cells] == ["0", "1"]
+    hashes = [json.loads(loaded.spec(cell))["model"]["recording_sha256"] for cell in cells]
+    assert len(set(hashes)) == 2
+    for cell in cells:
+        of_job = config.load(loaded.for_cell(cell))
+        assert of_job.spec(cell) == loaded.spec(cell)
+        assert of_job.job(cell) == loaded.job(cell)
+
+
+def test_a_replicate_without_a_recording_of_its_own_is_refused_beforehand(project, recorded):
+    for number in (0, 1):
+        recorded(f"recordings/{number}", replicate=number)
+    with pytest.raises(ConfigError, match=r"recordings holds 2 runs that could be replicate 2 of"):
+        load(agents={"claude": {"model": {"replay": "recordings"}}}, sweep={"replicates": 3})
+
+
+def test_a_recording_that_is_missing_is_said_once_with_all_else_that_is_wrong(project, recorded):
+    recorded("recordings/a")
+    recorded("recordings/b")
+    replace("fix.yaml", "kind: swe", "kind: swe\nhints: none")
+    Path("other.yaml").write_text(TASK)
+    with pytest.raises(ConfigError) as caught:
+        load(
+            tasks={"other": "other.yaml"},
+            sweep={"tasks": ["fix", "other"]},
+            agents={"claude": {"model": {"replay": "recordings"}, "base_url": "https://x.example"}},
+        )
+    replace("fix.yaml", "hints: none\n", "")
+    assert [problem.split(": ")[1] for problem in caught.value.problems] == [
+        "agents.claude.base_url", "hints", "agents.claude.model.replay",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        replaying("nowhere")
+    assert len(caught.value.problems) == 1
+    # An agent that is not in the sweep needs no recording yet.
+    load(agents={"later": {"model": {"replay": "nowhere"}, "model_id": "m", "version": "2.1.330"}},
+         sweep={"agents": ["claude"]})  # fmt: skip
+
+
 # Another valid value for every key of the configuration but `sweep`, `tasks` and `imports`.
 OTHER_VALUES = {
     "dataset": "other", "partial": True,
+    "agents.<name>.model": "live",
     "agents.<name>.model_id": "claude-sonnet-4-5-20250929", "agents.<name>.version": "2.1.331",
     "agent.timeout_s": 9, "agent.stall_s": 9, "agent.grace_s": 9, "agent.max_turns": 9,
     "agent.max_sessions": 9, "agent.on_miss": "fail", "agent.system_search": False,
     "agent.extra_args": ["--bare"], "agent.tools": ["Bash"], "agent.bash_timeout_s": 9,
     "agent.max_retries": 9, "agent.latency_scale": 9, "agent.lock": "other.lock.yaml",
+    "agent.base_url": "https://llm.example", "agent.credential": "env:OTHER",
+    "agent.credential_header": "bearer", "agent.max_cost_usd": 9, "agent.max_live_runs": 9,
+    "agent.price": {"input": 1, "output": 5, "cache_read": 0.1, "cache_write": 9},
     "container.engine": "docker", "container.runtime": "runc", "container.userland": "host",
     "container.network": "host", "container.pids": 99, "container.uid": 99, "container.gid": 99,
     "container.host_mounts": ["/home"], "images.lock": "other.images.yaml",
@@ -362,7 +607,14 @@ OTHER_VALUES = {
     "paths.store": "elsewhere", "paths.agents": "elsewhere",
     "imports_directory": "elsewhere", "paper.published": "fix.yaml",
 }  # fmt: skip
-ONLY_VALUE = {"agents.<name>.model", "container.cpu_mode"}
+ONLY_VALUE = {"container.cpu_mode"}
+LIVE = {"agents": {"claude": {"model": "live"}}, "agent": {"max_cost_usd": 1, "price": PRICE}}
+# What a key needs to have a meaning.
+NEEDED = {
+    "container.host_mounts": {"container": {"userland": "host"}},
+    **{f"agent.{key}": LIVE for key in ("base_url", "credential", "credential_header", "price",
+                                        "max_cost_usd", "max_live_runs")},
+}  # fmt: skip
 
 
 def test_schema_tells_truly_which_keys_rerun_agents(project):
@@ -376,7 +628,7 @@ def test_schema_tells_truly_which_keys_rerun_agents(project):
     assert tested == OTHER_VALUES.keys() | ONLY_VALUE
     cell = load().cells()[0]
     for key, value in OTHER_VALUES.items():
-        base = {"container": {"userland": "host"}} if key == "container.host_mounts" else {}
+        base = NEEDED.get(key, {})
         before = load(**base).spec(cell)
         change: object = value
         for part in reversed(key.replace("<name>", "claude").split(".")):

@@ -224,6 +224,44 @@ def test_a_stall_limit_above_the_wall_limit_notices_no_hang(sweep):
     good(check)
 
 
+# The keys of live agents
+
+
+def credential_check(loaded) -> Check:
+    (check,) = doctor._credential_checks(loaded)
+    return check
+
+
+def live(**keys) -> dict:
+    return {"agents": {"claude": {"model": "live", **keys}}}
+
+
+def test_the_key_of_a_live_agent(sweep, monkeypatch):
+    loaded = sweep(**live(credential="env:DOCTOR_KEY"))
+    monkeypatch.delenv("DOCTOR_KEY", raising=False)
+    bad(credential_check(loaded), "DOCTOR_KEY is not set", "export it")
+    monkeypatch.setenv("DOCTOR_KEY", "sk-canary")
+    check = credential_check(loaded)
+    good(check)
+    assert check.detail == "its key is readable, and goes in x-api-key"
+    assert "canary" not in repr(check)
+
+
+def test_the_key_that_is_looked_for_by_itself(sweep, monkeypatch):
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    check = credential_check(sweep(**live()))
+    bad(check, "set ANTHROPIC_API_KEY")
+    assert check.detail == "no key for the live model"
+    check = credential_check(sweep(**live(base_url="http://127.0.0.1:9")))
+    good(check)
+    assert check.detail == "it sends no key"
+
+
+def test_agents_that_are_not_live_need_no_key(sweep):
+    assert list(doctor._credential_checks(sweep())) == []
+
+
 # What the agent needs around it
 
 

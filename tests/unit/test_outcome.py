@@ -22,6 +22,10 @@ def evidence(**changes) -> Evidence:
     return Evidence(**values | changes)
 
 
+def replay(**changes) -> dict:
+    return {"main_turns": 5, "main_turns_played": 5, "diverged": None} | changes
+
+
 KILLED = {"exit_code": 137, "result": None}
 CASES = {
     "all well": ({}, "completed", 0),
@@ -31,7 +35,69 @@ CASES = {
     "exit code 1": ({"exit_code": 1}, "agent_error", 0),
     "exit code unknown": ({"exit_code": None, "result": None}, "agent_error", 0),
     "reported error": ({"result": DONE | {"is_error": True}}, "agent_error", 0),
-    "max turns": ({"result": DONE | {"terminal_reason": "max_turns"}}, "agent_error", 0),
+    "max turns": ({"result": DONE | {"terminal_reason": "max_turns"}}, "over_budget", 0),
+    "the gateway refused": (
+        {"result": FAILED | {"api_error_status": 403}, "exit_code": 1, "over_budget": "too much"},
+        "over_budget",
+        0,
+    ),
+    "killed over budget": (
+        {**KILLED, "oom_kill_count": 1, "agent_killed_by_kernel": True, "over_budget": "too much"},
+        "oom_agent",
+        0,
+    ),
+    "played to its end": ({"replay": replay()}, "completed", 0),
+    "left the recording": (
+        {"replay": replay(diverged={"turn": 3, "conversation": "main", "reason": "lost"})},
+        "diverged",
+        0,
+    ),
+    "ended before the recording": ({"replay": replay(main_turns_played=2)}, "diverged", 0),
+    "ends as the recording did": (
+        {
+            "replay": replay(),
+            "exit_code": 1,
+            "result": FAILED | {"api_error_status": None},
+            "api_statuses": (200, 200),
+        },
+        "diverged",
+        0,
+    ),
+    "the gateway fails after the last turn": (
+        {
+            "replay": replay(),
+            "exit_code": 1,
+            "result": FAILED | {"api_error_status": None},
+            "api_statuses": (200, None),
+        },
+        "api_error",
+        0,
+    ),
+    "timed out before the recording ended": (
+        {"stopped_by": "timed_out", "exit_code": 143, "replay": replay(main_turns_played=2)},
+        "timed_out",
+        0,
+    ),
+    "a wrong key": (
+        {"result": FAILED | {"api_error_status": 401}, "api_statuses": (401, 401), "live": True},
+        "infra_error",
+        0,
+    ),
+    "a key that stops being right": (
+        {"result": FAILED | {"api_error_status": 401}, "api_statuses": (200, 401), "live": True},
+        "api_error",
+        0,
+    ),
+    "no way to the endpoint": (
+        {"result": FAILED | {"api_error_status": None}, "api_statuses": (None,), "live": True},
+        "infra_error",
+        0,
+    ),
+    "no way to a scripted endpoint": (
+        {"result": FAILED | {"api_error_status": None}, "api_statuses": (None,)},
+        "api_error",
+        0,
+    ),
     "success in subtype is nothing": ({"result": FAILED, "exit_code": 1}, "api_error", 0),
     "refused later": (
         {"result": FAILED | {"api_error_status": 429}, "api_statuses": (200, 429, 429)},
@@ -98,3 +164,11 @@ def test_victims_are_marked():
     container = judge(evidence(**CASES["container killed"][0]))
     assert (agent.agent_victim, agent.container_victim) == (True, False)
     assert (container.agent_victim, container.container_victim) == (False, True)
+
+
+def test_a_replay_says_at_which_turn_it_left():
+    left = {"turn": 3, "conversation": "main", "reason": "the recording ends"}
+    judged = judge(evidence(replay=replay(diverged=left)))
+    assert judged.detail == "turn 3 of main: the recording ends"
+    judged = judge(evidence(replay=replay(main_turns_played=2)))
+    assert judged.detail == "turn 3 of main: the agent ended after 2 of 5 turns"

@@ -9,6 +9,7 @@ import pytest
 
 from agentsweep import runner
 from agentsweep.errors import AgentsweepError, InfraError
+from agentsweep.ledger import VARIABLE, Ledger
 from agentsweep.store import Store, spec_sha256
 
 SPEC = '{"protocol":1}'
@@ -17,7 +18,13 @@ KEY = spec_sha256(SPEC)
 
 @pytest.fixture
 def job(tmp_path):
-    return {"cell": "a-cell", "on_miss": "run", "paths": {"store": str(tmp_path / "store")}}
+    return {
+        "cell": "a-cell",
+        "on_miss": "run",
+        "model": {"mode": "scripted"},
+        "max_live_runs": None,
+        "paths": {"store": str(tmp_path / "store")},
+    }
 
 
 @pytest.fixture
@@ -175,3 +182,63 @@ def test_a_crash_of_ours_is_kept_for_a_look(job, tmp_path, measured):
     assert states(job) == ["failed"]
     (attempt,) = Store(job["paths"]["store"]).attempts(KEY)
     assert (attempt.path / "error.txt").read_text().startswith("ZeroDivisionError")
+
+
+# Live runs
+
+
+@pytest.fixture
+def live(job, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "this-one")
+    return job | {"model": {"mode": "live"}, "max_live_runs": 2}
+
+
+def started(job) -> int:
+    return Ledger(job["paths"]["store"]).started()
+
+
+def test_each_live_attempt_counts_whatever_becomes_of_it(live, tmp_path, measured):
+    def broken(_):
+        assert started(live) == 1  # counted before it begins
+        return {"outcome": "infra_error", "outcome_detail": "it went away"}
+
+    measured += [broken, lambda _: send(signal.SIGINT)]
+    with pytest.raises(InfraError):
+        run(live, tmp_path)
+    with pytest.raises(runner.Interrupted):
+        run(live, tmp_path)
+    with pytest.raises(AgentsweepError, match=r"a-cell: not started, .* 2 of 2 live runs"):
+        run(live, tmp_path)
+    assert started(live) == 2
+    assert states(live) == ["failed", "interrupted"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_past_the_limit_nothing_is_started(live, tmp_path, measured):
+    with pytest.raises(AgentsweepError) as refused:
+        run(live | {"max_live_runs": 0}, tmp_path)
+    assert "\n" not in str(refused.value)
+    assert states(live) == []
+    assert started(live) == 0
+
+
+def test_a_recalled_run_does_not_count(live, tmp_path, measured):
+    measured.append(completed)
+    run(live, tmp_path)
+    for _ in range(3):
+        run(live | {"max_live_runs": 1}, tmp_path)
+    assert started(live) == 1
+
+
+def test_runs_that_cost_nothing_do_not_count(live, tmp_path, measured):
+    measured.append(completed)
+    run(live | {"model": {"mode": "replay"}, "max_live_runs": 0}, tmp_path)
+    assert started(live) == 0
+    assert not (tmp_path / "store" / "live").exists()
+
+
+def test_a_full_disk_costs_no_count(live, tmp_path, measured, monkeypatch):
+    monkeypatch.setattr(runner.host, "free_bytes", lambda _: 2**20)
+    with pytest.raises(InfraError):
+        run(live, tmp_path)
+    assert started(live) == 0

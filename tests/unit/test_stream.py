@@ -61,7 +61,10 @@ def test_a_line_without_end_is_not_held_in_memory(tmp_path, monkeypatch):
 
 def test_statuses_come_in_order(tmp_path):
     path = tmp_path / "api.jsonl"
-    path.write_text('{"status": 429}\n{"status": null}\n{"stat')
+    path.write_text(
+        '{"path": "/v1/messages", "status": 429}\n{"path": "/api/hello", "status": 200}\n'
+        '{"path": "/v1/messages", "status": null}\n{"path": "/v1/mess'
+    )
     assert list(stream.api_statuses(path)) == [429, None]
 
 

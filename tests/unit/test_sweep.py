@@ -12,6 +12,8 @@ import small_sweep
 import yaml
 
 from agentsweep.config import Machine
+from agentsweep.errors import ConfigError
+from agentsweep.ledger import VARIABLE, Ledger
 from agentsweep.sweep import UNMATCHABLE, Sweep, shell_prefix
 
 SMALL = Machine(memory_bytes=10**9, cpus=1)
@@ -34,6 +36,10 @@ def sweep(tmp_path, monkeypatch):
         return result
 
     return made
+
+
+LIVE = {"claude": {"model": "live", "model_id": "claude-haiku-4-5-20251001",
+                   "version": "2.1.330", "credential": "env:SWEEP_KEY"}}  # fmt: skip
 
 
 def seal(made, cell):
@@ -107,6 +113,56 @@ def test_partial_wants_the_cells_that_have_their_run(sweep):
     seal(made, made.cells[3])
     assert made.wanted() == [made.cells[3]]
     assert sweep().wanted() == made.cells
+
+
+def test_what_would_be_paid_is_said_in_one_line(sweep):
+    made = sweep(agents=LIVE)
+    assert made.said == "agentsweep: 8 live runs would be paid, 0 are in the store\n"
+    for cell in made.cells[:7]:
+        seal(made, cell)
+    assert sweep(agents=LIVE).said == ("agentsweep: 1 live run would be paid, 7 are in the store\n")
+    assert sweep(agents=LIVE, agent={"on_miss": "fail"}).said == (
+        "agentsweep: 0 live runs would be paid, 7 are in the store\n"
+    )
+    assert sweep(agents=LIVE, announce=False).said == ""
+    assert sweep().said == ""
+    assert sweep(agents=LIVE, sweep={"tasks": []}).said == ""
+
+
+def test_what_will_be_refused_is_said_in_the_same_line(sweep, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "this-one")
+    said = sweep(agents=LIVE, agent={"max_live_runs": 3}).said
+    assert said == (
+        "agentsweep: 8 live runs would be paid, 0 are in the store; agent.max_live_runs leaves 3, "
+        "and the other 5 will be refused\n"
+    )
+    assert "refused" not in sweep(agents=LIVE, agent={"max_live_runs": 8}).said
+    # An invocation that several share may have used some up.
+    Ledger(Path("store")).start(None, {"cell": "a"})
+    assert "leaves 7, and the other 1 will" in sweep(agents=LIVE, agent={"max_live_runs": 8}).said
+    assert "leaves 0, and the other 8 will" in sweep(agents=LIVE, agent={"max_live_runs": 0}).said
+
+
+def test_a_key_is_asked_for_where_a_run_would_be_paid(sweep, monkeypatch):
+    monkeypatch.delenv("SWEEP_KEY", raising=False)
+    other = LIVE["claude"] | {"credential": "file:nowhere"}
+    agents = LIVE | {"other": other}
+    made = sweep(agents=agents, sweep={"agents": ["claude", "other"]})
+    with pytest.raises(ConfigError) as refused:
+        made.check_credentials(made.cells)
+    first, second = refused.value.problems
+    assert first.startswith("agents.claude: ") and "SWEEP_KEY is not set" in first
+    assert second.startswith("agents.other: ") and f"{Path.cwd()}/nowhere cannot be read" in second
+    made.check_credentials([])
+    own = [cell for cell in made.cells if cell.agent == "claude"]
+    monkeypatch.setenv("SWEEP_KEY", "canary")
+    made.check_credentials(own)
+    monkeypatch.delenv("SWEEP_KEY")
+    for cell in own:
+        seal(made, cell)
+    made.check_credentials(own)
+    scripted = sweep()
+    scripted.check_credentials(scripted.cells)
 
 
 def test_cell_of_wildcards(sweep):

@@ -1,5 +1,6 @@
-"""The workflow as Snakemake reads it, in dry runs: no container, no network, no key."""
+"""The workflow as Snakemake reads it and begins it: no container, no network, no key."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -63,20 +64,24 @@ def test_fresh_clone_plans_the_whole_chain(small):
     }  # fmt: skip
 
 
-def test_own_configuration_plans_without_lock_engine_key_or_network(clone, tmp_path):
-    """An empty PATH holds no engine; a network of its own (where that can be had) no network."""
-    empty = {"PATH": str(tmp_path)}
-    command = [str(BIN / "snakemake"), "-n", "--config", "images={lock: none.yaml}"]
+def plan_with_nothing(clone, empty, *arguments) -> str:
+    """A dry run with an empty PATH (no engine) in a network of its own, where that can be had."""
+    command = [str(BIN / "snakemake"), "-n", *arguments]
     if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode == 0:
         command = ["unshare", "--net", *command]
     done = subprocess.run(
         [shutil.which(command[0]), *command[1:]],
-        cwd=clone.path, env=empty, capture_output=True, text=True, timeout=60,
+        cwd=clone.path, env={"PATH": str(empty)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "agent_run" in done.stdout + done.stderr
     assert not clone.file("results").exists()
     assert not clone.file("store").exists()
+    return done.stderr
+
+
+def test_own_configuration_plans_without_lock_engine_key_or_network(clone, tmp_path):
+    plan_with_nothing(clone, tmp_path, "--config", "images={lock: none.yaml}")
 
 
 @pytest.mark.parametrize(
@@ -248,10 +253,192 @@ def test_unlocked_image_is_planned_and_then_refused_with_one_sentence(small):
 def test_reports_have_a_caption_for_every_figure(clone):
     text = clone.file("workflow/rules/common.smk").read_text()
     figures = text.split("\nFIGURES = (")[1].split(")")[0].replace('"', "").replace(",", "").split()
-    assert len(figures) == 7
+    assert len(figures) == 8
     for figure in figures:
         assert clone.file(f"workflow/report/{figure}.rst").read_text().strip()
         assert clone.file(f"workflow/scripts/figures/{figure}.py").is_file()
+
+
+# The shortest session: a question and the model's answer.
+RECORDED = "".join(
+    json.dumps({"type": kind, "sessionId": "s", "uuid": kind, "timestamp": "2026-03-01T12:00:00Z",
+                "message": {"id": "m", "role": kind, "content": [{"type": "text", "text": text}]}})
+    + "\n"
+    for kind, text in (("user", "What is 2+2?"), ("assistant", "It is 4."))
+)  # fmt: skip
+
+# Live agents
+
+LIVE = {"claude": {**SMALL["agents"]["claude"], "model": "live", "credential": "env:DAG_KEY"}}
+
+
+def test_live_runs_are_planned_without_a_key_and_said_to_be_paid(small):
+    configure(small, agents=LIVE, agent={"base_url": "https://llm.example"})
+    empty = small.path.parent / "empty"
+    empty.mkdir()
+    lines = plan_with_nothing(small, empty).splitlines()
+    assert [line for line in lines if "paid" in line] == [
+        "agentsweep: 4 live runs would be paid, 0 are in the store"
+    ]
+    configure(small, agents=LIVE, agent={"max_live_runs": 1})
+    said = "; agent.max_live_runs leaves 1, and the other 3 will be refused"
+    assert said in plan_with_nothing(small, empty)
+
+
+def test_nothing_is_started_without_the_key_that_it_would_need(small):
+    configure(small, agents=LIVE)
+    for arguments in (("runs",), ("--snakefile", "workflow/Snakefile")):
+        done = small.snakemake("--cores", "1", *arguments, check=False)
+        assert done.returncode != 0
+        assert "Traceback" not in done.stdout
+        (line,) = [line for line in done.stdout.splitlines() if "DAG_KEY" in line]
+        assert line.strip().startswith("agents.claude: credential: the variable DAG_KEY is not set")
+        assert "rule " not in done.stdout
+        assert not small.file("results").exists()
+        assert not small.file("store").exists()
+    # What needs no live run needs no key, and neither does marking files as up to date.
+    done = small.snakemake("--cores", "1", "images", check=False)
+    assert "DAG_KEY" not in done.stdout
+    assert "rule image_pull" in done.stdout
+    assert "DAG_KEY" not in small.snakemake("--cores", "1", "--touch", "runs", check=False).stdout
+    # With the key the first job is begun; nothing of what it says holds the key.
+    done = small.snakemake("--cores", "1", "runs", check=False, env={"DAG_KEY": "canary-41"})
+    assert "rule image_pull" in done.stdout
+    assert "canary-41" not in done.stdout
+    written = [path for path in small.path.rglob("*") if path.is_file()]
+    assert not [path for path in written if b"canary-41" in path.read_bytes()]
+
+
+def test_all_jobs_of_an_invocation_know_that_they_are_of_one(small):
+    """Also those of an executor that passes on nothing but what is declared."""
+    configure(small, agents=LIVE)
+    small.file("src/agentsweep/doctor.py").write_text(
+        "import os\nraise SystemExit(f'IN {os.environ[\"AGENTSWEEP_INVOCATION\"]}.')\n"
+    )
+    common = small.file("workflow/rules/common.smk")
+    common.write_text(common.read_text() + "\nprint('DECLARED', sorted(workflow.envvars))\n")
+
+    def name(**env) -> str:
+        done = small.snakemake("--cores", "1", "doctor", check=False, env=env)
+        assert "DECLARED ['AGENTSWEEP_INVOCATION']" in done.stdout
+        return done.stdout.split("IN ")[1].split(".")[0]
+
+    assert name() != name()
+    assert name(AGENTSWEEP_INVOCATION="mine") == "mine"
+    done = small.snakemake("-n", check=False, env={"AGENTSWEEP_INVOCATION": "a/b"})
+    assert "AGENTSWEEP_INVOCATION: 'a/b' is no name" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+# Replays
+
+
+@pytest.fixture(scope="module")
+def all_replayed(tmp_path_factory):
+    """A sweep that replays a session, with all runs made: sealed, published, nothing to be done."""
+    from agentsweep import config
+    from agentsweep.runner import PUBLISHED
+    from agentsweep.store import Store, spec_sha256
+
+    small = Clone.make(tmp_path_factory.mktemp("replays") / "base")
+    small.file("recordings").mkdir()
+    small.file("recordings/a.jsonl").write_text(RECORDED)
+    replay(small)
+    with contextlib.chdir(small.path):
+        loaded = config.load([small.file("config/config.yaml")])
+        specs = [loaded.spec(cell) for cell in loaded.cells()]
+        image = small.file("results/images") / loaded.image_of("question").directory
+    image.mkdir(parents=True)
+    (image / "pulled.json").write_text("{}")
+    (image / "image.json").write_text("{}")
+    store = Store(small.file("store"))
+    for spec in specs:
+        with store.locked(spec_sha256(spec), spec):
+            attempt = store.begin(spec_sha256(spec))
+            for file in PUBLISHED:
+                (attempt.path / file).write_text('{"outcome": "completed"}')
+            store.finish(attempt, "sealed")
+    small.snakemake("--cores", "1", "runs")
+    assert small.planned("runs") == {}
+    return small
+
+
+@pytest.fixture
+def replayed(all_replayed, tmp_path):
+    """A copy of it, to change."""
+    return all_replayed.copy(tmp_path / "clone")
+
+
+def replay(clone, path="recordings/a.jsonl", **keys) -> None:
+    agent = {**SMALL["agents"]["claude"], "model": {"replay": path}, **keys}
+    configure(clone, agents={"claude": agent})
+
+
+def test_a_recording_that_says_something_else_reruns_what_replays_it(replayed):
+    replayed.replace("recordings/a.jsonl", "It is 4.", "It is four.")
+    assert replayed.planned("runs") == {"agent_run": 4}
+    replayed.replace("recordings/a.jsonl", "It is four.", "It is 4.")
+    assert replayed.planned("runs") == {}
+
+
+def test_a_recording_that_is_moved_reruns_nothing(replayed):
+    replayed.file("recordings").rename(replayed.file("moved"))
+    replayed.file("moved/a.jsonl").rename(replayed.file("moved/b.jsonl"))
+    replay(replayed, "moved/b.jsonl")
+    assert replayed.planned("runs") == {}
+    # A directory with the same session in it is another name for it.
+    replayed.file("moved/run").mkdir()
+    replayed.file("moved/b.jsonl").rename(replayed.file("moved/run/trace.jsonl"))
+    replay(replayed, "moved/run")
+    assert replayed.planned("runs") == {}
+
+
+def test_another_pace_of_the_recording_reruns_what_replays_it(replayed):
+    replay(replayed, latency_scale=0.5)
+    assert replayed.planned("runs") == {"agent_run": 4}
+    replay(replayed, latency_scale=1.0)
+    assert replayed.planned("runs") == {}
+
+
+def test_a_recording_that_is_none_is_one_line(small):
+    replay(small, "config/config.yaml")
+    done = small.snakemake("-n", check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if "model.replay" in line]
+    assert line.strip().startswith(
+        f"config/config.yaml: agents.claude.model.replay: {small.path}/config/config.yaml is not a "
+        "Claude Code session file: "
+    )
+
+
+def test_the_demos_run_is_replayed_by_one_more_file(clone, tmp_path, monkeypatch):
+    """config/replay.yaml, once the demo has made the run that it names."""
+    from agentsweep import config
+
+    made = clone.copy(tmp_path / "clone")
+    # The machine of the test may be too small for the demo's largest cells.
+    made.replace("config/config.yaml", "skip_unfit: true", "skip_unfit: false")
+    overlay = ["--configfile", "config/replay.yaml", "--cores", "2", "--resources", "mem_mb=9000"]
+    done = made.snakemake("-n", *overlay, check=False)
+    assert "there is no such file or directory: make the recording first" in done.stdout
+    named = yaml.safe_load(made.file("config/replay.yaml").read_text())["agents"]["replay"]
+    monkeypatch.chdir(made.path)
+    demo = config.load([made.file("config/config.yaml")])
+    assert named["model"]["replay"] in [f"results/runs/{cell.id}" for cell in demo.cells()]
+    of_demo = demo.agent_settings("claude")
+    assert [named[key] for key in ("model_id", "version")] == [
+        of_demo[key] for key in ("model_id", "version")
+    ]
+    recorded = made.file(named["model"]["replay"])
+    recorded.mkdir(parents=True)
+    (recorded / "result.json").write_text("{}")
+    (recorded / "trace.jsonl").write_text(RECORDED)
+    done = made.snakemake("-n", *overlay)
+    jobs = planned(done.stdout)
+    assert (jobs["agent_run"], jobs["trace_extract"], jobs["dataset"]) == (9, 9, 1)
+    assert " results/replay/runs/task~starlette-1147/agent~replay/mem~1GiB_cpus~2_" in done.stdout
+    assert " results/runs/" not in done.stdout
 
 
 def test_no_rule_uses_what_the_workflow_must_not():

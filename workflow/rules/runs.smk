@@ -7,6 +7,12 @@ it badly. The store keeps every run: a job whose spec it has sealed recalls it a
 """
 
 
+# Snakemake calls it before the first job, and neither in dry runs nor in the processes of jobs.
+onstart:
+    if not workflow.touch:
+        refuse_without_keys()
+
+
 rule agent_run:
     """Measure a cell, or recall its run from the store."""
     input:
