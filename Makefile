@@ -23,7 +23,10 @@ demo: setup lock ## everything: set-up, the demo's runs, its figures
 test: setup ## everything: set-up, lint, all tests
 	@sh tools/system.sh test
 	@$(MAKE) lint
-	pytest
+	pytest tests/integration
+	@mkdir -p build
+	@printf '%s\n' unit workflow | xargs -P 2 -I SUITE sh -c \
+	  'pytest tests/SUITE > build/SUITE.log 2>&1; code=$$?; cat build/SUITE.log; exit $$code'
 
 setup: system env agent images # what demo and test share; quick when nothing is missing
 

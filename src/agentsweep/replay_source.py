@@ -183,7 +183,7 @@ def _check(main: Path) -> None:
             if recognised and _is_answer(record):
                 return
     if not recognised:
-        why = trace._why_not(trace.parse_file(main))
+        why = trace.why_not(trace.parse_file(main))
         raise ConfigError(f"{main} is not a Claude Code session file: {why}; name one that is")
     raise ConfigError(
         f"{main} holds no answer of a model in its main conversation, so that there is nothing to "

@@ -90,6 +90,11 @@ def describe(attempt: Attempt) -> str:
             f"{at('engine', 'runtime')}, cgroup v{at('engine', 'cgroup_version')}",
             "patch": f"{at('patch', 'status')}, {at('patch', 'bytes')} bytes",
         }
+        if "replay" in result:
+            lines["replay"] = (
+                f"{at('replay', 'turns_played')} of {at('replay', 'turns')} turns of recording "
+                f"{at('replay', 'source_sha256')[:12]}"
+            )
     elif (attempt.path / "result.json").exists():
         lines["result"] = "result.json is damaged: `agentsweep store remove` the attempt"
     else:

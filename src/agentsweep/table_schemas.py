@@ -211,7 +211,12 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("n_compactions", "int", "times", "Times that the conversation was compacted"),
         *_TOKENS,
         ("output_tokens_final", "bool", "", "Whether output_tokens is exact for every message"),
-        ("cost_usd", "float", "USD", "Cost, as the agent reports it"),
+        (
+            "cost_usd",
+            "float",
+            "USD",
+            "Cost, as the agent computes it; of a scripted or replayed run nothing was paid",
+        ),
         # Of replays alone
         (
             "fidelity",

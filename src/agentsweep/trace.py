@@ -37,6 +37,7 @@ __all__ = [
     "parse_session",
     "parse_sources",
     "summary",
+    "why_not",
 ]
 
 # A sub-agent's file tells its session in its first records; reading on would not tell more.
@@ -377,13 +378,14 @@ def main_trace(path: str | Path) -> int:
     except OSError as error:
         return _refuse(f"{path} cannot be read: {error.strerror}")
     if not trace.recognised:
-        return _refuse(f"{path} is not a Claude Code session file: {_why_not(trace)}")
+        return _refuse(f"{path} is not a Claude Code session file: {why_not(trace)}")
     json.dump(summary(trace), sys.stdout, indent=2)
     sys.stdout.write("\n")
     return 0
 
 
-def _why_not(trace: Trace) -> str:
+def why_not(trace: Trace) -> str:
+    """Why a file is no session file, as the end of a sentence."""
     if trace.lines.total == trace.lines.blank:
         return "it is empty"
     if "result" in trace.record_types or "assistant" in trace.record_types:

@@ -30,6 +30,8 @@ from session_maker import SESSION, Session, small_session, stamp, succeeded
 
 from agentsweep import tables
 from agentsweep.extract import extract
+from agentsweep.linked_run import Curve, Run
+from agentsweep.run_files import Damage, read_result
 from agentsweep.trace_lines import LineReport
 
 FILES = (
@@ -314,6 +316,19 @@ def test_a_run_that_is_no_replay_has_nothing_to_compare(run):
     made = tables_of(run)
     for table, columns in REPLAY_COLUMNS.items():
         assert all(row[name] is None for row in made[table] for name in columns)
+
+
+def test_texts_of_results_are_held_for_a_replay_alone(run):
+    def texts():
+        damage = Damage()
+        read = Run(RUN_ID, run, read_result(run, damage), Curve(), damage)
+        return {call.id: call.result_text for call in read.trace.tool_calls}
+
+    assert set(texts().values()) == {None}
+    log = exchanges()
+    log[0]["recorded"] = [recorded("b1")]
+    (run / "api.jsonl").write_bytes(lines(log))
+    assert texts()["b1"] == "done"
 
 
 def test_each_call_of_a_replay_is_compared_with_its_recording(replay):

@@ -11,6 +11,7 @@ from agentsweep.fidelity import Comparison, compare, normalised, similarity, sum
 from agentsweep.trace import file_sources, parse_sources
 
 PATH = "/testbed/a.py"
+UUID = "0f0e0d0c-0b0a-4908-8706-050403020100"
 
 
 def recorded(text="out", **more):
@@ -201,7 +202,7 @@ def test_similarity_looks_at_so_many_tokens_and_takes_no_longer():
         ("Bash", "x\n<system-reminder>\nBe\nquick\n</system-reminder>\n", "x"),
         (
             "Bash",
-            "id 0f0e0d0c-0b0a-4908-8706-050403020100.",
+            f"id {UUID}.",
             "id 11111111-2222-4333-8444-55555555550A.",
         ),
         ("Read", "     9→a\n    10→\n\n<system-reminder>x</system-reminder>\n", "9\ta\n10\t"),
@@ -237,6 +238,7 @@ def test_similarity_looks_at_so_many_tokens_and_takes_no_longer():
             "need to Read it back)",
         ),
         ("Task", "Done.\nagentId: acbb650 (for resuming to continue)", "Done."),
+        ("Task", "Done.\nagentId: acbb650\n<usage>total_tokens: 8795</usage>", "Done."),
         (
             "Agent",
             "Done.\n\n- it\n  is",
@@ -312,6 +314,9 @@ def cut(lines, rest=900):
         # Two CLIs cut in two ways: as far as both show. The last line may be cut, too.
         (cut("1\n2\n3\n4\n56"), persisted("1\n2\n3"), "same"),
         (cut("1\n2\n34"), persisted("1\n2\n345\n6"), "same"),
+        (cut(f"1\n2\n{UUID[:9]}"), persisted(f"1\n2\n{UUID}\n6"), "same"),
+        (cut("one line"), persisted("one line"), "same"),
+        (cut("one line"), persisted("two line"), "text_differs"),
         (cut("1\nx\n3\n4\n5"), persisted("1\n2\n3"), "text_differs"),
         # All begin to cut at the same length, so here the lengths differ.
         (cut("1\n2\n3\n4\n5"), "1\n2\n3", "text_differs"),

@@ -327,7 +327,10 @@ def test_fidelity_divides_the_calls_of_each_cell_and_frames_what_limits_did(data
     figure = module.draw(Dataset(datasets("one_replay")))
     above, below = figure.axes
     # Seven recorded calls: the third was killed, and the run ended after one more.
-    assert sum(bar.get_height() for bar in below.patches if bar.get_y() >= 0) == pytest.approx(100)
+    bars = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in below.patches]
+    stacked = [bar for bar in bars if bar[0] >= 0]
+    assert [low for low, _ in stacked] == pytest.approx([0, *(high for _, high in stacked[:-1])])
+    assert stacked[-1][1] == pytest.approx(100)
     (killed,) = [bar for bar in below.patches if bar.get_hatch() == "//////"]
     assert killed.get_height() == pytest.approx(100 / 7)
     assert killed.get_edgecolor()[:3] == (0, 0, 0)

@@ -60,7 +60,7 @@ def configure(clone, **overrides) -> None:
 def test_fresh_clone_plans_the_whole_chain(small):
     assert small.planned() == {
         "image_pull": 1, "image_fix": 1, "agent_run": 4, "trace_extract": 4, "dataset": 1,
-        "figure": 7,
+        "figure": 8,
     }  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_own_configuration_plans_without_lock_engine_key_or_network(clone, tmp_p
         ("dataset", {"image_pull": 1, "image_fix": 1, "agent_run": 4, "trace_extract": 4,
                      "dataset": 1}),
         ("figures", {"image_pull": 1, "image_fix": 1, "agent_run": 4, "trace_extract": 4,
-                     "dataset": 1, "figure": 7}),
+                     "dataset": 1, "figure": 8}),
         ("lock", {"lock": 1}),
         ("doctor", {"doctor": 1}),
     ],
