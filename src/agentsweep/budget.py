@@ -1,9 +1,10 @@
 """What one run may spend: turns of its main conversation, and money."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agentsweep.messages_api import Usage
+from agentsweep.messages_api import MessagesRequest, Usage
 
 _MILLION = 1_000_000
 
@@ -51,18 +52,34 @@ class Budget:
             Price(**price) if price is not None else None,
         )
 
-    def refusal(self, is_main: bool) -> str | None:
-        """Why a request for a message is refused, or None where it is within the limits."""
-        if None not in (self.max_cost_usd, self.cost_usd) and self.cost_usd >= self.max_cost_usd:
+    @property
+    def is_spent(self) -> bool:
+        """Whether a limit is reached, so that a request may be refused."""
+        return self._cost_is_spent or self._turns_are_spent
+
+    def refusal(self, read: Callable[[], MessagesRequest]) -> str | None:
+        """Why a request for a message is refused, or None where it is within the limits.
+
+        `read` gives what it asks for; asked only where that decides.
+        """
+        if self._cost_is_spent:
             self.refused = (
                 f"the run has cost {self.cost_usd:.4f} USD, and agent.max_cost_usd is "
                 f"{self.max_cost_usd:g}"
             )
-        elif is_main and self.max_turns is not None and self.turns >= self.max_turns:
+            return self.refused
+        if self._turns_are_spent and read().is_of_main:
             self.refused = f"the run has had its {self.max_turns} turns (agent.max_turns)"
-        else:
-            return None
-        return self.refused
+            return self.refused
+        return None
+
+    @property
+    def _cost_is_spent(self) -> bool:
+        return None not in (self.max_cost_usd, self.cost_usd) and self.cost_usd >= self.max_cost_usd
+
+    @property
+    def _turns_are_spent(self) -> bool:
+        return self.max_turns is not None and self.turns >= self.max_turns
 
     def count(self, usage: Usage, is_main_turn: bool) -> None:
         """Count one answer; is_main_turn for one that came whole, in the main conversation."""

@@ -8,16 +8,19 @@ their own.
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import uvloop
 
 from agentsweep import http_server, messages_api, process, scenario
 from agentsweep.budget import Budget
@@ -39,11 +42,16 @@ _PROBES = {("HEAD", "/"), ("HEAD", "/api/hello"), ("GET", "/api/hello")}
 
 class Model(Protocol):
     """What answers conversations. `answer` sends the reply itself, since when each byte goes is
-    part of the answer, and says in the exchange what it was. `progress` is what it adds to the
-    gateway's status."""
+    part of the answer, and says in the exchange what it was; `read` gives what the request asks
+    for, and raises BadRequest where it makes no sense. `progress` is what it adds to the gateway's
+    status."""
 
     async def answer(
-        self, asked: MessagesRequest, request: Request, exchange: Exchange, reply: Reply
+        self,
+        read: Callable[[], MessagesRequest],
+        request: Request,
+        exchange: Exchange,
+        reply: Reply,
     ) -> None: ...
 
     async def count_tokens(self, request: Request, exchange: Exchange, reply: Reply) -> None: ...
@@ -187,22 +195,29 @@ class Gateway:
         return any(hmac.compare_digest(key.encode("latin-1"), self._token) for key in given)
 
     async def _messages(self, request: Request, exchange: Exchange, reply: Reply) -> None:
+        read = functools.cache(lambda: _read(request, exchange))
         try:
-            asked = MessagesRequest.parse(request.body, request.headers)
+            # Reading takes time, which a model that only passes a request on has no need to wait.
+            over = self.budget.refusal(read) if self.budget.is_spent else None
+            if over is None:
+                await self.model.answer(read, request, exchange, reply)
+                return
         except BadRequest as error:
             await refuse(400, str(error), exchange, reply)
             return
-        exchange.agent_id = asked.agent_id
-        exchange.model = asked.model
-        exchange.stream = asked.stream
-        exchange.request_sha256 = asked.sha256
-        over = self.budget.refusal(is_main=asked.agent_id is None and bool(asked.tools))
-        if over is not None:
-            # Of all refusals this is one that the CLI does not try to get around.
-            await refuse(403, f"agentsweep refuses this request: {over}", exchange, reply)
-            exchange.error = OVER_BUDGET
-            return
-        await self.model.answer(asked, request, exchange, reply)
+        # Of all refusals this is one that the CLI does not try to get around.
+        await refuse(403, f"agentsweep refuses this request: {over}", exchange, reply)
+        exchange.error = OVER_BUDGET
+
+
+def _read(request: Request, exchange: Exchange) -> MessagesRequest:
+    """What a request for a message asks for; the exchange says it, too."""
+    asked = MessagesRequest.parse(request.body, request.headers)
+    exchange.agent_id = asked.agent_id
+    exchange.model = asked.model
+    exchange.stream = asked.stream
+    exchange.request_sha256 = asked.sha256
+    return asked
 
 
 async def _is_method(allowed: str, request: Request, exchange: Exchange, reply: Reply) -> bool:
@@ -336,9 +351,10 @@ def main() -> int:
     """The process; its exit code is REFUSED where it says what keeps it from serving, and 1 where
     the record is not whole."""
     process.end_with_parent()
+
     commands = _Commands()
     try:
-        failed = asyncio.run(serve(Settings.parse(commands.first()), commands))
+        failed = uvloop.run(serve(Settings.parse(commands.first()), commands))
     except AgentsweepError as error:
         print(error, file=sys.stderr)
         return process.REFUSED

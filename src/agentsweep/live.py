@@ -5,18 +5,19 @@ only the credential itself, should an endpoint repeat it, is blotted out.
 """
 
 import contextlib
+import functools
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from agentsweep import messages_api
 from agentsweep.credentials import Credential, Redactor
 from agentsweep.exchanges import Exchange
 from agentsweep.http_server import Reply, Request
-from agentsweep.messages_api import MessagesRequest, Usage
+from agentsweep.messages_api import BadRequest, MessagesRequest, Usage
 from agentsweep.sse import EventReader
 from agentsweep.upstream import ANTHROPIC, Upstream, UpstreamBroken, UpstreamUnreachable
 
@@ -44,15 +45,31 @@ class LiveModel:
         self._attempts: Counter[str] = Counter()
 
     async def answer(
-        self, asked: MessagesRequest, request: Request, exchange: Exchange, reply: Reply
+        self,
+        read: Callable[[], MessagesRequest],
+        request: Request,
+        exchange: Exchange,
+        reply: Reply,
     ) -> None:
-        """Pass a request for a message on; what the answer says of itself goes into the
-        exchange."""
-        exchange.kind = _kind(asked)
-        exchange.turn = len(asked.said)
-        exchange.retry = self._attempts[asked.sha256]
-        self._attempts[asked.sha256] += 1
-        await self._pass(request, exchange, reply, _Listener(exchange, asked.stream))
+        """Pass a request for a message on; what it and its answer say of themselves goes into the
+        exchange, once the answer has begun."""
+        listener = _Listener(exchange, functools.partial(self._read, read, exchange))
+        try:
+            await self._pass(request, exchange, reply, listener)
+        finally:
+            listener.asked()
+
+    def _read(self, read: Callable[[], MessagesRequest], exchange: Exchange) -> bool:
+        """Note what was asked; whether the answer streams. What makes no sense is for the endpoint
+        to refuse."""
+        with contextlib.suppress(BadRequest):
+            asked = read()
+            exchange.kind = _kind(asked)
+            exchange.turn = len(asked.said)
+            exchange.retry = self._attempts[asked.sha256]
+            self._attempts[asked.sha256] += 1
+            return asked.stream
+        return False
 
     async def count_tokens(self, request: Request, exchange: Exchange, reply: Reply) -> None:
         """Passed on as well: only the endpoint knows."""
@@ -102,24 +119,25 @@ class LiveModel:
 def _kind(asked: MessagesRequest) -> str:
     if asked.agent_id is not None:
         return "subagent"
-    return "main" if asked.tools else "side"
+    return "main" if asked.is_of_main else "side"
 
 
 class _Listener:
     """Reads along what an answer says of itself: message id, tokens, why it stopped.
 
-    Tokens are taken as they are said, also of an answer that breaks off: they are paid for.
+    `asked` notes the request, once, and gives whether the answer streams. Tokens are taken as they
+    are said, also of an answer that breaks off: they are paid for.
     """
 
-    def __init__(self, exchange: Exchange, stream: bool):
+    def __init__(self, exchange: Exchange, asked: Callable[[], bool]):
         self._exchange = exchange
-        self._stream = stream
+        self.asked = functools.cache(asked)
         self._events = EventReader()
         self._body = b""
         self._usage: dict[str, int] = {}
 
     def hear(self, chunk: bytes) -> None:
-        if not self._stream:
+        if not self.asked():
             self._body += chunk
             return
         for event in self._events.feed(chunk):
@@ -137,7 +155,7 @@ class _Listener:
 
     def end(self) -> None:
         """The answer came whole. An endpoint that is not the API is found out here."""
-        if not self._stream:
+        if not self.asked():
             with contextlib.suppress(ValueError, RecursionError):
                 self._note(json.loads(self._body))
         if self._exchange.message_id is None and self._exchange.error is None:

@@ -142,6 +142,12 @@ class MessagesRequest:
         return [call for calls in self.said for call in calls]
 
     @property
+    def is_of_main(self) -> bool:
+        """Whether it belongs to the main conversation: neither a sub-agent's, nor an errand of the
+        client's own, which offers no tools."""
+        return self.agent_id is None and bool(self.tools)
+
+    @property
     def input_tokens(self) -> int:
         """An estimate from the request's size; see BYTES_PER_TOKEN."""
         return tokens_in(self.size_bytes)

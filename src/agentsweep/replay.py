@@ -10,7 +10,7 @@ end, and `progress` says at which turn the run left its recording.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,9 +59,14 @@ class ReplayModel(LocalModel):
         self._diverged: dict[str, Any] | None = None
 
     async def answer(
-        self, asked: MessagesRequest, request: Request, exchange: Exchange, reply: Reply
+        self,
+        read: Callable[[], MessagesRequest],
+        request: Request,
+        exchange: Exchange,
+        reply: Reply,
     ) -> None:
         """Answer a request for a message at the recorded pace."""
+        asked = read()
         answer = self.plan(asked, exchange)
         await _perform(answer, asked.stream, request.start_ns, reply)
         exchange.message_id = answer.message.id

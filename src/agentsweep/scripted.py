@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agentsweep import messages_api
@@ -60,9 +61,14 @@ class ScriptedModel(LocalModel):
         self._resume: dict[tuple, Place | None] = {}
 
     async def answer(
-        self, asked: MessagesRequest, request: Request, exchange: Exchange, reply: Reply
+        self,
+        read: Callable[[], MessagesRequest],
+        request: Request,
+        exchange: Exchange,
+        reply: Reply,
     ) -> None:
         """Answer a request for a message; what the answer is goes into the exchange."""
+        asked = read()
         plan = self.plan(asked, exchange)
         request_id = _digest("req", plan.message.id, str(exchange.retry))
         await _perform(plan, asked, exchange, reply, request_id)

@@ -115,23 +115,23 @@ class Upstream:
                     f"plain text on its way to {self._origin}; add {self._host} to NO_PROXY"
                 )
         context = _tls_context(environ)
-        self._client = httpx.AsyncClient(
+        # The CLI has its own time-outs for answers, and tries again by itself.
+        self._timeouts = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S).as_dict()
+        # Without a client around it, which would follow redirects, keep cookies, read ~/.netrc, and
+        # take its time for all that.
+        self._transport = httpx.AsyncHTTPTransport(
             verify=context,
             proxy=self._proxy.for_httpx(context) if self._proxy else None,
-            # Neither proxies by another rule than ours, nor a password from ~/.netrc.
             trust_env=False,
-            # The CLI has its own time-outs for answers, and tries again by itself.
-            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
             limits=httpx.Limits(max_connections=None),
-            follow_redirects=False,
         )
 
     async def __aenter__(self) -> "Upstream":
-        await self._client.__aenter__()
+        await self._transport.__aenter__()
         return self
 
     async def __aexit__(self, *exception) -> None:
-        await self._client.__aexit__(*exception)
+        await self._transport.__aexit__(*exception)
 
     async def probe(self) -> None:
         """Find out whether something at base_url speaks HTTP, before anything is spent.
@@ -190,11 +190,14 @@ class Upstream:
             raise ValueError("a request's path must begin with /")
         encoded = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in headers.items()]
         try:
-            # Not by the client, which would add headers of its own.
             request = httpx.Request(
-                method, self.base_url + path_and_query, headers=encoded, content=body
+                method,
+                self.base_url + path_and_query,
+                headers=encoded,
+                content=body,
+                extensions={"timeout": self._timeouts},
             )
-            response = await self._client.send(request, stream=True)
+            response = await self._transport.handle_async_request(request)
         except httpx.InvalidURL:
             raise UpstreamUnreachable(
                 "protocol", f"a request to {self._where} has a path that HTTP does not allow"

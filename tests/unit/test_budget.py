@@ -1,12 +1,28 @@
 """What a run may spend, in turns and in USD."""
 
+import json
+
 import pytest
 from gateway_client import answered, starter, text_of, user
 
 from agentsweep.budget import Budget, Price
-from agentsweep.messages_api import Usage
+from agentsweep.messages_api import MessagesRequest, Usage
 
 PRICE = {"input": 1.0, "output": 5.0, "cache_read": 0.1, "cache_write": 1.25}
+
+
+def asked(agent=None) -> MessagesRequest:
+    body = json.dumps({"model": "m", "messages": [user("x")], "tools": [{"name": "Bash"}]})
+    headers = {"x-claude-code-agent-id": agent} if agent else {}
+    return MessagesRequest.parse(body.encode(), headers)
+
+
+def main() -> MessagesRequest:
+    return asked()
+
+
+def sub() -> MessagesRequest:
+    return asked("a1")
 
 
 @pytest.fixture
@@ -24,27 +40,25 @@ def test_a_price_counts_every_kind_of_token():
 def test_cost_is_refused_once_it_is_reached_and_not_before():
     budget = Budget.of({"max_cost_usd": 0.01, "price": PRICE})
     budget.count(Usage(output_tokens=1999), is_main_turn=True)
-    assert budget.refusal(is_main=True) is None and budget.refused is None
+    assert budget.refusal(main) is None and budget.refused is None
     budget.count(Usage(output_tokens=1), is_main_turn=False)
-    assert budget.refusal(is_main=False) == (
-        "the run has cost 0.0100 USD, and agent.max_cost_usd is 0.01"
-    )
+    assert budget.refusal(sub) == ("the run has cost 0.0100 USD, and agent.max_cost_usd is 0.01")
     assert budget.refused is not None
 
 
 def test_turns_are_those_of_the_main_conversation():
     budget = Budget.of({"max_turns": 1})
     budget.count(Usage(), is_main_turn=False)
-    assert budget.refusal(is_main=True) is None
+    assert budget.refusal(main) is None
     budget.count(Usage(), is_main_turn=True)
-    assert budget.refusal(is_main=False) is None
-    assert budget.refusal(is_main=True) == "the run has had its 1 turns (agent.max_turns)"
+    assert budget.refusal(sub) is None
+    assert budget.refusal(main) == "the run has had its 1 turns (agent.max_turns)"
 
 
 def test_without_limits_nothing_is_refused():
     budget = Budget.of({})
     budget.count(Usage(10**9, 10**9), is_main_turn=True)
-    assert budget.refusal(is_main=True) is None
+    assert budget.refusal(main) is None
     assert (budget.cost_usd, budget.turns) == (None, 1)
 
 

@@ -521,8 +521,8 @@ def test_a_path_begins_with_a_slash():
 
 
 def test_an_answer_is_waited_for_as_long_as_the_cli_does():
-    timeout = Upstream("https://127.0.0.1", CREDENTIAL, {})._client.timeout
-    assert (timeout.connect, timeout.read, timeout.write, timeout.pool) == (30, None, None, None)
+    timeouts = Upstream("https://127.0.0.1", CREDENTIAL, {})._timeouts
+    assert timeouts == {"connect": 30, "read": None, "write": None, "pool": None}
 
 
 @pytest.mark.parametrize("begun", [False, True])
