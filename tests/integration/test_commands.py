@@ -3,9 +3,8 @@
 import json
 import shutil
 
-from conftest import DONE, agentsweep, bash, podman
-
 from agentsweep import config as configuration
+from conftest import DONE, agentsweep, bash, podman
 
 CELL = "task~task/agent~claude/mem~512MiB_cpus~1_rep~0"
 SCENARIO = {"turns": [bash("echo hello"), DONE]}

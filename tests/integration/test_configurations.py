@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+
 from conftest import DONE, bash
 
 CLASSIC = {"userland": "host", "network": "host"}

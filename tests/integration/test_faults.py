@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from conftest import DONE, SLEEP, bash, podman, stop
 
 QUICK = {"turns": [bash("sleep 2"), DONE]}

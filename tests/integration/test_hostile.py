@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from conftest import DONE, SLEEP, bash, podman, services_of, stop
 
 

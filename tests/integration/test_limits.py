@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from conftest import DONE, bash
 
 # Two processes, which would use two cores.

@@ -16,10 +16,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import DONE, agentsweep, bash, podman
 
 from agentsweep import trace
 from agentsweep.process import LineService
+from conftest import DONE, agentsweep, bash, podman
 
 KEY = "sk-canary-4d7e91-never-to-be-seen"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from conftest import ARCHIVE, DONE, Images, Lab, agentsweep, podman
 
 

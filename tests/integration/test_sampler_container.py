@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import podman
 
 from agentsweep import engine as engines
 from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.marks import install_wrapper, make_marks_directory
 from agentsweep.samples import read_samples
+from conftest import podman
 
 MIB = 2**20
 WRAPPER = "/run/agentsweep/bash-mark"
