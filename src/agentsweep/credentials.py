@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 
 from agentsweep.errors import ConfigError
@@ -210,6 +210,14 @@ class Redactor:
             done = found.end()
         self._held = data[begun:]
         return b"".join([*parts, data[done:begun]])
+
+    async def over(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """A stream's chunks without the secrets; none of them empty."""
+        async for chunk in chunks:
+            if part := self.feed(chunk):
+                yield part
+        if part := self.end():
+            yield part
 
     def end(self) -> bytes:
         """What was held back, when nothing more comes."""

@@ -11,6 +11,8 @@ from itertools import islice
 from statistics import fmean
 from typing import Any
 
+from agentsweep.trace_records import AGENT_TOOLS
+
 SAME = "same"
 TEXT_DIFFERS = "text_differs"
 STATE_DIFFERS = "state_differs"
@@ -37,7 +39,6 @@ LIMITED = (KILLED, TIMED_OUT)
 MOST_TOKENS = 30_000
 
 _SIGKILL_EXIT = 137
-_AGENT_TOOLS = ("Agent", "Task")
 _EDIT_TOOLS = ("Edit", "MultiEdit", "Write")
 _SEARCH_TOOLS = ("Glob", "Grep")
 
@@ -216,7 +217,7 @@ def normalised(text: str, name: str, directory: str | None = None) -> str:
         text = _ALL_REPLACED.sub(r"\1 were \2.", text)
     elif name in _SEARCH_TOOLS and directory:
         text = re.sub(rf"^{re.escape(directory.rstrip('/'))}/", "", text, flags=re.MULTILINE)
-    elif name in _AGENT_TOOLS:
+    elif name in AGENT_TOOLS:
         text = _report(text)
     text = _UUID.sub("<uuid>", text)
     return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")

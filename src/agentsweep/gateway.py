@@ -12,9 +12,11 @@ import functools
 import hmac
 import json
 import os
+import re
 import signal
 import sys
 import traceback
+import urllib.parse
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +183,7 @@ class Gateway:
         elif request.path == "/v1/messages/count_tokens":
             if await _is_method("POST", request, exchange, reply):
                 await self.model.count_tokens(request, exchange, reply)
-        elif request.path == "/v1/models" or request.path.startswith("/v1/models/"):
+        elif request.path == "/v1/models" or _is_of_a_model(request.path):
             if await _is_method("GET", request, exchange, reply):
                 await self.model.models(request, exchange, reply)
         else:
@@ -218,6 +220,18 @@ def _read(request: Request, exchange: Exchange) -> MessagesRequest:
     exchange.stream = asked.stream
     exchange.request_sha256 = asked.sha256
     return asked
+
+
+def _is_of_a_model(path: str) -> bool:
+    """Whether it is `/v1/models/<name>`, and stays that however an endpoint reads it: a name may
+    hold a slash, but nothing may lead out of the folder."""
+    folder, name = path[: len("/v1/models/")], urllib.parse.unquote(path[len("/v1/models/") :])
+    parts = name.split("/")
+    return (
+        folder == "/v1/models/"
+        and re.fullmatch(r"[\w.:@+/-]+", name, re.ASCII) is not None
+        and not {"", ".", ".."} & set(parts)
+    )
 
 
 async def _is_method(allowed: str, request: Request, exchange: Exchange, reply: Reply) -> bool:

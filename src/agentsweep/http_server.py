@@ -65,7 +65,7 @@ class Reply:
         self.parts: list[tuple[int, bytes]] = []
         self.complete = False
         self.close_after = not request.keep_alive
-        self._pending = b""
+        self._pending: tuple[int, bytes] | None = None
 
     async def send(
         self, status: int, headers: dict[str, str], body: bytes, cut_at: int | None = None
@@ -73,19 +73,21 @@ class Reply:
         """A whole answer. With `cut_at` only so many bytes of the body follow a head that
         promises all of it."""
         head = self._head(status, {**headers, "content-length": str(len(body))})
+        self._pending = (status, head)
         if self._request.method == "HEAD":
             body = b""
-        self._put(head, body[:cut_at])
+        self._put(body[:cut_at])
         self.complete = cut_at is None
         await self._connection.drain()
 
     async def start(self, status: int, headers: dict[str, str]) -> None:
-        """The head of an answer of unknown length; it leaves with the first part."""
-        self._pending = self._head(status, {**headers, "transfer-encoding": "chunked"})
+        """The head of an answer of unknown length; it leaves with what comes first."""
+        head = self._head(status, {**headers, "transfer-encoding": "chunked"})
+        self._pending = (status, head)
 
     async def write(self, part: bytes) -> None:
         """One part of the body, not empty, sent at once."""
-        self._put(self._take_head(), part, framed=True)
+        self._put(part, framed=True)
         await self._connection.drain()
 
     async def finish(self) -> None:
@@ -102,7 +104,6 @@ class Reply:
         self._connection.reset()
 
     def _head(self, status: int, headers: dict[str, str]) -> bytes:
-        self.status = status
         try:
             reason = HTTPStatus(status).phrase
         except ValueError:
@@ -113,15 +114,17 @@ class Reply:
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
     def _take_head(self) -> bytes:
-        head, self._pending = self._pending, b""
+        """The head, if it is still to leave; what is known of an answer is known from here on."""
+        if self._pending is None:
+            return b""
+        (self.status, head), self._pending = self._pending, None
+        self.first_byte_ns = time.monotonic_ns()
         return head
 
-    def _put(self, head: bytes, body: bytes, framed: bool = False) -> None:
-        now_ns = time.monotonic_ns()
-        if self.first_byte_ns is None:
-            self.first_byte_ns = now_ns
+    def _put(self, body: bytes, framed: bool = False) -> None:
+        head = self._take_head()
         if body:
-            self.parts.append((now_ns, body))
+            self.parts.append((time.monotonic_ns(), body))
         framing = (b"%x\r\n" % len(body), b"\r\n") if framed else (b"", b"")
         self._connection.send(head + framing[0] + body + framing[1])
 

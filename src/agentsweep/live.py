@@ -95,17 +95,17 @@ class LiveModel:
                 if answer.status >= 400:
                     exchange.error = messages_api.error_type(answer.status)
                 await reply.start(answer.status, answer.headers)
-                async for chunk in answer.chunks():
-                    if part := redactor.feed(chunk):
-                        await reply.write(part)
-                    # Read after it was sent on: the agent is not to wait for that.
-                    if listener is not None and answer.status == 200:
-                        listener.hear(chunk)
-                if part := redactor.end():
+                if listener is not None and answer.status != 200:
+                    listener = None
+                async for part in redactor.over(answer.chunks()):
                     await reply.write(part)
-                await reply.finish()
-                if listener is not None and answer.status == 200:
-                    listener.end()
+                    # Read after it was sent on: the agent is not to wait for that.
+                    if listener is not None:
+                        listener.hear(part)
+                if listener is None or listener.is_whole():
+                    await reply.finish()
+                else:
+                    raise UpstreamBroken("the endpoint ended its answer before the message did")
         except UpstreamUnreachable as error:
             exchange.error = f"upstream_{error.kind}"
             print(error, file=sys.stderr)
@@ -135,6 +135,7 @@ class _Listener:
         self._events = EventReader()
         self._body = b""
         self._usage: dict[str, int] = {}
+        self._stopped = False
 
     def hear(self, chunk: bytes) -> None:
         if not self.asked():
@@ -144,6 +145,8 @@ class _Listener:
             match event.get("type"):
                 case "message_start":
                     self._note(event.get("message"))
+                case "message_stop":
+                    self._stopped = True
                 case "message_delta":
                     delta = event.get("delta")
                     stop = delta.get("stop_reason") if isinstance(delta, dict) else None
@@ -152,14 +155,19 @@ class _Listener:
                     error = event.get("error")
                     kind = error.get("type") if isinstance(error, dict) else None
                     self._exchange.error = kind if isinstance(kind, str) else "api_error"
+                    self._stopped = True
 
-    def end(self) -> None:
-        """The answer came whole. An endpoint that is not the API is found out here."""
+    def is_whole(self) -> bool:
+        """Whether the answer that has ended was one. What is not the API's is found out here, and
+        passed on whole all the same."""
         if not self.asked():
             with contextlib.suppress(ValueError, RecursionError):
                 self._note(json.loads(self._body))
+        elif self._exchange.message_id is not None:
+            return self._stopped
         if self._exchange.message_id is None and self._exchange.error is None:
             self._exchange.error = "malformed"
+        return True
 
     def _note(self, said: Any) -> None:
         if not isinstance(said, dict):

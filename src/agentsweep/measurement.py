@@ -349,7 +349,7 @@ class Measurement:
         leftovers = watch.kill_all_but_init(self.cgroup, self.container.pid)
         end = self.sampler.ask({"cmd": "end"})
         # A gateway that died is what the agent failed of, whatever the agent made of it.
-        said_by_gateway = self.gateway.ask({"cmd": "status"})
+        said_by_gateway = self._last_status()
         code = _exit_code(client)
         said = stream.read_stream(path / "stream.jsonl")
         # When a container goes, its agent goes first and its init some moments later.
@@ -376,6 +376,15 @@ class Measurement:
             gateway=said_by_gateway,
             **said,
         )
+
+    def _last_status(self) -> dict:
+        """What the gateway says once no answer is under way any more."""
+        deadline = time.monotonic() + 1
+        while (status := self.gateway.ask({"cmd": "status"}))["active"]:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+        return status
 
     def _check_end(
         self, found: "_Found", watched: "_Watched", code: int | None, result: dict | None

@@ -71,9 +71,10 @@ class Message:
 class MessagesRequest:
     """A request for a message: who asks, and what the conversation holds so far.
 
-    tools: the tools that the client offers, each with the names of its parameters. said: the ids
-    of the tool calls of each assistant message, in order; results: what each call gave back, where
-    the conversation says so. ended: an assistant message without a tool call follows the last one
+    tools: names of the client's own tools that it offers, without those that the API has. said:
+    the ids of the tool calls of each assistant message, in order; results: what each call gave
+    back, where the conversation says so. ended: an assistant message without a tool call follows
+    the last one
     with a call. cut_off: the client has part of that message and wants it again. summary: None,
     `wanted` (the client asks for a summary of the conversation) or `given` (the conversation
     begins with one).
@@ -81,7 +82,7 @@ class MessagesRequest:
 
     model: str
     stream: bool
-    tools: dict[str, frozenset[str]]
+    tools: frozenset[str]
     agent_id: str | None
     session_id: str | None
     size_bytes: int
@@ -121,15 +122,16 @@ class MessagesRequest:
         for message in messages:
             # Newer CLIs put messages of the role `system` among the others; they are no turn.
             if message.get("role") == "assistant":
-                calls = tuple(b["id"] for b in _blocks(message, "tool_use") if b.get("id"))
+                ids = (block.get("id") for block in _blocks(message, "tool_use"))
+                calls = tuple(call for call in ids if isinstance(call, str) and call)
                 self.said.append(calls)
                 self.ended = not calls
             elif message.get("role") == "user":
-                last_user = tuple(b.get("text") or "" for b in _blocks(message, "text"))
+                last_user = tuple(_text(block) for block in _blocks(message, "text"))
                 self.opening = self.opening or last_user
                 for block in _blocks(message, "tool_result"):
                     result = ToolResult(_text_of(block.get("content")), bool(block.get("is_error")))
-                    self.results[block.get("tool_use_id")] = result
+                    self.results[str(block.get("tool_use_id"))] = result
         self.cut_off = any(text.startswith(_CUT_OFF) for text in last_user)
         if any(text.startswith(_SUMMARY_REQUEST) for text in last_user):
             self.summary = "wanted"
@@ -317,15 +319,10 @@ def _dump(value: dict) -> bytes:
 # Reading
 
 
-def _tools(tools: Any) -> dict[str, frozenset[str]]:
-    offered = {}
-    for tool in tools if isinstance(tools, list) else ():
-        name = tool.get("name") if isinstance(tool, dict) else None
-        if isinstance(name, str):
-            schema = tool.get("input_schema")
-            parameters = schema.get("properties") if isinstance(schema, dict) else None
-            offered[name] = frozenset(parameters if isinstance(parameters, dict) else ())
-    return offered
+def _tools(tools: Any) -> frozenset[str]:
+    offered = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    own = (tool.get("name") for tool in offered if tool.get("type") in (None, "custom"))
+    return frozenset(name for name in own if isinstance(name, str))
 
 
 def _json_object(body: bytes) -> dict:
@@ -350,4 +347,9 @@ def _blocks(message: dict, kind: str) -> Iterator[dict]:
 def _text_of(content: Any) -> str:
     if isinstance(content, str):
         return content
-    return "\n".join(block.get("text") or "" for block in _blocks({"content": content}, "text"))
+    return "\n".join(_text(block) for block in _blocks({"content": content}, "text"))
+
+
+def _text(block: dict) -> str:
+    text = block.get("text")
+    return text if isinstance(text, str) else ""

@@ -37,7 +37,7 @@ class Evidence:
     removed_from_outside: the container went away without an OOM kill of its init.
     result: the final `result` event of the CLI's output stream, or None.
     assistant_messages: genuine (not synthetic) assistant messages with text or a tool call.
-    api_statuses: HTTP status of each request for a message, None where none was sent.
+    api_statuses: HTTP status of each request for a message, None where no answer was given.
     live: whether a real endpoint answered. over_budget: why the gateway refused a request, None
     where it refused none. replay: how a replay went (`replay.ReplayModel.progress`), None in other
     modes.
@@ -148,16 +148,18 @@ def _judge_end(seen: Evidence, tools: int) -> Judgement:
 
 def _left_recording(seen: Evidence, result: dict) -> str | None:
     """Where and why a replay left its recording; None where it was played to its end."""
-    left, played = seen.replay["diverged"], seen.replay["main_turns_played"]
+    left, unplayed = seen.replay["diverged"], seen.replay["unplayed"]
     if left is not None:
         return f"turn {left['turn']} of {left['conversation']}: {left['reason']}"
-    turns = seen.replay["main_turns"]
-    if played < turns:
-        return f"turn {played + 1} of main: the agent ended after {played} of {turns} turns"
+    if unplayed is not None:
+        return (
+            f"turn {unplayed['turn']} of {unplayed['conversation']}: the agent ended without it "
+            f"(of {unplayed['turns']} turns there)"
+        )
     if result.get("terminal_reason") == "api_error" and set(seen.api_statuses) == {200}:
         # No answer failed, so it is the last one that the agent makes nothing of, as it was when
         # it was recorded.
-        return f"turn {turns} of main: the recorded answer is an error to the agent"
+        return "the end of main: the last recorded answer is an error to the agent"
     return None
 
 
@@ -170,6 +172,9 @@ def _never_answered(seen: Evidence) -> str | None:
     if statuses and (seen.live or all(status in (429, 529) for status in statuses)):
         hint = ": see whether its key is right" if statuses[-1] in (401, 403) else ""
         return f"the endpoint refused every request with {statuses[-1]} before the first turn{hint}"
-    if seen.live and not statuses:
-        return "the endpoint could not be reached for the first turn: see api.jsonl of the attempt"
+    if seen.live:
+        return (
+            "the endpoint gave no answer to any request before the first turn: see api.jsonl of "
+            "the attempt"
+        )
     return None

@@ -9,7 +9,7 @@ message answers).
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,9 @@ from agentsweep.messages_api import Message, Usage
 from agentsweep.run_files import Damage, read_lines, read_result, session_sources, word
 from agentsweep.sse import EventReader
 from agentsweep.trace import Source
-from agentsweep.trace_lines import LineReport, read_records
+from agentsweep.trace_records import AGENT_TOOLS, ToolCall, Trace
 from agentsweep.trace_records import Message as SessionMessage
-from agentsweep.trace_records import ToolCall, Trace, is_session_record, parse_time
 
-AGENT_TOOLS = ("Agent", "Task")
 # Of a message whose pace within a block is not known, a block goes in deltas of this length.
 _DELTA_CHARS = 4096
 
@@ -35,14 +33,12 @@ Events = tuple[tuple[float, dict[str, Any]], ...]
 class RecordedCall:
     """A tool call and what it gave when it was recorded.
 
-    arguments: the names of those that it gives. text: its result, None where there is none;
-    is_error and exit_code: None where the session does not say; timed_out, killed: as the
-    session's CLI put it.
+    text: its result, None where there is none; is_error and exit_code: None where the session does
+    not say; timed_out, killed: as the session's CLI put it.
     """
 
     id: str
     name: str
-    arguments: tuple[str, ...]
     has_result: bool
     is_error: bool | None
     exit_code: int | None
@@ -82,7 +78,7 @@ class Conversation:
 @dataclass(frozen=True)
 class Recording:
     """kind: `recording` where events and their times are exact, `session` where the pace was
-    derived; tools: the names of all tools that are called."""
+    derived, `mixed` where both occur; tools: the names of all tools that are called."""
 
     kind: str
     main: Conversation
@@ -106,12 +102,11 @@ def load(path: Path | str) -> Recording:
     path = Path(path)
     try:
         with _sources(path) as sources:
-            session = trace.parse_sources(sources, keep_results=True)
-            blocks = _blocks_by_message(sources)
+            session = trace.parse_sources(sources, keep_content=True)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     exact = dict(_exact_events(path / "api.jsonl")) if path.is_dir() else {}
-    maker = _Maker(session, blocks, exact)
+    maker = _Maker(session, exact)
     main = maker.conversation("main", None, None)
     if not main.turns:
         raise ConfigError(
@@ -119,8 +114,7 @@ def load(path: Path | str) -> Recording:
             "replay: name another session"
         )
     subagents = tuple(maker.subagents())
-    kind = "recording" if maker.exact_turns else "session"
-    return Recording(kind, main, subagents)
+    return Recording(maker.kind, main, subagents)
 
 
 @contextlib.contextmanager
@@ -132,35 +126,6 @@ def _sources(path: Path) -> Iterator[list[Source]]:
     session_id = word(read_result(path, damage)("agent", "session_id"))
     with session_sources(path, session_id, damage) as sources:
         yield sources
-
-
-Blocks = dict[str, list[tuple[int | None, dict]]]
-
-
-def _blocks_by_message(sources: Iterable[Source]) -> Blocks:
-    """The content blocks of each assistant message in their order, with their times (UTC, ns)."""
-    found: Blocks = {}
-    seen: set[str] = set()
-    for source in sources:
-        lines = source.open()
-        with contextlib.closing(lines) if hasattr(lines, "close") else contextlib.nullcontext():
-            for _, record in read_records(lines, source.name, LineReport(), is_session_record):
-                message = record.get("message")
-                if record.get("type") != "assistant" or not isinstance(message, dict):
-                    continue
-                uuid = record.get("uuid")
-                if uuid in seen:
-                    continue
-                seen.add(uuid)
-                identity = message.get("id") or record.get("requestId") or uuid
-                content = message.get("content")
-                if isinstance(content, str):
-                    content = [{"type": "text", "text": content}]
-                time_ns = parse_time(record.get("timestamp"))
-                for block in content if isinstance(content, list) else ():
-                    if (clean := _clean(block)) is not None:
-                        found.setdefault(identity, []).append((time_ns, clean))
-    return found
 
 
 def _clean(block: Any) -> dict | None:
@@ -179,13 +144,11 @@ def _clean(block: Any) -> dict | None:
                 "signature": signature if isinstance(signature, str) else "",
             }
         case "tool_use":
-            given = block.get("input")
-            return {
-                "type": "tool_use",
-                "id": block.get("id"),
-                "name": block.get("name"),
-                "input": given if isinstance(given, dict) else {},
-            }
+            identity, name, given = (block.get(key) for key in ("id", "name", "input"))
+            if not (isinstance(identity, str) and isinstance(name, str) and identity and name):
+                return None
+            given = given if isinstance(given, dict) else {}
+            return {"type": "tool_use", "id": identity, "name": name, "input": given}
     return block
 
 
@@ -203,11 +166,19 @@ def _exact_events(log: Path) -> Iterator[tuple[str, Events]]:
 
 
 class _Maker:
-    def __init__(self, session: Trace, blocks: Blocks, exact: dict[str, Events]):
-        self._session, self._blocks, self._exact = session, blocks, exact
-        self._calls = {call.id: call for call in session.tool_calls}
+    def __init__(self, session: Trace, exact: dict[str, Events]):
+        self._session, self._exact = session, exact
+        self._calls = {(call.id, call.agent_id): call for call in session.tool_calls}
+        self._starts = {call.id: call for call in session.tool_calls if call.name in AGENT_TOOLS}
         self._ids: set[str] = set()
-        self.exact_turns = 0
+        self._exact_turns = self._turns = 0
+
+    @property
+    def kind(self) -> str:
+        """What `Recording.kind` says of the turns made so far."""
+        if not self._exact_turns:
+            return "session"
+        return "recording" if self._exact_turns == self._turns else "mixed"
 
     def conversation(self, name: str, prompt: str | None, agent_id: str | None) -> Conversation:
         """The turns of one conversation. What the CLI itself said in the model's place (after an
@@ -225,22 +196,29 @@ class _Maker:
         """Those that a call started; what the CLI starts by itself (warm-ups) is not replayed."""
         started = set()
         for agent in self._session.agents:
-            call = self._calls.get(agent.parent_id or "")
+            call = self._starts.get(agent.parent_id or "")
             if call is not None:
                 started.add(call.id)
                 yield self.conversation(f"sub-agent {call.id}", _prompt(call), agent.agent_id)
-        for call in self._session.tool_calls:
-            lost = call.name in AGENT_TOOLS and call.id not in started and call.finished
+        for call in self._starts.values():
+            # Where the call failed there was none.
+            lost = call.id not in started and call.finished and call.is_error is not True
             if lost and (prompt := _prompt(call)) is not None:
                 turn = _report(call)
                 yield Conversation(f"sub-agent {call.id}", prompt, (turn,), recorded=False)
 
     def _turn(self, message: SessionMessage) -> RecordedTurn:
-        content, times_ns, calls = [], [], []
-        for time_ns, block in self._blocks.get(message.id, ()):
+        content, times_ns, calls, renamed = [], [], [], False
+        for time_ns, raw in message.content or ():
+            block = _clean(raw)
+            if block is None:
+                continue
             if block["type"] == "tool_use":
-                call = self._calls.get(block["id"])
-                block = block | {"id": self._unique(str(block["id"]))}
+                call = self._calls.get((block["id"], message.agent_id))
+                unique = self._unique(block["id"])
+                if unique != block["id"]:
+                    # The session's result is that of the call that had the id first.
+                    block, call, renamed = block | {"id": unique}, None, True
                 calls.append(_recorded(block, call))
             content.append(block)
             times_ns.append(time_ns)
@@ -252,17 +230,34 @@ class _Maker:
             stop_reason=_stop_reason(message.stop_reason, bool(calls)),
             usage=Usage(
                 usage.input_tokens,
-                usage.output_tokens,
+                # CLI 2.1.9 to 2.1.58 notes a placeholder, which is no number of tokens.
+                usage.output_tokens
+                if usage.output_final
+                else max(usage.output_tokens, messages_api.output_tokens(tuple(content))),
                 usage.cache_read_input_tokens,
                 usage.cache_creation_input_tokens,
             ),
         )
-        events = self._exact.get(message.id)
-        if events is not None:
-            self.exact_turns += 1
-        else:
-            events = _derived_events(said, message.start_utc_ns, times_ns)
+        events = None if renamed else self._exact.get(message.id)
+        self._turns += 1
+        self._exact_turns += events is not None
+        if events is None:
+            events = _derived_events(said, self._asked_ns(message), times_ns)
         return RecordedTurn(said, events, tuple(calls))
+
+    def _asked_ns(self, message: SessionMessage) -> int | None:
+        """When the attempt began that was answered (UTC): after the waits for those that failed,
+        which older CLIs note as errors only."""
+        asked_ns = message.start_utc_ns
+        if message.start_source != "previous" or message.first_utc_ns is None:
+            return asked_ns
+        for error in self._session.api_errors:
+            if error.agent_id != message.agent_id or None in (error.utc_ns, error.retry_in_ms):
+                continue
+            if asked_ns <= error.utc_ns <= message.first_utc_ns:
+                again_ns = error.utc_ns + round(error.retry_in_ms * 1e6)
+                asked_ns = min(max(asked_ns, again_ns), message.first_utc_ns)
+        return asked_ns
 
     def _unique(self, call_id: str) -> str:
         """Tool calls lead through a conversation, so no id may come twice, as it does from some
@@ -294,8 +289,7 @@ def _recorded(block: dict, call: ToolCall | None) -> RecordedCall:
     done = call if call is not None and call.finished else None
     return RecordedCall(
         id=block["id"],
-        name=str(block["name"]),
-        arguments=tuple(block["input"]),
+        name=block["name"],
         has_result=done is not None,
         is_error=done.is_error if done else None,
         exit_code=done.exit_code if done else None,

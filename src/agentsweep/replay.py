@@ -10,7 +10,7 @@ end, and `progress` says at which turn the run left its recording.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from agentsweep.messages_api import Message, MessagesRequest, Usage
 from agentsweep.recording import Conversation, Recording
 
 DIVERGED = "diverged"
+# Far more than a client tries again: a conversation that goes round in a circle.
+_MOST_RETRIES = 50
 # Tools that have another name in other versions of the CLI, and the same arguments.
 SUCCESSORS = {"Task": "Agent", "Agent": "Task"}
 
@@ -116,23 +118,29 @@ class ReplayModel(LocalModel):
     def progress(self) -> dict[str, Any]:
         """Under `replay`: how much there is, how much was played, where the run left the recording.
 
-        turns and turns_played count every conversation; main_turns and main_turns_played the main
-        one. diverged: None, or turn (from 1), conversation and reason.
+        turns and turns_played count every conversation. unplayed: the first one that was not played
+        to its end, the main one before others: conversation, turn (the next one, from 1) and turns;
+        None when all were. diverged: None, or conversation, turn and reason.
         """
         conversations = self.recording.conversations
-        main = self.recording.main
         summary = {
             "source_kind": self.recording.kind,
             "turns": sum(len(c.turns) for c in conversations),
             "turns_played": len(self._played),
-            "main_turns": len(main.turns),
-            "main_turns_played": sum(name == main.name for name, _ in self._played),
             "calls": sum(len(turn.calls) for c in conversations for turn in c.turns),
             "tools": sorted(self.recording.tools),
             "unrecorded_subagents": sum(not c.recorded for c in conversations),
+            "unplayed": next(filter(None, map(self._rest, conversations)), None),
             "diverged": self._diverged,
         }
         return {"replay": summary}
+
+    def _rest(self, conversation: Conversation) -> dict[str, Any] | None:
+        for index in range(len(conversation.turns)):
+            if (conversation.name, index) not in self._played:
+                turns = len(conversation.turns)
+                return {"conversation": conversation.name, "turn": index + 1, "turns": turns}
+        return None
 
     # Where a conversation is
 
@@ -191,15 +199,15 @@ class ReplayModel(LocalModel):
     ) -> Answer:
         turn = conversation.turns[index]
         self._count(exchange, (conversation.name, index))
+        if exchange.retry > _MOST_RETRIES:
+            reason = f"the agent asked for this turn {exchange.retry} times"
+            return self._leave(asked, exchange, index + 1, conversation.name, reason)
         exchange.turn = index
         names = {call.id: _name_now(call.name, asked.tools) for call in turn.calls}
         if exchange.retry == 0:
             exchange.recorded = [
                 call.as_dict()
-                | {
-                    "sent_name": names[call.id],
-                    "offered": _is_offered(names[call.id], call.arguments, asked.tools),
-                }
+                | {"sent_name": names[call.id], "offered": names[call.id] in asked.tools}
                 for call in turn.calls
             ]
         return Answer(
@@ -232,12 +240,7 @@ class ReplayModel(LocalModel):
         self._attempts[key] += 1
 
 
-def _is_offered(name: str, arguments: Iterable[str], tools: Mapping[str, frozenset[str]]) -> bool:
-    """Whether the present CLI has the tool, with all the parameters that the call gives."""
-    return name in tools and tools[name].issuperset(arguments)
-
-
-def _name_now(recorded: str, offered: Mapping[str, object]) -> str:
+def _name_now(recorded: str, offered: frozenset[str]) -> str:
     """The name under which the present CLI has a tool; the recorded one where it has none, which
     it then answers with an error of its own."""
     successor = SUCCESSORS.get(recorded)

@@ -130,17 +130,17 @@ def read_marks(run_dir: Path, damage: Damage) -> list[Mark]:
 
 
 def read_trace(
-    run_dir: Path, session_id: str | None, damage: Damage, keep_results: bool = False
+    run_dir: Path, session_id: str | None, damage: Damage, keep_content: bool = False
 ) -> tuple[Trace, str]:
     """The run's session with its sub-agents, and its status.
 
     The status is that of the trace (`ok`, `damaged`, `empty`), or `missing` when there is no file.
     The main file is trace.jsonl; the session tree gives the sub-agents, and further main files
-    when the agent worked in several project folders. `keep_results` as in `parse_sources`.
+    when the agent worked in several project folders. `keep_content` as in `parse_sources`.
     """
     present = (run_dir / "trace.jsonl").is_file()
     with session_sources(run_dir, session_id, damage) as sources:
-        trace = parse_sources(sources, keep_results)
+        trace = parse_sources(sources, keep_content)
     status = trace.status
     if not present and status == "empty":
         status = "missing"

@@ -29,10 +29,12 @@ def read_stream(path: Path) -> dict:
 
 
 def api_statuses(path: Path) -> Iterator[int | None]:
-    """The status of each request for a message that the gateway wrote down, in order."""
+    """The status of each request for a message that the gateway wrote down, in order; None where
+    what came with it was no message."""
     for event in _events(path):
         if event.get("path") == "/v1/messages":
-            yield event.get("status")
+            status = event.get("status")
+            yield None if status == 200 and event.get("message_id") is None else status
 
 
 def last_words(path: Path) -> str:

@@ -73,25 +73,25 @@ def agent_id_of(file_name: str) -> str | None:
     return None
 
 
-def parse_sources(sources: Iterable[Source], keep_results: bool = False) -> Trace:
+def parse_sources(sources: Iterable[Source], keep_content: bool = False) -> Trace:
     """One session from its files, the main file first; records that are in two count once.
 
-    `keep_results`: the tool calls keep the texts of their results. Never raises for what a file
-    contains. A file that cannot be read is one unusable line.
+    `keep_content`: messages keep their blocks, and tool calls the texts of their results. Never
+    raises for what a file contains. A file that cannot be read is one unusable line.
     """
     # Records have no cycles, and looking for some in them costs a tenth of the time.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _parse_sources(sources, keep_results)
+        return _parse_sources(sources, keep_content)
     finally:
         if collecting:
             gc.enable()
 
 
-def _parse_sources(sources: Iterable[Source], keep_results: bool) -> Trace:
+def _parse_sources(sources: Iterable[Source], keep_content: bool) -> Trace:
     report = LineReport()
-    collector = Collector(report)
+    collector = Collector(report, keep_content)
     for source in sources:
         collector.begin_file(source.name, source.agent_id, source.meta)
         try:
@@ -109,7 +109,7 @@ def _parse_sources(sources: Iterable[Source], keep_results: bool) -> Trace:
         finally:
             if hasattr(lines, "close"):
                 lines.close()
-    return link(collector, keep_results)
+    return link(collector, keep_content)
 
 
 def parse_file(path: str | Path) -> Trace:

@@ -75,8 +75,9 @@ class Draft:
 class Collector:
     """Takes records with `add`, after `begin_file` has said where they are from."""
 
-    def __init__(self, report: LineReport):
+    def __init__(self, report: LineReport, keep_content: bool = False):
         self.report = report
+        self._keep_content = keep_content
         self.files: list[str] = []
         self.record_types: dict[str, int] = {}
         self.recognised = False
@@ -247,6 +248,8 @@ class Collector:
             kind = block.get("type")
             kind = kind if type(kind) is str else "unknown"
             message.blocks[kind] = message.blocks.get(kind, 0) + 1
+            if self._keep_content:
+                self._keep(block, message, utc_ns)
             if kind == "tool_use":
                 version = as_text(record.get("version"))
                 self._add_tool_use(block, origin, message.id, version, utc_ns)
@@ -255,6 +258,14 @@ class Collector:
             message.blocks["error"] = message.blocks.get("error", 0) + 1
         if failed:
             self._add_fatal(record, result_text(blocks), origin, utc_ns)
+
+    @staticmethod
+    def _keep(block: dict, message: Message, utc_ns: int | None) -> None:
+        """Once: a session that was forked or resumed may have it again, in a record of its own."""
+        if message.content is None:
+            message.content = []
+        if all(block != known for _, known in message.content):
+            message.content.append((utc_ns, block))
 
     def _draft(self, record: dict, content: dict, origin: Origin, utc_ns: int | None) -> Message:
         """The API message that an assistant record is part of, with what the record adds to it."""

@@ -9,6 +9,7 @@ from pathlib import PurePath
 
 from agentsweep.trace_collect import LATEST, Agent, Collector, Result
 from agentsweep.trace_records import (
+    AGENT_TOOLS,
     SYNTHETIC_MODEL,
     ApiAttempt,
     Message,
@@ -22,22 +23,21 @@ from agentsweep.versions import version_tuple
 
 # From this version on a tool starts while its message is still being streamed.
 _TOOLS_START_EARLY = (2, 1, 160)
-_AGENT_TOOLS = ("Agent", "Task")
 _KIND_ORDER = ("error", "tool_use", "text", "thinking")
 
 
-def link(found: Collector, keep_results: bool = False) -> Trace:
+def link(found: Collector, keep_content: bool = False) -> Trace:
     """The session as far as it is known. What was collected is used up.
 
-    `keep_results`: the tool calls keep the texts of their results.
+    `keep_content`: the tool calls keep the texts of their results.
     """
-    return _Linker(found, keep_results).trace()
+    return _Linker(found, keep_content).trace()
 
 
 class _Linker:
-    def __init__(self, found: Collector, keep_results: bool):
+    def __init__(self, found: Collector, keep_content: bool):
         self._found = found
-        self._keep_results = keep_results
+        self._keep_content = keep_content
 
     def trace(self) -> Trace:
         self._resolve_chains()
@@ -160,7 +160,7 @@ class _Linker:
                 self._found.agent_parents.setdefault(agent_id, call.id)
             if not call.finished:
                 call.end_utc_ns = result.utc_ns
-                read_result(call, result.block, result.extra, self._keep_results)
+                read_result(call, result.block, result.extra, self._keep_content)
         calls = [call for copies in uses.values() for call in copies.values()]
         calls.sort(key=lambda call: call.requested_utc_ns or 0)
         groups: dict[tuple[str, str | None], list[ToolCall]] = {}
@@ -186,7 +186,7 @@ class _Linker:
         return word[0] if word and word[0] in self._found.agents else None
 
     def _link_agents(self, calls: list[ToolCall]) -> None:
-        starts = [call for call in calls if call.name in _AGENT_TOOLS]
+        starts = [call for call in calls if call.name in AGENT_TOOLS]
         known = {call.id: call for call in calls}
         taken = set()
         for agent_id, agent in self._found.agents.items():

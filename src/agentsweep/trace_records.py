@@ -22,6 +22,8 @@ _TYPES = """user assistant system attachment progress summary queue-operation ap
     hybrid-organization"""
 KNOWN_TYPES = frozenset(_TYPES.split())
 SYNTHETIC_MODEL = "<synthetic>"
+# The tool that starts a sub-agent, in newer and in older versions.
+AGENT_TOOLS = ("Agent", "Task")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -69,7 +71,7 @@ class Message:
     itself says when the API failed), and `prompt`, `tool_result`, `task_notification`, `meta`,
     `compact_summary`, `interrupt` for the user. `start_utc_ns` is when the model was asked, where
     that is known: `start_source` is `request` (the CLI's own record of it) or `previous` (the
-    record that the message answers).
+    record that the message answers). `content` is kept only where that was asked for.
     """
 
     id: str
@@ -88,6 +90,7 @@ class Message:
     records: int = 1
     record_output_tokens: int = 0  # summed over the records, which all repeat the usage
     blocks: dict[str, int] = field(default_factory=dict)
+    content: list[tuple[int | None, dict]] | None = None  # blocks and when they were noted
 
 
 @dataclass(slots=True)

@@ -197,6 +197,9 @@ class Upstream:
                 content=body,
                 extensions={"timeout": self._timeouts},
             )
+            if not request.url.raw_path.endswith(path_and_query.encode("latin-1")):
+                # Dot segments were taken out: it would be another path than the one that was asked.
+                raise httpx.InvalidURL(path_and_query)
             response = await self._transport.handle_async_request(request)
         except httpx.InvalidURL:
             raise UpstreamUnreachable(

@@ -269,7 +269,7 @@ def test_an_agent_that_looks_for_the_key_finds_none_and_reaches_nothing(lab, key
             watcher.join()
     assert done.returncode == 0, done.stderr
     assert lab.result()["outcome"] == "completed", lab.result()["outcome_detail"]
-    session = trace.parse_sources(trace.file_sources(lab.out / "trace.jsonl"), keep_results=True)
+    session = trace.parse_sources(trace.file_sources(lab.out / "trace.jsonl"), keep_content=True)
     said = json.loads(session.tool_calls[1].result_text.partition("FOUND ")[2])
     own = "/run/agentsweep/api.sock"
     agents_own = [path for path in said["sockets"] if not path.startswith("/tmp/cc-socks")]

@@ -344,7 +344,7 @@ def test_the_same_session_gives_the_same_results_in_every_version():
     results = {}
     for folder in sorted(EXAMPLES.glob("*_basic")):
         (path,) = (p for p in folder.glob("*.jsonl") if not p.name.startswith(("agent-", "mock")))
-        session = parse_sources(file_sources(path), keep_results=True)
+        session = parse_sources(file_sources(path), keep_content=True)
         results[folder.name] = [
             _without_place_and_time(normalised(call.result_text, call.name))
             for call in session.tool_calls

@@ -1,6 +1,7 @@
 """Live mode: requests go to an endpoint on this host (a second, scripted gateway that plays the
 API) and come back as they are, with the credential on the far side only."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -285,3 +286,93 @@ def test_a_stream_is_put_together_by_the_client_as_without_us(pair):
         for gateway, token in ((live, TOKEN), (upstream, UPSTREAM_KEY))
     ]
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/../../v1/files",
+        "/v1/models/%2e%2e/%2e%2e/v1/files",
+        "/v1/models/..%2f..%2fadmin",
+        "/v1/models/%252e%252e/x",
+        "/v1/models/",
+        "/v1/models/a?x#y".replace("?", "#"),
+        "/v1/files",
+        "/v1/messages/batches",
+    ],
+)
+def test_nothing_else_can_be_asked_for_with_the_key(pair, path):
+    live, upstream = pair()
+    status, _, _ = live.call("GET", path)
+    assert status in (404, 405)
+    assert asked_of(upstream, 0) == []
+
+
+def serving(answers):
+    """A stand-in for an endpoint that misbehaves: raw bytes of answers, one a connection."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        for answer in answers:
+            connection, _ = listening.accept()
+            with connection:
+                head = b""
+                while not head.endswith(b"}" if head.startswith(b"POST") else b"\r\n\r\n"):
+                    head += connection.recv(65536)
+                connection.sendall(answer)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return closing(listening)
+
+
+PROBED = b"HTTP/1.1 404 X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+STREAM = b"HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+BEGUN = b'data: {"type":"message_start","message":{"id":"m","usage":{"input_tokens":7}}}\n\n'
+
+
+def asked_raw(start, answer: bytes):
+    with serving([PROBED, answer]) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        live = start(mode="live", base_url=url, credential=CREDENTIAL)
+        with contextlib.suppress(http.client.HTTPException, ConnectionError):
+            live.call("POST", "/v1/messages", request([user("Go.")], stream=True), **who())
+        (row,) = live.exchanges(1)
+    return live, row
+
+
+def test_an_answer_that_ends_before_its_message_is_broken(start):
+    _, row = asked_raw(start, STREAM + BEGUN)
+    assert (row["status"], row["error"], row["input_tokens"]) == (200, "upstream_broken", 7)
+
+
+def test_a_head_alone_is_no_answer(start):
+    broken = STREAM.replace(b"connection: close", b"content-length: 50\r\nconnection: close")
+    _, row = asked_raw(start, broken)
+    assert (row["status"], row["first_byte_ns"]) == (None, None)
+    assert row["error"] == "upstream_broken"
+
+
+def test_an_answer_without_a_body_is_one(start):
+    refused = b"HTTP/1.1 401 X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    _, row = asked_raw(start, refused)
+    assert row["status"] == 401 and row["first_byte_ns"] >= row["start_ns"]
+
+
+def test_a_key_that_comes_back_in_an_event_is_not_noted(start):
+    key = UPSTREAM_KEY.encode()
+    begun = BEGUN.replace(b'"m"', b'"m-' + key + b'"')
+    error = b'event: error\ndata: {"type":"error","error":{"type":"x_' + key + b'"}}\n\n'
+    live, row = asked_raw(start, STREAM + begun + error)
+    assert (row["message_id"], row["error"]) == ("m-[redacted]", "x_[redacted]")
+    assert key not in live.log.read_bytes() + live.errors.read_bytes()
+
+
+def test_a_request_that_makes_no_sense_is_the_endpoints_to_refuse(pair):
+    live, upstream = pair()
+    status, _, body = live.call("POST", "/v1/messages", b"no json", **who())
+    assert status == 400 and b"not valid JSON" in body
+    assert asked_of(upstream, 1)[0]["status"] == 400
+    assert live.exchanges(1)[0]["error"] == "invalid_request_error"
+    odd = request([{"role": "user", "content": [{"type": "text", "text": 5}]}])
+    status, _, _ = live.call("POST", "/v1/messages", odd, **who())
+    assert (status, live.exchanges(2)[1]["error"]) == (200, None)

@@ -23,7 +23,10 @@ def evidence(**changes) -> Evidence:
 
 
 def replay(**changes) -> dict:
-    return {"main_turns": 5, "main_turns_played": 5, "diverged": None} | changes
+    return {"unplayed": None, "diverged": None} | changes
+
+
+REST = {"conversation": "main", "turn": 3, "turns": 5}
 
 
 KILLED = {"exit_code": 137, "result": None}
@@ -52,7 +55,7 @@ CASES = {
         "diverged",
         0,
     ),
-    "ended before the recording": ({"replay": replay(main_turns_played=2)}, "diverged", 0),
+    "ended before the recording": ({"replay": replay(unplayed=REST)}, "diverged", 0),
     "ends as the recording did": (
         {
             "replay": replay(),
@@ -74,7 +77,7 @@ CASES = {
         0,
     ),
     "timed out before the recording ended": (
-        {"stopped_by": "timed_out", "exit_code": 143, "replay": replay(main_turns_played=2)},
+        {"stopped_by": "timed_out", "exit_code": 143, "replay": replay(unplayed=REST)},
         "timed_out",
         0,
     ),
@@ -170,5 +173,5 @@ def test_a_replay_says_at_which_turn_it_left():
     left = {"turn": 3, "conversation": "main", "reason": "the recording ends"}
     judged = judge(evidence(replay=replay(diverged=left)))
     assert judged.detail == "turn 3 of main: the recording ends"
-    judged = judge(evidence(replay=replay(main_turns_played=2)))
-    assert judged.detail == "turn 3 of main: the agent ended after 2 of 5 turns"
+    judged = judge(evidence(replay=replay(unplayed=REST)))
+    assert judged.detail == "turn 3 of main: the agent ended without it (of 5 turns there)"

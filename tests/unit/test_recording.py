@@ -49,7 +49,7 @@ def test_turns_words_and_results(tmp_path):
         "end_turn",
     ]
     (bash,), (read,) = first.calls, second.calls
-    assert (bash.id, bash.name, bash.arguments, bash.text) == ("t1", "Bash", ("command",), "a\nb")
+    assert (bash.id, bash.name, bash.text) == ("t1", "Bash", "a\nb")
     assert (bash.has_result, bash.is_error, bash.exit_code) == (True, False, 0)
     assert (read.id, read.text) == ("t2", "1\ta")
     usage = first.message.usage
@@ -119,12 +119,89 @@ def test_an_id_that_comes_twice_gets_a_name_of_its_own(tmp_path):
     session = Session()
     session.user("Fix it", 1)
     session.bash("m1", "call_0", "ls", 2)
+    session.result("call_0", "first", 2.5)
     session.bash("m2", "call_0", "pwd", 3)
+    session.result("call_0", "second", 3.5, is_error=True)
     session.text("m3", "Done.", 4, stop="end_turn")
     turns = load(tmp_path, session).main.turns
     ids = [block["id"] for turn in turns for block in turn.message.content if "id" in block]
     assert ids == ["call_0", "call_0_2"]
-    assert [call.id for turn in turns for call in turn.calls] == ids
+    first, second = (call for turn in turns for call in turn.calls)
+    assert [first.id, second.id] == ids
+    # Whose result the second one is cannot be told, so it has none.
+    assert (first.text, second.has_result, second.text) == ("first", False, None)
+
+
+def test_exact_events_of_a_call_that_got_another_name_are_not_played(tmp_path):
+    session = Session()
+    session.user("Fix it", 1)
+    for number in (1, 2):
+        session.bash(f"m{number}", "call_0", "ls", number + 1)
+    session.text("m3", "Done.", 4, stop="end_turn")
+    use = '{"type":"content_block_start","content_block":{"type":"tool_use","id":"call_0"}}'
+    whole = f'data: {use}\n\ndata: {{"type":"message_stop"}}\n\n'
+    lines = [exchange(f"m{number}", [[1, whole]]) for number in (1, 2)]
+    made = recording.load(run_directory(tmp_path, session, lines))
+    ids = [
+        event["content_block"]["id"]
+        for turn in made.main.turns
+        for _, event in turn.events
+        if event.get("content_block", {}).get("type") == "tool_use"
+    ]
+    assert (ids, made.kind) == (["call_0", "call_0_2"], "mixed")
+
+
+def test_what_a_fork_or_a_resumed_session_repeats_is_played_once(tmp_path):
+    session = small_session()
+    for record in list(session.records):
+        if "uuid" in record:
+            session.records.append({**record, "uuid": f"again-{record['uuid']}"})
+    made = load(tmp_path, session)
+    assert [said(turn) for turn in made.main.turns] == [
+        [("text", "I look."), ("tool_use", "Bash")],
+        [("tool_use", "Read")],
+        [("text", "Done.")],
+    ]
+
+
+def test_sessions_with_odd_ids_lose_nothing_else(tmp_path):
+    session = small_session()
+    for record in session.records:
+        record.pop("uuid", None)
+    assert [len(turn.message.content) for turn in load(tmp_path, session).main.turns] == [2, 1, 1]
+    odd = small_session()
+    odd.tool("m4", None, "Bash", {"command": "x"}, 7)
+    odd.tool("m5", ["t"], "Bash", {"command": "x"}, 8)
+    odd.tool("m6", "t6", None, {"command": "x"}, 9)
+    odd.assistant({"id": 1}, {"type": "text", "text": "Odd."}, 10, requestId="r")
+    odd.records[-1]["uuid"] = ["u"]
+    turns = load(tmp_path, odd).main.turns
+    assert [call.id for turn in turns for call in turn.calls] == ["t1", "t2"]
+    assert "Odd." in str(turns[-1].message.content)
+
+
+def test_placeholders_are_no_tokens(tmp_path):
+    session = Session("2.1.16")
+    session.user("Fix it", 1)
+    session.text("m1", "x" * 400, 2, stop=None, output=1)
+    (turn,) = load(tmp_path, session).main.turns
+    assert turn.message.usage.output_tokens == 100
+
+
+def test_the_wait_after_a_failed_attempt_is_not_the_models_time(tmp_path):
+    session = Session("2.1.112")
+    session.user("Fix it", 1)
+    error = {"subtype": "api_error", "retryInMs": 30000, "retryAttempt": 1}
+    session.common("system", 2, **error, error={"status": 529})
+    session.text("m1", "Done.", 40, stop="end_turn")
+    assert offsets(load(tmp_path, session).main.turns[0]) == [8.0]
+
+
+def test_a_sub_agent_that_could_not_be_started_is_none(tmp_path):
+    main = with_subagent(Session("2.1.16"))
+    main.result("t1", "Agent type not found", 6, is_error=True)
+    main.text("m2", "Done.", 7, stop="end_turn")
+    assert load(tmp_path, main).subagents == ()
 
 
 def with_subagent(main: Session) -> Session:
@@ -189,7 +266,7 @@ def test_a_run_of_our_own_gives_its_exact_events(tmp_path):
     failed = exchange("m3", [[1, start + stop]], error="dropped")
     folder = run_directory(tmp_path, small_session(), [exchange("m1", pieces), broken, failed])
     made = recording.load(folder)
-    assert made.kind == "recording"
+    assert made.kind == "mixed"
     first, second, third = made.main.turns
     assert [(offset_s, event["type"]) for offset_s, event in first.events] == [
         (0.25, "message_start"),

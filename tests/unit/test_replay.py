@@ -80,7 +80,7 @@ def test_a_session_is_played_to_its_end(start):
         ("main", 2, 0, None),
     ]
     done = replay_of(gateway)
-    assert (done["turns_played"], done["main_turns_played"], done["diverged"]) == (3, 3, None)
+    assert (done["turns_played"], done["unplayed"], done["diverged"]) == (3, None, None)
     assert done["source_kind"] == "session" and done["calls"] == 2
 
 
@@ -94,7 +94,6 @@ def test_what_was_recorded_of_each_call_is_noted_once(start):
         "id": "t1",
         "name": "Bash",
         "sent_name": "Bash",
-        "arguments": ["command"],
         "offered": True,
         "has_result": True,
         "is_error": False,
@@ -259,8 +258,7 @@ def test_a_tool_with_another_name_is_called_by_its_present_one(start):
     assert [(c["name"], c["sent_name"], c["offered"]) for c in noted] == [
         ("Task", "Agent", True),
         ("TodoWrite", "TodoWrite", False),
-        # The present CLI has the tool and not the parameter.
-        ("Bash", "Bash", False),
+        ("Bash", "Bash", True),
     ]
 
 
@@ -317,9 +315,13 @@ def test_conversations_are_played_beside_each_other(start):
 
 def test_the_clients_own_errands_are_no_turns(start):
     gateway = start(small_session())
+    search = {"type": "web_search_20250305", "name": "web_search", "max_uses": 8}
+    body = {"model": "m", "messages": [user("Search")], "tools": [search]}
+    _, _, answer = gateway.call("POST", "/v1/messages", body)
+    assert "<summary>" in text_of(json.loads(answer))
     assert "<summary>" in text_of(ask(gateway, [user("Name this session")], tools={}))
     assert calls(ask(gateway, [user("x")]))[0]["id"] == "t1"
-    assert [row["kind"] for row in gateway.exchanges(2)] == ["side", "main"]
+    assert [row["kind"] for row in gateway.exchanges(3)] == ["side", "side", "main"]
 
 
 def test_a_replay_goes_on_after_a_summary(start):
@@ -339,3 +341,19 @@ def test_a_file_without_turns_is_refused_before_anything_starts(start, tmp_path)
 
     with pytest.raises(InfraError, match=r"^\S+\.jsonl holds no answer of a model"):
         start(Session())
+
+
+def test_a_sub_agent_that_was_not_played_is_told(start):
+    gateway = start(session_with_agents("Go left."), (agent_session("a1", "Go left.", "left"),))
+    play(gateway)
+    done = replay_of(gateway)
+    assert done["unplayed"] == {"conversation": "sub-agent t1", "turn": 1, "turns": 2}
+    assert (done["turns"], done["turns_played"], done["diverged"]) == (4, 2, None)
+
+
+def test_a_conversation_that_goes_round_in_a_circle_is_ended(start):
+    gateway = start(small_session())
+    answers = [ask(gateway, [user("x")]) for _ in range(52)]
+    assert calls(answers[50]) and not calls(answers[51])
+    left = replay_of(gateway)["diverged"]
+    assert (left["turn"], left["reason"]) == (1, "the agent asked for this turn 51 times")

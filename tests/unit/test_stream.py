@@ -63,9 +63,11 @@ def test_statuses_come_in_order(tmp_path):
     path = tmp_path / "api.jsonl"
     path.write_text(
         '{"path": "/v1/messages", "status": 429}\n{"path": "/api/hello", "status": 200}\n'
-        '{"path": "/v1/messages", "status": null}\n{"path": "/v1/mess'
+        '{"path": "/v1/messages", "status": null}\n'
+        '{"path": "/v1/messages", "status": 200, "message_id": null}\n'
+        '{"path": "/v1/messages", "status": 200, "message_id": "m"}\n{"path": "/v1/mess'
     )
-    assert list(stream.api_statuses(path)) == [429, None]
+    assert list(stream.api_statuses(path)) == [429, None, None, 200]
 
 
 def test_last_words_of_a_large_file(tmp_path):

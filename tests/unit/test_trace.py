@@ -220,7 +220,7 @@ def test_texts_of_results_are_kept_only_when_asked_for():
     session.result("t1", "one", 2, details=succeeded())
     session.result("t2", [{"type": "text", "text": "two"}, {"type": "image"}], 2)
     source = Source("main.jsonl", session.lines)
-    kept = {c.id: c.result_text for c in parse_sources([source], keep_results=True).tool_calls}
+    kept = {c.id: c.result_text for c in parse_sources([source], keep_content=True).tool_calls}
     assert kept == {"t1": "one", "t2": "two", "t3": None}
     assert {call.result_text for call in parse_sources([source]).tool_calls} == {None}
 
