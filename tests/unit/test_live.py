@@ -246,6 +246,8 @@ def test_an_endpoint_that_is_not_http_is_refused_before_anything_is_asked(start)
             except OSError:
                 return
             with connection:
+                # Read first: to close before that would be a reset, another failure.
+                connection.recv(65536)
                 connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
 
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
