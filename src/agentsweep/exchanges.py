@@ -4,13 +4,14 @@ import codecs
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agentsweep.errors import InfraError
-from agentsweep.messages_api import Usage
+from agentsweep.messages_api import Message, Usage
 
 
 @dataclass
@@ -68,6 +69,13 @@ class Exchange:
             self.response_bytes += len(part)
             self.events.append((sent_ns - self.start_ns, decoder.decode(part)))
 
+    def note(self, message: Message) -> None:
+        """Say what was answered; of whole messages only, so that a sum over exchanges counts each
+        answer once."""
+        self.message_id = message.id
+        self.stop_reason = message.stop_reason
+        self.count(message.usage)
+
     def usage(self) -> Usage:
         """The tokens of the answer, 0 where nothing was said of them."""
         return Usage(**{field: getattr(self, field) or 0 for field in Usage.__dataclass_fields__})
@@ -76,6 +84,18 @@ class Exchange:
         """Take over the tokens of an answer."""
         for name, value in asdict(usage).items():
             setattr(self, name, value)
+
+
+class Attempts:
+    """How often each turn was asked for."""
+
+    def __init__(self) -> None:
+        self._made: Counter[tuple] = Counter()
+
+    def count(self, exchange: Exchange, *turn: object) -> None:
+        """Count an exchange as one more attempt at a turn, whatever names that turn."""
+        exchange.retry = self._made[turn]
+        self._made[turn] += 1
 
 
 class ExchangeLog:

@@ -9,13 +9,12 @@ import functools
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from agentsweep import messages_api
 from agentsweep.credentials import Credential, Redactor
-from agentsweep.exchanges import Exchange
+from agentsweep.exchanges import Attempts, Exchange
 from agentsweep.http_server import Reply, Request
 from agentsweep.messages_api import BadRequest, MessagesRequest, Usage
 from agentsweep.sse import EventReader
@@ -42,7 +41,7 @@ class LiveModel:
     def __init__(self, upstream: Upstream, credential: Credential | None):
         self._upstream = upstream
         self._secrets = credential.secrets if credential is not None else ()
-        self._attempts: Counter[str] = Counter()
+        self._attempts = Attempts()
 
     async def answer(
         self,
@@ -66,8 +65,7 @@ class LiveModel:
             asked = read()
             exchange.kind = _kind(asked)
             exchange.turn = len(asked.said)
-            exchange.retry = self._attempts[asked.sha256]
-            self._attempts[asked.sha256] += 1
+            self._attempts.count(exchange, asked.sha256)
             return asked.stream
         return False
 

@@ -9,13 +9,12 @@ end, and `progress` says at which turn the run left its recording.
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agentsweep import messages_api
-from agentsweep.exchanges import Exchange
+from agentsweep.exchanges import Attempts, Exchange
 from agentsweep.http_server import Reply, Request
 from agentsweep.local_model import JSON_HEADERS, STREAM_HEADERS, LocalModel
 from agentsweep.messages_api import Message, MessagesRequest, Usage
@@ -56,7 +55,7 @@ class ReplayModel(LocalModel):
         }
         self._agents: dict[tuple, Conversation] = {}
         self._resume: dict[str, int] = {}
-        self._attempts: Counter[tuple] = Counter()
+        self._attempts = Attempts()
         self._played: set[tuple[str, int]] = set()
         self._diverged: dict[str, Any] | None = None
 
@@ -71,9 +70,7 @@ class ReplayModel(LocalModel):
         asked = read()
         answer = self.plan(asked, exchange)
         await _perform(answer, asked.stream, request.start_ns, reply)
-        exchange.message_id = answer.message.id
-        exchange.stop_reason = answer.message.stop_reason
-        exchange.count(answer.message.usage)
+        exchange.note(answer.message)
         if answer.place is not None:
             self._played.add(answer.place)
 
@@ -198,7 +195,7 @@ class ReplayModel(LocalModel):
         self, asked: MessagesRequest, exchange: Exchange, conversation: Conversation, index: int
     ) -> Answer:
         turn = conversation.turns[index]
-        self._count(exchange, (conversation.name, index))
+        self._attempts.count(exchange, conversation.name, index)
         if exchange.retry > _MOST_RETRIES:
             reason = f"the agent asked for this turn {exchange.retry} times"
             return self._leave(asked, exchange, index + 1, conversation.name, reason)
@@ -221,7 +218,7 @@ class ReplayModel(LocalModel):
 
     def _side(self, asked: MessagesRequest, exchange: Exchange) -> Answer:
         exchange.kind = "side"
-        self._count(exchange, (asked.sha256,))
+        self._attempts.count(exchange, asked.sha256)
         return _plain(asked, _SIDE_TEXT)
 
     def _leave(
@@ -232,12 +229,8 @@ class ReplayModel(LocalModel):
 
     def _ending(self, asked: MessagesRequest, exchange: Exchange) -> Answer:
         exchange.error = DIVERGED
-        self._count(exchange, (asked.sha256,))
+        self._attempts.count(exchange, asked.sha256)
         return _plain(asked, f"The replay ends here: {self._diverged['reason']}.")
-
-    def _count(self, exchange: Exchange, key: tuple) -> None:
-        exchange.retry = self._attempts[key]
-        self._attempts[key] += 1
 
 
 def _name_now(recorded: str, offered: frozenset[str]) -> str:

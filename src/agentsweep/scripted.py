@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agentsweep import messages_api
-from agentsweep.exchanges import Exchange
+from agentsweep.exchanges import Attempts, Exchange
 from agentsweep.http_server import Reply, Request
 from agentsweep.local_model import JSON_HEADERS, STREAM_HEADERS, LocalModel
 from agentsweep.messages_api import Message, MessagesRequest, Usage
@@ -55,7 +55,7 @@ class ScriptedModel(LocalModel):
     def __init__(self, scenario: Scenario, latency_scale: float = 1.0):
         self.scenario = scenario
         self.latency_scale = latency_scale
-        self._attempts: Counter[tuple] = Counter()
+        self._attempts = Attempts()
         self._salts: dict[tuple, str] = {}
         self._twins: Counter[str] = Counter()
         self._resume: dict[tuple, Place | None] = {}
@@ -89,9 +89,9 @@ class ScriptedModel(LocalModel):
         place = self._place(request, script) if script is not None else None
         if place is None:
             exchange.error = EXHAUSTED
-            self._count(exchange, (request.sha256,))
+            self._attempts.count(exchange, request.sha256)
             return self._plain(request, exchange, _EXHAUSTED_TEXT)
-        self._count(exchange, (*_conversation(request, script), place.step))
+        self._attempts.count(exchange, *_conversation(request, script), place.step)
         exchange.turn, exchange.turn_id = place.step, place.turn.id
         message = self._message(request, script, place)
         fault = place.turn.fault
@@ -152,10 +152,6 @@ class ScriptedModel(LocalModel):
             self._twins[kind] += 1
         return self._salts[key]
 
-    def _count(self, exchange: Exchange, key: tuple) -> None:
-        exchange.retry = self._attempts[key]
-        self._attempts[key] += 1
-
     # What is said there
 
     def _message(self, request: MessagesRequest, script: Script, place: Place) -> Message:
@@ -187,7 +183,7 @@ class ScriptedModel(LocalModel):
 
     def _side(self, request: MessagesRequest, exchange: Exchange) -> Plan:
         exchange.kind = "side"
-        self._count(exchange, (request.sha256,))
+        self._attempts.count(exchange, request.sha256)
         return self._plain(request, exchange, _SIDE_TEXT)
 
     def _plain(self, request: MessagesRequest, exchange: Exchange, text: str) -> Plan:
@@ -227,13 +223,6 @@ def _digest(prefix: str, *parts: str) -> str:
 
 def _estimate(request: MessagesRequest, content: tuple[dict, ...]) -> Usage:
     return Usage(request.input_tokens, messages_api.output_tokens(content))
-
-
-def _note(message: Message, exchange: Exchange) -> None:
-    """Said of whole messages only, so that a sum over exchanges counts each answer once."""
-    exchange.message_id = message.id
-    exchange.stop_reason = message.stop_reason
-    exchange.count(message.usage)
 
 
 # Answering
@@ -290,7 +279,7 @@ async def _stream(plan: Plan, exchange: Exchange, reply: Reply, headers: dict) -
         await asyncio.sleep(pace.chunk_s)
         await reply.write(part)
     if fault is None:
-        _note(plan.message, exchange)
+        exchange.note(plan.message)
     if fault is not None and fault.kind == "drop":
         reply.truncate()
     else:
@@ -324,7 +313,7 @@ async def _whole(plan: Plan, exchange: Exchange, reply: Reply, headers: dict) ->
         exchange.error = "dropped"
         cut_at = len(body) // 2
     else:
-        _note(plan.message, exchange)
+        exchange.note(plan.message)
     await reply.send(200, {**JSON_HEADERS, **headers}, body, cut_at)
     if cut_at is not None:
         reply.truncate()
