@@ -175,3 +175,10 @@ def test_a_replay_says_at_which_turn_it_left():
     assert judged.detail == "turn 3 of main: the recording ends"
     judged = judge(evidence(replay=replay(unplayed=REST)))
     assert judged.detail == "turn 3 of main: the agent ended without it (of 5 turns there)"
+
+
+def test_a_live_endpoint_that_refuses_is_quoted_and_one_that_is_silent_is_not():
+    said = judge(evidence(**CASES["a wrong key"][0])).detail
+    assert "refused every request with 401" in said and "see whether its key is right" in said
+    silent = judge(evidence(**CASES["no way to the endpoint"][0])).detail
+    assert "gave no answer to any request" in silent
