@@ -1,0 +1,296 @@
+"""One grading: a patch and a task's tests in a fresh container, sealed in the store.
+
+A grading is evidence, not a verdict: `verdict.judge` reads it. It is kept in the store by the hash
+of all that decides it, so that equal patches share one, and a reader of the results needs no
+engine.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tarfile
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from agentsweep import grading_script, images, test_reports, workspace
+from agentsweep.cgroup import CgroupReader
+from agentsweep.engine import (
+    LABEL,
+    OWNER_LABEL,
+    Container,
+    ContainerSpec,
+    Engine,
+    EngineTimeout,
+    Mount,
+)
+from agentsweep.errors import InfraError
+from agentsweep.process import owner_tag
+from agentsweep.spec import canonical, text_sha256
+from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, write_durably
+from agentsweep.task_row import TaskRow
+from agentsweep.verdict import Command
+
+# What a grading leaves depends on this version of it; a new one grades every patch again.
+GRADER = 1
+
+PUBLISHED = ("grade.json", "evidence.tar.gz")
+
+# Below the run store's root, whose own names are hashes.
+FOLDER = "gradings"
+
+_EVIDENCE_BYTES = 256 * 2**20
+_MEMBER_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Grader:
+    """The fixed conditions of all gradings: bytes, CPUs, seconds, and whether there is a network.
+
+    install: run the row's own installation first, which nearly always needs a network.
+    """
+
+    memory_bytes: int
+    cpus: str
+    timeout_s: int
+    network: bool
+    install: bool
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where a task's patches are graded: row, image digest, work tree, environment."""
+
+    row: TaskRow
+    reference: str
+    digest: str
+    config_digest: str
+    workdir: str
+    environment: str | None
+
+
+def spec(ground: Ground, grader: Grader, patch_sha256: str, repeat: int = 0) -> str:
+    """The canonical JSON of all that decides a grading; `repeat` tells validations apart."""
+    return canonical(
+        {
+            "grader": GRADER,
+            **asdict(grader),
+            "row_sha256": ground.row.sha256,
+            "image_digest": ground.digest,
+            "workdir": ground.workdir,
+            "environment_sha256": text_sha256(ground.environment),
+            "patch_sha256": patch_sha256,
+            "repeat": repeat,
+        }
+    )
+
+
+def grade(
+    store: Store, ground: Ground, grader: Grader, patch: bytes, engine, repeat: int = 0
+) -> Attempt:
+    """The sealed grading of a patch, recalled from `store` or made now.
+
+    `engine` is called without arguments for an Engine where there is nothing to recall. Raises
+    InfraError where the container could not be had; the attempt is then kept as failed.
+    """
+    wanted = spec(ground, grader, hashlib.sha256(patch).hexdigest(), repeat)
+    key = spec_sha256(wanted)
+    with store.locked(key, wanted):
+        store.retire_partials(key)
+        sealed = store.sealed(key)
+        if sealed is not None:
+            return sealed
+        attempt = store.begin(key)
+        try:
+            with disk_errors(attempt.path):
+                record = _graded(engine(), attempt, ground, grader, patch)
+                record["spec_sha256"] = key
+                content = json.dumps(record, indent=1, sort_keys=True) + "\n"
+                write_durably(attempt.path / "grade.json", content.encode())
+            return store.finish(attempt, "sealed")
+        except BaseException as error:
+            stopped = not isinstance(error, Exception)
+            with contextlib.suppress(OSError):
+                (attempt.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
+                store.finish(attempt, "interrupted" if stopped else "failed")
+            raise
+
+
+def published(attempt: Attempt, out: Path) -> None:
+    """Put a grading's files into a result directory."""
+    publish(attempt, out, PUBLISHED)
+
+
+def read(folder: Path) -> tuple[dict, list[Command]]:
+    """A grading's `grade.json` and what each of its test commands left."""
+    record = json.loads((folder / "grade.json").read_text())
+    left = _members(folder / "evidence.tar.gz")
+    commands = []
+    for number in range(1, record["n_commands"] + 1):
+        ended = left.get(f"exit-{number}", b"").strip()
+        commands.append(
+            Command(
+                exit_code=int(ended) if ended.isdigit() else None,
+                report=test_reports.parse_report(left.get(f"report-{number}.xml")),
+                log=left.get(f"log-{number}", b"").decode(errors="replace"),
+            )
+        )
+    return record, commands
+
+
+def _graded(engine: Engine, attempt: Attempt, ground: Ground, grader: Grader, patch: bytes) -> dict:
+    """Grade in a container of its own; the evidence goes into the attempt."""
+    pulled = images.pull(engine, ground.reference, ground.digest, ground.config_digest)
+    begin = time.monotonic()
+    scratch = workspace.create(f"grading-{attempt.id}-{os.getpid()}")
+    try:
+        with _container(engine, attempt, pulled["id"], grader, scratch) as container:
+            _give(scratch / "given", ground, grader, patch)
+            with contextlib.closing(_counters(container)) as counters:
+                timed_out = _run(engine, container, grader)
+                oom_kill_count, peak_bytes = _counted(counters)
+            _collect(engine, container, attempt.path / "evidence.tar.gz")
+    finally:
+        workspace.remove(scratch)
+    left = _members(attempt.path / "evidence.tar.gz")
+    return {
+        "schema": 1,
+        "instance_id": ground.row.instance_id,
+        "row_sha256": ground.row.sha256,
+        "patch_sha256": hashlib.sha256(patch).hexdigest(),
+        "image_digest": ground.digest,
+        "grader": {"version": GRADER, **asdict(grader)},
+        "applied_by": left["applied_by"].decode().strip() if "applied_by" in left else None,
+        "tests_applied": "tests_applied" in left,
+        "restored": _lines(left.get("restored")),
+        "settings_changed": _lines(left.get("settings")),
+        "n_commands": len(grading_script.commands(ground.row)),
+        "timed_out": timed_out,
+        "oom_kill_count": oom_kill_count,
+        "mem_peak_bytes": peak_bytes,
+        "wall_s": round(time.monotonic() - begin, 3),
+    }
+
+
+@contextlib.contextmanager
+def _container(
+    engine: Engine, attempt: Attempt, image: str, grader: Grader, scratch: Path
+) -> Iterator[Container]:
+    (scratch / "given").mkdir()
+    name = f"agentsweep-grading-{attempt.id}-{os.getpid()}"
+    wanted = ContainerSpec(
+        name,
+        image,
+        {LABEL: name, OWNER_LABEL: owner_tag()},
+        memory_bytes=grader.memory_bytes,
+        cpus=grader.cpus,
+        pids=4096,
+        network="bridge" if grader.network else "none",
+        mounts=(Mount(scratch / "given", grading_script.GIVEN),),
+        user="0:0",
+    )
+    try:
+        yield engine.start(engine.create(wanted), name)
+    finally:
+        engine.remove(name)
+
+
+def _give(folder: Path, ground: Ground, grader: Grader, patch: bytes) -> None:
+    row, script = ground.row, grading_script
+    files = {
+        "patch.diff": patch,
+        "test.diff": row.test_patch.encode(),
+        "apply.sh": script.apply_script(row, ground.workdir, empty=not patch).encode(),
+        "test.sh": script.test_script(
+            row, ground.workdir, ground.environment, grader.install
+        ).encode(),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def _run(engine: Engine, container: Container, grader: Grader) -> bool:
+    """Apply and test; returns whether the tests took too long."""
+    given, left = grading_script.GIVEN, grading_script.LEFT
+    engine.exec(container.id, "mkdir", "-p", left)
+    applied = engine.exec(
+        container.id, "sh", "-c", f"sh {given}/apply.sh > {left}/apply.log 2>&1", check=False
+    )
+    if applied.returncode != 0:
+        raise InfraError(
+            f"the patch could not be put into {container.name}: "
+            + _MISSING.get(applied.returncode, f"`sh` ended with status {applied.returncode}")
+        )
+    try:
+        tests = f"[ ! -e {left}/tests_applied ] || bash {given}/test.sh"
+        engine.exec(container.id, "sh", "-c", tests, check=False, timeout_s=grader.timeout_s)
+    except EngineTimeout:
+        return True
+    return False
+
+
+_MISSING = {
+    90: "the image has no such work tree; set the task's `workdir`",
+    91: "the image has no git",
+    92: "the image has no tar",
+}
+
+
+def _collect(engine: Engine, container: Container, target: Path) -> None:
+    """What the grading left, as an archive that is read and never unpacked.
+
+    It is made in the container, where the patch's code had every right: a link in it must lead
+    nowhere here, and it must not fill the disk.
+    """
+    pack = f"tar -C {grading_script.LEFT} -cf - . | gzip | head -c {_EVIDENCE_BYTES}"
+    with contextlib.suppress(EngineTimeout):
+        try:
+            engine.exec_to_file(container.id, target, "sh", "-c", pack)
+            return
+        except InfraError:
+            # The tests killed all processes of the container, its first one too.
+            engine.call("start", container.id)
+        engine.exec_to_file(container.id, target, "sh", "-c", pack)
+
+
+def _counters(container: Container) -> CgroupReader:
+    reader = CgroupReader.for_pid(container.pid)
+    reader.open()
+    return reader
+
+
+def _counted(counters: CgroupReader) -> tuple[int | None, int | None]:
+    """OOM kills and peak of memory in bytes; null where the container ended with its tests."""
+    try:
+        return counters.read().memory_oom_kill, counters.peak_bytes()
+    except (InfraError, OSError):
+        return None, None
+
+
+def _members(archive: Path) -> dict[str, bytes]:
+    """The plain files of an archive, each as far as _MEMBER_BYTES; a broken end is left out."""
+    found: dict[str, bytes] = {}
+    broken = (tarfile.TarError, EOFError, OSError, zlib.error)
+    with contextlib.suppress(*broken), tarfile.open(archive, "r:gz") as tar:
+        for member in tar:
+            if member.isreg() and (content := tar.extractfile(member)) is not None:
+                found[member.name.removeprefix("./")] = content.read(_MEMBER_BYTES)
+    return found
+
+
+def _lines(content: bytes | None) -> list[str]:
+    return (content or b"").decode(errors="replace").splitlines()
+
+
+def grader_of(settings: Mapping, memory_bytes: int) -> Grader:
+    """The grader that a configuration's section `grading` asks for."""
+    return Grader(
+        memory_bytes,
+        str(settings["cpus"]),
+        settings["timeout_s"],
+        settings["network"],
+        settings["install"],
+    )

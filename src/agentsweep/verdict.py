@@ -1,0 +1,124 @@
+"""Did a patch resolve its task? From what a grading left behind, without a container."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agentsweep import test_reports
+from agentsweep.task_row import TaskRow
+from agentsweep.test_reports import Reported
+
+# What a grading came to. Only `graded` ones can have resolved anything; no other is an error of
+# the sweep. `ungraded`: nothing was graded (no run, no row, no parser for the row's tests).
+STATUSES = (
+    *("graded", "no_patch", "patch_failed", "tests_not_applied"),
+    *("timed_out", "no_report", "inconsistent", "ungraded"),
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One test command: exit status (None: it never ended), report (None: none) and output."""
+
+    exit_code: int | None
+    report: Sequence[Reported] | None
+    log: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`status` is one of STATUSES, `detail` why; `tests` are the rows of `tests` so far.
+
+    resolved: true if and only if each test of the row's two lists passed in a grading whose
+    report, output and exit status agree.
+    """
+
+    status: str
+    detail: str | None
+    resolved: bool
+    tests: list[dict]
+
+
+def judge(row: TaskRow, record: Mapping, commands: Sequence[Command]) -> Verdict:
+    """The verdict on a grading: its `grade.json` and what its test commands left.
+
+    A test that was skipped or is missing did not pass; one that failed as expected did, as the
+    benchmark has it.
+    """
+    reported = [test for command in commands for test in command.report or ()]
+    tests = _expected(row, reported) + _others(row, reported)
+    status, detail = _status(record, commands)
+    wanted = [test for test in tests if test["category"] != "other"]
+    resolved = status == "graded" and bool(wanted) and all(test["passed"] for test in wanted)
+    return Verdict(status, detail, resolved, tests)
+
+
+def _status(record: Mapping, commands: Sequence[Command]) -> tuple[str, str | None]:
+    if record["applied_by"] is None:
+        return "patch_failed", "no way of applying the patch works"
+    if not record["tests_applied"]:
+        return "tests_not_applied", "the test patch does not apply on top of the patch"
+    if record["timed_out"]:
+        return "timed_out", f"the tests did not end within {record['grader']['timeout_s']} s"
+    if not any(command.report for command in commands):
+        memory = ": the container ran out of memory" if record["oom_kill_count"] else ""
+        return "no_report", f"pytest left no report of any test{memory}"
+    for command in commands:
+        problem = _inconsistency(command)
+        if problem:
+            return "inconsistent", problem
+    return "graded", None
+
+
+def _inconsistency(command: Command) -> str | None:
+    """Why the parts of what one command left do not fit together."""
+    if not command.report:
+        return None
+    bad = sum(test.outcome in ("failed", "error") for test in command.report)
+    if command.exit_code is None:
+        return "a test command wrote a report and never ended"
+    if bad and command.exit_code == 0:
+        return f"pytest ended with status 0 and {bad} of its tests failed"
+    if not bad and command.exit_code != 0:
+        return f"pytest ended with status {command.exit_code} and none of its tests failed"
+    return test_reports.disagreement(command.report, command.log)
+
+
+def _expected(row: TaskRow, reported: Sequence[Reported]) -> list[dict]:
+    rows = []
+    lists = (("fail_to_pass", row.fail_to_pass), ("pass_to_pass", row.pass_to_pass))
+    for category, test_ids in lists:
+        for test_id in test_ids:
+            outcome, duration_s = "missing", None
+            for test in reported:
+                if _is(test.test_id, test_id):
+                    known = outcome != "missing"
+                    outcome = test_reports.worse(test.outcome, outcome) if known else test.outcome
+                    duration_s = (duration_s or 0) + (test.duration_s or 0)
+            rows.append(_test_row(test_id, category, outcome, duration_s))
+    return rows
+
+
+def _others(row: TaskRow, reported: Sequence[Reported]) -> list[dict]:
+    expected = (*row.fail_to_pass, *row.pass_to_pass)
+    exact = set(expected)
+    cut = {test_id for test_id in expected if " " not in test_id}
+    return [
+        _test_row(test.test_id, "other", test.outcome, test.duration_s)
+        for test in reported
+        if test.test_id not in exact and test_reports.short_id(test.test_id) not in cut
+    ]
+
+
+def _is(reported: str, wanted: str) -> bool:
+    """Whether a reported test is the wanted one, whose id the benchmark may have cut."""
+    return reported == wanted or (" " not in wanted and test_reports.short_id(reported) == wanted)
+
+
+def _test_row(test_id: str, category: str, outcome: str, duration_s: float | None) -> dict:
+    return {
+        "test_id": test_id,
+        "category": category,
+        "outcome": outcome,
+        "passed": outcome in test_reports.PASSING,
+        "duration_s": duration_s,
+    }
