@@ -22,6 +22,7 @@ demo: setup lock ## everything: set-up, the demo's runs, its figures
 
 test: setup ## everything: set-up, lint, all tests
 	@sh tools/system.sh test
+	@python tools/fetch_atif_model.py
 	@$(MAKE) lint
 	pytest tests/integration
 	@# What measures nothing goes side by side, in two halves of about the same length.

@@ -4,7 +4,7 @@
     snakemake --cores 8          everything: images, runs, tables, figures
     snakemake --cores 8 runs     the measurements alone, with nothing else on the machine
 
-Other targets: images, dataset, figures, paper, lock, doctor. Settings: config/README.md.
+Other targets: images, dataset, figures, paper, validate_tasks, lock, doctor. Settings: config/README.md.
 """
 
 from snakemake.utils import min_version
@@ -19,9 +19,11 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/tasks.smk"
 include: "workflow/rules/images.smk"
 include: "workflow/rules/runs.smk"
 include: "workflow/rules/traces.smk"
+include: "workflow/rules/grades.smk"
 include: "workflow/rules/dataset.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/imports.smk"
@@ -42,7 +44,9 @@ rule all:
     """Figures and the tables that they are drawn from; the paper's, where runs are imported."""
     default_target: True
     input:
-        [*rules.dataset.output, *figure_files()] if SWEEP.cells else [],
+        [*rules.tasks.output, *rules.dataset.output, *figure_files()]
+        if SWEEP.cells
+        else [],
         paper_files() if IMPORTS else [],
 
 

@@ -57,8 +57,8 @@ def fetch(lock: Path, agents: Path, version: str) -> None:
     print(f"agent: {binary}", flush=True)
 
 
-def download(source: dict[str, str], scratch: Path) -> Path:
-    """The package's wheel, by `pip download` with the machine's own settings."""
+def download(source: dict[str, str], scratch: Path, *options: str) -> Path:
+    """The package's wheel, by `pip download` with the machine's own settings and `options`."""
     requirement = scratch / "requirement.txt"
     requirement.write_text(
         f"{source['package']}=={source['package_version']} --hash=sha256:{source['package_sha256']}"
@@ -67,7 +67,7 @@ def download(source: dict[str, str], scratch: Path) -> Path:
         [
             sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir",
             "--only-binary", ":all:", "--require-hashes",
-            "--dest", str(scratch), "--requirement", str(requirement),
+            "--dest", str(scratch), "--requirement", str(requirement), *options,
         ],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

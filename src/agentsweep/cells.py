@@ -10,6 +10,8 @@ from agentsweep import schema
 from agentsweep.units import format_size, parse_cpus, parse_size
 
 MIN_MEMORY_BYTES = 16 * 2**20
+# Of names in a message.
+_MOST_NAMES = 20
 CELL_COLUMNS = ("task", "agent", "memory", "cpus", "replicate")
 
 Place = Callable[[tuple], str]
@@ -34,17 +36,25 @@ class Cell:
         )
 
 
-def cells_of(data: Mapping, place: Place, wrong: list[str]) -> list[Cell]:
+def cells_of(
+    data: Mapping,
+    place: Place,
+    wrong: list[str],
+    task_sets: Mapping[str, list[str] | None] | None = None,
+) -> list[Cell]:
     """Every cell of the sweep, from its grid or from its table, in their order.
 
-    `place` says where a value stands, for messages; what is wrong is added to `wrong`.
+    `place` says where a value stands, for messages; what is wrong is added to `wrong`. A name in
+    `task_sets` means all of the tasks there; None is a set that could not be read, so that any
+    name may be that of a task.
     """
-    sweep = data["sweep"]
+    sweep, sets = data["sweep"], task_sets or {}
+    tasks = _known(data["tasks"], complete=None not in sets.values())
     if sweep["cells"] is not None:
-        return _cells_of_table(Path(sweep["cells"]), data, place, wrong)
+        return _cells_of_table(Path(sweep["cells"]), data, place, wrong, tasks)
     axes = []
     for key, one in (
-        ("tasks", _known(data["tasks"])),
+        ("tasks", tasks),
         ("agents", _known(data["agents"])),
         ("memory", _memory),
         ("cpus", parse_cpus),
@@ -57,15 +67,23 @@ def cells_of(data: Mapping, place: Place, wrong: list[str]) -> list[Cell]:
                 f"{place(('sweep', key))}: missing; write a list, or name a table in sweep.cells"
             )
             values = []
-        axes.append(_axis(("sweep", key), values, one, place, wrong))
+        of_key = sets if key == "tasks" else {}
+        axes.append(_axis(("sweep", key), values, one, place, wrong, of_key))
     replicates = range(sweep["replicates"])
     return [Cell(*values) for values in itertools.product(*axes, replicates)]
 
 
-def _axis(path: tuple, values: list, one, place: Place, wrong: list[str]) -> list[str]:
-    """The values in canonical spelling; twice the same is a mistake."""
+def _axis(
+    path: tuple, values: list, one, place: Place, wrong: list[str], sets: Mapping
+) -> list[str]:
+    """The values in canonical spelling, sets with all that is in them; no value comes twice."""
     seen: dict[str, object] = {}
-    for index, value in enumerate(values):
+    single = [
+        (index, value)
+        for index, named in enumerate(values)
+        for value in ((sets[named] or []) if named in sets else [named])
+    ]
+    for index, value in single:
         try:
             canonical_value = one(value)
         except ValueError as error:
@@ -89,16 +107,20 @@ def _memory(text: str) -> str:
     return format_size(size)
 
 
-def _known(names: Mapping):
+def _known(names: Mapping, complete: bool = True):
     def check(name: str) -> str:
-        if name not in names:
-            raise ValueError(f"{name!r} is not defined; defined are {', '.join(names)}")
+        if name not in names and complete:
+            shown = list(names)[:_MOST_NAMES]
+            more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+            raise ValueError(f"{name!r} is not defined; defined are {', '.join(shown)}{more}")
         return name
 
     return check
 
 
-def _cells_of_table(path: Path, data: Mapping, place: Place, wrong: list[str]) -> list[Cell]:
+def _cells_of_table(
+    path: Path, data: Mapping, place: Place, wrong: list[str], tasks: Callable[[str], str]
+) -> list[Cell]:
     """The cells that a CSV or TSV file lists, one a line."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -117,7 +139,7 @@ def _cells_of_table(path: Path, data: Mapping, place: Place, wrong: list[str]) -
         )
         return []
     checks = {
-        "task": _known(data["tasks"]), "agent": _known(data["agents"]),
+        "task": tasks, "agent": _known(data["agents"]),
         "memory": _memory, "cpus": parse_cpus, "replicate": _replicate,
     }  # fmt: skip
     cells: dict[Cell, int] = {}

@@ -19,7 +19,7 @@ _TICK_S = 1
 _PULLED_KEYS = ("reference", "digest", "config_digest", "id", "size_bytes", "pull_s")
 _IMAGE_KEYS = (
     *("reference", "digest", "config_digest", "tag", "id", "size_bytes"),
-    *("workdir", "uid", "gid", "pull_s", "fix_s"),
+    *("workdir", "uid", "gid", "history", "pull_s", "fix_s"),
 )
 
 
@@ -106,8 +106,40 @@ def _parser() -> argparse.ArgumentParser:
 
     dataset = commands.add_parser("dataset", help="aggregate extracted runs to one data set")
     dataset.add_argument("--list", type=Path, required=True, help="file with one directory a line")
+    dataset.add_argument("--patches", type=Path, help="list of the patches that were graded")
     dataset.add_argument("--out", type=Path, required=True)
     dataset.set_defaults(command=_dataset)
+
+    patches = commands.add_parser("patches", help="list the distinct patches of runs")
+    patches.add_argument(
+        "--list",
+        type=Path,
+        required=True,
+        help="file with a task, a tab and a run's directory a line",
+    )
+    patches.add_argument("--out", type=Path, required=True)
+    patches.set_defaults(command=_patches)
+
+    grade = commands.add_parser("grade", help="grade a patch, or recall its grading")
+    grade.add_argument("task", help="the task's name in the configuration")
+    grade.add_argument("--patch", type=Path, required=True)
+    grade.add_argument("--out", type=Path, required=True, help="directory for the grading's files")
+    _config(grade)
+    grade.set_defaults(command=_grade)
+
+    validate = commands.add_parser(
+        "validate-task", help="whether a task's gold patch resolves it and no patch does not"
+    )
+    validate.add_argument("task", help="the task's name in the configuration")
+    validate.add_argument("--out", type=Path, required=True, help="the record to write")
+    _config(validate)
+    validate.set_defaults(command=_validate)
+
+    validations = commands.add_parser("validations", help="say which tasks are valid")
+    validations.add_argument(
+        "--list", type=Path, required=True, help="file with the path of one record a line"
+    )
+    validations.set_defaults(command=_validations)
 
     claims = commands.add_parser("claims", help="a paper's claims for data sets, in both modes")
     claims.add_argument(
@@ -121,9 +153,31 @@ def _parser() -> argparse.ArgumentParser:
     claims.add_argument("--out", type=Path, required=True)
     claims.set_defaults(command=_claims)
 
+    export = commands.add_parser("export", help="the finished runs, in the formats of others")
+    formats = export.add_subparsers(required=True, metavar="FORMAT")
+    for name, command, said in (
+        ("swebench", _export_swebench, "patches as predictions for SWE-bench's harness"),
+        ("atif", _export_atif, "runs as trajectories in Harbor's ATIF"),
+    ):
+        exported = formats.add_parser(name, help=said)
+        _config(exported)
+        exported.add_argument("--output", type=Path, required=True, help="directory to write to")
+        exported.set_defaults(command=command)
+
     lock = commands.add_parser("lock", help="resolve image references to digests")
     _config(lock)
     lock.set_defaults(command=_lock)
+
+    fetch = commands.add_parser(
+        "fetch-tasks", help="download the task sets that are on the Hugging Face hub"
+    )
+    _config(fetch)
+    fetch.set_defaults(command=_fetch_tasks)
+
+    tasks = commands.add_parser("tasks", help="write down which tasks a sweep has")
+    _config(tasks)
+    tasks.add_argument("--out", type=Path, required=True)
+    tasks.set_defaults(command=_tasks)
 
     pull = commands.add_parser("image-pull", help="pull one locked image")
     pull.add_argument("--reference", required=True)
@@ -139,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     fix.add_argument("--uid", type=int, required=True)
     fix.add_argument("--gid", type=int, required=True)
     fix.add_argument("--tag", required=True)
+    fix.add_argument("--base-commit", help="the commit that the benchmark says it is at")
     _engine(fix)
     fix.add_argument("--out", type=Path, required=True)
     fix.set_defaults(command=_image_fix)
@@ -191,6 +246,11 @@ def _engine(parser: argparse.ArgumentParser) -> None:
 def _load_config(arguments: argparse.Namespace):
     from agentsweep import config
 
+    return config.load(_config_source(arguments))
+
+
+def _config_source(arguments: argparse.Namespace) -> list[Path] | dict:
+    """What --config names: files, or a configuration itself."""
     sources = arguments.config or [DEFAULT_CONFIG]
     if not any(source.lstrip().startswith("{") for source in sources):
         if not arguments.config and not Path(DEFAULT_CONFIG).exists():
@@ -198,11 +258,11 @@ def _load_config(arguments: argparse.Namespace):
                 f"{DEFAULT_CONFIG}: there is no such file: start agentsweep in the project's "
                 "directory, or name your configuration with --config"
             )
-        return config.load([Path(source) for source in sources])
+        return [Path(source) for source in sources]
     if len(sources) > 1:
         raise ConfigError("--config: JSON stands alone: put it into a file to lay it over another")
     try:
-        return config.load(json.loads(sources[0]))
+        return json.loads(sources[0])
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"--config: not JSON ({error}): mend it, or give the name of a file"
@@ -309,8 +369,84 @@ def _dataset(arguments: argparse.Namespace) -> None:
     from agentsweep import dataset
 
     folders = [Path(line) for line in arguments.list.read_text().splitlines() if line]
-    rows = dataset.aggregate(folders, arguments.out)
+    graded = []
+    if arguments.patches is not None:
+        from agentsweep import patches
+
+        listed = patches.read(arguments.patches)
+        graded = [patches.grading_folder(arguments.patches, patch) for patch in listed]
+    rows = dataset.aggregate(folders, arguments.out, graded)
     _say(f"{arguments.out}: {_counted(rows)}")
+
+
+def _patches(arguments: argparse.Namespace) -> None:
+    from agentsweep import patches
+
+    lines = [line.split("\t") for line in arguments.list.read_text().splitlines() if line]
+    found = patches.collect([(task, Path(run)) for task, run in lines], arguments.out)
+    _say(f"{arguments.out}: {found} patches of {len(lines)} runs")
+
+
+def _grade(arguments: argparse.Namespace) -> None:
+    from agentsweep import grading_job
+
+    config = _load_config(arguments)
+    _refuse_ungradable(config, arguments.task)
+    try:
+        patch = arguments.patch.read_bytes()
+    except OSError as error:
+        raise AgentsweepError(f"{arguments.patch}: {error.strerror}; name a patch file") from None
+    found = grading_job.grade(
+        config, arguments.task, patch, arguments.out, lambda: _engine_of(config)
+    )
+    verdict = "resolved" if found.resolved else "not resolved"
+    _say(
+        f"{arguments.task}: {verdict} ({found.status}{f': {found.detail}' if found.detail else ''})"
+    )
+
+
+def _validate(arguments: argparse.Namespace) -> None:
+    from agentsweep import grading_job
+
+    config = _load_config(arguments)
+    _refuse_ungradable(config, arguments.task)
+    record = grading_job.validate(config, arguments.task, lambda: _engine_of(config))
+    _write_record(arguments.out, record)
+    _say("; ".join([_validity(record), *record["problems"]]))
+
+
+def _validations(arguments: argparse.Namespace) -> None:
+    paths = [Path(line) for line in arguments.list.read_text().splitlines() if line]
+    if not paths:
+        print("no task of the sweep has a row whose tests can be graded")
+    for path in paths:
+        record = json.loads(path.read_text())
+        print(_validity(record))
+        for problem in record["problems"]:
+            print(f"    {problem}")
+
+
+def _validity(record: dict) -> str:
+    word = "valid" if record["valid"] else "NOT VALID, left out of sweeps"
+    return f"{record['task']}: {word} (gold and empty patch, {record['repeats']} times each)"
+
+
+def _refuse_ungradable(config, task: str) -> None:
+    from agentsweep import grading_job
+
+    if not grading_job.gradable(config, task):
+        raise ConfigError(
+            f"tasks.{task}: has no `row` whose tests pytest runs, so that nothing can be graded"
+        )
+
+
+def _engine_of(config):
+    from agentsweep import engine, workspace
+
+    container = config["container"]
+    found = engine.find_engine(container["engine"], container["runtime"], workspace.engine_dir())
+    workspace.clean_up(found)
+    return found
 
 
 def _claims(arguments: argparse.Namespace) -> None:
@@ -322,17 +458,49 @@ def _claims(arguments: argparse.Namespace) -> None:
     _say(f"{arguments.out}: {len(rows)} values")
 
 
+def _export_swebench(arguments: argparse.Namespace) -> None:
+    from agentsweep import export_swebench
+
+    export_swebench.export(_load_config(arguments), arguments.output, _say)
+
+
+def _export_atif(arguments: argparse.Namespace) -> None:
+    from agentsweep import export_atif
+
+    export_atif.export(_load_config(arguments), arguments.output, _say)
+
+
 def _lock(arguments: argparse.Namespace) -> None:
     from agentsweep import images, lockfile
 
     config = _load_config(arguments)
     path = Path(config["images"]["lock"])
     found = {}
-    for reference in config.image_references():
+    for reference in config.references_to_lock():
         _say(f"looking up {reference}")
         found[reference] = images.resolve(reference)
     changed = lockfile.update(path, found)
     _say(f"{path}: {changed} of {len(found)} images changed")
+
+
+def _fetch_tasks(arguments: argparse.Namespace) -> None:
+    from agentsweep import config, hub
+
+    splits = config.hub_splits(_config_source(arguments))
+    for wanted in splits:
+        _say(f"fetching {wanted}")
+        for path in hub.fetch(wanted):
+            _say(f"  {path}")
+    if not splits:
+        _say("the configuration names no task set of the hub: there is nothing to fetch")
+
+
+def _tasks(arguments: argparse.Namespace) -> None:
+    from agentsweep import tasks_file
+
+    document = tasks_file.document(_load_config(arguments))
+    _write_record(arguments.out, document)
+    _say(f"{arguments.out}: {len(document['tasks'])} tasks")
 
 
 def _image_pull(arguments: argparse.Namespace) -> None:
@@ -358,6 +526,7 @@ def _image_fix(arguments: argparse.Namespace) -> None:
         arguments.uid,
         arguments.gid,
         arguments.tag,
+        arguments.base_commit,
     )
     _write_record(arguments.out, record)
     _say(f"made {record['tag']} in {record['fix_s']} s")

@@ -9,14 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agentsweep import agent, agent_model, lockfile, replay_source, schema
+from agentsweep import agent, agent_model, lockfile, replay_source, schema, task_sets
 from agentsweep.cells import Cell, cells_of
 from agentsweep.errors import ConfigError
+from agentsweep.hub import HubSplit
 from agentsweep.replay_source import ReplaySource
 from agentsweep.spec import FIX_RECIPE, PROTOCOL, ImageRef, canonical, cores, text_sha256
 from agentsweep.store import Store, spec_sha256
+from agentsweep.task_sets import TaskSet
 from agentsweep.tasks import Task, load_task
-from agentsweep.units import parse_size
+from agentsweep.units import parse_cpus, parse_size
 
 # Share of the machine's memory that runs may reserve; profiles/default has the same.
 HOST_SHARE = 0.9
@@ -56,10 +58,21 @@ class Import:
 
 
 class Config:
-    """A checked configuration; `config["container"]` and so on are its sections."""
+    """A checked configuration; `config["container"]` and so on are its sections.
 
-    def __init__(self, data: dict, tasks: dict[str, Task], locked: dict, cells: list[Cell]):
+    In `config["tasks"]` a task set is gone, and each of its tasks is there by its own name.
+    """
+
+    def __init__(
+        self,
+        data: dict,
+        tasks: dict[str, Task],
+        locked: dict,
+        cells: list[Cell],
+        sets: Iterable[TaskSet] = (),
+    ):
         self._data, self._tasks, self._locked, self._cells = data, tasks, locked, cells
+        self._sets = list(sets)
         self._by_id = {cell.id: cell for cell in cells}
 
     def __getitem__(self, section: str):
@@ -88,8 +101,18 @@ class Config:
         return found
 
     def task(self, name: str) -> Task:
-        """One task."""
+        """One task; ConfigError where the configuration has none of that name."""
+        if name not in self._tasks:
+            raise ConfigError(f"{name} is no task of this configuration: name one of `tasks`")
         return self._tasks[name]
+
+    def task_names(self) -> list[str]:
+        """The tasks of the sweep, each once, in its order."""
+        return list(dict.fromkeys(cell.task for cell in self._cells))
+
+    def task_sets(self) -> list[TaskSet]:
+        """The task sets, in the order of the configuration."""
+        return list(self._sets)
 
     @functools.cache  # noqa: B019 - a Config lives as long as its process
     def agent_settings(self, name: str) -> dict:
@@ -126,6 +149,11 @@ class Config:
         """The references of all images that the sweep needs, each once."""
         return list(dict.fromkeys(self._tasks[cell.task].reference for cell in self._cells))
 
+    def references_to_lock(self) -> list[str]:
+        """Those, and those whose sizes decide which rows a set takes; each once."""
+        sized = [reference for found in self._sets for reference in found.sized]
+        return list(dict.fromkeys([*self.image_references(), *sized]))
+
     @functools.cache  # noqa: B019
     def _half_spec(self, task_name: str, agent_name: str) -> dict:
         """What a spec says apart from limits, model and replicate: the same for many cells."""
@@ -152,6 +180,7 @@ class Config:
                 "workdir": task.workdir,
                 "environment_sha256": text_sha256(task.environment),
                 "python": task.python,
+                "row_sha256": task.row.sha256 if task.row else None,
             },
             "image": {
                 "digest": image.digest or lockfile.UNLOCKED,
@@ -296,17 +325,29 @@ def load(source: Iterable[Path] | Mapping, overrides: Mapping | None = None, fil
     `files` says, for a mapping that was merged from files, which ones: messages then name the file
     that a value comes from. Raises ConfigError with every problem that was found.
     """
-    if isinstance(source, Mapping):
-        layers = _layers(files)
-        merged: dict = dict(source)
-    else:
-        layers = [(str(path), schema.read_mapping(Path(path))) for path in source]
-        merged = {}
-        for _, content in layers:
-            merged = merge(merged, content)
+    merged, layers = _merged(source, files)
     if overrides:
         merged = merge(merged, overrides)
     return _checked(merged, _Places(merged, layers))
+
+
+def hub_splits(source: Iterable[Path] | Mapping) -> list[HubSplit]:
+    """The splits on the Hugging Face hub that a configuration names, each once.
+
+    Nothing else of it is checked: until they are fetched, a configuration cannot be loaded.
+    """
+    tasks = _merged(source)[0].get("tasks")
+    return task_sets.hub_splits(tasks if isinstance(tasks, Mapping) else {})
+
+
+def _merged(source: Iterable[Path] | Mapping, files=()) -> tuple[dict, list[tuple[str, dict]]]:
+    if isinstance(source, Mapping):
+        return dict(source), _layers(files)
+    layers = [(str(path), schema.read_mapping(Path(path))) for path in source]
+    merged: dict = {}
+    for _, content in layers:
+        merged = merge(merged, content)
+    return merged, layers
 
 
 def merge(base: Mapping, over: Mapping) -> dict:
@@ -365,9 +406,10 @@ def _checked(merged: dict, place: _Places) -> Config:
         raise ConfigError(wrong)
     data = schema.with_defaults("config", merged)
     wrong += [f"{place(path)}: {said}" for path, said in _semantic_problems(data)]
-    tasks = _load_tasks(data, place, wrong)
     locked = _collect(wrong, lockfile.read, Path(data["images"]["lock"])) or {}
-    cells = cells_of(data, place, wrong)
+    tasks, sets = _load_tasks(data, locked, place, wrong)
+    names = {name: found.names if found else None for name, found in sets.items()}
+    cells = cells_of(data, place, wrong, names)
     for name in dict.fromkeys(cell.agent for cell in cells):
         settings = _settings(data, name)
         _collect(wrong, agent.binary_sha256, Path(settings["lock"]), settings["version"])
@@ -384,7 +426,7 @@ def _checked(merged: dict, place: _Places) -> Config:
                 _collect(wrong, replay_source.find, *asked, where=where)
     if wrong:
         raise ConfigError(list(dict.fromkeys(wrong)))
-    return Config(data, tasks, locked, cells)
+    return Config(data, tasks, locked, cells, sets.values())
 
 
 def _settings(data: Mapping, name: str) -> dict:
@@ -401,17 +443,44 @@ def _collect(wrong: list[str], function, *arguments, where: str = ""):
         return None
 
 
-def _load_tasks(data: dict, place: _Places, wrong: list[str]) -> dict[str, Task]:
-    tasks = {}
+def _load_tasks(
+    data: dict, locked: dict, place: _Places, wrong: list[str]
+) -> tuple[dict[str, Task], dict[str, TaskSet | None]]:
+    """All tasks, and the sets that some of them are of; None is a set that cannot be read.
+
+    Each set in `data["tasks"]` is replaced by its tasks.
+    """
+    tasks: dict[str, Task] = {}
+    sets: dict[str, TaskSet | None] = {}
+    flat: dict[str, str | Mapping] = {}
+    of: dict[str, str] = {}
     for name, source in data["tasks"].items():
-        where = f"{place(('tasks', name))}."
+        where = place(("tasks", name))
         if isinstance(source, str) and not Path(source).is_file():
-            wrong.append(f"{place(('tasks', name))}: {source!r} is not a file; write a task file")
+            wrong.append(f"{where}: {source!r} is not a file; write a task file")
+            flat[name] = source
             continue
-        task = _collect(wrong, load_task, name, source, where)
-        if task is not None:
-            tasks[name] = task
-    return tasks
+        if _collect(wrong, task_sets.content_of, source) is None:
+            found = [(name, source, f"{where}.", None)]
+        else:
+            sets[name] = _collect(wrong, task_sets.load_set, name, source, where, locked)
+            rows = sets[name].rows if sets[name] else ()
+            found = [
+                (row.instance_id, sets[name].task(row), f"{where}.{row.instance_id}.", row)
+                for row in rows
+            ]
+        for task_name, entry, said, row in found:
+            if task_name in flat:
+                wrong.append(
+                    f"{where}: {task_name!r} is a task of {of[task_name]!r} too; leave one out"
+                )
+                continue
+            flat[task_name], of[task_name] = entry, name
+            task = _collect(wrong, load_task, task_name, entry, said, row)
+            if task is not None:
+                tasks[task_name] = task
+    data["tasks"] = flat
+    return tasks, sets
 
 
 def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:
@@ -421,6 +490,11 @@ def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:
         parse_size(overhead)
     except ValueError as error:
         yield ("measure", "mem_overhead"), str(error)
+    for key, parse in (("memory", parse_size), ("cpus", parse_cpus)):
+        try:
+            parse(data["grading"][key])
+        except ValueError as error:
+            yield ("grading", key), str(error)
     places: dict[Path, str] = {}
     for name, entry in data["imports"].items():
         directory = Path(data["imports_directory"]) / entry["directory"]

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentsweep import tables
+from agentsweep import grades, tables
 from agentsweep.errors import AgentsweepError
 
 if TYPE_CHECKING:
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 EXTRACTED = ("runs", "tool_calls", "api_calls", "messages", "samples")
 
 
-def aggregate(folders: Iterable[Path | str], out: Path | str) -> dict[str, int]:
+def aggregate(
+    folders: Iterable[Path | str], out: Path | str, graded: Iterable[Path] = ()
+) -> dict[str, int]:
     """Put the tables of extracted runs together below `out`; returns the rows of each table.
 
-    The order of the folders does not matter. `hosts` is summed up from `runs`. Raises
+    The order of the folders does not matter. `hosts` is summed up from `runs`; `graded` are the
+    folders of gradings (`grades.Grades`), which say what `runs` has on them, and `tests`. Raises
     AgentsweepError when there is no folder, a table is missing, or two folders hold one run.
     """
     ordered = sorted(map(Path, folders))
@@ -33,10 +36,25 @@ def aggregate(folders: Iterable[Path | str], out: Path | str) -> dict[str, int]:
     rows = {
         name: tables.concat(name, (folder / f"{name}.parquet" for folder in ordered), target)
         for name, target in ((name, out / f"{name}.parquet") for name in EXTRACTED)
+        if name != "runs"
     }
+    rows |= _runs(ordered, out, grades.Grades(graded))
     hosts = _hosts(out / "runs.parquet")
     tables.write("hosts", hosts, out / "hosts.parquet")
     return rows | {"hosts": len(hosts)}
+
+
+def _runs(folders: Sequence[Path], out: Path, known: grades.Grades) -> dict[str, int]:
+    """`runs` with what grading said about each run's patch, and `tests`."""
+    with (
+        tables.Writer("runs", out / "runs.parquet") as runs,
+        tables.Writer("tests", out / "tests.parquet") as tests,
+    ):
+        for folder in folders:
+            for run in tables.read("runs", folder / "runs.parquet").to_pylist():
+                runs.write([run | known.of(run)])
+                tests.write(known.tests(run))
+    return {"runs": runs.rows, "tests": tests.rows}
 
 
 def _refuse_repeated(folders: Sequence[Path]) -> None:

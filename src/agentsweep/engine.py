@@ -17,10 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agentsweep import strays
 from agentsweep.errors import InfraError
 
 LABEL = "agentsweep.attempt"
 OWNER_LABEL = "agentsweep.owner"
+# How long a command that changes a container may take after its caller was interrupted.
+_FINISH_S = 30
 INSTALL_HINT = "install it with `make system`"
 
 _ENVIRONMENT = (
@@ -30,6 +33,10 @@ _ENVIRONMENT = (
     *("CONTAINERS_REGISTRIES_CONF", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
+
+
+class EngineTimeout(InfraError):
+    """An engine call that did not end within its time."""
 
 
 @dataclass(frozen=True)
@@ -93,28 +100,19 @@ class Engine:
         return [self.name, *runtime, *arguments]
 
     def call(
-        self, *arguments: str, timeout_s: float = 600, check: bool = True, **kwargs
+        self, *arguments: str, timeout_s: float = 600, check: bool = True, finish: bool = False
     ) -> subprocess.CompletedProcess:
-        """Run an engine command to its end and capture its output as text."""
-        kwargs.setdefault("stdin", subprocess.DEVNULL)
+        """Run an engine command to its end and capture its output as text.
+
+        finish: when the caller is interrupted, let the command end all the same. One that is
+        killed while it changes a container leaves something that the engine no longer knows.
+        """
         try:
-            done = subprocess.run(
-                self.command(*arguments),
-                cwd=self.workdir,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=timeout_s,
-                check=False,
-                env=engine_environment(),
-                # Ctrl-C in a terminal is for the runner, which then cleans up with the engine.
-                start_new_session=True,
-                **kwargs,
-            )
+            done = self._run(self.command(*arguments), timeout_s, finish)
         except FileNotFoundError:
             raise InfraError(f"{self.name} is not installed: {INSTALL_HINT}") from None
         except subprocess.TimeoutExpired:
-            raise InfraError(
+            raise EngineTimeout(
                 f"`{self.name} {arguments[0]}` gave no answer within {timeout_s:.0f} s: "
                 f"see whether `{self.name} ps` hangs too"
             ) from None
@@ -123,6 +121,34 @@ class Engine:
                 f"`{self.name} {' '.join(arguments[:2])}` failed: {last_line(done.stderr)}"
             )
         return done
+
+    def _run(
+        self, command: list[str], timeout_s: float, finish: bool
+    ) -> subprocess.CompletedProcess:
+        process = subprocess.Popen(
+            command,
+            cwd=self.workdir,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=engine_environment(),
+            # Ctrl-C in a terminal is for the runner, which then cleans up with the engine.
+            start_new_session=True,
+        )
+        with process:
+            try:
+                said = process.communicate(timeout=timeout_s)
+            except BaseException as error:
+                try:
+                    if finish and not isinstance(error, subprocess.TimeoutExpired):
+                        with contextlib.suppress(subprocess.TimeoutExpired):
+                            process.communicate(timeout=_FINISH_S)
+                finally:
+                    process.kill()
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, *said)
 
     def info(self) -> dict:
         """Engine name, version, runtime, storage driver, rootless or not, cgroup version.
@@ -166,11 +192,12 @@ class Engine:
 
     def create(self, spec: ContainerSpec) -> str:
         """Create a container whose PID 1 idles; returns its id."""
-        return self.call("create", *create_arguments(self.name, spec)).stdout.strip()
+        arguments = create_arguments(self.name, spec)
+        return self.call("create", *arguments, finish=True).stdout.strip()
 
     def start(self, container_id: str, name: str) -> Container:
         """Start a created container and find its init on the host."""
-        self.call("start", container_id)
+        self.call("start", container_id, finish=True)
         state = self.inspect(container_id)["State"]
         if not state.get("Running") or not state.get("Pid"):
             raise InfraError(
@@ -235,10 +262,18 @@ class Engine:
     def remove(self, name: str) -> None:
         """Kill and remove a container with its volumes; silent where there is none."""
         kill_now = ["--time", "0"] if self.name == "podman" else []
-        done = self.call("rm", "--force", "--volumes", *kill_now, name, check=False, timeout_s=120)
+        done = self.call(
+            *("rm", "--force", "--volumes", *kill_now, name),
+            check=False,
+            timeout_s=120,
+            finish=True,
+        )
+        clean = self.name != "podman" or strays.remove(name, engine_environment())
         gone = "no such container" in done.stderr.lower() or "no container with" in done.stderr
         if done.returncode != 0 and not gone and self.exists(name):
             raise InfraError(f"container {name} cannot be removed: {last_line(done.stderr)}")
+        if not clean:
+            raise InfraError(f"container {name} is removed, but its monitor still runs: kill it")
 
     def exists(self, name: str) -> bool:
         """Whether the engine knows a container of that name or id."""

@@ -12,11 +12,11 @@ import os
 import tarfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agentsweep import grading_script, images, test_reports, workspace
+from agentsweep import grading_script, images, pytest_reports, workspace
 from agentsweep.cgroup import CgroupReader
 from agentsweep.engine import (
     LABEL,
@@ -32,7 +32,7 @@ from agentsweep.process import owner_tag
 from agentsweep.spec import canonical, text_sha256
 from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, write_durably
 from agentsweep.task_row import TaskRow
-from agentsweep.verdict import Command
+from agentsweep.verdict import KINDS, Command
 
 # What a grading leaves depends on this version of it; a new one grades every patch again.
 GRADER = 1
@@ -134,7 +134,7 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
         commands.append(
             Command(
                 exit_code=int(ended) if ended.isdigit() else None,
-                report=test_reports.parse_report(left.get(f"report-{number}.xml")),
+                report=pytest_reports.parse_report(left.get(f"report-{number}.xml")),
                 log=left.get(f"log-{number}", b"").decode(errors="replace"),
             )
         )
@@ -160,6 +160,7 @@ def _graded(engine: Engine, attempt: Attempt, ground: Ground, grader: Grader, pa
         "schema": 1,
         "instance_id": ground.row.instance_id,
         "row_sha256": ground.row.sha256,
+        **{kind: getattr(ground.row, kind) for kind in KINDS},
         "patch_sha256": hashlib.sha256(patch).hexdigest(),
         "image_digest": ground.digest,
         "grader": {"version": GRADER, **asdict(grader)},
@@ -283,14 +284,3 @@ def _members(archive: Path) -> dict[str, bytes]:
 
 def _lines(content: bytes | None) -> list[str]:
     return (content or b"").decode(errors="replace").splitlines()
-
-
-def grader_of(settings: Mapping, memory_bytes: int) -> Grader:
-    """The grader that a configuration's section `grading` asks for."""
-    return Grader(
-        memory_bytes,
-        str(settings["cpus"]),
-        settings["timeout_s"],
-        settings["network"],
-        settings["install"],
-    )

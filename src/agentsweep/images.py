@@ -1,9 +1,10 @@
 """Task images: lock tags to digests, pull by digest, fix permissions once, and keep a record.
 
 The fix is the documented two steps: start the image, `chown -R` its work tree to the agent's
-user, commit. The start of the work tree is snapshotted there too. With `--userns=keep-id` the
-first container of an image makes a copy of its layers with shifted ids, which takes longer than
-many a run; it happens here, once, and is timed here.
+user, commit. In between, git history after the task's commit is removed (`history`) and the
+start of the work tree is snapshotted. With `--userns=keep-id` the first container of an image
+makes a copy of its layers with shifted ids, which takes longer than many a run; it happens here,
+once, and is timed here.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from agentsweep import snapshot
+from agentsweep import history, snapshot
 from agentsweep.engine import (
     LABEL,
     OWNER_LABEL,
@@ -82,11 +83,20 @@ def _pull(engine: Engine, reference: str, digest: str) -> str:
     return engine.image_id(said.stdout.split()[-1]) or ""
 
 
-def fix(engine: Engine, pulled: dict, workdir: str, uid: int, gid: int, tag: str) -> dict:
+def fix(
+    engine: Engine,
+    pulled: dict,
+    workdir: str,
+    uid: int,
+    gid: int,
+    tag: str,
+    base_commit: str | None = None,
+) -> dict:
     """Commit an image whose work tree the agent's user owns: the `image.json` record.
 
-    `tag` names it in this node's storage. Times are seconds per step; `idmap_s` is null where no
-    ID-mapped copy is made.
+    `tag` names it in this node's storage. `base_commit`: where its benchmark says the work tree
+    is; the image is refused when it is elsewhere (see `history.scrub`).
+    Times are seconds per step; `idmap_s` is null where no ID-mapped copy is made.
     """
     if engine.image_id(pulled["id"]) is None:
         pull(engine, pulled["reference"], pulled["digest"], pulled["config_digest"])
@@ -101,6 +111,10 @@ def fix(engine: Engine, pulled: dict, workdir: str, uid: int, gid: int, tag: str
         script = snapshot.prepare(workdir, uid, gid)
         steps["chown_s"], _ = timed(
             engine.exec, container.id, "sh", "-c", script, user="0:0", timeout_s=3600
+        )
+        steps["history_s"], kept = timed(
+            history.scrub,
+            *(engine, container.id, pulled["reference"], workdir, uid, gid, base_commit),
         )
         steps["snapshot_s"], start = timed(snapshot.take_start, engine, container.id, user, workdir)
         steps["commit_s"], _ = timed(
@@ -130,6 +144,7 @@ def fix(engine: Engine, pulled: dict, workdir: str, uid: int, gid: int, tag: str
         "uid": uid,
         "gid": gid,
         "workdir": workdir,
+        "history": kept,
         **start,
         "pull_s": pulled["pull_s"],
         "fix_s": round(sum(value for value in steps.values() if value), 3),
@@ -174,16 +189,22 @@ def ensure(engine: Engine, record: dict) -> dict:
             if found and known["id"] == found:
                 return known
         pulled = pull(engine, record["reference"], record["digest"], record["config_digest"])
-        made = fix(engine, pulled, record["workdir"], record["uid"], record["gid"], record["tag"])
+        made = fix(
+            engine,
+            pulled,
+            *(record[key] for key in ("workdir", "uid", "gid", "tag")),
+            base_commit=(record["history"] or {}).get("base_commit"),
+        )
         write_durably(again, json.dumps(made).encode())
         return made
 
 
-def resolve(reference: str) -> dict[str, str]:
-    """What the lock file says of an image: {digest, config_digest, platform}.
+def resolve(reference: str) -> dict[str, str | int]:
+    """What the lock file says of an image: {digest, config_digest, platform, size_bytes}.
 
     `digest` is the SHA-256 of the manifest as it is served (OCI image specification, descriptor),
-    `config_digest` that of the platform's configuration, which the engines use as image id.
+    `config_digest` that of the platform's configuration, which the engines use as image id;
+    `size_bytes` the sum of its layers as they are kept there, where the manifest says it.
     """
     if reference.startswith(("oci-archive:", "docker-archive:")):
         path = Path(reference.split(":", 1)[1])
@@ -196,11 +217,29 @@ def resolve(reference: str) -> dict[str, str]:
     tls = ["--tls-verify=false"] if is_loopback(reference) else []
     manifest = _skopeo(*options, "inspect", "--raw", *tls, reference)
     config = _skopeo(*options, "inspect", "--config", "--raw", *tls, reference)
-    return {
+    found = {
         "digest": f"sha256:{hashlib.sha256(manifest).hexdigest()}",
         "config_digest": f"sha256:{hashlib.sha256(config).hexdigest()}",
         "platform": PLATFORM,
     }
+    size = _layers_bytes(json.loads(manifest), reference, [*options, "inspect", "--raw", *tls])
+    return found if size is None else found | {"size_bytes": size}
+
+
+def _layers_bytes(manifest: dict, reference: str, inspect: list[str]) -> int | None:
+    """Bytes of an image's layers, that of our platform in an index; None where it is not said.
+
+    Source of the formats: OCI image specification, manifest and index.
+    """
+    for entry in manifest.get("manifests", ()):
+        platform = entry.get("platform", {})
+        is_ours = f"{platform.get('os')}/{platform.get('architecture')}" == PLATFORM
+        if is_ours and reference.startswith("docker://"):
+            name = _without_tag(reference.removeprefix("docker://"))
+            manifest = json.loads(_skopeo(*inspect, f"docker://{name}@{entry['digest']}"))
+            break
+    layers = manifest.get("layers")
+    return None if layers is None else sum(layer["size"] for layer in layers)
 
 
 def _skopeo(*arguments: str) -> bytes:

@@ -109,9 +109,20 @@ class Curve:
 
 
 class Run:
-    """All that is known of one run: its files, linked, on one clock."""
+    """All that is known of one run: its files, linked, on one clock.
 
-    def __init__(self, run_id: str, run_dir: Path, result: Fields, curve: Curve, damage: Damage):
+    `keep_content`: its trace keeps the texts of messages and of results (a replay's always does).
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        run_dir: Path,
+        result: Fields,
+        curve: Curve,
+        damage: Damage,
+        keep_content: bool = False,
+    ):
         self.run_id, self.result, self.curve, self.damage = run_id, result, curve, damage
         self.samples_status = samples_status(run_dir / "samples.arrow", len(curve.t_ns), damage)
         self.marks = read_marks(run_dir, damage)
@@ -120,7 +131,8 @@ class Run:
         self.recorded = recorded_calls(self.exchanges)
         self.is_replay = bool(self.recorded) or isinstance(result("replay"), dict)
         session_id = word(result("agent", "session_id"))
-        self.trace, self.trace_status = read_trace(run_dir, session_id, damage, self.is_replay)
+        keep = keep_content or self.is_replay
+        self.trace, self.trace_status = read_trace(run_dir, session_id, damage, keep)
         self.offset_ns = self._offset()
         start, end = whole(result("agent_start_ns")), whole(result("agent_end_ns"))
         # The agent's phase on the monotonic clock.

@@ -18,7 +18,7 @@ from agentsweep.schema import read_mapping, show
 UNLOCKED = "unlocked"
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_KEYS = ("digest", "config_digest", "platform")
+_KEYS = ("digest", "config_digest", "platform", "size_bytes")
 _HEADER = """\
 # Image references and the digests that they mean. Written by `snakemake --cores 1 lock`, which
 # looks every reference of the sweep up again; nothing else writes this file. Commit it.
@@ -27,11 +27,16 @@ _HEADER = """\
 
 @dataclass(frozen=True)
 class Locked:
-    """What a reference means: the manifest's digest and that of the platform's configuration."""
+    """What a reference means: the manifest's digest and that of the platform's configuration.
+
+    size_bytes: that of its layers as the registry or the archive has them, which for a registry
+    is compressed; None where nobody asked.
+    """
 
     digest: str
     config_digest: str
     platform: str
+    size_bytes: int | None = None
 
 
 def read(path: Path) -> dict[str, Locked]:
@@ -73,15 +78,21 @@ def _entry_problems(entry: object):
     platform = entry.get("platform")
     if not isinstance(platform, str) or not re.fullmatch(r"[a-z0-9]+/[a-z0-9_/]+", platform):
         yield f".platform: {show(platform)} is not a platform; write linux/amd64"
+    size = entry.get("size_bytes", 0)
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        yield f".size_bytes: {show(size)} is not a size; write a whole number of bytes"
 
 
-def update(path: Path, found: Mapping[str, Mapping[str, str]]) -> int:
+def update(path: Path, found: Mapping[str, Mapping[str, str | int]]) -> int:
     """Write what was looked up into the lock file; returns how many entries changed.
 
     References of other configurations that share the file keep their entries. The file is
     replaced in one step, and not at all when nothing changed.
     """
-    before = {reference: vars(entry) for reference, entry in read(path).items()}
+    before = {
+        reference: {key: value for key, value in vars(entry).items() if value is not None}
+        for reference, entry in read(path).items()
+    }
     after = before | {reference: dict(entry) for reference, entry in found.items()}
     changed = sum(before.get(reference) != entry for reference, entry in after.items())
     if changed or not path.exists():

@@ -144,7 +144,9 @@ def _outcome(result: Fields) -> dict:
         "patch_status": word(result("patch", "status")),
         "patch_sha256": word(result("patch", "sha256")),
         "patch_bytes": whole(result("patch", "bytes")),
-        "resolved": None,
+        "row_sha256": word(result("spec", "task", "row_sha256")),
+        # Of the patch, not of the run: the data set says it (agentsweep.grades).
+        **dict.fromkeys(("resolved", "grade_status", "grade_detail")),
     }
 
 

@@ -13,7 +13,7 @@ from decimal import Decimal
 # Raise it when a change of the runner makes older runs incomparable: every cell is run again.
 PROTOCOL = 1
 # Raise it when the steps that make an image ready for the agent change.
-FIX_RECIPE = 1
+FIX_RECIPE = 2
 # Raise it when a recording would be replayed otherwise than before.
 REPLAY_RULES = 1
 

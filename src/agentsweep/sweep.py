@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from agentsweep import agent_model
+from agentsweep import agent_model, grading_job
 from agentsweep import config as configuration
 from agentsweep.agentcgroup import AttemptDir, attempts_in
 from agentsweep.config import Cell, Import, Machine
 from agentsweep.errors import AgentsweepError, ConfigError
 from agentsweep.ledger import Ledger
+from agentsweep.spec import ImageRef
 
 UNMATCHABLE = "(?!x)x"
 
@@ -41,15 +42,26 @@ class Sweep:
     ):
         self.config = configuration.load(merged, files=files)
         self.cells = self.config.cells()
+        self.gradable = [
+            task for task in self.config.task_names() if grading_job.gradable(self.config, task)
+        ]
         if self.config["sweep"]["skip_unfit"] and announce:
             self._skip_unfit(machine or Machine.here(), stream or sys.stderr)
         if announce:
+            self._leave_out_invalid(stream or sys.stderr)
             self._announce_live(stream or sys.stderr)
         self.images = {
             image.directory: image
             for image in (self.config.image_of(task) for task in self._values("task"))
         }
         self._by_values = {(c.task, c.agent, c.memory, c.cpus, c.replicate): c for c in self.cells}
+
+    def base_commit(self, image: ImageRef) -> str | None:
+        """The commit at which an image's work tree is, where all its tasks name the same one."""
+        tasks = [task for task in self.config.task_names() if self.config.image_of(task) == image]
+        rows = [self.config.task(task).row for task in tasks]
+        named = {row and row.base_commit for row in rows}
+        return named.pop() if len(named) == 1 else None
 
     def cell(self, wildcards) -> Cell:
         """The cell behind the wildcards of a path."""
@@ -112,6 +124,10 @@ class Sweep:
         if wrong:
             raise ConfigError(wrong)
 
+    def graded_cells(self) -> list[Cell]:
+        """The wanted cells whose patches are graded."""
+        return [cell for cell in self.wanted() if cell.task in self.gradable]
+
     def cell_pattern(self) -> str:
         """The path of a cell with a wildcard for each value, constrained to exact membership.
 
@@ -158,6 +174,20 @@ class Sweep:
                     "refused"
                 )
         print(f"agentsweep: {line}", file=stream)
+
+    def _leave_out_invalid(self, stream: TextIO) -> None:
+        """Drop the tasks whose own gold patch does not resolve them, unless they are kept."""
+        if self.config["grading"]["keep_invalid"]:
+            return
+        for task in self.gradable:
+            record = grading_job.validation(self.config, task)
+            if record is not None and not record["valid"]:
+                self.cells = [cell for cell in self.cells if cell.task != task]
+                print(
+                    f"agentsweep: left out: task {task} is not valid: {record['problems'][0]} "
+                    "(grading.keep_invalid: true keeps it)",
+                    file=stream,
+                )
 
     def _skip_unfit(self, machine: Machine, stream: TextIO) -> None:
         kept = []

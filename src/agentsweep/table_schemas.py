@@ -145,7 +145,15 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("patch_status", "text", "", "ok, empty or unavailable"),
         ("patch_sha256", "text", "", "Hash of the patch that the run left"),
         ("patch_bytes", "int", "bytes", "Size of the patch"),
-        ("resolved", "bool", "", "Whether the patch passed grading; null when not graded"),
+        ("row_sha256", "text", "", "Hash of the task's benchmark row; null without one"),
+        (
+            "resolved",
+            "bool",
+            "",
+            "Whether all tests of the task passed with the patch; null when not graded",
+        ),
+        ("grade_status", "text", "", "What grading came to, as docs/grading.md lists it"),
+        ("grade_detail", "text", "", "Why, in one sentence"),
         # Counters over the agent's phase
         ("mem_start_bytes", "int", "bytes", "Memory charged when the agent started"),
         ("mem_peak_bytes", "int", "bytes", "Peak of the memory charged in the agent's phase"),
@@ -402,8 +410,8 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
     "tests": [
         _RUN_ID,
         ("test_id", "text!", "", "Name of the test"),
-        ("kind", "text", "", "fail_to_pass or pass_to_pass"),
-        ("outcome", "text", "", "passed, failed, error, skipped or missing"),
+        ("kind", "text", "", "fail_to_pass or pass_to_pass; null where the task names it nowhere"),
+        ("outcome", "text!", "", "passed, xfailed, skipped, failed, error or missing"),
         ("duration_s", "float", "s", "Duration of the test"),
         ("grader", "text", "", "Version of the grader"),
     ],

@@ -1,18 +1,21 @@
 """Tasks: what an agent is asked to do, in which image, and what plays the model."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import schema
+from agentsweep import row_sources, schema
 from agentsweep.errors import ConfigError
+from agentsweep.image_names import TRANSPORTS, benchmark_image, image_problems
 from agentsweep.scenario import load as load_scenario
+from agentsweep.task_row import TaskRow
 
-TRANSPORTS = ("docker://", "oci-archive:", "docker-archive:")
-
-# Where the benchmark's published images lie, by instance.
-_BENCHMARK_IMAGE = "docker://docker.io/swerebench/sweb.eval.x86_64.{name}"
+# How the images of SWE-bench and of the first SWE-rebench are laid out.
+TESTBED = {
+    "workdir": "/testbed",
+    "environment": "source /opt/miniconda3/bin/activate testbed",
+    "python": "/opt/miniconda3/envs/testbed/bin/python",
+}
 _PLACEHOLDER = "{problem_statement}"
 
 _SWE_PROMPT = """\
@@ -33,7 +36,8 @@ class Task:
 
     prompt: the whole text that the agent gets; reference: image with transport; environment:
     shell lines or None; python: path that `python` must have, or None; scenario: file that plays
-    the model, or None; scenario_sha256: hash of what that file makes the model do.
+    the model, or None; scenario_sha256: hash of what that file makes the model do; row: the
+    benchmark's row that the task is, or None.
     """
 
     name: str
@@ -46,28 +50,32 @@ class Task:
     prompt: str
     scenario: Path | None
     scenario_sha256: str | None
+    row: TaskRow | None = None
 
 
-def benchmark_image(instance_id: str) -> str:
-    """The reference of a benchmark's image: `__` is written `_1776_` there, in lower case."""
-    return _BENCHMARK_IMAGE.format(name=instance_id.lower().replace("__", "_1776_"))
-
-
-def load_task(name: str, source: str | Mapping, where: str) -> Task:
+def load_task(name: str, source: str | Mapping, where: str, row: TaskRow | None = None) -> Task:
     """A task from its file or from the mapping in its place.
 
-    `where` is how messages call the place of a mapping. Raises ConfigError with all problems.
+    `where` is how messages call the place of a mapping; `row` is the one that a mapping's `row`
+    means, where it was read before. Raises ConfigError with all problems.
     """
     if isinstance(source, str):
         content, where = schema.read_mapping(Path(source)), f"{source}: "
     else:
         content = dict(source)
+    if "row" in content:
+        content = {"kind": "swe"} | content
     wrong = [
         f"{where}{schema.dotted(path)}: {problem}"
         for path, problem in schema.problems("task", content)
     ]
     if wrong:
         raise ConfigError(wrong)
+    if "row" in content:
+        if content["kind"] != "swe":
+            raise ConfigError(f"{where}kind: {content['kind']!r} has no `row`; write swe")
+        row = row or row_sources.find(content["row"], f"{where}row")
+        content = _of_row(row) | content
     content = schema.with_defaults("task", content)
     wrong = [f"{where}{problem}" for problem in _problems(content)]
     scenario, scenario_sha256 = content["scenario"], None
@@ -90,7 +98,22 @@ def load_task(name: str, source: str | Mapping, where: str) -> Task:
         prompt=_prompt(content),
         scenario=Path(scenario) if scenario is not None else None,
         scenario_sha256=scenario_sha256,
+        row=row,
     )
+
+
+def _of_row(row: TaskRow) -> dict:
+    """What a row says of its task: of the patches, the tests and the hints nothing."""
+    return {
+        "instance_id": row.instance_id,
+        "image": row.image,
+        "problem_statement": row.problem_statement,
+        **(
+            TESTBED
+            if row.layout == "testbed"
+            else {"workdir": f"/{row.repo.partition('/')[2]}", "environment": None, "python": None}
+        ),
+    }
 
 
 def _problems(content: Mapping):
@@ -117,25 +140,8 @@ def _problems(content: Mapping):
                 f"(allowed are {', '.join(TRANSPORTS)})"
             )
     if content["image"] is not None:
-        yield from _image_problems(content["image"])
-
-
-def _image_problems(image: str):
-    transport = next((known for known in TRANSPORTS if image.startswith(known)), None)
-    if transport is None:
-        yield (
-            f"image: {schema.show(image)} has no known transport; write one of "
-            f"{', '.join(TRANSPORTS)} before it"
-        )
-    elif re.search(r"\s", image) or image == transport:
-        yield f"image: {schema.show(image)} is not an image reference"
-    elif transport == "docker://" and not re.match(
-        r"(localhost|[^/]*[.:][^/]*|\[[0-9a-f:]+\](:\d+)?)/.", image.removeprefix(transport)
-    ):
-        yield (
-            f"image: {schema.show(image)} names no registry; write it out, as in "
-            "docker://docker.io/library/debian:12"
-        )
+        for problem in image_problems(content["image"]):
+            yield f"image: {problem}"
 
 
 def _prompt(content: Mapping) -> str:

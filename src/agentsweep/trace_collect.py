@@ -207,9 +207,13 @@ class Collector:
         if kind is None:
             kind = self._read_prompt(record, utc_ns, origin, result_text(content))
         identity = as_text(record.get("uuid")) or f"user-{self._number}"
-        self.user_records.append(
-            (origin, Message(identity, "user", kind, origin.agent_id, utc_ns, utc_ns))
-        )
+        made = Message(identity, "user", kind, origin.agent_id, utc_ns, utc_ns)
+        if self._keep_content:
+            blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
+            # Results are kept with their calls.
+            kept = (b for b in blocks if isinstance(b, dict) and b.get("type") != "tool_result")
+            made.content = [(utc_ns, block) for block in kept]
+        self.user_records.append((origin, made))
 
     def _read_prompt(self, record: dict, utc_ns: int | None, origin: Origin, text: str) -> str:
         notification = read_notification(text)

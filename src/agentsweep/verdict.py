@@ -1,11 +1,11 @@
 """Did a patch resolve its task? From what a grading left behind, without a container."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agentsweep import test_reports
-from agentsweep.task_row import TaskRow
-from agentsweep.test_reports import Reported
+from agentsweep import pytest_reports
+from agentsweep.pytest_reports import Reported
 
 # What a grading came to. Only `graded` ones can have resolved anything; no other is an error of
 # the sweep. `ungraded`: nothing was graded (no run, no row, no parser for the row's tests).
@@ -13,6 +13,9 @@ STATUSES = (
     *("graded", "no_patch", "patch_failed", "tests_not_applied"),
     *("timed_out", "no_report", "inconsistent", "ungraded"),
 )
+
+# A benchmark's two lists of tests.
+KINDS = ("fail_to_pass", "pass_to_pass")
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,17 @@ class Verdict:
     tests: list[dict]
 
 
-def judge(row: TaskRow, record: Mapping, commands: Sequence[Command]) -> Verdict:
+def judge(record: Mapping, commands: Sequence[Command]) -> Verdict:
     """The verdict on a grading: its `grade.json` and what its test commands left.
 
     A test that was skipped or is missing did not pass; one that failed as expected did, as the
     benchmark has it.
     """
     reported = [test for command in commands for test in command.report or ()]
-    tests = _expected(row, reported) + _others(row, reported)
+    tests = _expected(record, reported) + _others(record, reported)
     status, detail = _status(record, commands)
-    wanted = [test for test in tests if test["category"] != "other"]
-    resolved = status == "graded" and bool(wanted) and all(test["passed"] for test in wanted)
+    wanted = [test["outcome"] in pytest_reports.PASSING for test in tests if test["kind"]]
+    resolved = status == "graded" and bool(wanted) and all(wanted)
     return Verdict(status, detail, resolved, tests)
 
 
@@ -80,45 +83,38 @@ def _inconsistency(command: Command) -> str | None:
         return f"pytest ended with status 0 and {bad} of its tests failed"
     if not bad and command.exit_code != 0:
         return f"pytest ended with status {command.exit_code} and none of its tests failed"
-    return test_reports.disagreement(command.report, command.log)
+    return pytest_reports.disagreement(command.report, command.log)
 
 
-def _expected(row: TaskRow, reported: Sequence[Reported]) -> list[dict]:
+def _expected(record: Mapping, reported: Sequence[Reported]) -> list[dict]:
     rows = []
-    lists = (("fail_to_pass", row.fail_to_pass), ("pass_to_pass", row.pass_to_pass))
-    for category, test_ids in lists:
-        for test_id in test_ids:
-            outcome, duration_s = "missing", None
-            for test in reported:
-                if _is(test.test_id, test_id):
-                    known = outcome != "missing"
-                    outcome = test_reports.worse(test.outcome, outcome) if known else test.outcome
-                    duration_s = (duration_s or 0) + (test.duration_s or 0)
-            rows.append(_test_row(test_id, category, outcome, duration_s))
+    for kind in KINDS:
+        for test_id in record[kind]:
+            found = [test for test in reported if _is(test.test_id, test_id)]
+            outcome = functools.reduce(pytest_reports.worse, (test.outcome for test in found), None)
+            seconds = [test.duration_s for test in found if test.duration_s is not None]
+            rows.append(_test_row(test_id, kind, outcome, sum(seconds) if seconds else None))
     return rows
 
 
-def _others(row: TaskRow, reported: Sequence[Reported]) -> list[dict]:
-    expected = (*row.fail_to_pass, *row.pass_to_pass)
-    exact = set(expected)
-    cut = {test_id for test_id in expected if " " not in test_id}
+def _others(record: Mapping, reported: Sequence[Reported]) -> list[dict]:
+    expected = {test_id for kind in KINDS for test_id in record[kind]}
     return [
-        _test_row(test.test_id, "other", test.outcome, test.duration_s)
+        _test_row(test.test_id, None, test.outcome, test.duration_s)
         for test in reported
-        if test.test_id not in exact and test_reports.short_id(test.test_id) not in cut
+        if test.test_id not in expected and pytest_reports.short_id(test.test_id) not in expected
     ]
 
 
 def _is(reported: str, wanted: str) -> bool:
     """Whether a reported test is the wanted one, whose id the benchmark may have cut."""
-    return reported == wanted or (" " not in wanted and test_reports.short_id(reported) == wanted)
+    return wanted in (reported, pytest_reports.short_id(reported))
 
 
-def _test_row(test_id: str, category: str, outcome: str, duration_s: float | None) -> dict:
+def _test_row(test_id: str, kind: str | None, outcome: str | None, seconds: float | None) -> dict:
     return {
         "test_id": test_id,
-        "category": category,
-        "outcome": outcome,
-        "passed": outcome in test_reports.PASSING,
-        "duration_s": duration_s,
+        "kind": kind,
+        "outcome": outcome or "missing",
+        "duration_s": seconds,
     }

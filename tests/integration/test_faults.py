@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from agentsweep import strays
+from agentsweep.engine import ContainerSpec, find_engine
+from agentsweep.workspace import engine_dir
 from conftest import DONE, SLEEP, bash, podman, stop
 
 QUICK = {"turns": [bash("sleep 2"), DONE]}
@@ -24,6 +27,23 @@ def test_a_killed_runner_is_cleaned_up_after_by_the_next(lab):
     assert list(lab.store.glob("*/attempt-1.interrupted/session/projects/*/*.jsonl"))
     assert list(lab.store.glob("*/attempt-1.interrupted/samples.arrow"))
     assert lab.nothing_left(), lab.leftovers()
+
+
+def test_a_start_that_is_killed_half_way_leaves_no_container(images):
+    """The engine then believes that it never started, and would forget it."""
+    engine = find_engine("auto", "auto", engine_dir())
+    name = f"agentsweep-half-{os.getpid()}"
+    created = engine.create(ContainerSpec(name, images.tag, user="0:0"))
+    try:
+        client = subprocess.Popen(engine.command("start", created), cwd=engine.workdir)
+        while not any(monitor.name == name for monitor in strays.monitors()):
+            assert client.poll() is None
+        stop(client)
+    finally:
+        engine.remove(name)
+    time.sleep(0.5)
+    assert not engine.exists(name)
+    assert not any(monitor.name == name for monitor in strays.monitors())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

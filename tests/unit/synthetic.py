@@ -143,6 +143,9 @@ def make_run(
         "cpu_effective": cpus,
         "cpu_mode": "quota",
         "outcome": "completed",
+        "row_sha256": "12" * 32,
+        # More often with more memory; every fifth replicate could not be graded.
+        "resolved": None if replicate % 5 == 0 else (limit >> 29) + replicate > 3,
         "exit_code": 0,
         "tool_oom_count": kills,
         "oom_kill_count": kills,

@@ -79,7 +79,7 @@ def put(root: Path, cell_id: str = CELL, state: str = "sealed", result="made"):
 def image_record(**more) -> dict:
     numbers = {"size_bytes": 1, "uid": 1000, "gid": 1000, "pull_s": 0, "fix_s": 0}
     names = {"reference": "r", "config_digest": "c", "tag": "t", "id": "i", "workdir": "/testbed"}
-    return {**numbers, **names, "digest": small_sweep.DIGEST, **more}
+    return {**numbers, **names, "digest": small_sweep.DIGEST, "history": None, **more}
 
 
 # Arguments

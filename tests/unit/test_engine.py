@@ -1,6 +1,10 @@
 """Engine command lines, and what is done with what engines say."""
 
 import resource
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +84,21 @@ def test_a_missing_engine_is_one_sentence(tmp_path):
 def test_a_failing_call_shows_the_engines_last_line(tmp_path):
     with pytest.raises(InfraError, match=r"`ls --no-such` failed: Try 'ls --help'"):
         Engine("ls", None, tmp_path).call("--no-such")
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_call_that_changes_a_container_ends_though_its_caller_is_interrupted(tmp_path, finish):
+    code = (
+        "import sys; from agentsweep.engine import Engine; from pathlib import Path\n"
+        "call = Engine('sh', None, Path(sys.argv[1])).call\n"
+        f"call('-c', 'touch begun; sleep 1; touch done', finish={finish})\n"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.PIPE)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    caller.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in caller.communicate(timeout=30)[1].decode()
+    assert (tmp_path / "done").exists() == finish
 
 
 def test_last_line_skips_what_says_nothing():

@@ -26,6 +26,7 @@ EXPECTED = [
     "fidelity",
     "outcome_map",
     "peak_memory",
+    "resolved_share",
     "throttling",
     "time_split",
     "timelines",

@@ -122,3 +122,25 @@ def test_an_image_that_was_fixed_again_here_is_known(tmp_path):
     engine = Engine(tmp_path, has=["localhost/a:1"])
     assert images.ensure(engine, record) == again
     assert engine.calls == []
+
+
+def test_the_size_of_an_image_is_that_of_its_layers(monkeypatch):
+    """With the answers of a registry made up: what is asked of one, and what is made of it."""
+    reference, layers = "docker://r.example/a/b:1", [{"size": 5}, {"size": 7}]
+    plain = {"config": {"size": 100}, "layers": layers}
+    arm, ours = (
+        {"digest": f"sha256:{letter * 64}", "platform": {"os": "linux", "architecture": name}}
+        for letter, name in (("a", "arm64"), ("b", "amd64"))
+    )
+    answers = {}
+    monkeypatch.setattr(
+        images, "_skopeo", lambda *words: json.dumps(answers.get(words[-1], {})).encode()
+    )
+    for manifest, size in (
+        (plain, 12),
+        ({"manifests": [arm, ours]}, 12),
+        ({"manifests": [arm]}, None),
+        ({"schemaVersion": 1, "fsLayers": [{}]}, None),
+    ):
+        answers |= {reference: manifest, f"docker://r.example/a/b@{ours['digest']}": plain}
+        assert images.resolve(reference).get("size_bytes") == size

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+import row_maker
 import yaml
 from clone import BIN, ROOT, Clone, planned
 
@@ -60,7 +61,7 @@ def configure(clone, **overrides) -> None:
 def test_fresh_clone_plans_the_whole_chain(small):
     assert small.planned() == {
         "image_pull": 1, "image_fix": 1, "agent_run": 4, "trace_extract": 4, "dataset": 1,
-        "figure": 8,
+        "figure": 8, "tasks": 1,
     }  # fmt: skip
 
 
@@ -447,3 +448,25 @@ def test_no_rule_uses_what_the_workflow_must_not():
         words = path.read_text()
         for word in ("ancient(", "protected(", "\n    run:", "checkpoint "):
             assert word not in words, f"{path.name}: {word}"
+
+
+def test_a_task_set_is_planned_from_its_file_and_written_down(small):
+    """Two rows of three make two tasks; other rows of the file make nothing new."""
+    rows = [row_maker.first(instance_id=f"shop__till-{number}") for number in range(3)]
+    small.file("rows.jsonl").write_text(row_maker.jsonl(rows))
+    live = {"model": "live", "model_id": "claude-haiku-4-5-20251001", "version": "2.1.330"}
+    tasks = {"mine": {"rows": {"file": "rows.jsonl"}, "filter": {"ids": [
+        "shop__till-0", "shop__till-2"]}}}  # fmt: skip
+    configure(small, sweep={"tasks": ["mine"], "replicates": 1}, tasks=tasks,
+              agents={"claude": live})  # fmt: skip
+    content = yaml.safe_load(small.file("config/config.yaml").read_text())
+    del content["tasks"]["question"]
+    small.file("config/config.yaml").write_text(yaml.safe_dump(content))
+    assert small.planned("runs")["agent_run"] == 4
+    small.snakemake("--cores", "1", "results/tasks.json")
+    said = json.loads(small.file("results/tasks.json").read_text())
+    assert [task["name"] for task in said["tasks"]] == ["shop__till-0", "shop__till-2"]
+    assert small.planned("results/tasks.json") == {}
+    rows[2]["test_patch"] += "\n"
+    small.file("rows.jsonl").write_text(row_maker.jsonl(rows))
+    assert small.planned("results/tasks.json") == {"tasks": 1}

@@ -90,7 +90,8 @@ def finished(tmp_path_factory):
 def whole(runs: int, images: int = 0) -> dict[str, int]:
     """A number of runs, and all that comes after them."""
     counts = {"agent_run": runs, "trace_extract": runs, "dataset": 1, "figure": ALL_FIGURES}
-    return counts | ({"image_pull": images, "image_fix": images} if images else {})
+    of_images = {"image_pull": images, "image_fix": images, "tasks": 1}
+    return counts | (of_images if images else {})
 
 
 AGGREGATES = {"dataset": 1, "figure": ALL_FIGURES}

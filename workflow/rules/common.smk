@@ -19,7 +19,15 @@ SOURCE = (
 )
 sys.path.insert(0, str(SOURCE))
 
-from agentsweep import agentcgroup, codehash, ledger, sweep
+from agentsweep import (
+    agentcgroup,
+    codehash,
+    grading_job,
+    ledger,
+    patches,
+    sweep,
+    tasks_file,
+)
 from agentsweep.errors import ConfigError
 
 shell.prefix(
@@ -49,9 +57,10 @@ except ConfigError as error:
     raise WorkflowError(*error.problems) from None
 
 TABLES = ("runs", "tool_calls", "api_calls", "messages", "samples")
-DATASET_TABLES = (*TABLES, "hosts")
+DATASET_TABLES = (*TABLES, "tests", "hosts")
 FIGURES = (
     "outcome_map",
+    "resolved_share",
     "wall_time",
     "peak_memory",
     "throttling",
@@ -87,6 +96,8 @@ pathvars:
 wildcard_constraints:
     **SWEEP.image_constraints(),
     imported=sweep.one_of(IMPORTS),
+    graded=sweep.one_of(SWEEP.gradable),
+    patch="[0-9a-f]{64}",
 
 
 def cell_id(wildcards):
@@ -138,6 +149,11 @@ def image_of(wildcards):
     return SWEEP.images[f"{wildcards.image}~{wildcards.key}"]
 
 
+def base_commit_option(wildcards):
+    commit = SWEEP.base_commit(image_of(wildcards))
+    return ["--base-commit", commit] if commit else []
+
+
 def image_record(wildcards):
     """The record of the image that a cell runs in."""
     return (
@@ -170,6 +186,66 @@ def extracted_tables(wildcards):
 def extracted_directories(wildcards, input):
     """A line each; untracked, because it takes `input`, which is tracked."""
     return "\n".join(dict.fromkeys(str(Path(path).parent) for path in input.tables))
+
+
+def graded_results(wildcards):
+    """The results of the runs whose patches are graded."""
+    return [f"<results>/runs/{cell.id}/result.json" for cell in SWEEP.graded_cells()]
+
+
+def graded_runs(wildcards, input):
+    """A line each: task, tab, directory; untracked, because it takes `input`, which is tracked."""
+    return "\n".join(
+        f"{cell.task}\t{Path(path).parent}"
+        for cell, path in zip(SWEEP.graded_cells(), input.results)
+    )
+
+
+def patch_list(wildcards):
+    """The list of patches, where there is anything to grade."""
+    if not SWEEP.graded_cells():
+        return []
+    return checkpoints.patches.get().output.list
+
+
+def grades(wildcards):
+    """The grading of each patch, known once all runs are there."""
+    if not SWEEP.graded_cells():
+        return []
+    path = Path(checkpoints.patches.get().output.list)
+    return [
+        f"{patches.grading_folder(path, patch)}/grade.json"
+        for patch in patches.read(path)
+    ]
+
+
+def patch_list_option(wildcards, input):
+    return [f"--patches={path}" for path in input.patches]
+
+
+def patch_file(wildcards, threads):
+    """A run's copy of the patch: untracked, for its hash is in the path and in the spec."""
+    listed = Path(SWEEP.config["paths"]["results"]) / "grades" / "patches.json"
+    return patches.find(listed, wildcards.graded, wildcards.patch)
+
+
+def grading_spec(wildcards):
+    """The one tracked parameter of a grading: all that decides it."""
+    return grading_job.spec(SWEEP.config, wildcards.graded, wildcards.patch)
+
+
+def validation_spec(wildcards):
+    """All that decides whether a task is valid, but for the patches."""
+    return grading_job.spec(SWEEP.config, wildcards.graded, "")
+
+
+def validation_records():
+    return [f"<results>/validation/{task}.json" for task in SWEEP.gradable]
+
+
+def validation_list(wildcards, input):
+    """A line each; untracked, because it takes `input`, which is tracked."""
+    return "\n".join(input)
 
 
 def figure_files():

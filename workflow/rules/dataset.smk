@@ -1,7 +1,8 @@
 """The data set: all runs' tables, one file each.
 
-REQUIRES the extracted tables of every cell; with `partial: true`, of the cells that have a run.
-PROVIDES <results>/dataset/: runs, tool_calls, api_calls, messages, samples, hosts (Parquet).
+REQUIRES the extracted tables of every cell (with `partial: true`, of the cells that have a run),
+and the gradings of their patches.
+PROVIDES <results>/dataset/: runs, tool_calls, api_calls, messages, samples, tests, hosts (Parquet).
 """
 
 
@@ -9,6 +10,8 @@ rule dataset:
     """Aggregate the tables of all runs."""
     input:
         tables=extracted_tables,
+        patches=patch_list,
+        grades=grades,
         # Other versions of the libraries may write other files.
         environment="environment.yml",
     output:
@@ -20,9 +23,10 @@ rule dataset:
     params:
         code=codehash.digest("agentsweep.dataset"),
         directories=extracted_directories,
+        patches=patch_list_option,
         out=subpath(output[0], parent=True),
     # The list is too long for an argument: it goes in as a here-document.
     shell:
-        "agentsweep dataset --list /dev/stdin --out {params.out:q} > {log:q} 2>&1 <<'END'\n"
+        "agentsweep dataset --list /dev/stdin {params.patches:q} --out {params.out:q} > {log:q} 2>&1 <<'END'\n"
         "{params.directories}\n"
         "END"

@@ -32,7 +32,7 @@ rule image_pull:
 
 
 rule image_fix:
-    """Give the work tree of an image to the agent's user, once."""
+    """Give the work tree of an image to the agent's user, without later git history, once."""
     input:
         pulled="<results>/images/{image}~{key}/pulled.json",
     output:
@@ -47,8 +47,9 @@ rule image_fix:
         uid=lambda wildcards: image_of(wildcards).uid,
         gid=lambda wildcards: image_of(wildcards).gid,
         tag=lambda wildcards: image_of(wildcards).tag,
+        base_commit=base_commit_option,
         engine=engine_options,
     shell:
         "agentsweep image-fix --pulled {input.pulled:q} --workdir {params.workdir:q}"
-        " --uid {params.uid} --gid {params.gid} --tag {params.tag:q} {params.engine:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --uid {params.uid} --gid {params.gid} --tag {params.tag:q}"
+        " {params.base_commit:q} {params.engine:q} --out {output:q} > {log:q} 2>&1"

@@ -52,9 +52,9 @@ def parse_report(content: bytes | None) -> list[Reported] | None:
     return list(found.values())
 
 
-def worse(one: str, other: str) -> str:
-    """The worse of two outcomes."""
-    return max(one, other, key=OUTCOMES.index)
+def worse(one: str | None, other: str) -> str:
+    """The worse of two outcomes; `one` may be none yet."""
+    return other if one is None else max(one, other, key=OUTCOMES.index)
 
 
 def _test_id(case: ElementTree.Element) -> str:
@@ -121,10 +121,15 @@ def by_short_id(tests: Iterable[Reported]) -> dict[str, str]:
 def disagreement(tests: Iterable[Reported], log: str) -> str | None:
     """Where the printed summary says something else than the report; None where nowhere.
 
-    Skipped tests are left out: the summary does not name them.
+    Skipped tests are left out: the summary does not name them. So are files that could not be
+    collected: the report names their modules and the summary their paths.
     """
-    printed = printed_outcomes(log)
+    printed = {
+        test_id: outcome for test_id, outcome in printed_outcomes(log).items() if "::" in test_id
+    }
     for test_id, outcome in by_short_id(tests).items():
+        if outcome == "error" and "::" not in test_id:
+            continue
         said = printed.pop(test_id, None)
         if said != outcome and not (said is None and outcome == "skipped"):
             return f"{test_id} is {outcome} in the report and {said or 'not'} in the summary"

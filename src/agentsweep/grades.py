@@ -1,0 +1,47 @@
+"""What gradings say about runs: each patch of a task was graded once, for all runs that left it."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from agentsweep import grading, verdict
+
+
+class Grades:
+    """The verdicts on the gradings in `<task>/<patch sha256>/` folders."""
+
+    def __init__(self, folders: Iterable[Path]):
+        self._verdicts, self._graders = {}, {}
+        for folder in folders:
+            record, commands = grading.read(folder)
+            key = folder.parent.name, record["patch_sha256"]
+            self._verdicts[key] = verdict.judge(record, commands)
+            self._graders[key] = str(record["grader"]["version"])
+
+    def of(self, run: Mapping) -> dict:
+        """The columns of `runs` that grading fills: of a run without benchmark tests, nothing."""
+        if run["row_sha256"] is None:
+            return {}
+        found = self._verdicts.get(_key(run))
+        if found is not None:
+            return _columns(found.status, found.detail, found.resolved)
+        if run["patch_status"] == "empty":
+            return _columns("no_patch", "the agent changed nothing", False)
+        if run["patch_status"] == "ok":
+            return _columns("ungraded", "the task's tests are not pytest's", None)
+        return _columns("ungraded", "the run's patch is unavailable", None)
+
+    def tests(self, run: Mapping) -> list[dict]:
+        """The rows of `tests` for a run: none where its patch was not graded."""
+        key = _key(run)
+        if run["row_sha256"] is None or key not in self._verdicts:
+            return []
+        graded = {"run_id": run["run_id"], "grader": self._graders[key]}
+        return [graded | test for test in self._verdicts[key].tests]
+
+
+def _key(run: Mapping) -> tuple:
+    return run["task"], run["patch_sha256"]
+
+
+def _columns(status: str, detail: str | None, resolved: bool | None) -> dict:
+    return {"grade_status": status, "grade_detail": detail, "resolved": resolved}

@@ -1,0 +1,140 @@
+"""From a configuration to gradings: of a run's patch, and of the two that validate a task.
+
+A task is valid when its gold patch resolves it and no patch does not, each time of several.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from agentsweep import grading, pytest_reports, verdict
+from agentsweep.config import Config
+from agentsweep.grading import Grader, Ground
+from agentsweep.lockfile import UNLOCKED
+from agentsweep.spec import cores as spec_cores
+from agentsweep.store import Store, spec_sha256, write_durably
+from agentsweep.units import parse_size
+
+# The benchmark's names of what reads pytest's output. Its package cannot be had without engines
+# and cloud clients, so that others of its parsers are not there.
+PYTEST_PARSERS = ("parse_log_pytest", "parse_log_pytest_options", "parse_log_pytest_v2")
+
+_VALIDATIONS = "validations"
+
+
+def gradable(config: Config, task: str) -> bool:
+    """Whether a task has tests that can be graded here."""
+    row = config.task(task).row
+    return row is not None and row.log_parser in PYTEST_PARSERS
+
+
+def ground(config: Config, task: str) -> Ground:
+    """Where the patches of a gradable task are graded."""
+    wanted, image = config.task(task), config.image_of(task)
+    return Ground(
+        row=wanted.row,
+        reference=wanted.reference,
+        digest=image.digest or UNLOCKED,
+        config_digest=image.config_digest or UNLOCKED,
+        workdir=wanted.workdir,
+        environment=wanted.environment,
+    )
+
+
+def grader(config: Config) -> Grader:
+    """The conditions of all gradings."""
+    wanted = config["grading"]
+    return Grader(
+        memory_bytes=parse_size(wanted["memory"]),
+        cpus=str(wanted["cpus"]),
+        timeout_s=wanted["timeout_s"],
+        network=wanted["network"],
+        install=wanted["install"],
+    )
+
+
+def cores(config: Config) -> int:
+    """Whole cores that a grading takes."""
+    return spec_cores(str(config["grading"]["cpus"]))
+
+
+def mem_mb(config: Config) -> int:
+    """Decimal megabytes that a grading takes."""
+    return -(-parse_size(config["grading"]["memory"]) // 10**6)
+
+
+def store(config: Config) -> Store:
+    """Where gradings are sealed."""
+    return Store(config.store().root.absolute() / grading.FOLDER)
+
+
+def spec(config: Config, task: str, patch_sha256: str) -> str:
+    """All that decides the grading of a patch, as canonical JSON."""
+    return grading.spec(ground(config, task), grader(config), patch_sha256)
+
+
+def grade(config: Config, task: str, patch: bytes, out: Path, engine) -> verdict.Verdict:
+    """Grade a patch or recall its grading, publish it to `out`; returns the verdict."""
+    sealed = grading.grade(store(config), ground(config, task), grader(config), patch, engine)
+    grading.published(sealed, out)
+    return verdict.judge(*grading.read(out))
+
+
+def validate(config: Config, task: str, engine) -> dict:
+    """Grade the gold patch and none, `grading.validations` times each; the task's record.
+
+    `valid` is whether all of them came out as they must, `problems` says what did not. The record
+    is also kept in the store, where `validation` finds it.
+    """
+    place, rules = ground(config, task), grader(config)
+    problems = []
+    repeats = config["grading"]["validations"]
+    for name, patch, must in (("gold", place.row.patch, True), ("empty", "", False)):
+        for repeat in range(repeats):
+            sealed = grading.grade(
+                store(config), place, rules, patch.encode(), engine, repeat=repeat
+            )
+            found = verdict.judge(*grading.read(sealed.path))
+            if found.status != "graded" or found.resolved != must:
+                problems.append(f"{name} patch, time {repeat + 1}: {_said(found)}")
+    record = {
+        "task": task,
+        "instance_id": place.row.instance_id,
+        "row_sha256": place.row.sha256,
+        "image_digest": place.digest,
+        "repeats": repeats,
+        "valid": not problems,
+        "problems": problems,
+    }
+    path = _record_path(config, task)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, (json.dumps(record, indent=1) + "\n").encode())
+    return record
+
+
+def validation(config: Config, task: str) -> dict | None:
+    """The record of a task's last validation under these conditions; None where there is none."""
+    try:
+        return json.loads(_record_path(config, task).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _record_path(config: Config, task: str) -> Path:
+    nothing = hashlib.sha256(b"").hexdigest()
+    key = spec_sha256(spec(config, task, nothing))
+    return store(config).root / _VALIDATIONS / f"{key}.json"
+
+
+def _said(found: verdict.Verdict) -> str:
+    wrong = [
+        f"{test['test_id']} {test['outcome']}"
+        for test in found.tests
+        if test["kind"] and test["outcome"] not in pytest_reports.PASSING
+    ]
+    if found.status != "graded":
+        return f"{found.status}: {found.detail}"
+    if not wrong:
+        return "resolved"
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return f"not resolved: {', '.join(wrong[:3])}{more}"

@@ -1,0 +1,55 @@
+"""Which patches a sweep left: each once for its task, however many runs left it."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from agentsweep.errors import AgentsweepError
+from agentsweep.store import write_durably
+
+
+def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:
+    """Write the distinct patches of runs, given as task and folder, as JSON; returns how many.
+
+    The file is a list of `task`, `patch_sha256` and `run`, the first folder that holds the patch,
+    in the order of the runs. Empty patches are none. Raises AgentsweepError for a patch that is
+    not the one that its run measured.
+    """
+    found: dict[tuple[str, str], Path] = {}
+    for task, folder in runs:
+        patch = json.loads((folder / "result.json").read_text())["patch"]
+        if patch["status"] != "ok" or (task, patch["sha256"]) in found:
+            continue
+        with (folder / "patch.diff").open("rb") as content:
+            actual = hashlib.file_digest(content, "sha256").hexdigest()
+        if actual != patch["sha256"]:
+            raise AgentsweepError(
+                f"{folder}/patch.diff is not the patch that the run left: remove {folder}, "
+                "and the store gives it back"
+            )
+        found[task, patch["sha256"]] = folder
+    rows = [
+        {"task": task, "patch_sha256": sha256, "run": str(folder)}
+        for (task, sha256), folder in found.items()
+    ]
+    write_durably(out, (json.dumps(rows, indent=1) + "\n").encode())
+    return len(rows)
+
+
+def read(path: Path) -> list[dict]:
+    """What `collect` wrote."""
+    return json.loads(path.read_text())
+
+
+def find(path: Path, task: str, patch_sha256: str) -> Path:
+    """A copy of a patch that `path` lists."""
+    for patch in read(path):
+        if (patch["task"], patch["patch_sha256"]) == (task, patch_sha256):
+            return Path(patch["run"]) / "patch.diff"
+    raise AgentsweepError(f"{path} lists no patch {patch_sha256} of {task}: name another target")
+
+
+def grading_folder(path: Path, patch: dict) -> Path:
+    """Where the grading of a patch is, beside the list that names the patch."""
+    return path.parent / patch["task"] / patch["patch_sha256"]

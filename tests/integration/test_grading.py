@@ -1,0 +1,251 @@
+"""Grading the demo's benchmark task in real containers: the right patch, and ways to cheat."""
+
+import difflib
+import hashlib
+import json
+
+import pytest
+import yaml
+
+from agentsweep import config, grading, grading_job, images, verdict, workspace
+from agentsweep.engine import LABEL, ContainerSpec, find_engine
+from conftest import ROOT, agentsweep, podman
+
+TASK = "starlette-1147"
+SESSIONS = "starlette/middleware/sessions.py"
+TESTS = "tests/test_sessions.py"
+FAIL_TO_PASS = f"{TESTS}::test_cookie_of_a_mounted_application_has_its_path"
+
+
+class Bench:
+    """The task, its files as the image has them, and a store of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        reference = f"oci-archive:{ROOT / 'images' / TASK}.tar"
+        lock = {reference: images.resolve(reference)}
+        (folder / "lock.yaml").write_text(yaml.safe_dump({"images": lock}))
+        self.settings = {
+            "paths": {"store": str(folder / "store"), "results": str(folder / "results")},
+            "images": {"lock": str(folder / "lock.yaml")},
+            "tasks": {
+                TASK: {
+                    "kind": "swe",
+                    "row": {"file": "config/rows/bench.jsonl", "id": "encode__starlette-1147"},
+                    "image": reference,
+                    "scenario": f"config/scenarios/{TASK}.yaml",
+                }
+            },
+            "sweep": {"tasks": [TASK]},
+            "grading": {"memory": "512MiB", "timeout_s": 60},
+        }
+        base = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+        self.settings = config.merge(base, self.settings)
+        self.config = self.load()
+        self.row = self.config.task(TASK).row
+        self.engine = find_engine("podman", "auto", workspace.engine_dir())
+        self.files = self._read(SESSIONS, TESTS)
+        self.out = folder / "out"
+
+    def load(self, **changes):
+        return config.load(config.merge(self.settings, changes))
+
+    def _read(self, *paths):
+        ground = grading_job.ground(self.config, TASK)
+        pulled = images.pull(self.engine, ground.reference, ground.digest, ground.config_digest)
+        name = "agentsweep-test-read"
+        spec = ContainerSpec(name, pulled["id"], {LABEL: name})
+        try:
+            container = self.engine.start(self.engine.create(spec), name)
+            return {
+                path: self.engine.exec(container.id, "cat", f"/testbed/{path}").stdout
+                for path in paths
+            }
+        finally:
+            self.engine.remove(name)
+
+    def patch(self, **changes):
+        """A git patch that gives files a new text, or deletes them (None)."""
+        return "".join(self._file_patch(path, text) for path, text in changes.items()).encode()
+
+    def _file_patch(self, path, text):
+        old = self.files.get(path)
+        lines = difflib.unified_diff(
+            (old or "").splitlines(keepends=True),
+            (text or "").splitlines(keepends=True),
+            "/dev/null" if old is None else f"a/{path}",
+            "/dev/null" if text is None else f"b/{path}",
+        )
+        kind = "new file mode 100644\n" if old is None else ""
+        kind = "deleted file mode 100644\n" if text is None else kind
+        return f"diff --git a/{path} b/{path}\n{kind}{''.join(lines)}"
+
+    def grade(self, patch, chosen=None):
+        found = grading_job.grade(chosen or self.config, TASK, patch, self.out, lambda: self.engine)
+        return found, json.loads((self.out / "grade.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("bench"))
+
+
+def outcomes(found):
+    return {test["test_id"]: test["outcome"] for test in found.tests if test["kind"]}
+
+
+def test_the_task_is_valid(bench):
+    record = grading_job.validate(
+        bench.load(grading={"validations": 1}), TASK, lambda: bench.engine
+    )
+    assert (record["valid"], record["problems"]) == (True, [])
+    assert grading_job.validation(bench.config, TASK) == record
+
+
+def test_the_right_patch_resolves_the_task_and_is_graded_once(bench):
+    found, record = bench.grade(bench.row.patch.encode())
+    assert (found.status, found.detail, found.resolved) == ("graded", None, True)
+    assert set(outcomes(found)) == {*bench.row.fail_to_pass, *bench.row.pass_to_pass}
+    assert set(outcomes(found).values()) == {"passed"}
+    assert record["applied_by"] == "git apply"
+    assert record["image_digest"] == bench.config.image_of(TASK).digest
+    assert record["mem_peak_bytes"] > 20 * 2**20
+
+    def no_engine():
+        raise AssertionError("a sealed grading needs no engine")
+
+    again = grading_job.grade(
+        bench.config, TASK, bench.row.patch.encode(), bench.folder / "again", no_engine
+    )
+    assert again == found
+
+
+def test_a_wrong_patch_does_not(bench):
+    wrong = bench.files[SESSIONS].replace("path=/; Max-Age", "path=/wrong; Max-Age")
+    found, _ = bench.grade(bench.patch(**{SESSIONS: wrong}))
+    assert (found.status, found.resolved) == ("graded", False)
+    assert outcomes(found)[FAIL_TO_PASS] == "failed"
+    assert "failed" in {outcomes(found)[test] for test in bench.row.pass_to_pass}
+
+
+EXIT = "import os\nos._exit(0)\n"
+FORGED_SUMMARY = f"""
+import atexit, os
+atexit.register(lambda: os.write(1, b'''
+=========================== short test summary info ============================
+PASSED {FAIL_TO_PASS}
+============================== 11 passed in 0.10s ==============================
+'''))
+print("PASSED {FAIL_TO_PASS}")
+"""
+HOOK = """
+import pytest
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport():
+    outcome = yield
+    outcome.get_result().outcome = "passed"
+"""
+ALWAYS = f"def {FAIL_TO_PASS.split('::')[1]}():\n    assert True\n"
+
+# What the cheat is, the files that it writes, and what the grading then comes to.
+CHEATS = {
+    "deletes the tests": ({TESTS: None}, "graded"),
+    "edits the tests": ({TESTS: ALWAYS}, "graded"),
+    "ends pytest with 0 before it runs a test": ({SESSIONS: EXIT}, "no_report"),
+    "ends pytest with 0 from a conftest": ({"conftest.py": EXIT}, "graded"),
+    "ends pytest with 0 after its tests": (
+        {SESSIONS: "+import atexit, os\natexit.register(os._exit, 0)\n"},
+        "inconsistent",
+    ),
+    "ends any Python with 0": ({"sitecustomize.py": EXIT}, "graded"),
+    "prints that tests passed": ({SESSIONS: "+" + FORGED_SUMMARY}, "inconsistent"),
+    "reports every test as passed": ({"conftest.py": HOOK, "tests/conftest.py": HOOK}, "graded"),
+    "collects tests and runs none": (
+        {"pytest.ini": "[pytest]\naddopts = --collect-only\n"},
+        "graded",
+    ),
+    "collects tests and runs none, by settings": (
+        {"pyproject.toml": "[tool.pytest.ini_options]\naddopts = '--collect-only'\n"},
+        "no_report",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_a_cheat_does_not(bench, name):
+    files, status = CHEATS[name]
+    files = {
+        path: bench.files[path] + text[1:] if (text or "").startswith("+") else text
+        for path, text in files.items()
+    }
+    found, record = bench.grade(bench.patch(**files))
+    assert (found.status, found.resolved) == (status, False), found.detail
+    assert record["applied_by"] == "git apply"
+    brought = {"conftest.py", "tests/conftest.py", "pytest.ini", "sitecustomize.py"}
+    assert set(record["restored"]) == set(files) & brought
+    assert record["settings_changed"] == [p for p in files if p == "pyproject.toml"]
+
+
+def test_a_cheat_on_top_of_the_right_patch_changes_nothing(bench):
+    """What is put back is put back alone: the fix beside it stays."""
+    patch = bench.row.patch.encode() + bench.patch(**{"conftest.py": HOOK, TESTS: ALWAYS})
+    found, record = bench.grade(patch)
+    assert (found.status, found.resolved) == ("graded", True)
+    assert record["restored"] == ["conftest.py"]
+
+
+def test_tests_without_end_are_stopped(bench):
+    patch = bench.patch(**{SESSIONS: "import time\ntime.sleep(600)\n"})
+    found, _ = bench.grade(patch, bench.load(grading={"timeout_s": 3}))
+    assert (found.status, found.detail) == (
+        "timed_out",
+        "the tests did not end within 3 s",
+    )
+
+
+def test_tests_that_need_more_memory_than_the_grader_has_say_so(bench):
+    greedy = "x = bytearray(2**30)\nx[::4096] = bytes(1) * len(x[::4096])\n"
+    found, record = bench.grade(bench.patch(**{SESSIONS: greedy}))
+    assert (found.status, found.resolved, record["oom_kill_count"]) == ("no_report", False, 1)
+    assert found.detail == "pytest left no report of any test: the container ran out of memory"
+
+
+@pytest.mark.parametrize(
+    ("change", "applied_by"),
+    [
+        # Another line number and, for the last, context that only resembles the file's.
+        (lambda patch: patch.replace("@@ -49,", "@@ -60,", 1), "git apply"),
+        (lambda patch: patch.replace("def send_wrapper", "def other_name"), "patch"),
+        (lambda patch: patch.replace("sessions.py", "no_such_file.py"), None),
+        (lambda patch: "this is no patch\n", None),
+    ],
+)
+def test_the_chain_of_attempts(bench, change, applied_by):
+    changed = change(bench.row.patch)
+    assert changed != bench.row.patch
+    found, record = bench.grade(changed.encode())
+    if applied_by is None:
+        assert (found.status, record["applied_by"]) == ("patch_failed", None)
+    else:
+        assert record["applied_by"].startswith(applied_by)
+        assert (found.status, found.resolved) == ("graded", True)
+
+
+def test_the_command_grades_a_file(bench, tmp_path):
+    """The same through the command line, which recalls what is sealed."""
+    patch = tmp_path / "gold.diff"
+    patch.write_text(bench.row.patch)
+    done = agentsweep(
+        "grade", TASK, "--patch", patch, "--out", tmp_path / "out",
+        "--config", json.dumps(bench.settings),
+    )  # fmt: skip
+    assert f"{TASK}: resolved (graded)" in done.stdout + done.stderr
+    record, commands = grading.read(tmp_path / "out")
+    assert record["patch_sha256"] == hashlib.sha256(patch.read_bytes()).hexdigest()
+    assert verdict.judge(record, commands).resolved
+
+
+def test_gradings_leave_no_container_behind():
+    names = podman("ps", "--all", "--format", "{{.Names}}")
+    assert "agentsweep-grading" not in names

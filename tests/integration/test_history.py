@@ -1,0 +1,61 @@
+"""An image that knows the solution, made ready for an agent with real containers."""
+
+import json
+
+from agentsweep.engine import ulimits
+from conftest import agentsweep, podman
+
+# As images are made: cloned at today's state, checked out at the base, set up in one commit.
+_PLANT = """
+set -e
+cd /testbed
+git config user.name a; git config user.email a@b
+git rev-parse HEAD; git checkout -q -b upstream
+echo solution > solution.py; git add solution.py; git commit -q -m solution
+git rev-parse HEAD; git tag v2; git remote add origin https://example.org/x.git
+git update-ref refs/remotes/origin/main HEAD
+git checkout -q -; git branch -q -D upstream
+git commit -q --allow-empty -m SWE-bench
+"""
+_LOOK = """
+cd /testbed
+git cat-file -e "$0" || echo absent
+git fsck --unreachable --no-reflogs; git remote; git log --format=%s -1
+git rev-list --all | wc -l; find .git ! -user 1000
+"""
+
+
+def test_the_fix_takes_the_future_out_of_the_image(images, tmp_path):
+    pulled = json.loads(images.record.with_name("pulled.json").read_text())
+    name, tag = f"agentsweep-test-{tmp_path.name}", f"{images.tag}-planted"
+    record = tmp_path / "image.json"
+    runtime = json.loads(images.record.read_text())["engine"]["runtime"]
+    limits = [f"--ulimit={limit}" for limit in ulimits()]
+    start = ("--runtime", runtime, "run", "--network=none", *limits)
+
+    def fix(commit, check=True):
+        return agentsweep(
+            "image-fix", "--pulled", tmp_path / "pulled.json", "--workdir", "/testbed",
+            "--uid", "1000", "--gid", "1000", "--tag", f"{tag}-fixed", "--base-commit", commit,
+            "--out", record, check=check,
+        )  # fmt: skip
+
+    try:
+        said = podman(*start, "--name", name, pulled["id"], "sh", "-c", _PLANT)
+        base, solution = said.split()
+        planted = f"sha256:{podman('commit', '-q', name, tag).strip()}"
+        (tmp_path / "pulled.json").write_text(json.dumps(pulled | {"id": planted}))
+        refused = fix(solution, check=False)
+        assert refused.returncode != 0
+        assert f"does not come after the base commit {solution}" in refused.stderr
+        fix(base)
+        look = (*start, "--rm", "--user=1000", f"{tag}-fixed")
+        assert podman(*look, "sh", "-c", _LOOK, solution).split() == ["absent", "SWE-bench", "2"]
+    finally:
+        podman("rm", "--force", "--time=0", name)
+        podman("rmi", f"{tag}-fixed", tag)
+    history = json.loads(record.read_text())["history"]
+    assert (history["base_commit"], history["base_commit_found"]) == (base, True)
+    assert (history["commits"], history["nested"]) == (2, 0)
+    removed = history["removed"]
+    assert (removed["refs"], removed["remotes"], removed["unreachable_objects"]) == (2, 1, 3)

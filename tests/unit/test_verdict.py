@@ -1,0 +1,170 @@
+"""From what a grading left to resolved or not, and to the rows of tables."""
+
+import json
+
+import pytest
+
+from agentsweep import grades, verdict
+from agentsweep.pytest_reports import Reported
+from agentsweep.verdict import Command, judge
+
+F2P, P2P = "tests/test_a.py::test_new", "tests/test_a.py::test_old"
+RECORD = {
+    "applied_by": "git apply",
+    "tests_applied": True,
+    "timed_out": False,
+    "oom_kill_count": 0,
+    "grader": {"version": 1, "timeout_s": 60},
+    "fail_to_pass": [F2P],
+    "pass_to_pass": [P2P],
+}
+WORDS = {"passed": "PASSED", "failed": "FAILED", "error": "ERROR", "xfailed": "XFAIL"}
+
+
+def command(exit_code=0, said=None, **outcomes):
+    """What pytest leaves when the tests `new`, `old` ... have these outcomes."""
+    report = [Reported(f"tests/test_a.py::test_{n}", o, 0.5) for n, o in outcomes.items()]
+    lines = [f"{WORDS[t.outcome]} {t.test_id}" for t in report if t.outcome in WORDS]
+    log = "\n".join(["=== short test summary info ===", *lines, "=== 2 passed in 0.1s ==="])
+    return Command(exit_code, report, log if said is None else said)
+
+
+def status(*commands, **changes):
+    found = judge(RECORD | changes, commands)
+    return found.status, found.resolved
+
+
+def test_all_tests_of_both_lists_passed():
+    found = judge(RECORD, [command(new="passed", old="passed", other="passed")])
+    assert (found.status, found.detail, found.resolved) == ("graded", None, True)
+    assert found.tests == [
+        {"test_id": F2P, "kind": "fail_to_pass", "outcome": "passed", "duration_s": 0.5},
+        {"test_id": P2P, "kind": "pass_to_pass", "outcome": "passed", "duration_s": 0.5},
+        {
+            "test_id": "tests/test_a.py::test_other",
+            "kind": None,
+            "outcome": "passed",
+            "duration_s": 0.5,
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "exit_code", "resolved"),
+    [
+        ({"new": "failed", "old": "passed"}, 1, False),
+        ({"new": "passed", "old": "failed"}, 1, False),
+        ({"new": "error", "old": "passed"}, 1, False),
+        ({"new": "passed", "old": "skipped"}, 0, False),
+        ({"new": "skipped", "old": "passed"}, 0, False),
+        ({"new": "passed"}, 0, False),
+        ({"old": "passed"}, 0, False),
+        ({"new": "passed", "old": "xfailed"}, 0, True),
+        ({"new": "passed", "old": "passed", "other": "failed"}, 1, True),
+    ],
+)
+def test_any_test_that_did_not_pass_leaves_a_task_unresolved(outcomes, exit_code, resolved):
+    assert status(command(exit_code, **outcomes)) == ("graded", resolved)
+
+
+PASSED = {"new": "passed", "old": "passed"}
+
+
+@pytest.mark.parametrize(
+    ("commands", "changes", "expected"),
+    [
+        ([command(**PASSED)], {"applied_by": None}, "patch_failed"),
+        ([command(**PASSED)], {"tests_applied": False}, "tests_not_applied"),
+        ([command(**PASSED)], {"timed_out": True}, "timed_out"),
+        ([], {}, "no_report"),
+        ([Command(0, None, "PASSED tests/test_a.py::test_new")], {}, "no_report"),
+        ([command()], {}, "no_report"),
+        ([command(1, **PASSED)], {}, "inconsistent"),
+        ([command(None, **PASSED)], {}, "inconsistent"),
+        ([command(0, new="passed", old="passed", other="failed")], {}, "inconsistent"),
+        ([command(0, "nothing", **PASSED)], {}, "inconsistent"),
+        ([command(**PASSED), command(1, other="passed")], {}, "inconsistent"),
+    ],
+)
+def test_what_is_not_a_whole_and_consistent_grading_resolves_nothing(commands, changes, expected):
+    assert status(*commands, **changes) == (expected, False)
+    assert expected in verdict.STATUSES
+
+
+def test_a_cut_id_stands_for_all_tests_that_share_it():
+    record = RECORD | {"fail_to_pass": ["tests/test_a.py::test_p[a"], "pass_to_pass": []}
+
+    def both(second):
+        names = ("tests/test_a.py::test_p[a b]", "tests/test_a.py::test_p[a c]")
+        report = [Reported(names[0], "passed", 1.0), Reported(names[1], second, None)]
+        worst = f"{WORDS[second]} {names[1]}\nPASSED {names[0]}"
+        code = 0 if second == "passed" else 1
+        return judge(record, [Command(code, report, f"=== short test summary info ===\n{worst}")])
+
+    assert both("passed").resolved
+    assert not both("failed").resolved
+    assert both("failed").tests == [
+        {
+            "test_id": "tests/test_a.py::test_p[a",
+            "kind": "fail_to_pass",
+            "outcome": "failed",
+            "duration_s": 1.0,
+        }
+    ]
+
+
+def test_no_expected_test_at_all_resolves_nothing():
+    found = judge(RECORD | {"fail_to_pass": [], "pass_to_pass": []}, [command(new="passed")])
+    assert (found.status, found.resolved) == ("graded", False)
+
+
+@pytest.fixture
+def graded(tmp_path, monkeypatch):
+    """Grades with one grading, of the patch aa of the task t, whose evidence is made up."""
+    folder = tmp_path / "t" / "aa"
+    folder.mkdir(parents=True)
+    record = RECORD | {"patch_sha256": "aa", "n_commands": 1}
+    (folder / "grade.json").write_text(json.dumps(record))
+    monkeypatch.setattr(grades.grading, "read", lambda _: (record, [command(**PASSED)]))
+    return grades.Grades([folder])
+
+
+def run_row(**changes):
+    row = {"run_id": "r", "task": "t", "row_sha256": "cc", "patch_status": "ok"}
+    return row | {"patch_sha256": "aa"} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("graded", None, True)),
+        (
+            {"patch_status": "empty", "patch_sha256": "e3"},
+            ("no_patch", "the agent changed nothing", False),
+        ),
+        (
+            {"patch_status": "unavailable", "patch_sha256": None},
+            ("ungraded", "the run's patch is unavailable", None),
+        ),
+        ({"task": "other"}, ("ungraded", "the task's tests are not pytest's", None)),
+    ],
+)
+def test_what_a_run_says_of_its_grading(graded, changes, expected):
+    row = run_row(**changes)
+    found = graded.of(row)
+    assert (found["grade_status"], found["grade_detail"], found["resolved"]) == expected
+    assert bool(graded.tests(row)) == (expected[0] == "graded")
+
+
+def test_a_run_of_a_task_without_a_row_says_nothing(graded):
+    row = run_row(row_sha256=None)
+    assert graded.of(row) == {}
+    assert graded.tests(row) == []
+
+
+def test_the_tests_of_a_run_name_it_and_the_grader(graded):
+    rows = graded.tests(run_row())
+    assert [(row["run_id"], row["grader"], row["test_id"]) for row in rows] == [
+        ("r", "1", F2P),
+        ("r", "1", P2P),
+    ]

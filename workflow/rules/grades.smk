@@ -1,0 +1,92 @@
+"""Grades: did the patch of a run resolve its task?
+
+REQUIRES the runs of tasks that have a benchmark row, and nothing of other tasks.
+PROVIDES <results>/grades/<task>/<patch sha256>/: the evidence of each distinct patch's grading,
+made once, however many runs left the patch. The store keeps it: a patch whose grading it has sealed
+needs no container. What the evidence amounts to is decided where the data set is made.
+"""
+
+
+localrules:
+    patches,
+    validate_tasks,
+
+
+checkpoint patches:
+    """List the distinct patches that the runs left."""
+    input:
+        results=graded_results,
+    output:
+        list="<results>/grades/patches.json",
+    log:
+        "<logs>/patches.log",
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        code=codehash.digest("agentsweep.patches"),
+        runs=graded_runs,
+    shell:
+        "agentsweep patches --list /dev/stdin --out {output.list:q} > {log:q} 2>&1 <<'END'\n"
+        "{params.runs}\n"
+        "END"
+
+
+rule grade:
+    """Run a task's tests on a patch in a fresh container, or recall its grading."""
+    output:
+        "<results>/grades/{graded}/{patch}/evidence.tar.gz",
+        grade=ensure("<results>/grades/{graded}/{patch}/grade.json", non_empty=True),
+    log:
+        "<logs>/grade/{graded}/{patch}.log",
+    retries: 2
+    conda:
+        "../envs/runner.yaml"
+    threads: grading_job.cores(SWEEP.config)
+    resources:
+        mem_mb=grading_job.mem_mb(SWEEP.config),
+    params:
+        spec=grading_spec,
+        patch=patch_file,
+        config=whole_config,
+        out=subpath(output.grade, parent=True),
+    shell:
+        "agentsweep grade {wildcards.graded:q} --patch {params.patch:q}"
+        " --config {params.config:q} --out {params.out:q} > {log:q} 2>&1"
+
+
+rule validate_task:
+    """See whether a task's gold patch resolves it and no patch does not."""
+    output:
+        "<results>/validation/{graded}.json",
+    log:
+        "<logs>/validate_task/{graded}.log",
+    retries: 2
+    conda:
+        "../envs/runner.yaml"
+    threads: grading_job.cores(SWEEP.config)
+    resources:
+        mem_mb=grading_job.mem_mb(SWEEP.config),
+    params:
+        spec=validation_spec,
+        repeats=SWEEP.config["grading"]["validations"],
+        code=codehash.digest("agentsweep.verdict"),
+        config=whole_config,
+    shell:
+        "agentsweep validate-task {wildcards.graded:q} --config {params.config:q}"
+        " --out {output:q} > {log:q} 2>&1"
+
+
+rule validate_tasks:
+    """Say which tasks of the sweep are valid, and why the others are not."""
+    input:
+        validation_records(),
+    log:
+        "<logs>/validate_tasks.log",
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        records=validation_list,
+    shell:
+        "agentsweep validations --list /dev/stdin <<'END' 2>&1 | tee {log:q}\n"
+        "{params.records}\n"
+        "END"

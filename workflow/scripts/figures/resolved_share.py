@@ -1,0 +1,105 @@
+"""Share of runs that resolved their task, with its interval, by memory and CPU limit."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from agentsweep import captions, metrics, resolution, style
+from agentsweep.dataset import Dataset
+from agentsweep.metrics import Row
+
+_NOTHING = "no run's patch was graded"
+
+
+def draw(dataset: Dataset) -> Figure:
+    """Memory limit across, a colour for each CPU limit, a panel for each agent."""
+    memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
+    agents = style.shown_subjects(_by_agent(dataset.runs))
+    wide = 2 if len(memory) > 2 else 3
+    figure, axes = style.panels(len(agents), 1.9, wide=wide)
+    looks = style.ordered_series(cpus)
+    for place, (panel, (name, runs)) in enumerate(zip(axes, agents.items(), strict=True)):
+        drawn = [
+            _draw_series(panel, runs, memory, look, 0.7 * ((number + 0.5) / len(cpus) - 0.5))
+            for number, look in enumerate(looks)
+        ]
+        if len(agents) > 1:
+            panel.set_title(style.short(name, 2.4))
+        if not any(drawn):
+            style.say_instead(panel, _NOTHING)
+            continue
+        panel.set_xticks(range(len(memory)), map(style.memory_name, memory))
+        panel.set(xlim=(-0.5, len(memory) - 0.5), ylim=(-4, 112), yticks=(0, 25, 50, 75, 100))
+        panel.set_xlabel("memory limit")
+        panel.set_ylabel("runs that resolved\ntheir task (%)" if place % wide == 0 else "")
+        panel.grid(axis="y")
+    if any(panel.axison for panel in axes):
+        handles = [
+            Line2D([], [], color=colour, marker=marker, linestyle="", label=style.cpus_name(limit))
+            for limit, colour, marker in looks
+        ]
+        style.legend_above(figure, handles)
+    return figure
+
+
+def _draw_series(panel: Axes, runs: list[Row], memory: list, look: tuple, dodge: float) -> bool:
+    """The points of one CPU limit; whether there were any."""
+    cpu_limit, colour, marker = look
+    drawn = False
+    for x, limit in enumerate(memory):
+        here = [
+            run for run in runs if run["mem_limit_bytes"] == limit and run["cpu_limit"] == cpu_limit
+        ]
+        found = resolution.resolved(here)
+        if found is None:
+            continue
+        drawn = True
+        panel.errorbar(
+            [x + dodge], [100 * found.share],
+            yerr=[[100 * (found.share - found.lower)], [100 * (found.upper - found.share)]],
+            color=colour, marker=marker, capsize=2, elinewidth=0.8, zorder=3,
+        )  # fmt: skip
+        panel.annotate(
+            f"{found.count}/{found.n}", (x + dodge, 100 * found.upper), xytext=(0, 4),
+            textcoords="offset points", ha="center", va="bottom", fontsize=5.2,
+        )  # fmt: skip
+    return drawn
+
+
+def _by_agent(runs: list[Row]) -> dict[str, list[Row]]:
+    agents = dict.fromkeys(run["agent"] for run in runs)
+    return {agent: [run for run in runs if run["agent"] == agent] for agent in agents}
+
+
+def caption(dataset: Dataset) -> captions.Caption:
+    """The share at each pair of limits, and how many runs were not graded."""
+    runs = dataset.runs
+    numbers = {}
+    for agent, own in _by_agent(runs).items():
+        for (memory, cpus), here in metrics.by_cell(own).items():
+            found = resolution.resolved(here)
+            if found is not None:
+                name = f"{agent}, {style.memory_name(memory)}, {style.cpu_name(cpus)}"
+                numbers[name] = {
+                    "resolved": found.count,
+                    "n": found.n,
+                    "share": found.share,
+                    "lower": found.lower,
+                    "upper": found.upper,
+                }
+    everything = resolution.resolved(runs)
+    said = "No run was graded."
+    if everything is not None:
+        said = (
+            f"{everything.count} of {everything.n} graded runs resolved their task "
+            f"({captions.percent(everything.share)}, 95% interval "
+            f"{captions.percent(everything.lower)} to {captions.percent(everything.upper)})."
+        )
+    graded = everything.n if everything else 0
+    tasks = len({run["task"] for run in runs if run["resolved"] is not None})
+    sentences = [said, f"Tasks with graded runs: {tasks}.", captions.n_of(graded, runs, "grading")]
+    return captions.describe(runs, sentences, n_graded=graded, n_tasks=tasks, by_limits=numbers)
+
+
+if __name__ == "__main__":
+    style.main(draw, caption)
