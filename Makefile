@@ -7,10 +7,11 @@ export PYTHONUNBUFFERED := 1
 MAKEFLAGS += --no-print-directory
 
 DEMO_IMAGES := images/starlette-1147.json images/logstats.json
+BENCH_TASKS := starlette-1147 click-2072 python-dotenv-287 sqlparse-562
 WORKFLOW := Snakefile workflow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup system env agent images lock lint bench test-vm requirements clean
+.PHONY: help demo test setup system env agent images bench-images lock lint bench benchmark test-vm requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -19,6 +20,12 @@ demo: setup lock ## everything: set-up, the demo's runs, its figures
 	snakemake --cores all
 	@echo "The figures are in $(CURDIR)/results/figures:"
 	@ls results/figures/*.pdf
+
+benchmark: setup bench-images ## the small benchmark (config/bench.yaml): set-up, images, runs, figures
+	snakemake --quiet --cores 1 lock --configfile config/bench.yaml
+	snakemake --cores all --configfile config/bench.yaml
+	@echo "The figures are in $(CURDIR)/results/bench/figures:"
+	@ls results/bench/figures/*.pdf
 
 test: setup ## everything: set-up, lint, all tests
 	@sh tools/system.sh test
@@ -46,6 +53,9 @@ agent: env ## the agent binary, by hash
 
 images: env ## the demo's task images, as OCI archives
 	@python demo/build.py
+
+bench-images: env ## the small benchmark's task images
+	@python demo/build.py $(BENCH_TASKS)
 
 lock: images ## write the digests of the demo's images to config/images.lock.yaml
 	@for digest in $$(sed -n 's/.*"digest": "\(.*\)".*/\1/p' $(DEMO_IMAGES)); do \

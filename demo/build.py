@@ -93,8 +93,8 @@ def is_current(name: str, images: Path) -> bool:
 
 
 def folders(name: str) -> tuple[str, ...]:
-    """Whose files make an image: its own, after the shared ones where it has no recipe itself."""
-    return (name,) if (DEMO / name / "Containerfile").exists() else ("swe", name)
+    """Whose files make an image, in this order: those of a source release share their recipe."""
+    return ("swe", name) if (DEMO / name / "source.lock").exists() else (name,)
 
 
 def recipe(*names: str) -> str:
@@ -117,7 +117,7 @@ def build(engine: Engine, name: str, base_tag: str, images: Path, cache: Path) -
         for folder in folders(name):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(DEMO / folder, context, dirs_exist_ok=True, ignore=ignored)
-        if (DEMO / name / "requirements.lock").exists():
+        if (DEMO / name / "source.lock").exists():
             download(Path(context))
         try:
             podman_build(engine, Path(context), cache / f"{name}.log", tag, "none", BASE=base_tag)

@@ -13,5 +13,8 @@ compile() {
     --output-file requirements.lock "$@"
 }
 compile --all-extras --all-build-deps pyproject.toml
-cd demo/starlette-1147
-compile requirements.in
+for folder in demo/*/; do
+  if [ -f "$folder/requirements.in" ]; then
+    (cd "$folder" && compile requirements.in)
+  fi
+done

@@ -369,13 +369,7 @@ def _dataset(arguments: argparse.Namespace) -> None:
     from agentsweep import dataset
 
     folders = [Path(line) for line in arguments.list.read_text().splitlines() if line]
-    graded = []
-    if arguments.patches is not None:
-        from agentsweep import patches
-
-        listed = patches.read(arguments.patches)
-        graded = [patches.grading_folder(arguments.patches, patch) for patch in listed]
-    rows = dataset.aggregate(folders, arguments.out, graded)
+    rows = dataset.aggregate(folders, arguments.out, arguments.patches)
     _say(f"{arguments.out}: {_counted(rows)}")
 
 

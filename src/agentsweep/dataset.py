@@ -17,12 +17,12 @@ EXTRACTED = ("runs", "tool_calls", "api_calls", "messages", "samples")
 
 
 def aggregate(
-    folders: Iterable[Path | str], out: Path | str, graded: Iterable[Path] = ()
+    folders: Iterable[Path | str], out: Path | str, patch_list: Path | None = None
 ) -> dict[str, int]:
     """Put the tables of extracted runs together below `out`; returns the rows of each table.
 
-    The order of the folders does not matter. `hosts` is summed up from `runs`; `graded` are the
-    folders of gradings (`grades.Grades`), which say what `runs` has on them, and `tests`. Raises
+    The order of the folders does not matter. `hosts` is summed up from `runs`; the gradings
+    of the patches that `patch_list` names say what `runs` has on them, and `tests`. Raises
     AgentsweepError when there is no folder, a table is missing, or two folders hold one run.
     """
     ordered = sorted(map(Path, folders))
@@ -38,7 +38,7 @@ def aggregate(
         for name, target in ((name, out / f"{name}.parquet") for name in EXTRACTED)
         if name != "runs"
     }
-    rows |= _runs(ordered, out, grades.Grades(graded))
+    rows |= _runs(ordered, out, grades.Grades(patch_list))
     hosts = _hosts(out / "runs.parquet")
     tables.write("hosts", hosts, out / "hosts.parquet")
     return rows | {"hosts": len(hosts)}

@@ -1,19 +1,19 @@
 """What gradings say about runs: each patch of a task was graded once, for all runs that left it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from agentsweep import grading, verdict
+from agentsweep import evidence, patches, verdict
 
 
 class Grades:
-    """The verdicts on the gradings in `<task>/<patch sha256>/` folders."""
+    """The verdicts on the gradings of the patches that a list names (`patches.collect`)."""
 
-    def __init__(self, folders: Iterable[Path]):
+    def __init__(self, patch_list: Path | None):
         self._verdicts, self._graders = {}, {}
-        for folder in folders:
-            record, commands = grading.read(folder)
-            key = folder.parent.name, record["patch_sha256"]
+        for patch in patches.read(patch_list) if patch_list is not None else ():
+            record, commands = evidence.read(patches.grading_folder(patch_list, patch))
+            key = patch["task"], patch["patch_sha256"]
             self._verdicts[key] = verdict.judge(record, commands)
             self._graders[key] = str(record["grader"]["version"])
 

@@ -9,14 +9,12 @@ import contextlib
 import hashlib
 import json
 import os
-import tarfile
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agentsweep import grading_script, images, pytest_reports, workspace
+from agentsweep import evidence, grading_script, images, workspace
 from agentsweep.cgroup import CgroupReader
 from agentsweep.engine import (
     LABEL,
@@ -32,18 +30,15 @@ from agentsweep.process import owner_tag
 from agentsweep.spec import canonical, text_sha256
 from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, write_durably
 from agentsweep.task_row import TaskRow
-from agentsweep.verdict import KINDS, Command
+from agentsweep.verdict import KINDS
 
 # What a grading leaves depends on this version of it; a new one grades every patch again.
 GRADER = 1
-
-PUBLISHED = ("grade.json", "evidence.tar.gz")
 
 # Below the run store's root, whose own names are hashes.
 FOLDER = "gradings"
 
 _EVIDENCE_BYTES = 256 * 2**20
-_MEMBER_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ def grade(
                 record = _graded(engine(), attempt, ground, grader, patch)
                 record["spec_sha256"] = key
                 content = json.dumps(record, indent=1, sort_keys=True) + "\n"
-                write_durably(attempt.path / "grade.json", content.encode())
+                write_durably(attempt.path / evidence.RECORD, content.encode())
             return store.finish(attempt, "sealed")
         except BaseException as error:
             stopped = not isinstance(error, Exception)
@@ -121,24 +116,7 @@ def grade(
 
 def published(attempt: Attempt, out: Path) -> None:
     """Put a grading's files into a result directory."""
-    publish(attempt, out, PUBLISHED)
-
-
-def read(folder: Path) -> tuple[dict, list[Command]]:
-    """A grading's `grade.json` and what each of its test commands left."""
-    record = json.loads((folder / "grade.json").read_text())
-    left = _members(folder / "evidence.tar.gz")
-    commands = []
-    for number in range(1, record["n_commands"] + 1):
-        ended = left.get(f"exit-{number}", b"").strip()
-        commands.append(
-            Command(
-                exit_code=int(ended) if ended.isdigit() else None,
-                report=pytest_reports.parse_report(left.get(f"report-{number}.xml")),
-                log=left.get(f"log-{number}", b"").decode(errors="replace"),
-            )
-        )
-    return record, commands
+    publish(attempt, out, (evidence.RECORD, evidence.ARCHIVE))
 
 
 def _graded(engine: Engine, attempt: Attempt, ground: Ground, grader: Grader, patch: bytes) -> dict:
@@ -152,10 +130,10 @@ def _graded(engine: Engine, attempt: Attempt, ground: Ground, grader: Grader, pa
             with contextlib.closing(_counters(container)) as counters:
                 timed_out = _run(engine, container, grader)
                 oom_kill_count, peak_bytes = _counted(counters)
-            _collect(engine, container, attempt.path / "evidence.tar.gz")
+            _collect(engine, container, attempt.path / evidence.ARCHIVE)
     finally:
         workspace.remove(scratch)
-    left = _members(attempt.path / "evidence.tar.gz")
+    left = evidence.members(attempt.path / evidence.ARCHIVE)
     return {
         "schema": 1,
         "instance_id": ground.row.instance_id,
@@ -269,17 +247,6 @@ def _counted(counters: CgroupReader) -> tuple[int | None, int | None]:
         return counters.read().memory_oom_kill, counters.peak_bytes()
     except (InfraError, OSError):
         return None, None
-
-
-def _members(archive: Path) -> dict[str, bytes]:
-    """The plain files of an archive, each as far as _MEMBER_BYTES; a broken end is left out."""
-    found: dict[str, bytes] = {}
-    broken = (tarfile.TarError, EOFError, OSError, zlib.error)
-    with contextlib.suppress(*broken), tarfile.open(archive, "r:gz") as tar:
-        for member in tar:
-            if member.isreg() and (content := tar.extractfile(member)) is not None:
-                found[member.name.removeprefix("./")] = content.read(_MEMBER_BYTES)
-    return found
 
 
 def _lines(content: bytes | None) -> list[str]:

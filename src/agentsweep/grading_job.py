@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from agentsweep import grading, pytest_reports, verdict
+from agentsweep import evidence, grading, pytest_reports, verdict
 from agentsweep.config import Config
 from agentsweep.grading import Grader, Ground
 from agentsweep.lockfile import UNLOCKED
@@ -77,7 +77,7 @@ def grade(config: Config, task: str, patch: bytes, out: Path, engine) -> verdict
     """Grade a patch or recall its grading, publish it to `out`; returns the verdict."""
     sealed = grading.grade(store(config), ground(config, task), grader(config), patch, engine)
     grading.published(sealed, out)
-    return verdict.judge(*grading.read(out))
+    return verdict.judge(*evidence.read(out))
 
 
 def validate(config: Config, task: str, engine) -> dict:
@@ -94,7 +94,7 @@ def validate(config: Config, task: str, engine) -> dict:
             sealed = grading.grade(
                 store(config), place, rules, patch.encode(), engine, repeat=repeat
             )
-            found = verdict.judge(*grading.read(sealed.path))
+            found = verdict.judge(*evidence.read(sealed.path))
             if found.status != "graded" or found.resolved != must:
                 problems.append(f"{name} patch, time {repeat + 1}: {_said(found)}")
     record = {

@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from agentsweep import config, grading, grading_job, images, verdict, workspace
+from agentsweep import config, evidence, grading_job, images, verdict, workspace
 from agentsweep.engine import LABEL, ContainerSpec, find_engine
 from conftest import ROOT, agentsweep, podman
 
@@ -241,7 +241,7 @@ def test_the_command_grades_a_file(bench, tmp_path):
         "--config", json.dumps(bench.settings),
     )  # fmt: skip
     assert f"{TASK}: resolved (graded)" in done.stdout + done.stderr
-    record, commands = grading.read(tmp_path / "out")
+    record, commands = evidence.read(tmp_path / "out")
     assert record["patch_sha256"] == hashlib.sha256(patch.read_bytes()).hexdigest()
     assert verdict.judge(record, commands).resolved
 

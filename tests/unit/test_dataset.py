@@ -35,7 +35,7 @@ def test_order_of_the_folders_changes_no_byte(folders, tmp_path):
     dataset.aggregate(folders, tmp_path / "a")
     dataset.aggregate(shuffled, tmp_path / "b")
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == sorted(f"{name}.parquet" for name in (*dataset.EXTRACTED, "hosts"))
+    assert files == sorted(f"{name}.parquet" for name in (*dataset.EXTRACTED, "tests", "hosts"))
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

@@ -199,6 +199,14 @@ def test_a_changed_image_is_built_again_and_no_other(demo, tmp_path, change):
     ]
 
 
+def test_images_of_source_releases_share_a_recipe_and_are_different_images(builder):
+    shared = [name for name in builder.NAMES if builder.folders(name) == ("swe", name)]
+    assert shared == [name for name in builder.NAMES if name != "logstats"]
+    assert builder.folders("logstats") == ("logstats",)
+    recipes = {builder.recipe(*builder.folders(name)) for name in builder.NAMES}
+    assert len(recipes) == len(builder.NAMES)
+
+
 def test_a_changed_base_changes_every_image(demo, tmp_path):
     run(demo, tmp_path)
     (demo.DEMO / "base/Containerfile").write_text("FROM y\n")

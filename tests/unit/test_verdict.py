@@ -121,12 +121,11 @@ def test_no_expected_test_at_all_resolves_nothing():
 @pytest.fixture
 def graded(tmp_path, monkeypatch):
     """Grades with one grading, of the patch aa of the task t, whose evidence is made up."""
-    folder = tmp_path / "t" / "aa"
-    folder.mkdir(parents=True)
-    record = RECORD | {"patch_sha256": "aa", "n_commands": 1}
-    (folder / "grade.json").write_text(json.dumps(record))
-    monkeypatch.setattr(grades.grading, "read", lambda _: (record, [command(**PASSED)]))
-    return grades.Grades([folder])
+    listed = tmp_path / "patches.json"
+    listed.write_text(json.dumps([{"task": "t", "patch_sha256": "aa", "run": "unused"}]))
+    found = {tmp_path / "t" / "aa": (RECORD, [command(**PASSED)])}
+    monkeypatch.setattr(grades.evidence, "read", found.__getitem__)
+    return grades.Grades(listed)
 
 
 def run_row(**changes):

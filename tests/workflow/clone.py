@@ -78,7 +78,14 @@ class Clone:
 
     def sealed(self) -> set[str]:
         """The sealed attempts in the store."""
-        store = self.path / "store"
+        return self._sealed(self.path / "store")
+
+    def gradings(self) -> set[str]:
+        """The sealed gradings in the store."""
+        return self._sealed(self.path / "store" / "gradings")
+
+    @staticmethod
+    def _sealed(store: Path) -> set[str]:
         return {
             str(path.relative_to(store))
             for path in store.glob("*/attempt-*")

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 
 import pytest
-import row_maker
 import yaml
 from clone import BIN, ROOT, Clone, planned
 
@@ -450,10 +449,20 @@ def test_no_rule_uses_what_the_workflow_must_not():
             assert word not in words, f"{path.name}: {word}"
 
 
+def row(instance_id: str) -> dict:
+    """The least that a row of SWE-bench has."""
+    patch = "diff --git a/{0} b/{0}\n--- a/{0}\n+++ b/{0}\n@@ -1 +1 @@\n-a\n+b\n"
+    return {
+        "instance_id": instance_id, "repo": "shop/till", "base_commit": "a" * 40,
+        "problem_statement": "It is wrong.", "patch": patch.format("a.py"),
+        "test_patch": patch.format("test_a.py"), "FAIL_TO_PASS": ["a"], "PASS_TO_PASS": [],
+    }  # fmt: skip
+
+
 def test_a_task_set_is_planned_from_its_file_and_written_down(small):
-    """Two rows of three make two tasks; other rows of the file make nothing new."""
-    rows = [row_maker.first(instance_id=f"shop__till-{number}") for number in range(3)]
-    small.file("rows.jsonl").write_text(row_maker.jsonl(rows))
+    """Two rows of three make two tasks; another row is written down anew."""
+    rows = [row(f"shop__till-{number}") for number in range(3)]
+    small.file("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     live = {"model": "live", "model_id": "claude-haiku-4-5-20251001", "version": "2.1.330"}
     tasks = {"mine": {"rows": {"file": "rows.jsonl"}, "filter": {"ids": [
         "shop__till-0", "shop__till-2"]}}}  # fmt: skip
@@ -468,5 +477,5 @@ def test_a_task_set_is_planned_from_its_file_and_written_down(small):
     assert [task["name"] for task in said["tasks"]] == ["shop__till-0", "shop__till-2"]
     assert small.planned("results/tasks.json") == {}
     rows[2]["test_patch"] += "\n"
-    small.file("rows.jsonl").write_text(row_maker.jsonl(rows))
+    small.file("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert small.planned("results/tasks.json") == {"tasks": 1}

@@ -1,11 +1,13 @@
 """The rebuild matrix: one thing changes; exactly these jobs are planned, exactly so many runs made.
 
 Everything is real: images, containers, the agent, the store, the figures. One finished sweep of
-four cells (two tasks in images of their own, under two memory limits) is made once; each line of
-the matrix changes a copy of it, so that each is also a clone that was moved. After every change
-the workflow is run, and must then have nothing more to do.
+four cells (two tasks in images of their own, under two memory limits; one of them has tests, and
+its two runs leave one patch) is made once; each line of the matrix changes a copy of it, so that
+each is also a clone that was moved. After every change the workflow is run, and must then have
+nothing more to do.
 """
 
+import json
 import os
 import re
 import shutil
@@ -47,14 +49,29 @@ tasks:
 agents:
   claude: {model_id: claude-haiku-4-5-20251001, version: "2.1.330"}
 agent: {max_sessions: 2, timeout_s: 60, stall_s: 30}
+# A user that no other sweep has: the images that are made here are removed afterwards.
+container: {uid: 1147, gid: 1147}
 """
-# A work tree that no other sweep has: the images that are made here are removed afterwards.
-TASK = """\
+QUESTION = """\
 kind: prompt
-image: oci-archive:images/{image}.tar
+image: oci-archive:images/logstats.tar
 workdir: /matrix
 prompt: Say hello.
-scenario: config/scenarios/{name}.yaml
+scenario: config/scenarios/question.yaml
+"""
+CODE = """\
+kind: swe
+row: {file: config/rows/matrix.jsonl, id: demo__hello-1}
+prompt: Say hello. {problem_statement}
+scenario: config/scenarios/code.yaml
+"""
+NEW_FILE = """\
+diff --git a/{path} b/{path}
+new file mode 100644
+--- /dev/null
++++ b/{path}
+@@ -0,0 +1,{count} @@
+{lines}
 """
 SCENARIO = """\
 description: One command, one word.
@@ -62,7 +79,32 @@ turns:
   - tools: [{{Bash: {{command: "echo {name} > hello.txt", description: Say hello}}}}]
   - text: Done.
 """
-ALL_FIGURES = 8
+ALL_FIGURES = 9
+
+
+def new_file(path: str, *lines: str) -> str:
+    return NEW_FILE.format(path=path, count=len(lines), lines="\n".join(f"+{li}" for li in lines))
+
+
+def row() -> dict:
+    """A benchmark row whose one test wants what the scenario writes."""
+    test = (
+        "from pathlib import Path",
+        "def test_hello():",
+        '    assert Path("hello.txt").read_text() == "code\\n"',
+    )
+    return {
+        "instance_id": "demo__hello-1",
+        "repo": "demo/hello",
+        "base_commit": "0" * 40,
+        "image_name": "oci-archive:images/starlette-1147.tar",
+        "problem_statement": "There is no hello.",
+        "patch": new_file("hello.txt", "code"),
+        "test_patch": new_file("tests/test_hello.py", *test),
+        "FAIL_TO_PASS": ["tests/test_hello.py::test_hello"],
+        "PASS_TO_PASS": [],
+        "install_config": {"test_cmd": "pytest -rA --no-cov", "log_parser": "parse_log_pytest"},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +115,14 @@ def finished(tmp_path_factory):
     clone.file("images").symlink_to(ROOT / "images")
     clone.file("config/config.yaml").write_text(CONFIG)
     clone.file("config/images.lock.yaml").unlink()
-    for name, image in (("question", "logstats"), ("code", "starlette-1147")):
-        clone.file(f"config/tasks/{name}.yaml").write_text(TASK.format(name=name, image=image))
+    clone.file("config/rows/matrix.jsonl").write_text(json.dumps(row()) + "\n")
+    for name, task in (("question", QUESTION), ("code", CODE)):
+        clone.file(f"config/tasks/{name}.yaml").write_text(task)
         clone.file(f"config/scenarios/{name}.yaml").write_text(SCENARIO.format(name=name))
     clone.snakemake("--cores", "1", "lock")
-    clone.snakemake("--cores", "2")
+    assert graded(clone.snakemake("--cores", "2").stdout) == 1
     assert clone.planned() == {}
-    assert len(clone.sealed()) == 4
+    assert (len(clone.sealed()), len(clone.gradings())) == (4, 1)
     yield clone
     for record in clone.path.parent.glob("*/results/images/*/image.json"):
         made = yaml.safe_load(record.read_text())
@@ -87,14 +130,19 @@ def finished(tmp_path_factory):
             subprocess.run(["podman", "rmi", "--force", image], capture_output=True, check=False)
 
 
+AGGREGATES = {"dataset": 1, "figure": ALL_FIGURES}
+
+
+def graded(output: str) -> int:
+    """How many grading jobs a run of the workflow had."""
+    return len(re.findall(r"^(?:local)?rule grade:", output, re.MULTILINE))
+
+
 def whole(runs: int, images: int = 0) -> dict[str, int]:
     """A number of runs, and all that comes after them."""
-    counts = {"agent_run": runs, "trace_extract": runs, "dataset": 1, "figure": ALL_FIGURES}
+    counts = {"agent_run": runs, "trace_extract": runs, "patches": 1, **AGGREGATES}
     of_images = {"image_pull": images, "image_fix": images, "tasks": 1}
     return counts | (of_images if images else {})
-
-
-AGGREGATES = {"dataset": 1, "figure": ALL_FIGURES}
 
 
 def nothing(clone):
@@ -103,7 +151,7 @@ def nothing(clone):
 
 def comment(clone):
     clone.replace("config/config.yaml", "# The matrix.", "# The matrix.\n# A comment.")
-    clone.replace("config/tasks/code.yaml", "kind: prompt", "# A comment.\nkind: prompt")
+    clone.replace("config/tasks/code.yaml", "kind: swe", "# A comment.\nkind: swe")
 
 
 def add_memory(clone):
@@ -129,6 +177,32 @@ def edit_prompt(clone):
 
 def edit_scenario(clone):
     clone.replace("config/scenarios/code.yaml", "text: Done.", "text: Finished.")
+
+
+def edit_patch(clone):
+    clone.replace("config/scenarios/code.yaml", "echo code", "echo other")
+
+
+def change_agent_setting(clone):
+    clone.replace("config/config.yaml", "timeout_s: 60", "timeout_s: 61")
+
+
+def change_grader(clone):
+    clone.replace("src/agentsweep/grading.py", "GRADER = 1\n", "GRADER = 2\n")
+
+
+def change_grading_limit(clone):
+    clone.replace("config/config.yaml", "dataset:", "grading: {memory: 1GiB}\ndataset:")
+
+
+def change_verdict(clone):
+    source = clone.file("src/agentsweep/verdict.py")
+    source.write_text(source.read_text() + "\n# Another verdict.\n")
+
+
+def edit_test(clone):
+    clone.replace("config/rows/matrix.jsonl", "def test_hello", "def test_hello_again")
+    clone.replace("config/rows/matrix.jsonl", "::test_hello", "::test_hello_again")
 
 
 def edit_scenario_description(clone):
@@ -197,11 +271,16 @@ def change_sessions(clone):
 
 @dataclass
 class Line:
-    """One line of the matrix: what changes, which jobs it plans, how many new runs it makes."""
+    """What changes, which jobs are planned, how many new runs and gradings are made.
+
+    grades: grading jobs, which are planned where the patches are known beforehand.
+    """
 
     change: object
     planned: dict[str, int]
     new: int = 0
+    grades: int = 0
+    new_gradings: int = 0
     arguments: list[str] = field(default_factory=list)
 
     @property
@@ -220,7 +299,7 @@ MATRIX = [
     Line(lose_snakemake_state, {}),
     Line(touch_everything, {}),
     Line(change_figure, {"figure": 1}),
-    Line(remove_memory, AGGREGATES),
+    Line(remove_memory, {"patches": 1, **AGGREGATES}),
     Line(remove_run, {"agent_run": 1}, arguments=["runs"]),
     Line(change_parser, {"trace_extract": 4, **AGGREGATES}),
     Line(rename_data_set, {"trace_extract": 4, **AGGREGATES}),
@@ -228,10 +307,16 @@ MATRIX = [
     Line(add_cpus, whole(4), new=4),
     Line(edit_prompt, whole(2), new=2),
     Line(edit_scenario, whole(2), new=2),
-    Line(change_digest, whole(2, images=1), new=2),
-    Line(remove_results, whole(4, images=2)),
-    Line(nothing, whole(4, images=2), arguments=["-F"]),
-    Line(refuse_runs, whole(4, images=2), arguments=["-F"]),
+    Line(edit_patch, whole(2), new=2, grades=1, new_gradings=1),
+    Line(change_agent_setting, whole(4), new=4),
+    Line(change_grader, {"grade": 1, **AGGREGATES}, grades=1, new_gradings=1),
+    Line(change_grading_limit, {"grade": 1, **AGGREGATES}, grades=1, new_gradings=1),
+    Line(change_verdict, AGGREGATES),
+    Line(edit_test, whole(2) | {"tasks": 1}, new=2, grades=1, new_gradings=1),
+    Line(change_digest, whole(2, images=1), new=2, grades=1, new_gradings=1),
+    Line(remove_results, whole(4, images=2), grades=1),
+    Line(nothing, whole(4, images=2), grades=1, arguments=["-F"]),
+    Line(refuse_runs, whole(4, images=2), grades=1, arguments=["-F"]),
 ]
 
 
@@ -241,14 +326,17 @@ def test_matrix(finished, tmp_path, line):
     try:
         line.change(clone)
         assert clone.planned(*line.arguments) == line.planned
-        before = clone.sealed()
+        before, gradings = clone.sealed(), clone.gradings()
         if line.planned:
-            clone.snakemake("--cores", "2", *line.arguments)
+            output = clone.snakemake("--cores", "2", *line.arguments).stdout
+            assert graded(output) == line.grades
             assert clone.planned(*(word for word in line.arguments if word != "-F")) == {}
         assert len(clone.sealed() - before) == line.new
+        assert len(clone.gradings() - gradings) == line.new_gradings
         assert before <= clone.sealed()
+        assert gradings <= clone.gradings()
     finally:
-        for part in ("store", ".snakemake", "results/runs", "results/extracted"):
+        for part in ("store", ".snakemake", "results/runs", "results/extracted", "results/grades"):
             shutil.rmtree(clone.file(part), ignore_errors=True)
 
 
@@ -261,7 +349,8 @@ def test_report_shows_every_figure_with_its_caption(finished):
     for path in captions:
         assert f"{path.stem}.svg" in page
     # One sentence of each caption comes from the data.
-    assert len(re.findall(r"<p>n = 4 (?:runs|calls)", page)) == ALL_FIGURES - 1
+    assert len(re.findall(r"<p>n = 4 (?:runs|calls)", page)) == ALL_FIGURES - 2
+    assert "<p>2 of 2 graded runs resolved their task" in page
     assert "<p>n = 0 of 4 runs (the others are no replays)." in page
 
 

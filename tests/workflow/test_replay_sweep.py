@@ -64,7 +64,7 @@ def sweep(tmp_path_factory):
     clone.file("replay.yaml").write_text(yaml.safe_dump(CONFIG))
     # A work tree that no other sweep has, so that the image can be removed: the same one, written
     # in another way.
-    clone.replace("config/tasks/starlette-1147.yaml", "workdir: /testbed", "workdir: /testbed/")
+    clone.replace("config/tasks/starlette-1147.yaml", "kind: swe", "kind: swe\nworkdir: /testbed/")
     for target in ("lock", "all"):
         clone.snakemake("--cores", "2", target, "--configfile", "replay.yaml")
     yield clone

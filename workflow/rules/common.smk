@@ -205,7 +205,7 @@ def patch_list(wildcards):
     """The list of patches, where there is anything to grade."""
     if not SWEEP.graded_cells():
         return []
-    return checkpoints.patches.get().output.list
+    return [checkpoints.patches.get().output.list]
 
 
 def grades(wildcards):
