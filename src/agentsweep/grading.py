@@ -50,7 +50,7 @@ class Grader:
 
     memory_bytes: int
     cpus: str
-    timeout_s: int
+    timeout_s: float
     network: bool
     install: bool
 
@@ -187,6 +187,8 @@ def _give(folder: Path, ground: Ground, grader: Grader, patch: bytes) -> None:
             row, ground.workdir, ground.environment, grader.install
         ).encode(),
     }
+    if row.eval_script is not None:
+        files["eval.sh"] = row.eval_script.encode()
     for name, content in files.items():
         (folder / name).write_bytes(content)
 

@@ -13,7 +13,7 @@ from agentsweep.grading import Grader, Ground
 from agentsweep.lockfile import UNLOCKED
 from agentsweep.spec import cores as spec_cores
 from agentsweep.store import Store, spec_sha256, write_durably
-from agentsweep.units import parse_size
+from agentsweep.units import parse_cpus, parse_size
 
 # The benchmark's names of what reads pytest's output. Its package cannot be had without engines
 # and cloud clients, so that others of its parsers are not there.
@@ -46,8 +46,8 @@ def grader(config: Config) -> Grader:
     wanted = config["grading"]
     return Grader(
         memory_bytes=parse_size(wanted["memory"]),
-        cpus=str(wanted["cpus"]),
-        timeout_s=wanted["timeout_s"],
+        cpus=parse_cpus(wanted["cpus"]),
+        timeout_s=float(wanted["timeout_s"]),
         network=wanted["network"],
         install=wanted["install"],
     )
@@ -55,7 +55,7 @@ def grader(config: Config) -> Grader:
 
 def cores(config: Config) -> int:
     """Whole cores that a grading takes."""
-    return spec_cores(str(config["grading"]["cpus"]))
+    return spec_cores(parse_cpus(config["grading"]["cpus"]))
 
 
 def mem_mb(config: Config) -> int:
@@ -118,6 +118,16 @@ def validation(config: Config, task: str) -> dict | None:
         return json.loads(_record_path(config, task).read_text())
     except (OSError, ValueError):
         return None
+
+
+def invalidity(config: Config, task: str) -> str | None:
+    """Why a task is left out of sweeps: what its last validation found; None where it is not."""
+    if config["grading"]["keep_invalid"] or not gradable(config, task):
+        return None
+    record = validation(config, task)
+    if record is None or record["valid"]:
+        return None
+    return f"its task is not valid: {record['problems'][0]}"
 
 
 def _record_path(config: Config, task: str) -> Path:

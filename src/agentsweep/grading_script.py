@@ -35,6 +35,9 @@ _NO_TESTS = {
     *(".pkl", ".yml", ".yaml", ".toml"),
 }
 
+# A script that a row brings prints the status of its test command, and ends with another.
+_MARKED_STATUS = f"sed -n 's/^>>>>> Test Exit Code: //p' {LEFT}/log-1 | tail -n 1"
+
 _PREAMBLE = """\
 export HOME=/tmp LC_ALL=C.UTF-8 LANG=C.UTF-8 GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null
 export GIT_CONFIG_COUNT=2 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
@@ -115,14 +118,15 @@ def test_script(row: TaskRow, workdir: str, environment: str | None, install: bo
         environment or "",
         *(f"export {name}={shlex.quote(value)}" for name, value in row.environment_variables),
     ]
-    if install:
+    if install and row.eval_script is None:
         lines += [f"{{ {command}\n}} >> {LEFT}/install 2>&1" for command in row.install]
     for number, command in enumerate(commands(row), 1):
         report = f"--junitxml={LEFT}/report-{number}.xml"
+        status = "echo $?" if row.eval_script is None else _MARKED_STATUS
         lines += [
             f"export PYTEST_ADDOPTS='-rA --color=no -o junit_family=xunit1 {report}'",
             f"{{ {command}\n}} > {LEFT}/log-{number} 2>&1",
-            f"echo $? > {LEFT}/exit-{number}",
+            f"{status} > {LEFT}/exit-{number}",
         ]
     return "\n".join(lines) + "\n"
 
@@ -131,8 +135,10 @@ def commands(row: TaskRow) -> list[str]:
     """The shell lines that run a row's tests.
 
     Rows of the layout `testbed` name a command that is given the test files; the others name the
-    whole command.
+    whole command, or bring a script that also installs and applies the test patch.
     """
+    if row.eval_script is not None:
+        return [f"bash {GIVEN}/eval.sh"]
     files = " ".join(map(shlex.quote, test_files(row)))
     if row.layout == "testbed":
         return [f"{command} {files}" for command in row.test_commands]

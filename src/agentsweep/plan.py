@@ -12,20 +12,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from agentsweep import grading_job
 from agentsweep.agent_model import LIVE
 from agentsweep.config import Cell, Config, Machine
 from agentsweep.units import parse_size
 
 SEALED, RUN, MISFIT, MISSING = "sealed", "would run", "does not fit", "missing"
+LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True)
 class Row:
     """One cell of a plan.
 
-    state: sealed (recalled, costs nothing), would run, does not fit (this machine), or missing
-    (`agent.on_miss` is `fail`). mode: scripted, live or replay. estimate_s: seconds of wall time,
-    None where unknown; basis: what the estimate rests on. reason: why it does not fit.
+    state: sealed (recalled, costs nothing), would run, does not fit (this machine), missing
+    (`agent.on_miss` is `fail`), or left out (its task is not valid). mode: scripted, live or
+    replay. estimate_s: seconds of wall time, None where unknown; basis: what the estimate rests
+    on. reason: why it does not fit or is left out.
     paid: whether the run would cost money; max_usd: where its costs end, None without
     `agent.max_cost_usd`; estimate_usd, usd_basis: as with time.
     """
@@ -45,11 +48,14 @@ class Row:
 def make(config: Config, machine: Machine) -> list[Row]:
     """A row for every cell of the sweep, in its order."""
     archive = _Archive(config)
+    invalid = {task: grading_job.invalidity(config, task) for task in config.task_names()}
     rows = []
     for cell in config.cells():
         mode, settings = config.mode(cell), config.agent_settings(cell.agent)
         misfit = config.misfit(cell, machine)
-        if config.is_sealed(cell):
+        if invalid[cell.task] is not None:
+            rows.append(Row(cell.id, LEFT_OUT, mode, reason=invalid[cell.task]))
+        elif config.is_sealed(cell):
             rows.append(Row(cell.id, SEALED, mode))
         elif misfit is not None:
             rows.append(Row(cell.id, MISFIT, mode, reason=misfit))
@@ -131,6 +137,8 @@ def render(rows: Iterable[Row]) -> str:
         lines.append(_costs([row for row in rows if row.paid], counts[RUN]))
     if counts[MISSING]:
         lines.append(f"{counts[MISSING]} are missing from the store, and agent.on_miss is fail.")
+    if counts[LEFT_OUT]:
+        lines.append(f"{counts[LEFT_OUT]} are left out: their tasks are not valid.")
     if counts[MISFIT]:
         lines.append(f"{counts[MISFIT]} do not fit this machine.")
     return "\n".join(lines)

@@ -163,10 +163,11 @@ def _read(fields: _Fields) -> TaskRow | None:
     image = _image(fields, instance_id, config)
     if fields.text(_image_key(fields)):
         fields.wrong += [f"{_image_key(fields)}: {problem}" for problem in image_problems(image)]
-    if fields.text("eval_type") not in (None, "pass_and_fail"):
+    # `fail_only` is for logs that name no test which passed; a report names all of them.
+    if fields.text("eval_type") not in (None, "pass_and_fail", "fail_only"):
         fields.wrong.append(
-            f"eval_type: {show(fields.text('eval_type'))} cannot be graded; leave the row out "
-            "(pass_and_fail can)"
+            f"eval_type: {show(fields.text('eval_type'))} is unknown; allowed are pass_and_fail "
+            "and fail_only"
         )
     language = (fields.text("language") or "python").lower()
     eval_script = fields.text("eval_script")

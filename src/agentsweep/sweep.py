@@ -177,15 +177,13 @@ class Sweep:
 
     def _leave_out_invalid(self, stream: TextIO) -> None:
         """Drop the tasks whose own gold patch does not resolve them, unless they are kept."""
-        if self.config["grading"]["keep_invalid"]:
-            return
         for task in self.gradable:
-            record = grading_job.validation(self.config, task)
-            if record is not None and not record["valid"]:
+            reason = grading_job.invalidity(self.config, task)
+            if reason is not None:
                 self.cells = [cell for cell in self.cells if cell.task != task]
                 print(
-                    f"agentsweep: left out: task {task} is not valid: {record['problems'][0]} "
-                    "(grading.keep_invalid: true keeps it)",
+                    f"agentsweep: left out: all runs of {task}: {reason} "
+                    "(grading.keep_invalid: true keeps them)",
                     file=stream,
                 )
 

@@ -61,7 +61,7 @@ def _status(record: Mapping, commands: Sequence[Command]) -> tuple[str, str | No
     if not record["tests_applied"]:
         return "tests_not_applied", "the test patch does not apply on top of the patch"
     if record["timed_out"]:
-        return "timed_out", f"the tests did not end within {record['grader']['timeout_s']} s"
+        return "timed_out", f"the tests did not end within {record['grader']['timeout_s']:g} s"
     if not any(command.report for command in commands):
         memory = ": the container ran out of memory" if record["oom_kill_count"] else ""
         return "no_report", f"pytest left no report of any test{memory}"
@@ -78,7 +78,7 @@ def _inconsistency(command: Command) -> str | None:
         return None
     bad = sum(test.outcome in ("failed", "error") for test in command.report)
     if command.exit_code is None:
-        return "a test command wrote a report and never ended"
+        return "a test command wrote a report, and its exit status is not known"
     if bad and command.exit_code == 0:
         return f"pytest ended with status 0 and {bad} of its tests failed"
     if not bad and command.exit_code != 0:

@@ -232,6 +232,42 @@ def test_the_chain_of_attempts(bench, change, applied_by):
         assert (found.status, found.resolved) == ("graded", True)
 
 
+EVAL_SCRIPT = """\
+set -uxo pipefail
+source /opt/miniconda3/bin/activate testbed
+cd /testbed
+git checkout {base} {tests}
+git apply -v /grading/given/test.diff
+: '>>>>> Start Test Output'
+pytest -rA --no-cov {tests}
+SWEBENCH_TEST_EXIT_CODE=$?
+: '>>>>> End Test Output'
+git checkout {base} {tests}
+echo ">>>>> Test Exit Code: $SWEBENCH_TEST_EXIT_CODE"
+"""
+
+
+@pytest.mark.parametrize(
+    ("cut", "gold", "empty"),
+    [
+        ("", ("graded", True), ("graded", False)),
+        # Without it nobody knows how pytest ended.
+        (">>>>> Test Exit Code", ("inconsistent", False), ("inconsistent", False)),
+    ],
+)
+def test_a_row_that_brings_its_own_script(bench, tmp_path, cut, gold, empty):
+    rows = (ROOT / "config" / "rows" / "bench.jsonl").read_text().splitlines()
+    row = next(row for row in map(json.loads, rows) if "starlette" in row["instance_id"])
+    script = EVAL_SCRIPT.format(base=row["base_commit"], tests=TESTS)
+    row |= {"eval_script": script.replace(cut, "cut") if cut else script}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    source = {"file": str(tmp_path / "rows.jsonl"), "id": row["instance_id"]}
+    chosen = bench.load(tasks={TASK: {"row": source}})
+    for patch, expected in ((row["patch"].encode(), gold), (b"", empty)):
+        found, _ = bench.grade(patch, chosen)
+        assert (found.status, found.resolved) == expected
+
+
 def test_the_command_grades_a_file(bench, tmp_path):
     """The same through the command line, which recalls what is sealed."""
     patch = tmp_path / "gold.diff"

@@ -206,8 +206,8 @@ BROKEN = [
     (changed(second(), "install_config", "log_parser", None),
      "install_config.log_parser: missing; rows in go must name theirs"),
     (first(layout="flat"), "layout: 'flat' is not one; write testbed or repository"),
-    (verified(eval_type="fail_only"),
-     "eval_type: 'fail_only' cannot be graded; leave the row out (pass_and_fail can)"),
+    (verified(eval_type="all_fail"),
+     "eval_type: 'all_fail' is unknown; allowed are pass_and_fail and fail_only"),
 ]  # fmt: skip
 
 
