@@ -83,7 +83,9 @@ rule lock:
     params:
         config=whole_config,
     shell:
-        "agentsweep lock --config {params.config:q} 2>&1 | tee {log:q}"
+        "agentsweep lock --config - <<'END' 2>&1 | tee {log:q}\n"
+        "{params.config}\n"
+        "END"
 
 
 rule doctor:
@@ -95,4 +97,6 @@ rule doctor:
     params:
         config=whole_config,
     shell:
-        "agentsweep doctor --config {params.config:q} 2>&1 | tee {log:q}"
+        "agentsweep doctor --config - <<'END' 2>&1 | tee {log:q}\n"
+        "{params.config}\n"
+        "END"

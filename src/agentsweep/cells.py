@@ -83,13 +83,16 @@ def _axis(
         for index, named in enumerate(values)
         for value in ((sets[named] or []) if named in sets else [named])
     ]
+    told: set[int] = set()
     for index, value in single:
         try:
             canonical_value = one(value)
         except ValueError as error:
             wrong.append(f"{place((*path, index))}: {error}")
             continue
-        if canonical_value in seen:
+        # Of a set that is there twice, its first task says it.
+        if canonical_value in seen and index not in told:
+            told.add(index)
             wrong.append(
                 f"{place((*path, index))}: {schema.show(value)} is the same as "
                 f"{schema.show(seen[canonical_value])} before it; leave one out"

@@ -232,9 +232,9 @@ def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         action="append",
-        metavar="FILE|JSON",
-        help="configuration file, or the configuration itself as JSON; may be repeated, later "
-        f"ones win (default: {DEFAULT_CONFIG})",
+        metavar="FILE|JSON|-",
+        help="configuration file, or the configuration itself as JSON (`-` reads it from standard "
+        f"input); may be repeated, later ones win (default: {DEFAULT_CONFIG})",
     )
 
 
@@ -252,7 +252,13 @@ def _load_config(arguments: argparse.Namespace):
 def _config_source(arguments: argparse.Namespace) -> list[Path] | dict:
     """What --config names: files, or a configuration itself."""
     sources = arguments.config or [DEFAULT_CONFIG]
-    if not any(source.lstrip().startswith("{") for source in sources):
+    # No argument may have more than 128 KiB (MAX_ARG_STRLEN of Linux), which a long list passes.
+    texts = [
+        sys.stdin.read() if source == "-" else source
+        for source in sources
+        if source == "-" or source.lstrip().startswith("{")
+    ]
+    if not texts:
         if not arguments.config and not Path(DEFAULT_CONFIG).exists():
             raise ConfigError(
                 f"{DEFAULT_CONFIG}: there is no such file: start agentsweep in the project's "
@@ -262,11 +268,14 @@ def _config_source(arguments: argparse.Namespace) -> list[Path] | dict:
     if len(sources) > 1:
         raise ConfigError("--config: JSON stands alone: put it into a file to lay it over another")
     try:
-        return json.loads(sources[0])
+        found = json.loads(texts[0])
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"--config: not JSON ({error}): mend it, or give the name of a file"
         ) from None
+    if not isinstance(found, dict):
+        raise ConfigError("--config: not a mapping: write the keys of a configuration")
+    return found
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -180,7 +180,7 @@ class Config:
                 "workdir": task.workdir,
                 "environment_sha256": text_sha256(task.environment),
                 "python": task.python,
-                "row_sha256": task.row.sha256 if task.row else None,
+                "row_sha256": task.row_sha256,
             },
             "image": {
                 "digest": image.digest or lockfile.UNLOCKED,
@@ -258,7 +258,19 @@ class Config:
         }
 
     def for_cell(self, cell: Cell) -> dict:
-        """The configuration cut down to one cell: small enough for a command line."""
+        """The configuration cut down to one cell, for its run, which needs no rows.
+
+        To find a row in a large file takes a second, and hundreds of megabytes beside the run.
+        """
+        task = self._tasks[cell.task]
+        cut = self._cut_down_to(cell)
+        return cut | {"tasks": {task.name: task.without_row()}} if task.row_sha256 else cut
+
+    def for_task(self, name: str) -> dict:
+        """The configuration cut down to one task of the sweep, with its row."""
+        return self._cut_down_to(next(cell for cell in self._cells if cell.task == name))
+
+    def _cut_down_to(self, cell: Cell) -> dict:
         return self._data | {
             "sweep": {
                 "tasks": [cell.task],
@@ -409,7 +421,14 @@ def _checked(merged: dict, place: _Places) -> Config:
     locked = _collect(wrong, lockfile.read, Path(data["images"]["lock"])) or {}
     tasks, sets = _load_tasks(data, locked, place, wrong)
     names = {name: found.names if found else None for name, found in sets.items()}
+    wrong += [
+        f"{place(('tasks', name))}: a set has the name of the task {name!r}; give it another"
+        for name in sets
+        # A set of one task may be called like it.
+        if name in tasks and names[name] != [name]
+    ]
     cells = cells_of(data, place, wrong, names)
+    wrong += [f"{place(path)}: {said}" for path, said in _base_commit_problems(cells, tasks)]
     for name in dict.fromkeys(cell.agent for cell in cells):
         settings = _settings(data, name)
         _collect(wrong, agent.binary_sha256, Path(settings["lock"]), settings["version"])
@@ -481,6 +500,28 @@ def _load_tasks(
                 tasks[task_name] = task
     data["tasks"] = flat
     return tasks, sets
+
+
+def _base_commit_problems(
+    cells: list[Cell], tasks: Mapping[str, Task]
+) -> Iterator[tuple[tuple, str]]:
+    """Tasks on one image that say that its work tree is at different commits.
+
+    One of them is wrong, and its solution may lie in the history that the other needs.
+    """
+    firsts: dict[tuple, Task] = {}
+    for name in dict.fromkeys(cell.task for cell in cells):
+        task = tasks.get(name)
+        if task is None or task.row is None:
+            continue
+        other = firsts.setdefault((task.reference, task.workdir), task)
+        if other.row.base_commit != task.row.base_commit:
+            yield (
+                ("tasks", name),
+                f"has the image of {other.name!r} ({task.reference}) and another base_commit "
+                f"({task.row.base_commit[:12]}, there {other.row.base_commit[:12]}); write the "
+                "image that was made for it",
+            )
 
 
 def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:

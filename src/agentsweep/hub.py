@@ -96,7 +96,7 @@ def fetch(wanted: HubSplit) -> list[Path]:
     # The client lets through the errors of its HTTP library, which differs between its versions.
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
-        raise InfraError(f"{wanted} cannot be fetched: {said[0]}") from None
+        raise InfraError(f"{wanted} cannot be fetched from {api.endpoint}: {said[0]}") from None
     if any(wanted.revision not in path.parts for path in paths):
         raise InfraError(f"{wanted} cannot be fetched: the hub answered with another commit")
     return paths

@@ -27,6 +27,13 @@ LIGHT_COLUMNS = (
     *("image", "image_name", "docker_image", "install_config"),
 )
 
+# All that `row_of` reads. Data sets have more, of which a lockfile's text may be the largest.
+ROW_COLUMNS = (
+    *LIGHT_COLUMNS,
+    *("base_commit", "problem_statement", "patch", "test_patch", "FAIL_TO_PASS", "PASS_TO_PASS"),
+    *("language", "layout", "eval_script", "eval_type", "log_parser"),
+)
+
 _IMAGE_KEYS = ("image", "image_name", "docker_image")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MOST_CHARACTERS = 200

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentsweep.errors import ConfigError
-from agentsweep.row_fields import LIGHT_COLUMNS, light_fields, row_of
+from agentsweep.row_fields import LIGHT_COLUMNS, ROW_COLUMNS, light_fields, row_of
 from agentsweep.schema import show
 from agentsweep.task_row import TaskRow
 
@@ -74,7 +74,7 @@ def rows(chosen: Collection[Entry]) -> list[TaskRow]:
     wrong = []
     for path in dict.fromkeys(entry.path for entry in chosen):
         wanted = {entry.number: entry for entry in chosen if entry.path == path}
-        for number, record in _records(path, None, wanted.keys()):
+        for number, record in _records(path, ROW_COLUMNS, wanted.keys()):
             try:
                 found[wanted[number]] = row_of(record, f"{path}: row {number}")
             except ConfigError as error:
@@ -85,9 +85,9 @@ def rows(chosen: Collection[Entry]) -> list[TaskRow]:
 
 
 def _records(
-    path: Path, columns: Collection[str] | None, numbers: Collection[int] | None = None
+    path: Path, columns: Collection[str], numbers: Collection[int] | None = None
 ) -> Iterator[tuple[int, dict]]:
-    """Rows with their numbers: all or some of them, with all columns or (in Parquet) some."""
+    """Rows with their numbers: all or some of them, of Parquet with these columns alone."""
     readers = {".parquet": _parquet, ".jsonl": _jsonl, ".json": _json_list}
     if path.suffix not in readers:
         raise ConfigError(f"{path}: not a file of rows; allowed are {', '.join(SUFFIXES)}")
@@ -102,7 +102,8 @@ def _records(
 
 
 def _jsonl(path: Path, _columns, numbers) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8", newline="\n") as lines:
+    # Not plain UTF-8: editors of Windows write a mark before the first row.
+    with path.open(encoding="utf-8-sig", newline="\n") as lines:
         for number, line in enumerate(lines, 1):
             if (numbers is None or number in numbers) and line.strip():
                 try:
@@ -113,7 +114,7 @@ def _jsonl(path: Path, _columns, numbers) -> Iterator[tuple[int, Any]]:
 
 def _json_list(path: Path, _columns, numbers) -> Iterator[tuple[int, Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise
     except (ValueError, RecursionError):
@@ -131,8 +132,7 @@ def _parquet(path: Path, columns, numbers) -> Iterator[tuple[int, Any]]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            if columns is not None:
-                columns = [name for name in file.schema_arrow.names if name in columns]
+            columns = [name for name in file.schema_arrow.names if name in columns]
             before = 0
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
@@ -140,19 +140,19 @@ def _parquet(path: Path, columns, numbers) -> Iterator[tuple[int, Any]]:
                     batches = file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns)
                     yield from _of_batches(batches, before, numbers)
                 before += count
-    except pyarrow.ArrowException as error:
+    # What cannot be decoded is an OSError there, without a number.
+    except (pyarrow.ArrowException, OSError) as error:
         said = str(error).splitlines()[0]
         raise ConfigError(f"{path}: it is not a readable Parquet file: {said}") from None
 
 
 def _of_batches(batches, before: int, numbers) -> Iterator[tuple[int, Any]]:
     for batch in batches:
-        inside = [
-            index
-            for index in range(batch.num_rows)
-            if numbers is None or before + index + 1 in numbers
-        ]
-        if inside:
-            for index, record in zip(inside, batch.take(inside).to_pylist(), strict=True):
-                yield before + index + 1, record
+        if numbers is None:
+            yield from enumerate(batch.to_pylist(), before + 1)
+        else:
+            # Not `take`, which does not know all types that a file may have.
+            for index in range(batch.num_rows):
+                if before + index + 1 in numbers:
+                    yield before + index + 1, batch.slice(index, 1).to_pylist()[0]
         before += batch.num_rows

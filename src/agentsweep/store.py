@@ -220,8 +220,8 @@ def disk_errors(where: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise InfraError(
-                f"{where} cannot be written ({error.strerror}): mend its permissions, or set "
-                "paths.store to another directory"
+                f"{where} cannot be written ({error.strerror}): mend its permissions, or name "
+                "another directory"
             ) from error
         raise
 

@@ -57,11 +57,13 @@ class Sweep:
         self._by_values = {(c.task, c.agent, c.memory, c.cpus, c.replicate): c for c in self.cells}
 
     def base_commit(self, image: ImageRef) -> str | None:
-        """The commit at which an image's work tree is, where all its tasks name the same one."""
+        """The commit at which an image's work tree is, None where no task of it names one.
+
+        Tasks that name different ones are refused when the configuration is read.
+        """
         tasks = [task for task in self.config.task_names() if self.config.image_of(task) == image]
-        rows = [self.config.task(task).row for task in tasks]
-        named = {row and row.base_commit for row in rows}
-        return named.pop() if len(named) == 1 else None
+        rows = (self.config.task(task).row for task in tasks)
+        return next((row.base_commit for row in rows if row is not None), None)
 
     def cell(self, wildcards) -> Cell:
         """The cell behind the wildcards of a path."""

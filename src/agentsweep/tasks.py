@@ -34,10 +34,11 @@ smallest change that solves the problem, and run the tests that are near it. Do 
 class Task:
     """One task, ready to run.
 
-    prompt: the whole text that the agent gets; reference: image with transport; environment:
-    shell lines or None; python: path that `python` must have, or None; scenario: file that plays
-    the model, or None; scenario_sha256: hash of what that file makes the model do; row: the
-    benchmark's row that the task is, or None.
+    reference: image with transport; environment: shell lines or None; python: path that `python`
+    must have, or None; template: the prompt with a place for `problem_statement`, which may be
+    empty; scenario: file that plays the model, or None; scenario_sha256: hash of what that file
+    makes the model do; row: the benchmark's row that the task is, or None; row_sha256: its hash,
+    which is there without the row in the job of a cell.
     """
 
     name: str
@@ -47,10 +48,33 @@ class Task:
     workdir: str
     environment: str | None
     python: str | None
-    prompt: str
+    template: str
+    problem_statement: str
     scenario: Path | None
     scenario_sha256: str | None
     row: TaskRow | None = None
+    row_sha256: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The whole text that the agent gets."""
+        # Not str.format: issue texts and prompts are full of braces.
+        return self.template.replace(_PLACEHOLDER, self.problem_statement)
+
+    def without_row(self) -> dict:
+        """The task as a mapping for `tasks`: what a run needs of its row, and the row's hash."""
+        return {
+            "kind": self.kind,
+            "row_sha256": self.row_sha256,
+            "instance_id": self.instance_id,
+            "image": self.reference,
+            "workdir": self.workdir,
+            "environment": self.environment,
+            "python": self.python,
+            "problem_statement": self.problem_statement,
+            "prompt": self.template,
+            "scenario": str(self.scenario) if self.scenario is not None else None,
+        }
 
 
 def load_task(name: str, source: str | Mapping, where: str, row: TaskRow | None = None) -> Task:
@@ -74,6 +98,8 @@ def load_task(name: str, source: str | Mapping, where: str, row: TaskRow | None 
     if "row" in content:
         if content["kind"] != "swe":
             raise ConfigError(f"{where}kind: {content['kind']!r} has no `row`; write swe")
+        if content.get("row_sha256") is not None:
+            raise ConfigError(f"{where}row_sha256: `row` is there too; leave one out")
         row = row or row_sources.find(content["row"], f"{where}row")
         content = _of_row(row) | content
     content = schema.with_defaults("task", content)
@@ -95,10 +121,12 @@ def load_task(name: str, source: str | Mapping, where: str, row: TaskRow | None 
         workdir=content["workdir"],
         environment=content["environment"],
         python=content["python"],
-        prompt=_prompt(content),
+        template=content["prompt"] or _SWE_PROMPT,
+        problem_statement=(content["problem_statement"] or "").strip(),
         scenario=Path(scenario) if scenario is not None else None,
         scenario_sha256=scenario_sha256,
         row=row,
+        row_sha256=row.sha256 if row else content["row_sha256"],
     )
 
 
@@ -142,9 +170,3 @@ def _problems(content: Mapping):
     if content["image"] is not None:
         for problem in image_problems(content["image"]):
             yield f"image: {problem}"
-
-
-def _prompt(content: Mapping) -> str:
-    template = content["prompt"] or _SWE_PROMPT
-    # Not str.format: issue texts and prompts are full of braces.
-    return template.replace(_PLACEHOLDER, (content["problem_statement"] or "").strip())

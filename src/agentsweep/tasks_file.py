@@ -64,7 +64,7 @@ def _tasks(config: Config) -> list[dict[str, Any]]:
                 "base_commit": task.row.base_commit if task.row else None,
                 "image": image.reference,
                 "image_digest": image.digest,
-                "row_sha256": task.row.sha256 if task.row else None,
+                "row_sha256": task.row_sha256,
                 "set": of_set.get(name),
             }
         )

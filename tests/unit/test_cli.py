@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import run_maker
 import small_sweep
+import yaml
 
 from agentsweep import cli, config, engine, runner, store
 from agentsweep.errors import InfraError
@@ -115,6 +116,21 @@ def test_a_missing_configuration_says_where_to_start(refused, tmp_path, monkeypa
     for command in ("plan", "doctor", "lock"):
         assert "start agentsweep in the project's directory" in refused(command)
     assert NO_FILE in refused("plan", "--config", "nope.yaml")
+
+
+def test_a_configuration_that_is_too_long_for_an_argument_comes_on_standard_input(
+    run, refused, sweep, monkeypatch
+):
+    config = yaml.safe_load(small_sweep.CONFIG)
+    config["agent"] = config.get("agent", {}) | {"extra_args": ["x" * 2**17]}
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(config)))
+    code, out, error = run("plan", "--config", "-")
+    assert (code, error) == (0, "")
+    assert "8 cells" in out
+    monkeypatch.setattr("sys.stdin", io.StringIO("a: b"))
+    assert "--config: not JSON" in refused("plan", "--config", "-")
+    monkeypatch.setattr("sys.stdin", io.StringIO("[1]"))
+    assert "--config: not a mapping" in refused("plan", "--config", "-")
 
 
 @pytest.mark.parametrize(

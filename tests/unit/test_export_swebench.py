@@ -1,5 +1,6 @@
 """Predictions for SWE-bench: read as its harness reads them, they give the tree the agent left."""
 
+import errno
 import json
 import os
 import subprocess
@@ -193,6 +194,16 @@ def test_an_attempt_that_is_not_sealed_is_not_read(load, tmp_path, state):
     sealed = export_maker.seal(load(), patch=b"p")
     sealed.rename(sealed.with_name(f"{sealed.name}.{state}"))
     with pytest.raises(AgentsweepError, match="no cell of this sweep has a finished run"):
+        export(load(), tmp_path / "out")
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(load, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    export_maker.seal(load(), patch=b"p")
+    monkeypatch.setattr(export_swebench, "write_durably", refuse)
+    with pytest.raises(AgentsweepError, match="mend its permissions, or name another directory"):
         export(load(), tmp_path / "out")
 
 

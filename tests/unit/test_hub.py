@@ -234,7 +234,10 @@ def test_a_hub_that_cannot_be_reached_is_one_line(hub, project):
     done = agentsweep(hub, "fetch-tasks", HF_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert "cannot be fetched: " in done.stderr
+    assert "cannot be fetched from http://127.0.0.1:9: " in done.stderr
+    done = agentsweep(hub, "fetch-tasks", HF_HUB_OFFLINE="1")
+    assert len(done.stderr.splitlines()) == 1
+    assert "HF_HUB_OFFLINE" in done.stderr
 
 
 def test_a_configuration_without_the_hub_has_nothing_to_fetch(hub, project):

@@ -2,7 +2,9 @@
 
 import json
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 from row_maker import (
     COMMIT,
     KEPT,
@@ -20,7 +22,7 @@ from row_maker import (
 
 from agentsweep import row_files
 from agentsweep.errors import ConfigError
-from agentsweep.row_fields import light_fields, row_of
+from agentsweep.row_fields import ROW_COLUMNS, light_fields, row_of
 
 DERIVED = "docker://docker.io/{}/sweb.eval.x86_64.shop_1776_till-7"
 
@@ -241,6 +243,49 @@ def test_a_patch_of_a_move_or_of_a_binary_file_is_one():
     )
     for patch in (moved, binary, PATCH + moved, PATCH.replace("@@ -1,3 +1,3", "@@ -1,9 +1,9")):
         assert row_of(classic(patch=patch), "x").patch == patch
+
+
+def test_the_columns_that_are_read_are_those_that_rows_are_made_of():
+    asked = set()
+
+    class Asked(dict):
+        def get(self, key, default=None):
+            asked.add(key)
+            return super().get(key, default)
+
+    for row in (classic(), verified(), first(), second()):
+        row_of(Asked(row), "x")
+    assert asked == set(ROW_COLUMNS)
+
+
+def test_columns_that_no_row_is_made_of_may_hold_anything(tmp_path):
+    table = pyarrow.Table.from_pylist([first()])
+    # A year that Python does not have.
+    made = pyarrow.array([10**18], pyarrow.timestamp("us"))
+    names = pyarrow.array([first()["instance_id"]], pyarrow.string_view())
+    for index, column in ((0, made), (1, names)):
+        name = ("created_at", "instance_id")[index]
+        table = table.set_column(table.column_names.index(name), name, column)
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    entries = row_files.entries(tmp_path / "rows.parquet")
+    assert row_files.rows(entries) == [row_of(first(), "x")]
+
+
+def test_a_parquet_file_that_is_damaged_inside_is_called_so(tmp_path):
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([first()]), path)
+    content = bytearray(path.read_bytes())
+    content[4:400] = b"\xff" * 396
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="it is not a readable Parquet file: "):
+        row_files.rows(row_files.entries(path))
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.jsonl", jsonl), ("a.json", json.dumps)])
+def test_a_byte_order_mark_and_other_line_ends_are_no_part_of_a_row(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_bytes(b"\xef\xbb\xbf" + text([first()]).replace("\n", "\r\n").encode())
+    assert row_files.rows(row_files.entries(path)) == [row_of(first(), "x")]
 
 
 @pytest.mark.parametrize(

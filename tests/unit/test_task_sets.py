@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,7 @@ def test_the_agent_never_gets_patch_tests_or_hints(project):
         cell = loaded.cells()[0]
         assert STATEMENT in task.prompt
         for text in (task.prompt, loaded.spec(cell), json.dumps(loaded.job(cell)),
+                     json.dumps(loaded.for_cell(cell)),
                      json.dumps(tasks_file.document(loaded))):  # fmt: skip
             assert not [secret for secret in secrets if secret in text]
     assert "{patch}" in task.prompt
@@ -173,6 +175,7 @@ def test_a_sweep_names_a_set_or_tasks_of_it(project):
     assert refused(tasks, ["mine", "shop__till-5"]) == [
         f"{where} is the same as 'shop__till-5' before it; leave one out"
     ]
+    assert len(refused(tasks, ["mine", "mine"])) == 1
     Path("cells.csv").write_text("task,agent,memory,cpus,replicate\nshop__till-4,claude,1g,1,0\n")
     loaded = load(tasks)
     given = {**loaded.for_cell(loaded.cells()[0]), "tasks": tasks}
@@ -187,13 +190,26 @@ def test_a_cell_of_a_set_stands_alone(project):
     loaded = load({"mine": {"rows": {"file": "rows.jsonl"}, "prompt": "Mend {problem_statement}",
                             "scenario": "scenarios/{instance_id}.yaml"}})  # fmt: skip
     assert loaded.task("shop__till-3").scenario == Path("scenarios/shop__till-3.yaml")
+    for_grading = config.load(json.loads(json.dumps(loaded.for_task("shop__till-3"))))
+    assert for_grading.task_names() == ["shop__till-3"]
+    assert for_grading.task("shop__till-3") == loaded.task("shop__till-3")
+    # To find a row in a large file takes longer than to start a run.
+    Path("rows.jsonl").unlink()
     for cell in loaded.cells():
         text = json.dumps(loaded.for_cell(cell))
         alone = config.load(json.loads(text))
         assert alone.spec(alone.cell(cell.id)) == loaded.spec(cell)
         assert alone.job(alone.cell(cell.id)) == loaded.job(cell)
-        assert alone.task(cell.task) == loaded.task(cell.task)
+        assert alone.task(cell.task) == replace(loaded.task(cell.task), row=None)
         assert len(text) < 4096
+
+
+def test_a_task_has_a_row_or_its_hash(project):
+    task = {"row": {"file": "rows.jsonl", "id": "shop__till-1"}, "row_sha256": "0" * 64}
+    assert refused({"one": task}) == [
+        "--config: tasks.one.row_sha256: `row` is there too; leave one out"
+    ]
+    assert load({"one": task | {"row_sha256": None}}).task("one").row_sha256 != "0" * 64
 
 
 def test_a_filter_takes_the_rows_that_meet_all_of_it(project):
@@ -292,6 +308,34 @@ def test_a_wrong_set_is_one_line(project, tasks, line):
     Path("empty.jsonl").write_text("")
     assert refused(tasks, ["mine"]) == [f"--config: tasks.{line}"]
     assert refused(tasks) == [f"--config: tasks.{line}"]
+
+
+def test_a_set_has_the_name_of_no_other_task(project):
+    def named(name, task):
+        return {name: {"rows": MINE, "filter": {"ids": [task]}}}
+
+    alike = named("mine", "shop__till-8") | named("shop__till-8", "shop__till-1")
+    assert refused(alike, ["mine"]) == [
+        "--config: tasks.shop__till-8: a set has the name of the task 'shop__till-8'; give it "
+        "another"
+    ]
+    assert len(load(named("shop__till-8", "shop__till-8")).cells()) == 1
+
+
+def test_tasks_on_one_image_have_one_base_commit(project):
+    rows = many(3)
+    rows[1]["docker_image"] = rows[0]["docker_image"]
+    Path("rows.jsonl").write_text(jsonl(rows))
+    assert len(load({"mine": {"rows": MINE}}).image_references()) == 2
+    rows[1]["base_commit"] = "f" * 40
+    Path("rows.jsonl").write_text(jsonl(rows))
+    image = f"docker://docker.io/{rows[0]['docker_image']}"
+    line = (
+        f"--config: tasks.shop__till-1: has the image of 'shop__till-0' ({image}) and another "
+        "base_commit (ffffffffffff, there 0123456789ab); write the image that was made for it"
+    )
+    assert refused({"mine": {"rows": MINE}}) == [line]
+    assert load({"mine": {"rows": MINE}}, ids(1, 2)).cells()
 
 
 def test_only_the_rows_that_are_taken_must_be_whole(project):

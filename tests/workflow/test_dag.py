@@ -446,11 +446,12 @@ def test_no_rule_uses_what_the_workflow_must_not():
     """ancient() and protected() hide stale runs, `run:` starts a Snakemake for each job.
 
     A checkpoint hides jobs from dry runs; only which patches there will be cannot be known before.
+    A configuration may be longer than an argument, so it goes in by standard input.
     """
     checkpoints = []
     for path in [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]:
         words = path.read_text()
-        for word in ("ancient(", "protected(", "\n    run:"):
+        for word in ("ancient(", "protected(", "\n    run:", "--config {params"):
             assert word not in words, f"{path.name}: {word}"
         checkpoints += re.findall(r"^checkpoint (\w+):", words, re.MULTILINE)
     assert checkpoints == ["patches"]
@@ -467,12 +468,15 @@ def row(instance_id: str) -> dict:
 
 
 def test_a_task_set_is_planned_from_its_file_and_written_down(small):
-    """Two rows of three make two tasks; another row is written down anew."""
+    """Two rows of three make two tasks; another row is written down anew.
+
+    The filter is longer than an argument of a command may be.
+    """
     rows = [row(f"shop__till-{number}") for number in range(3)]
     small.file("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     live = {"model": "live", "model_id": "claude-haiku-4-5-20251001", "version": "2.1.330"}
     tasks = {"mine": {"rows": {"file": "rows.jsonl"}, "filter": {"ids": [
-        "shop__till-0", "shop__till-2"]}}}  # fmt: skip
+        "shop__till-0", "shop__till-2"], "repository": ["shop/till", "x" * 2**17]}}}  # fmt: skip
     configure(small, sweep={"tasks": ["mine"], "replicates": 1}, tasks=tasks,
               agents={"claude": live})  # fmt: skip
     content = yaml.safe_load(small.file("config/config.yaml").read_text())

@@ -124,6 +124,11 @@ def cell_config(wildcards, threads):
     return json.dumps(SWEEP.config.for_cell(SWEEP.cell(wildcards)))
 
 
+def task_config(wildcards, threads):
+    """What a grading reads, untracked: its spec is tracked."""
+    return json.dumps(SWEEP.config.for_task(wildcards.graded))
+
+
 def whole_config(wildcards, threads):
     """The merged configuration, untracked."""
     return json.dumps(config)

@@ -47,11 +47,13 @@ rule grade:
     params:
         spec=grading_spec,
         patch=patch_file,
-        config=whole_config,
+        config=task_config,
         out=subpath(output.grade, parent=True),
     shell:
         "agentsweep grade {wildcards.graded:q} --patch {params.patch:q}"
-        " --config {params.config:q} --out {params.out:q} > {log:q} 2>&1"
+        " --config - --out {params.out:q} > {log:q} 2>&1 <<'END'\n"
+        "{params.config}\n"
+        "END"
 
 
 rule validate_task:
@@ -70,10 +72,12 @@ rule validate_task:
         spec=validation_spec,
         repeats=SWEEP.config["grading"]["validations"],
         code=codehash.digest("agentsweep.verdict"),
-        config=whole_config,
+        config=task_config,
     shell:
-        "agentsweep validate-task {wildcards.graded:q} --config {params.config:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        "agentsweep validate-task {wildcards.graded:q} --config -"
+        " --out {output:q} > {log:q} 2>&1 <<'END'\n"
+        "{params.config}\n"
+        "END"
 
 
 rule validate_tasks:

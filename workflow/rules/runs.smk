@@ -43,5 +43,7 @@ rule agent_run:
         reservation=reservation,
         out=subpath(output.result, parent=True),
     shell:
-        "agentsweep run {params.cell:q} --config {params.config:q} --spec {params.spec:q}"
-        " --image {input.image:q} --out {params.out:q} > {log:q} 2>&1"
+        "agentsweep run {params.cell:q} --config - --spec {params.spec:q}"
+        " --image {input.image:q} --out {params.out:q} > {log:q} 2>&1 <<'END'\n"
+        "{params.config}\n"
+        "END"

@@ -24,4 +24,6 @@ rule tasks:
         tasks=tasks_file.digest(SWEEP.config),
         config=whole_config,
     shell:
-        "agentsweep tasks --config {params.config:q} --out {output:q} > {log:q} 2>&1"
+        "agentsweep tasks --config - --out {output:q} > {log:q} 2>&1 <<'END'\n"
+        "{params.config}\n"
+        "END"
