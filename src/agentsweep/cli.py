@@ -343,7 +343,7 @@ def _record(path: Path, keys: tuple[str, ...], cure: str) -> dict:
     except ValueError:
         raise ConfigError(f"{path} is damaged (not JSON): delete it and {cure}") from None
     if not isinstance(content, dict) or any(key not in content for key in keys):
-        raise ConfigError(f"{path} is no complete record of an image: delete it and {cure}")
+        raise ConfigError(f"{path} is no complete record: delete it and {cure}")
     return content
 
 
@@ -423,7 +423,7 @@ def _validations(arguments: argparse.Namespace) -> None:
     if not paths:
         print("no task of the sweep has a row whose tests can be graded")
     for path in paths:
-        record = json.loads(path.read_text())
+        record = _record(path, ("task", "valid", "problems", "repeats"), "validate again")
         print(_validity(record))
         for problem in record["problems"]:
             print(f"    {problem}")

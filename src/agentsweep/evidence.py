@@ -5,29 +5,47 @@ read and never unpacked, so that a link in it leads nowhere.
 """
 
 import contextlib
+import gzip
+import hashlib
 import json
+import re
 import tarfile
-import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 from agentsweep import pytest_reports
+from agentsweep.errors import AgentsweepError
 from agentsweep.verdict import Command
 
 RECORD, ARCHIVE = "grade.json", "evidence.tar.gz"
 
 _MEMBER_BYTES = 64 * 2**20
+# Of all members, unpacked: a small archive may unpack to any size.
+_ARCHIVE_BYTES = 2**30
 
 
 def read(folder: Path) -> tuple[dict, list[Command]]:
-    """A grading's `grade.json` and what each of its test commands left."""
-    record = json.loads((folder / RECORD).read_text())
+    """A grading's `grade.json` and what each of its test commands left.
+
+    Raises AgentsweepError for files that are not those that the grading wrote.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        numbers = range(1, record["n_commands"] + 1)
+        whole = record["evidence_sha256"] == digest(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise AgentsweepError(
+            f"the grading in {folder} is damaged or not whole: remove that folder and run again"
+        )
     left = members(folder / ARCHIVE)
     commands = []
-    for number in range(1, record["n_commands"] + 1):
+    for number in numbers:
         ended = left.get(f"exit-{number}", b"").strip()
         commands.append(
             Command(
-                exit_code=int(ended) if ended.isdigit() else None,
+                exit_code=int(ended) if re.fullmatch(rb"[0-9]{1,3}", ended) else None,
                 report=pytest_reports.parse_report(left.get(f"report-{number}.xml")),
                 log=left.get(f"log-{number}", b"").decode(errors="replace"),
             )
@@ -35,12 +53,42 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
     return record, commands
 
 
+def digest(folder: Path) -> str:
+    """The SHA-256 of a grading's archive."""
+    with (folder / ARCHIVE).open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 def members(archive: Path) -> dict[str, bytes]:
-    """The plain files of an archive, each as far as _MEMBER_BYTES; a broken end is left out."""
+    """What test commands left in an archive, each as far as _MEMBER_BYTES.
+
+    Only plain files count; a broken end is left out.
+    """
     found: dict[str, bytes] = {}
-    broken = (tarfile.TarError, EOFError, OSError, zlib.error)
-    with contextlib.suppress(*broken), tarfile.open(archive, "r:gz") as tar:
+    # Who makes an archive can make it so that reading it fails in any way.
+    with (
+        contextlib.suppress(Exception),
+        gzip.open(archive) as content,
+        tarfile.open(fileobj=_Bounded(content), mode="r|") as tar,
+    ):
         for member in tar:
-            if member.isreg() and (content := tar.extractfile(member)) is not None:
-                found[member.name.removeprefix("./")] = content.read(_MEMBER_BYTES)
+            name = member.name.removeprefix("./")
+            if member.isreg() and _LEFT.fullmatch(name):
+                found[name] = tar.extractfile(member).read(_MEMBER_BYTES)
     return found
+
+
+# What a test command leaves (`grading_script.test_script`).
+_LEFT = re.compile(r"(exit|log)-[0-9]{1,3}|report-[0-9]{1,3}\.xml")
+
+
+class _Bounded:
+    """The beginning of a stream, as far as _ARCHIVE_BYTES."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream, self._left = stream, _ARCHIVE_BYTES
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(min(size, self._left))
+        self._left -= len(content)
+        return content

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agentsweep import evidence, patches, verdict
+from agentsweep.errors import AgentsweepError
 
 
 class Grades:
@@ -12,7 +13,13 @@ class Grades:
     def __init__(self, patch_list: Path | None):
         self._verdicts, self._graders = {}, {}
         for patch in patches.read(patch_list) if patch_list is not None else ():
-            record, commands = evidence.read(patches.grading_folder(patch_list, patch))
+            folder = patches.grading_folder(patch_list, patch)
+            record, commands = evidence.read(folder)
+            if record["patch_sha256"] != patch["patch_sha256"]:
+                raise AgentsweepError(
+                    f"the grading in {folder} is that of another patch: remove that folder and "
+                    f"{patch_list}, and run again"
+                )
             key = patch["task"], patch["patch_sha256"]
             self._verdicts[key] = verdict.judge(record, commands)
             self._graders[key] = str(record["grader"]["version"])
@@ -27,7 +34,9 @@ class Grades:
         if run["patch_status"] == "empty":
             return _columns("no_patch", "the agent changed nothing", False)
         if run["patch_status"] == "ok":
-            return _columns("ungraded", "the task's tests are not pytest's", None)
+            return _columns(
+                "ungraded", "the task's tests are not pytest's, or no grading was asked for", None
+            )
         return _columns("ungraded", "the run's patch is unavailable", None)
 
     def tests(self, run: Mapping) -> list[dict]:

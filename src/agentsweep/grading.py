@@ -25,7 +25,8 @@ from agentsweep.engine import (
     EngineTimeout,
     Mount,
 )
-from agentsweep.errors import InfraError
+from agentsweep.errors import AgentsweepError, InfraError
+from agentsweep.interruption import Interrupted, Signals
 from agentsweep.process import owner_tag
 from agentsweep.spec import canonical, text_sha256
 from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, write_durably
@@ -39,6 +40,7 @@ GRADER = 1
 FOLDER = "gradings"
 
 _EVIDENCE_BYTES = 256 * 2**20
+_PACK_S = 60
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def grade(
     """The sealed grading of a patch, recalled from `store` or made now.
 
     `engine` is called without arguments for an Engine where there is nothing to recall. Raises
-    InfraError where the container could not be had; the attempt is then kept as failed.
+    InfraError where the container could not be had; the attempt is then kept as failed. Raises
+    Interrupted on a signal (kept as interrupted).
     """
     wanted = spec(ground, grader, hashlib.sha256(patch).hexdigest(), repeat)
     key = spec_sha256(wanted)
@@ -100,16 +103,18 @@ def grade(
             return sealed
         attempt = store.begin(key)
         try:
-            with disk_errors(attempt.path):
+            with Signals(print), disk_errors(attempt.path):
                 record = _graded(engine(), attempt, ground, grader, patch)
                 record["spec_sha256"] = key
                 content = json.dumps(record, indent=1, sort_keys=True) + "\n"
                 write_durably(attempt.path / evidence.RECORD, content.encode())
-            return store.finish(attempt, "sealed")
+                return store.finish(attempt, "sealed")
         except BaseException as error:
-            stopped = not isinstance(error, Exception)
-            with contextlib.suppress(OSError):
+            stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
+            # The disk may be what failed.
+            with contextlib.suppress(OSError, AgentsweepError):
                 (attempt.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
+            with contextlib.suppress(OSError, AgentsweepError):
                 store.finish(attempt, "interrupted" if stopped else "failed")
             raise
 
@@ -128,12 +133,13 @@ def _graded(engine: Engine, attempt: Attempt, ground: Ground, grader: Grader, pa
         with _container(engine, attempt, pulled["id"], grader, scratch) as container:
             _give(scratch / "given", ground, grader, patch)
             with contextlib.closing(_counters(container)) as counters:
-                timed_out = _run(engine, container, grader)
+                applied = _apply(engine, container)
+                tests_applied = bool(applied["tests_applied"])
+                timed_out = tests_applied and _timed_out(engine, container, grader)
                 oom_kill_count, peak_bytes = _counted(counters)
             _collect(engine, container, attempt.path / evidence.ARCHIVE)
     finally:
         workspace.remove(scratch)
-    left = evidence.members(attempt.path / evidence.ARCHIVE)
     return {
         "schema": 1,
         "instance_id": ground.row.instance_id,
@@ -142,14 +148,15 @@ def _graded(engine: Engine, attempt: Attempt, ground: Ground, grader: Grader, pa
         "patch_sha256": hashlib.sha256(patch).hexdigest(),
         "image_digest": ground.digest,
         "grader": {"version": GRADER, **asdict(grader)},
-        "applied_by": left["applied_by"].decode().strip() if "applied_by" in left else None,
-        "tests_applied": "tests_applied" in left,
-        "restored": _lines(left.get("restored")),
-        "settings_changed": _lines(left.get("settings")),
+        "applied_by": next(iter(applied["applied_by"]), None),
+        "tests_applied": tests_applied,
+        "restored": applied["restored"],
+        "settings_changed": applied["settings"],
         "n_commands": len(grading_script.commands(ground.row)),
         "timed_out": timed_out,
         "oom_kill_count": oom_kill_count,
         "mem_peak_bytes": peak_bytes,
+        "evidence_sha256": evidence.digest(attempt.path),
         "wall_s": round(time.monotonic() - begin, 3),
     }
 
@@ -193,21 +200,37 @@ def _give(folder: Path, ground: Ground, grader: Grader, patch: bytes) -> None:
         (folder / name).write_bytes(content)
 
 
-def _run(engine: Engine, container: Container, grader: Grader) -> bool:
-    """Apply and test; returns whether the tests took too long."""
+def _apply(engine: Engine, container: Container) -> dict[str, list[str]]:
+    """Put the patch and the tests in place; the lines of each file that says what was done.
+
+    They are read before the patch's code runs, which could write there what it likes.
+    """
     given, left = grading_script.GIVEN, grading_script.LEFT
-    engine.exec(container.id, "mkdir", "-p", left)
-    applied = engine.exec(
-        container.id, "sh", "-c", f"sh {given}/apply.sh > {left}/apply.log 2>&1", check=False
-    )
-    if applied.returncode != 0:
+    names = " ".join(grading_script.APPLIED)
+    script = f"""\
+mkdir -p {left} && sh {given}/apply.sh > {left}/apply.log 2>&1 || exit
+cd {left} && for name in {names}; do [ ! -e $name ] || sed "s/^/$name /" $name; done"""
+    done = engine.exec(container.id, "sh", "-c", script, check=False)
+    if done.returncode != 0:
         raise InfraError(
             f"the patch could not be put into {container.name}: "
-            + _MISSING.get(applied.returncode, f"`sh` ended with status {applied.returncode}")
+            + _MISSING.get(done.returncode, f"`sh` ended with status {done.returncode}")
         )
+    found: dict[str, list[str]] = {name: [] for name in grading_script.APPLIED}
+    for line in done.stdout.split("\n")[:-1]:
+        name, _, content = line.partition(" ")
+        # A path may break its line.
+        if name in found:
+            found[name].append(content)
+    return found
+
+
+def _timed_out(engine: Engine, container: Container, grader: Grader) -> bool:
+    """Run the tests; whether they took too long."""
+    # Without the engine's own pipe, which the patch's code could hold open or fill.
+    script = f"exec bash {grading_script.GIVEN}/test.sh > /dev/null 2>&1"
     try:
-        tests = f"[ ! -e {left}/tests_applied ] || bash {given}/test.sh"
-        engine.exec(container.id, "sh", "-c", tests, check=False, timeout_s=grader.timeout_s)
+        engine.exec(container.id, "sh", "-c", script, check=False, timeout_s=grader.timeout_s)
     except EngineTimeout:
         return True
     return False
@@ -227,14 +250,16 @@ def _collect(engine: Engine, container: Container, target: Path) -> None:
     nowhere here, and it must not fill the disk.
     """
     pack = f"tar -C {grading_script.LEFT} -cf - . | gzip | head -c {_EVIDENCE_BYTES}"
-    with contextlib.suppress(EngineTimeout):
+    for _ in range(2):
         try:
-            engine.exec_to_file(container.id, target, "sh", "-c", pack)
+            engine.exec_to_file(container.id, target, "sh", "-c", pack, timeout_s=_PACK_S)
             return
         except InfraError:
-            # The tests killed all processes of the container, its first one too.
-            engine.call("start", container.id)
-        engine.exec_to_file(container.id, target, "sh", "-c", pack)
+            # The tests killed all processes of the container, its first one too, or theirs go on.
+            engine.call("restart", "--time", "0", container.id, check=False)
+    # Where the engine still knows the container, the tests took away what it needs to go on.
+    engine.inspect(container.id)
+    target.write_bytes(b"")
 
 
 def _counters(container: Container) -> CgroupReader:
@@ -249,7 +274,3 @@ def _counted(counters: CgroupReader) -> tuple[int | None, int | None]:
         return counters.read().memory_oom_kill, counters.peak_bytes()
     except (InfraError, OSError):
         return None, None
-
-
-def _lines(content: bytes | None) -> list[str]:
-    return (content or b"").decode(errors="replace").splitlines()

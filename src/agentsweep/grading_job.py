@@ -76,8 +76,9 @@ def spec(config: Config, task: str, patch_sha256: str) -> str:
 def grade(config: Config, task: str, patch: bytes, out: Path, engine) -> verdict.Verdict:
     """Grade a patch or recall its grading, publish it to `out`; returns the verdict."""
     sealed = grading.grade(store(config), ground(config, task), grader(config), patch, engine)
+    found = verdict.judge(*evidence.read(sealed.path))
     grading.published(sealed, out)
-    return verdict.judge(*evidence.read(out))
+    return found
 
 
 def validate(config: Config, task: str, engine) -> dict:
@@ -113,11 +114,16 @@ def validate(config: Config, task: str, engine) -> dict:
 
 
 def validation(config: Config, task: str) -> dict | None:
-    """The record of a task's last validation under these conditions; None where there is none."""
+    """The record of a task's last validation under these conditions.
+
+    None where there is none, or a damaged one, which another validation writes again.
+    """
     try:
-        return json.loads(_record_path(config, task).read_text())
-    except (OSError, ValueError):
+        record = json.loads(_record_path(config, task).read_text())
+        whole = bool(record["problems"]) != record["valid"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+    return record if whole else None
 
 
 def invalidity(config: Config, task: str) -> str | None:

@@ -6,6 +6,7 @@ what it prints; files that tell pytest what to do are put back as they were.
 """
 
 import shlex
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from agentsweep import patch_paths
@@ -13,6 +14,12 @@ from agentsweep.task_row import TaskRow
 
 # Where the grading's files are in its container: what it is given, and what it leaves.
 GIVEN, LEFT = "/grading/given", "/grading/left"
+
+# The files there that say how the patch and the tests were put in place.
+APPLIED = ("applied_by", "restored", "settings", "tests_applied")
+
+# What the grading itself puts aside in its container.
+_KEPT = "/grading/kept"
 
 # In this order, each on a tree as it was; the words are what `applied_by` says.
 APPLY_CHAIN = (
@@ -22,9 +29,15 @@ APPLY_CHAIN = (
     ("patch --fuzz=5", "patch --batch --forward --fuzz=5 -p1 -i"),
 )
 
-# Code in these is run by pytest, or by any Python, before the first test: a patch could decide
-# there what the tests say. They are as in the image, unless the test patch brings them.
-RESTORED = ("conftest.py", "pytest.ini", ".pytest.ini", "sitecustomize.py", "usercustomize.py")
+# Code in these, or code that they name, is run by pytest, or by any Python, before the first test:
+# a patch could decide there what the tests say. They are as in the image, unless the test patch
+# brings them. A package `conftest` would be imported in place of `conftest.py`, bytecode in place
+# of its source, and attributes would change what is put back.
+RESTORED = (
+    *("conftest", "conftest.*", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml"),
+    *("sitecustomize", "sitecustomize.*", "usercustomize", "usercustomize.*"),
+    *("entry_points.txt", "*.pth", "__pycache__", ".gitattributes"),
+)
 
 # These say more than how tests are run, so they stay as the agent left them, and are named.
 SETTINGS = ("pyproject.toml", "setup.cfg", "tox.ini")
@@ -40,6 +53,7 @@ _MARKED_STATUS = f"sed -n 's/^>>>>> Test Exit Code: //p' {LEFT}/log-1 | tail -n 
 
 _PREAMBLE = """\
 export HOME=/tmp LC_ALL=C.UTF-8 LANG=C.UTF-8 GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null
+export GIT_LITERAL_PATHSPECS=1
 export GIT_CONFIG_COUNT=2 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
 export GIT_CONFIG_KEY_1=core.hooksPath GIT_CONFIG_VALUE_1=/dev/null
 """
@@ -58,40 +72,46 @@ def apply_script(row: TaskRow, workdir: str, empty: bool) -> str:
     """For `sh`: apply the patch, restore what decides how tests are run, bring the tests.
 
     Leaves in LEFT: `applied_by`, `restored` and `settings` (paths, a line each), and
-    `tests_applied` where the test patch applied. Ends with 0 unless a tool is missing.
+    `tests_applied` where the test patch applied (APPLIED). Ends with 0 unless a tool is missing.
     """
-    names = " -o ".join(f"-name {shlex.quote(name)}" for name in RESTORED)
-    settings = " ".join(SETTINGS)
     tests = " ".join(map(shlex.quote, patch_paths.touched(row.test_patch)))
-    attempts = "\n".join(
-        f"if [ ! -e {LEFT}/applied_by ]; then\n"
-        f"  if {command} {GIVEN}/patch.diff; then echo {shlex.quote(words)} > {LEFT}/applied_by\n"
-        f"  else git checkout -q HEAD -- . ; git clean -qfd; fi\nfi"
-        for words, command in APPLY_CHAIN
-    )
-    apply = f"echo nothing > {LEFT}/applied_by" if empty else attempts
+    apply = f"echo nothing > {LEFT}/applied_by" if empty else _chain()
     return f"""\
 set -u
 {_PREAMBLE}
 cd {shlex.quote(workdir)} || exit 90
 command -v git > /dev/null || exit 91
-listed() {{ find . -path ./.git -prune -o \\( {names} \\) -print | cut -c 3- | sort; }}
-hashed() {{ listed | while IFS= read -r file; do sha256sum "$file" 2> /dev/null; done; }}
-settings() {{ for file in {settings}; do [ ! -f "$file" ] || sha256sum "$file"; done; }}
-hashed > /tmp/hooks.before; settings > /tmp/settings.before
-listed > /tmp/hooks.list
-tar -cf /tmp/hooks.tar -T /tmp/hooks.list || exit 92
+mkdir -p {_KEPT}
+hooks() {{ {_find(RESTORED)}; }}
+settings() {{ {_find(SETTINGS)}; }}
+hashed() {{
+  xargs -0 -r sh -c 'for path; do
+    find "$path" -type l -printf "%l  %p\\n" -o ! -type d -exec sha256sum {{}} +
+  done' sh
+}}
+hooks > {_KEPT}/hooks.list
+tar --null -cf {_KEPT}/hooks.tar -T {_KEPT}/hooks.list || exit 92
+hooks | hashed > {_KEPT}/hooks.before
+settings | hashed > {_KEPT}/settings.before
 {apply}
 [ -e {LEFT}/applied_by ] || exit 0
-hashed > /tmp/hooks.after; settings > /tmp/settings.after
-changed() {{ sort "$1.before" "$1.after" | uniq -u | cut -c 67- | sort -u; }}
-changed /tmp/hooks > {LEFT}/restored
-changed /tmp/settings > {LEFT}/settings
-if [ -s {LEFT}/restored ]; then
-  listed | while IFS= read -r file; do rm -rf -- "$file"; done
-  tar -xf /tmp/hooks.tar
-fi
+hooks | hashed > {_KEPT}/hooks.after
+settings | hashed > {_KEPT}/settings.after
+changed() {{ sort "$1.before" "$1.after" | uniq -u | sed 's,^.*  \\./,,' | sort -u; }}
+changed {_KEPT}/hooks > {LEFT}/restored
+changed {_KEPT}/settings > {LEFT}/settings
+# A link, or a file, in place of a directory above a file: what is put back would go elsewhere.
+clear_way() {{
+  case $1 in */*)
+    clear_way "${{1%/*}}"
+    if [ -L "${{1%/*}}" ] || [ ! -d "${{1%/*}}" ]; then rm -f -- "${{1%/*}}"; fi
+  esac
+}}
+hooks | xargs -0 -r rm -rf --
+tar -tf {_KEPT}/hooks.tar | while IFS= read -r file; do clear_way "$file"; done
+tar -xf {_KEPT}/hooks.tar
 for file in {tests}; do
+  clear_way "$file"
   rm -rf -- "$file"
   for commit in {shlex.quote(row.base_commit)} HEAD; do
     if git cat-file -e "$commit:$file" 2> /dev/null; then
@@ -100,8 +120,42 @@ for file in {tests}; do
     fi
   done
 done
-if git apply --verbose {GIVEN}/test.diff; then touch {LEFT}/tests_applied; fi
+if git apply --verbose {GIVEN}/test.diff; then echo yes > {LEFT}/tests_applied; fi
 """
+
+
+def _find(names: Sequence[str]) -> str:
+    """Paths of these names in the work tree, each ended by NUL: a patch may choose any name."""
+    tests = " -o ".join(f"-name {shlex.quote(name)}" for name in names)
+    return f"find . -path ./.git -prune -o \\( {tests} \\) -prune -print0"
+
+
+def _chain() -> str:
+    """Apply the patch by the first way that works.
+
+    `git apply` alone changes nothing where it fails, so the tree is only kept for what follows it.
+    `patch` would also write into `.git`, whose settings name programs that git runs.
+    """
+    (words, command), *others = APPLY_CHAIN
+    rest = "".join(
+        f"""\
+  if [ ! -e {LEFT}/applied_by ]; then
+    if {command} {GIVEN}/patch.diff; then echo {shlex.quote(words)} > {LEFT}/applied_by
+    else restore .; fi
+  fi
+"""
+        for words, command in others
+    )
+    return f"""\
+restore() {{
+  find "$1" ! -path . -prune -exec rm -rf {{}} +
+  tar -xf {_KEPT}/tree.tar "$1"
+}}
+if {command} {GIVEN}/patch.diff; then echo {shlex.quote(words)} > {LEFT}/applied_by
+else
+  tar -cf {_KEPT}/tree.tar . || exit 92
+{rest}  [ ! -e .git ] || restore ./.git
+fi"""
 
 
 def test_script(row: TaskRow, workdir: str, environment: str | None, install: bool) -> str:

@@ -29,7 +29,7 @@ def touched(patch: str) -> dict[str, bool]:
 def _sections(patch: str):
     """The header lines of each file of a patch, without its hunks."""
     names, lines, in_header = None, [], False
-    for line in patch.splitlines():
+    for line in patch.split("\n"):
         if match := _HEADER.match(line):
             if names is not None:
                 yield names, lines

@@ -38,8 +38,15 @@ def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:
 
 
 def read(path: Path) -> list[dict]:
-    """What `collect` wrote."""
-    return json.loads(path.read_text())
+    """What `collect` wrote; AgentsweepError where somebody else did."""
+    try:
+        rows = json.loads(path.read_text())
+        whole = all({"task", "patch_sha256", "run"} == set(row) for row in rows)
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise AgentsweepError(f"{path} is no list of patches: remove it and run again")
+    return rows
 
 
 def find(path: Path, task: str, patch_sha256: str) -> Path:

@@ -2,12 +2,12 @@
 
 import contextlib
 import json
-import signal
 import time
 from pathlib import Path
 
 from agentsweep import host
 from agentsweep.errors import AgentsweepError, InfraError
+from agentsweep.interruption import Interrupted, Signals
 from agentsweep.ledger import Ledger
 from agentsweep.measurement import Measurement, Say
 from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, write_durably
@@ -24,14 +24,6 @@ PUBLISHED = (
 
 # Less than this on the store's disk, and a run could end for want of space and look like data.
 MIN_FREE_BYTES = 64 * 2**20
-
-
-class Interrupted(AgentsweepError):
-    """The runner was told to stop; nothing was sealed."""
-
-    def __init__(self, number: int):
-        super().__init__(f"interrupted by {signal.Signals(number).name}; nothing was sealed")
-        self.exit_code = 128 + number
 
 
 def run_cell(job: dict, spec: str, image: dict, out: Path, say: Say = print) -> dict:
@@ -91,7 +83,7 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
         Ledger(store.root).start(job["max_live_runs"], entry)
     attempt = store.begin(key)
     say(f"attempt {attempt.id} of {job['cell']}")
-    signals = _Signals(say)
+    signals = Signals(say)
     try:
         with signals:
             measurement = Measurement(attempt, job, spec, image, say, signals.hold)
@@ -112,54 +104,6 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
         raise
     say(f"{job['cell']}: {result['outcome']}: {result['outcome_detail']}")
     return sealed
-
-
-class _Signals:
-    """TERM, INT and HUP stop a run cleanly instead of killing the runner in the middle.
-
-    The first one raises Interrupted and later ones are ignored, because a second one (Snakemake
-    sends TERM to a job that the terminal has sent INT already) would interrupt the clean-up.
-    After `hold`, when the agent has ended and all that it cost is spent, the first one waits
-    until the run is sealed; one that comes some seconds after it is taken at its word.
-    """
-
-    _NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    _INSISTING_S = 3
-
-    def __init__(self, say: Say):
-        self._say = say
-        self._held = False
-        self._raised = False
-        self._first_s: float | None = None
-
-    def __enter__(self) -> "_Signals":
-        # Who started us with a signal ignored (nohup) wants it ignored.
-        self._old = {
-            number: signal.signal(number, self._on_signal)
-            for number in self._NUMBERS
-            if signal.getsignal(number) != signal.SIG_IGN
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def hold(self) -> None:
-        """From here on a signal lets the run be sealed first."""
-        self._held = True
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        if self._raised:
-            return
-        now = time.monotonic()
-        if self._held and (self._first_s is None or now - self._first_s < self._INSISTING_S):
-            if self._first_s is None:
-                self._first_s = now
-                self._say("the agent has ended: its run is sealed before stopping")
-            return
-        self._raised = True
-        raise Interrupted(number)
 
 
 def _json(value: dict) -> bytes:

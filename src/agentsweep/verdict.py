@@ -1,6 +1,7 @@
 """Did a patch resolve its task? From what a grading left behind, without a container."""
 
 import functools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,10 +88,15 @@ def _inconsistency(command: Command) -> str | None:
 
 
 def _expected(record: Mapping, reported: Sequence[Reported]) -> list[dict]:
+    # The benchmark may have cut an id at a blank: it then stands for all tests that begin so.
+    known: dict[str, list[Reported]] = defaultdict(list)
+    for test in reported:
+        for name in {test.name, pytest_reports.short_id(test.name)}:
+            known[name].append(test)
     rows = []
     for kind in KINDS:
         for test_id in record[kind]:
-            found = [test for test in reported if _is(test.test_id, test_id)]
+            found = known.get(pytest_reports.reported_name(test_id), ())
             outcome = functools.reduce(pytest_reports.worse, (test.outcome for test in found), None)
             seconds = [test.duration_s for test in found if test.duration_s is not None]
             rows.append(_test_row(test_id, kind, outcome, sum(seconds) if seconds else None))
@@ -98,17 +104,12 @@ def _expected(record: Mapping, reported: Sequence[Reported]) -> list[dict]:
 
 
 def _others(record: Mapping, reported: Sequence[Reported]) -> list[dict]:
-    expected = {test_id for kind in KINDS for test_id in record[kind]}
+    wanted = {pytest_reports.reported_name(test_id) for kind in KINDS for test_id in record[kind]}
     return [
         _test_row(test.test_id, None, test.outcome, test.duration_s)
         for test in reported
-        if test.test_id not in expected and pytest_reports.short_id(test.test_id) not in expected
+        if test.name not in wanted and pytest_reports.short_id(test.name) not in wanted
     ]
-
-
-def _is(reported: str, wanted: str) -> bool:
-    """Whether a reported test is the wanted one, whose id the benchmark may have cut."""
-    return wanted in (reported, pytest_reports.short_id(reported))
 
 
 def _test_row(test_id: str, kind: str | None, outcome: str | None, seconds: float | None) -> dict:

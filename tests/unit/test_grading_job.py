@@ -3,16 +3,21 @@
 import hashlib
 import io
 import json
+import os
+import signal
+import subprocess
 import tarfile
+import time
 
 import pytest
 import row_maker
 import small_sweep
 import yaml
 
-from agentsweep import config, evidence, grading_job, patches, plan
+from agentsweep import config, evidence, grading, grading_job, patches, plan
 from agentsweep.config import Machine
-from agentsweep.errors import AgentsweepError
+from agentsweep.engine import Container
+from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.store import Store
 from agentsweep.sweep import Sweep
 
@@ -64,8 +69,8 @@ def test_everything_that_decides_a_grading_is_in_its_spec(load):
         == usual
     )
     others = [{"memory": "2GiB"}, {"cpus": 1}, {"timeout_s": 5}, {"network": True}]
-    for grading in (*others, {"install": True}):
-        assert spec(grading=grading) != usual, grading
+    for changed in (*others, {"install": True}):
+        assert spec(grading=changed) != usual, changed
     assert spec(patch="f" * 64) != usual
     assert spec(digest="b") != usual
 
@@ -101,12 +106,13 @@ def made_up(tmp_path, resolved):
 def write(folder, members, **record):
     usual = {"n_commands": 1, "applied_by": "git apply", "tests_applied": True}
     usual |= {"timed_out": False, "oom_kill_count": 0, "grader": {"version": 1, "timeout_s": 9}}
-    (folder / evidence.RECORD).write_text(json.dumps(usual | record))
     with tarfile.open(folder / evidence.ARCHIVE, "w:gz") as archive:
         for name, content in members.items():
             member = tarfile.TarInfo(f"./{name}")
             member.size = len(content.encode())
             archive.addfile(member, io.BytesIO(content.encode()))
+    usual |= {"evidence_sha256": evidence.digest(folder)}
+    (folder / evidence.RECORD).write_text(json.dumps(usual | record))
 
 
 def test_a_task_is_valid_when_its_patch_resolves_it_each_time(load, tmp_path, monkeypatch):
@@ -142,6 +148,17 @@ def test_a_task_that_is_not_valid_is_left_out_until_it_is_kept(load, tmp_path, m
     assert len(Sweep(load.merged, announce=True, machine=LARGE, stream=said).cells) == 8
     # Of another image, nothing is known.
     assert grading_job.invalidity(load(digest="c"), "fix") is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"valid": false, "problems": []}'])
+def test_a_damaged_validation_is_none(load, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(grading_job.grading, "grade", made_up(tmp_path, [False] * 2))
+    loaded = load()
+    grading_job.validate(loaded, "fix", None)
+    (path,) = grading_job.store(loaded).root.glob("validations/*.json")
+    path.write_text(content)
+    assert grading_job.validation(loaded, "fix") is None
+    assert grading_job.invalidity(loaded, "fix") is None
 
 
 @pytest.fixture
@@ -182,6 +199,14 @@ def test_equal_patches_of_a_task_are_listed_once(run, tmp_path):
         patches.find(listed, "other", two)
 
 
+@pytest.mark.parametrize("content", ["[{", "{}}", "7", "[7]", '[{"task": "t"}]'])
+def test_a_list_of_patches_that_somebody_else_wrote_is_refused(tmp_path, content):
+    listed = tmp_path / "patches.json"
+    listed.write_text(content)
+    with pytest.raises(AgentsweepError, match=f"{listed} is no list of patches: remove it"):
+        patches.read(listed)
+
+
 def test_a_patch_that_is_not_the_runs_own_is_refused(run, tmp_path):
     with pytest.raises(AgentsweepError, match=r"a/patch.diff is not the patch that the run left"):
         patches.collect([("t", run("a", b"one", sha256="0" * 64))], tmp_path / "patches.json")
@@ -197,28 +222,128 @@ def test_links_and_broken_ends_of_evidence_are_left_out(tmp_path):
         link = tarfile.TarInfo("./log-1")
         link.type, link.linkname = tarfile.SYMTYPE, str(secret)
         archive.addfile(link)
-        hard = tarfile.TarInfo("./exit-1")
+        hard = tarfile.TarInfo("./log-2")
         hard.type, hard.linkname = tarfile.LNKTYPE, str(secret)
         archive.addfile(hard)
-        plain = tarfile.TarInfo("./applied_by")
-        plain.size = 9
-        archive.addfile(plain, io.BytesIO(b"git apply"))
-    assert evidence.members(path) == {"applied_by": b"git apply"}
+        for name in ("exit-1", "more"):
+            plain = tarfile.TarInfo(f"./{name}")
+            plain.size = 2
+            archive.addfile(plain, io.BytesIO(b"0\n"))
+    assert evidence.members(path) == {"exit-1": b"0\n"}
     path.write_bytes(path.read_bytes()[:-30])
-    assert set(evidence.members(path)) <= {"applied_by"}
+    assert set(evidence.members(path)) <= {"exit-1"}
     path.write_bytes(b"no archive")
     assert evidence.members(path) == {}
     path.unlink()
     assert evidence.members(path) == {}
 
 
-def test_what_a_command_did_not_leave_is_none(tmp_path):
-    write(tmp_path, {"exit-1": "not a number\n", "log-2": "said"}, n_commands=2)
+def test_an_archive_is_read_no_further_than_it_may_unpack(tmp_path, monkeypatch):
+    write(tmp_path, {"log-1": "a" * 100_000, "exit-1": "0"})
+    monkeypatch.setattr(evidence, "_ARCHIVE_BYTES", 50_000)
+    assert "exit-1" not in evidence.members(tmp_path / evidence.ARCHIVE)
+
+
+def cut_record(folder):
+    record = folder / evidence.RECORD
+    record.write_text(record.read_text()[:20])
+
+
+def cut_archive(folder):
+    archive = folder / evidence.ARCHIVE
+    archive.write_bytes(archive.read_bytes()[:40])
+
+
+def empty_record(folder):
+    (folder / evidence.RECORD).write_text("[]")
+
+
+def remove_archive(folder):
+    (folder / evidence.ARCHIVE).unlink()
+
+
+@pytest.mark.parametrize("damage", [cut_record, empty_record, cut_archive, remove_archive])
+def test_a_damaged_grading_says_how_to_mend_it(tmp_path, damage):
+    """It is no grading without a report, which would be a verdict."""
+    write(tmp_path, {"exit-1": "0"})
+    evidence.read(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(AgentsweepError, match=f"{tmp_path} is damaged .*remove that folder and"):
+        evidence.read(tmp_path)
+
+
+@pytest.mark.parametrize("exit_code", ["not a number\n", "9" * 5000, "-1", ""])
+def test_what_a_command_did_not_leave_is_none(tmp_path, exit_code):
+    write(tmp_path, {"exit-1": exit_code, "log-2": "said"}, n_commands=2)
     _, commands = evidence.read(tmp_path)
     assert [(c.exit_code, c.report, c.log) for c in commands] == [
         (None, None, ""),
         (None, None, "said"),
     ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_an_interrupted_grading_and_no_partial_one(load, monkeypatch, number):
+    def graded(*_):
+        os.kill(os.getpid(), number)
+        # Snakemake sends another one to a job that the terminal has stopped already.
+        try:
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(grading, "_graded", graded)
+    loaded = load()
+    with pytest.raises(AgentsweepError, match=f"interrupted by {number.name}; nothing was sealed"):
+        grading_job.grade(loaded, "fix", b"patch", None, lambda: None)
+    (key,) = grading_job.store(loaded).keys()
+    assert [a.state for a in grading_job.store(loaded).attempts(key)] == ["interrupted"]
+
+
+def test_what_was_put_in_place_is_read_whatever_the_names():
+    class Applying:
+        def exec(self, *_, check):
+            said = "applied_by git apply\nrestored a b/conftest.py\nrestored a\nb/conftest.py\n"
+            return subprocess.CompletedProcess((), 0, said, "")
+
+    assert grading._apply(Applying(), Container("id", "name", 1)) == {
+        "applied_by": ["git apply"],
+        "restored": ["a b/conftest.py", "a"],
+        "settings": [],
+        "tests_applied": [],
+    }
+
+
+class Packing:
+    """An engine whose container packs nothing until it is started again, or never."""
+
+    def __init__(self, fails, gone=False):
+        self.fails, self.gone, self.called = fails, gone, []
+
+    def exec_to_file(self, name, target, *argv, timeout_s):
+        target.write_bytes(b"half")
+        self.fails -= 1
+        if self.fails >= 0:
+            raise InfraError("no `sh`")
+        target.write_bytes(b"whole")
+
+    def call(self, *arguments, check):
+        self.called.append(arguments[0])
+
+    def inspect(self, name):
+        if self.gone:
+            raise InfraError("no engine")
+
+
+@pytest.mark.parametrize(("fails", "left"), [(0, b"whole"), (1, b"whole"), (2, b"")])
+def test_a_patch_that_destroys_its_container_is_graded_all_the_same(tmp_path, fails, left):
+    """It would else stop the sweep, as a failure of the engine does."""
+    engine, target = Packing(fails), tmp_path / evidence.ARCHIVE
+    grading._collect(engine, Container("id", "name", 1), target)
+    assert target.read_bytes() == left
+    assert engine.called == ["restart"] * fails
+    with pytest.raises(InfraError, match="no engine"):
+        grading._collect(Packing(2, gone=True), Container("id", "name", 1), target)
 
 
 def test_gradings_are_no_attempts_of_runs(load, tmp_path):

@@ -3,7 +3,6 @@
 import pytest
 
 from agentsweep import pytest_reports
-from agentsweep.pytest_reports import Reported
 
 REPORT = b"""<?xml version="1.0" encoding="utf-8"?>
 <testsuites><testsuite name="pytest" errors="1" failures="1" skipped="2" tests="7">
@@ -43,17 +42,72 @@ def reported():
 
 
 def test_a_report_gives_each_test_its_worst_outcome(reported):
-    assert reported == [
-        Reported("tests/test_a.py::test_one", "passed", 0.5),
-        Reported("tests/test_a.py::TestB::test_two[a b]", "failed", 0.1),
-        Reported("tests/test_a.py::test_skip", "skipped", 0.0),
-        Reported("tests/test_a.py::test_xfail", "xfailed", 0.0),
-        Reported("tests/test_a.py::test_twice", "error", 0.0),
-        Reported("tests.test_broken", "error", 0.0),
+    found = [(test.test_id, test.outcome, test.duration_s) for test in reported]
+    assert found == [
+        ("tests/test_a.py::test_one", "passed", 0.5),
+        ("tests/test_a.py::TestB::test_two[a b]", "failed", 0.1),
+        ("tests/test_a.py::test_skip", "skipped", 0.0),
+        ("tests/test_a.py::test_xfail", "xfailed", 0.0),
+        ("tests/test_a.py::test_twice", "error", 0.0),
+        ("tests.test_broken", "error", 0.0),
     ]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"<testsuites>", b"\x00", REPORT[:400]])
+# What pytest 9.2 leaves of tests that are defined in another file than the one they belong to, of
+# ids that differ behind a blank, and of files that it could not collect.
+AWKWARD_REPORT = b"""<t>
+<testcase classname="tests.test_x.TestX" name="test_inherited" file="tests/base.py" time="nan"/>
+<testcase classname="tests.test_x" name="test_p[a b]" file="tests/test_x.py" time="0"/>
+<testcase classname="tests.test_x" name="test_p[a c]" file="tests/test_x.py" time="0"><skipped/>
+</testcase><testcase classname="tests.test_x" name="test_p[z/q.py::t]" file="tests/test_x.py"/>
+<testcase classname="tests.test_y.TestY" name="test_inherited" file="tests/base.py"/>
+<testcase classname="" name="tests.test_z" file="tests/test_z.py"><error/></testcase>
+</t>"""
+AWKWARD_LOG = """\
+=========================== short test summary info ============================
+PASSED tests/test_x.py::TestX::test_inherited
+PASSED tests/test_x.py::test_p[a b]
+PASSED tests/test_x.py::test_p[z/q.py::t]
+PASSED tests/test_y.py::TestY::test_inherited
+SKIPPED [1] tests/test_x.py:11: no
+ERROR tests/test_z.py - ValueError
+"""
+
+
+def test_awkward_tests_have_their_own_ids_and_agree_with_the_summary():
+    reported = pytest_reports.parse_report(AWKWARD_REPORT)
+    assert [(test.test_id, test.duration_s) for test in reported] == [
+        ("tests/test_x.py::TestX::test_inherited", None),
+        ("tests/test_x.py::test_p[a b]", 0.0),
+        ("tests/test_x.py::test_p[a c]", 0.0),
+        ("tests/test_x.py::test_p[z/q.py::t]", None),
+        # No file of the report says where the module ends.
+        ("tests.test_y.TestY::test_inherited", None),
+        ("tests/test_z.py", None),
+    ]
+    assert pytest_reports.disagreement(reported, AWKWARD_LOG) is None
+    forged = AWKWARD_LOG.replace("SKIPPED [1]", "PASSED tests/test_x.py::test_new")
+    assert "in the summary and not in the" in pytest_reports.disagreement(reported, forged)
+
+
+@pytest.mark.parametrize(
+    ("test_id", "name"),
+    [
+        ("tests/test_x.py::TestX::test_a", "tests.test_x.TestX.test_a"),
+        ("tests/test_x.py::TestX::()::test_a", "tests.test_x.TestX.test_a"),
+        ("tests/test_x.py::test_a[b/c.py::d", "tests.test_x.test_a[b/c.py::d"),
+        ("README.rst::README.rst", "README.rst.README.rst"),
+        ("tests/test_z.py", "tests.test_z"),
+    ],
+)
+def test_a_report_calls_a_test_by_its_module(test_id, name):
+    assert pytest_reports.reported_name(test_id) == name
+
+
+DEEP = b"<a>" * 30 + b"</a>" * 30
+
+
+@pytest.mark.parametrize("content", [None, b"", b"<testsuites>", b"\x00", REPORT[:400], DEEP])
 def test_a_report_that_is_not_whole_is_none(content):
     assert pytest_reports.parse_report(content) is None
 

@@ -121,7 +121,7 @@ def test_a_run_whose_agent_has_ended_is_sealed_first(job, tmp_path, measured):
 
 
 def test_who_insists_is_obeyed(job, tmp_path, measured, monkeypatch):
-    monkeypatch.setattr(runner._Signals, "_INSISTING_S", 0.05)
+    monkeypatch.setattr(runner.Signals, "_INSISTING_S", 0.05)
 
     def hanging(measurement):
         measurement.agent_ended()

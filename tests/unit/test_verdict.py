@@ -1,11 +1,13 @@
 """From what a grading left to resolved or not, and to the rows of tables."""
 
 import json
+import time
 
 import pytest
 
 from agentsweep import grades, verdict
-from agentsweep.pytest_reports import Reported
+from agentsweep.errors import AgentsweepError
+from agentsweep.pytest_reports import Reported, parse_report, reported_name
 from agentsweep.verdict import Command, judge
 
 F2P, P2P = "tests/test_a.py::test_new", "tests/test_a.py::test_old"
@@ -21,9 +23,13 @@ RECORD = {
 WORDS = {"passed": "PASSED", "failed": "FAILED", "error": "ERROR", "xfailed": "XFAIL"}
 
 
+def reported(test_id, outcome, duration_s):
+    return Reported(test_id, reported_name(test_id), outcome, duration_s)
+
+
 def command(exit_code=0, said=None, **outcomes):
     """What pytest leaves when the tests `new`, `old` ... have these outcomes."""
-    report = [Reported(f"tests/test_a.py::test_{n}", o, 0.5) for n, o in outcomes.items()]
+    report = [reported(f"tests/test_a.py::test_{n}", o, 0.5) for n, o in outcomes.items()]
     lines = [f"{WORDS[t.outcome]} {t.test_id}" for t in report if t.outcome in WORDS]
     log = "\n".join(["=== short test summary info ===", *lines, "=== 2 passed in 0.1s ==="])
     return Command(exit_code, report, log if said is None else said)
@@ -96,7 +102,7 @@ def test_a_cut_id_stands_for_all_tests_that_share_it():
 
     def both(second):
         names = ("tests/test_a.py::test_p[a b]", "tests/test_a.py::test_p[a c]")
-        report = [Reported(names[0], "passed", 1.0), Reported(names[1], second, None)]
+        report = [reported(names[0], "passed", 1.0), reported(names[1], second, None)]
         worst = f"{WORDS[second]} {names[1]}\nPASSED {names[0]}"
         code = 0 if second == "passed" else 1
         return judge(record, [Command(code, report, f"=== short test summary info ===\n{worst}")])
@@ -113,6 +119,28 @@ def test_a_cut_id_stands_for_all_tests_that_share_it():
     ]
 
 
+def test_an_inherited_test_is_the_one_that_the_row_names():
+    """The report has the file that defines it, which is another than the one of its id."""
+    wanted = "tests/test_a.py::TestA::test_new"
+    report = parse_report(
+        b'<t><testcase classname="tests.test_a.TestA" name="test_new" file="tests/base.py"/></t>'
+    )
+    log = f"=== short test summary info ===\nPASSED {wanted}"
+    record = RECORD | {"fail_to_pass": [wanted], "pass_to_pass": []}
+    found = judge(record, [Command(0, report, log)])
+    assert (found.status, found.resolved) == ("graded", True), found.detail
+    assert [test["test_id"] for test in found.tests] == [wanted]
+
+
+def test_thousands_of_tests_are_judged_at_once():
+    """Each run of a task may have left a patch of its own."""
+    outcomes = {f"p[{number} b]": "passed" for number in range(5000)}
+    ids = [f"tests/test_a.py::test_{name}" for name in outcomes]
+    begin = time.process_time()
+    judge(RECORD | {"fail_to_pass": ids, "pass_to_pass": []}, [command(**outcomes)])
+    assert time.process_time() - begin < 2
+
+
 def test_no_expected_test_at_all_resolves_nothing():
     found = judge(RECORD | {"fail_to_pass": [], "pass_to_pass": []}, [command(new="passed")])
     assert (found.status, found.resolved) == ("graded", False)
@@ -123,9 +151,17 @@ def graded(tmp_path, monkeypatch):
     """Grades with one grading, of the patch aa of the task t, whose evidence is made up."""
     listed = tmp_path / "patches.json"
     listed.write_text(json.dumps([{"task": "t", "patch_sha256": "aa", "run": "unused"}]))
-    found = {tmp_path / "t" / "aa": (RECORD, [command(**PASSED)])}
-    monkeypatch.setattr(grades.evidence, "read", found.__getitem__)
+    record = RECORD | {"patch_sha256": "aa"}
+    found = {tmp_path / "t" / "aa": (record, [command(**PASSED)])}
+    monkeypatch.setattr(grades.evidence, "read", lambda folder: found[folder.with_name("aa")])
     return grades.Grades(listed)
+
+
+def test_the_grading_of_another_patch_is_refused(graded, tmp_path):
+    listed = tmp_path / "patches.json"
+    listed.write_text(json.dumps([{"task": "t", "patch_sha256": "bb", "run": "unused"}]))
+    with pytest.raises(AgentsweepError, match="t/bb is that of another patch: remove"):
+        grades.Grades(listed)
 
 
 def run_row(**changes):
@@ -145,7 +181,10 @@ def run_row(**changes):
             {"patch_status": "unavailable", "patch_sha256": None},
             ("ungraded", "the run's patch is unavailable", None),
         ),
-        ({"task": "other"}, ("ungraded", "the task's tests are not pytest's", None)),
+        (
+            {"task": "other"},
+            ("ungraded", "the task's tests are not pytest's, or no grading was asked for", None),
+        ),
     ],
 )
 def test_what_a_run_says_of_its_grading(graded, changes, expected):

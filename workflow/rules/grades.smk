@@ -71,7 +71,7 @@ rule validate_task:
     params:
         spec=validation_spec,
         repeats=SWEEP.config["grading"]["validations"],
-        code=codehash.digest("agentsweep.verdict"),
+        code=codehash.digest("agentsweep.evidence"),
         config=task_config,
     shell:
         "agentsweep validate-task {wildcards.graded:q} --config -"
