@@ -203,7 +203,7 @@ class Config:
             "memory_bytes": parse_size(cell.memory),
             "swap_bytes": 0,
             "cpus": cell.cpus,
-            "cpu_mode": container["cpu_mode"],
+            "cpu_mode": cell.cpu_mode,
             "pids": container["pids"],
         }
 
@@ -265,6 +265,7 @@ class Config:
                 "agents": [cell.agent],
                 "memory": [cell.memory],
                 "cpus": [cell.cpus],
+                "cpu_modes": [cell.cpu_mode],
                 "replicates": cell.replicate + 1,
                 "cells": None,
                 "skip_unfit": False,

@@ -29,6 +29,7 @@ from agentsweep import (
     watch,
     workspace,
 )
+from agentsweep.cells import CPUSET
 from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.errors import InfraError
 from agentsweep.process import LineService, owner_tag
@@ -225,7 +226,8 @@ class Measurement:
             image=self.image["tag"],
             labels={engine.LABEL: self.attempt.id, engine.OWNER_LABEL: owner_tag()},
             memory_bytes=wanted["memory_bytes"],
-            cpus=wanted["cpus"],
+            cpus=None if wanted["cpu_mode"] == CPUSET else wanted["cpus"],
+            cpuset=wanted.get("cpuset"),
             pids=wanted["pids"],
             network="none" if container["network"] == "gateway" else "host",
             mounts=tuple(mounts),
@@ -301,6 +303,7 @@ class Measurement:
                 "swap_bytes": 0,
                 "cpus": wanted["cpus"],
                 "cpu_mode": wanted["cpu_mode"],
+                "cpuset": wanted.get("cpuset"),
                 "pids": wanted["pids"],
             },
             "effective": effective,
