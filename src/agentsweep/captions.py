@@ -58,7 +58,6 @@ def _cohort_source(cohort: Cohort) -> dict[str, Any]:
 
 
 def _cohort_phrase(name: str, source: Mapping[str, Any]) -> str:
-    modes = source["cpu_modes"]
     made = " and ".join(source["sources"]) or "of unknown origin"
     versions = " and ".join(source["agent_versions"])
     return (

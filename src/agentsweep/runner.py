@@ -4,9 +4,11 @@ import contextlib
 import json
 import signal
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from agentsweep import host
+from agentsweep import admission, engine, host, workspace
+from agentsweep.cells import CPUSET
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.ledger import Ledger
 from agentsweep.measurement import Measurement, Say
@@ -86,6 +88,30 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
             f"the disk that holds {store.root} has {free // 2**20} MiB left: free at least "
             f"{MIN_FREE_BYTES // 2**20} MiB and run again"
         )
+    with _Signals(say), _room(job, say) as granted:
+        limits = job["limits"] | {"cpuset": granted.cpuset}
+        job = job | {"limits": limits, "granted": asdict(granted)}
+        return _measured(store, key, spec, job, image, say)
+
+
+def _room(job: dict, say: Say) -> contextlib.AbstractContextManager[admission.Grant]:
+    """The place on this machine that a run needs, waited for and held."""
+    need = admission.Need(
+        job["cell"],
+        job["needs"]["memory_bytes"],
+        job["needs"]["cores"],
+        pinned=job["limits"]["cpu_mode"] == CPUSET,
+    )
+    settings = job["container"]
+
+    def clean() -> None:
+        folder = workspace.engine_dir()
+        workspace.clean_up(engine.find_engine(settings["engine"], settings["runtime"], folder))
+
+    return admission.admitted(need, job["machine"], say, clean)
+
+
+def _measured(store: Store, key: str, spec: str, job: dict, image: dict, say: Say) -> Attempt:
     if job["model"]["mode"] == "live":
         entry = {"utc_ns": time.time_ns(), "cell": job["cell"], "spec_sha256": key}
         Ledger(store.root).start(job["max_live_runs"], entry)

@@ -23,6 +23,15 @@ def job(tmp_path):
         "on_miss": "run",
         "model": {"mode": "scripted"},
         "max_live_runs": None,
+        "limits": {"cpu_mode": "quota"},
+        "needs": {"memory_bytes": 2**20, "cores": 1},
+        "container": {"engine": "auto", "runtime": "auto"},
+        "machine": {
+            "memory": None,
+            "cpus": None,
+            "wait_s": 0,
+            "ledger": str(tmp_path / "ledger"),
+        },
         "paths": {"store": str(tmp_path / "store")},
     }
 
