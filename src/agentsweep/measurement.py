@@ -87,6 +87,8 @@ class Measurement:
         self.attempt, self.job, self.image, self.say = attempt, job, image, say
         self.spec, self.agent_ended = spec, agent_ended
         self.phases = Phases(say)
+        # Another store may have an attempt of that id at work on this machine.
+        self.name = f"{attempt.id}-{os.getpid()}"
         self.session = agent.session_id(attempt.spec_sha256, attempt.number)
         self.token = secrets.token_urlsafe(24)
         self.user = f"{job['container']['uid']}:{job['container']['gid']}"
@@ -196,7 +198,7 @@ class Measurement:
         agent.check_binary(self.binary, job["agent"]["binary_sha256"])
         agent.warm(self.binary)
         self.image = images.ensure(self.engine, self.image)
-        self.scratch = workspace.create(self.attempt.id)
+        self.scratch = workspace.create(self.name)
         stack.callback(workspace.remove, self.scratch)
 
     # 2. The processes beside the container, and the container
@@ -223,7 +225,7 @@ class Measurement:
             engine.Mount(self.scratch / "home", agent.HOME, read_only=False),
         ]
         spec = engine.ContainerSpec(
-            name=f"agentsweep-{self.attempt.id}",
+            name=f"agentsweep-{self.name}",
             image=self.image["tag"],
             labels={engine.LABEL: self.attempt.id, engine.OWNER_LABEL: owner_tag()},
             memory_bytes=wanted["memory_bytes"],

@@ -40,9 +40,9 @@ def engine_dir() -> Path:
     return folder
 
 
-def create(attempt_id: str) -> Path:
-    """A new scratch directory of one attempt."""
-    folder = root() / "runs" / attempt_id
+def create(name: str) -> Path:
+    """A new scratch directory; no other process may have one of that name."""
+    folder = root() / "runs" / name
     remove(folder)
     folder.mkdir(parents=True)
     (folder / _OWNER).write_text(owner_tag())
