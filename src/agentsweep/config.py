@@ -286,9 +286,11 @@ class Config:
                 f"needs {cell.memory} + {overhead} = {self.reserved_mb(cell)} MB of memory, and "
                 f"this machine gives {offered.memory_bytes // 10**6} MB ({share})"
             )
-        if cores(cell.cpus) > offered.cpus:
-            gives = "has" if settings["cpus"] is None else "gives"
-            return f"needs {cores(cell.cpus)} cores, and this machine {gives} {offered.cpus}"
+        # `machine.cpus` may give to several what no single one can have.
+        most = min(offered.cpus, machine.cpus)
+        if cores(cell.cpus) > most:
+            gives = "gives" if most < machine.cpus else "has"
+            return f"needs {cores(cell.cpus)} cores, and this machine {gives} {most}"
         return None
 
     @functools.cache  # noqa: B019

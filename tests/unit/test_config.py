@@ -763,7 +763,7 @@ def test_a_cell_larger_than_the_machine_is_told_by_its_reason(project):
     fits = {(c.memory, c.cpus): loaded.misfit(c, machine) for c in loaded.cells()}
     assert fits["512MiB", "0.5"] is None
     assert fits["512MiB", "2"] == "needs 2 cores, and this machine gives 1"
-    loaded = load()
+    loaded = load(machine={"cpus": 8})
     one_core = Machine(memory_bytes=2**40, cpus=1)
     assert loaded.misfit(Cell("fix", "claude", "1GiB", "2", 0), one_core) == (
         "needs 2 cores, and this machine has 1"
