@@ -88,10 +88,10 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
             f"the disk that holds {store.root} has {free // 2**20} MiB left: free at least "
             f"{MIN_FREE_BYTES // 2**20} MiB and run again"
         )
-    with _Signals(say), _room(job, say) as granted:
+    with _Signals(say) as signals, _room(job, say) as granted:
         limits = job["limits"] | {"cpuset": granted.cpuset}
         job = job | {"limits": limits, "granted": asdict(granted)}
-        return _measured(store, key, spec, job, image, say)
+        return _measured(store, key, spec, job, image, say, signals)
 
 
 def _room(job: dict, say: Say) -> contextlib.AbstractContextManager[admission.Grant]:
@@ -111,22 +111,23 @@ def _room(job: dict, say: Say) -> contextlib.AbstractContextManager[admission.Gr
     return admission.admitted(need, job["machine"], say, clean)
 
 
-def _measured(store: Store, key: str, spec: str, job: dict, image: dict, say: Say) -> Attempt:
+def _measured(
+    store: Store, key: str, spec: str, job: dict, image: dict, say: Say, signals: "_Signals"
+) -> Attempt:
+    """The attempt itself, once there is room for it."""
     if job["model"]["mode"] == "live":
         entry = {"utc_ns": time.time_ns(), "cell": job["cell"], "spec_sha256": key}
         Ledger(store.root).start(job["max_live_runs"], entry)
     attempt = store.begin(key)
     say(f"attempt {attempt.id} of {job['cell']}")
-    signals = _Signals(say)
     try:
-        with signals:
-            measurement = Measurement(attempt, job, spec, image, say, signals.hold)
-            with disk_errors(attempt.path):
-                result = measurement.run()
-                write_durably(attempt.path / "result.json", _json(result))
-            if result["outcome"] == "infra_error":
-                raise InfraError(f"{job['cell']}: {result['outcome_detail']}")
-            sealed = store.finish(attempt, "sealed")
+        measurement = Measurement(attempt, job, spec, image, say, signals.hold)
+        with disk_errors(attempt.path):
+            result = measurement.run()
+            write_durably(attempt.path / "result.json", _json(result))
+        if result["outcome"] == "infra_error":
+            raise InfraError(f"{job['cell']}: {result['outcome_detail']}")
+        sealed = store.finish(attempt, "sealed")
     except BaseException as error:
         stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
         state = "interrupted" if stopped else "failed"
