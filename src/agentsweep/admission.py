@@ -67,21 +67,16 @@ class Grant:
 
 @contextlib.contextmanager
 def admitted(
-    need: Need,
-    settings: Mapping,
-    say: Say,
-    clean: Callable[[], object],
-    machine: Machine | None = None,
+    need: Need, settings: Mapping, say: Say, clean: Callable[[], object]
 ) -> Iterator[Grant]:
     """Wait in line for room on this machine, and hold it while the body runs.
 
     `settings` is the section `machine` of a configuration, `clean` removes the containers of dead
-    processes of this user, `machine` is this one unless given. Raises InfraError, with a sentence
-    that names what is short, where the machine can never have the room, and where it has had none
-    for `wait_s` seconds.
+    processes of this user. Raises InfraError, with a sentence that names what is short, where the
+    machine can never have the room, and where it has had none for `wait_s` seconds.
     """
     usable = os.sched_getaffinity(0)
-    room = (machine or Machine.here()).offered(settings)
+    room = Machine.here().offered(settings)
     topology = Topology.read(usable)
     _refuse_misfit(need, room, topology, usable)
     line = _Line(_directory(settings), need, room, topology, clean)
@@ -167,8 +162,7 @@ class _Line:
             with self._locked(deadline):
                 self._ticket = max((entry.ticket for entry in self._others()), default=0) + 1
                 path = self.folder / f"{self._ticket}.json"
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                self._file = os.open(path, flags, 0o644)
+                self._file = _create(path, os.O_RDWR | os.O_EXCL)
                 stack.callback(os.close, self._file)
                 # Called first: nobody may find the file without its lock, and take us for dead.
                 stack.callback(path.unlink, missing_ok=True)
@@ -194,11 +188,14 @@ class _Line:
         if memory_bytes + need.memory_bytes > room.memory_bytes or cores + need.cores > room.cpus:
             return False
         if need.pinned:
-            pinned = [parse_list(entry.content["cpuset"] or "") for entry in held]
-            chosen = self._topology.choose(self._usable.difference(*pinned), need.cores)
+            chosen = self._topology.choose(self._unpinned(held), need.cores)
             self.cpuset = None if chosen is None else list_text(chosen)
             return chosen is not None
         return True
+
+    def _unpinned(self, held: list[_Entry]) -> set[int]:
+        """The usable CPUs that no run is pinned to."""
+        return self._usable.difference(*(parse_list(e.content["cpuset"] or "") for e in held))
 
     def _taken(self, held: list[_Entry]) -> tuple[int, int]:
         """Bytes of memory, and cores; those of processes that share no CPU with us do not count."""
@@ -213,6 +210,8 @@ class _Line:
             f"{_mib(max(0, self._room.memory_bytes - memory_bytes))} and "
             f"{_cores(max(0, self._room.cpus - cores))} are free"
         )
+        if self._need.pinned:
+            said += f", CPUs to be pinned to: {list_text(self._unpinned(held)) or 'none'}"
         if held:
             said += f"; held by {_names(held)}"
         return f"{said}; before it in line: {_names(ahead)}" if ahead else said
@@ -261,7 +260,7 @@ class _Line:
                 # Where users share the directory, it is one's own and only read by the others.
                 handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                handle = _create(path, os.O_RDONLY)
             stack.callback(os.close, handle)
             while not _lock(handle):
                 if time.monotonic() > deadline:
@@ -290,6 +289,13 @@ def _entry(path: Path) -> _Entry | None:
         return _Entry(int(path.stem), path, alive, content)
     finally:
         os.close(handle)
+
+
+def _create(path: Path, flags: int) -> int:
+    """A file that all may read who may come to it, whatever the umask."""
+    handle = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    os.fchmod(handle, 0o644)
+    return handle
 
 
 def _lock(handle: int) -> bool:
