@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentsweep import metrics
+from agentsweep.cells import QUOTA
 from agentsweep.cohort import Cohort
 from agentsweep.metrics import Row
 from agentsweep.units import format_size
@@ -115,6 +116,7 @@ def source_of(runs: Sequence[Row]) -> dict[str, Any]:
         "model_modes": _distinct(runs, "model_mode"),
         "memory_limits_bytes": metrics.memory_limits(runs),
         "cpu_limits": metrics.cpu_limits(runs),
+        "cpu_modes": _distinct(runs, "cpu_mode"),
         "replicates": len({run["replicate"] for run in runs}),
         "hosts": len({(run["hostname"], run["kernel"], run["cpu_model"]) for run in runs}),
     }
@@ -126,12 +128,13 @@ def sentence_of(source: Mapping[str, Any]) -> str:
         "none" if m is None else format_size(m) for m in source["memory_limits_bytes"]
     )
     cpus = ", ".join("none" if c is None else f"{c:g}" for c in source["cpu_limits"])
+    modes = source["cpu_modes"]
     made = " and ".join(source["sources"]) or "of unknown origin"
     parts = [
         f"Data: {_named('data set', source['datasets'])} ({made})",
         _named("task", source["tasks"]),
         f"memory {memory}",
-        f"CPUs {cpus}",
+        f"CPUs {cpus}" + ("" if modes == [QUOTA] else _bracketed(modes)),
         f"{source['replicates']} replicate{'s' * (source['replicates'] != 1)}",
         f"{_named('agent', source['agents'])} {' and '.join(source['agent_versions'])}".strip(),
         _named("model", source["models"]) + _bracketed(source["model_modes"]),

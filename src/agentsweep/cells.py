@@ -1,8 +1,9 @@
 """The cells of a sweep: the points of its grid, or the lines of a table."""
 
+import contextlib
 import csv
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,26 +14,42 @@ MIN_MEMORY_BYTES = 16 * 2**20
 # Of names in a message.
 _MOST_NAMES = 20
 CELL_COLUMNS = ("task", "agent", "memory", "cpus", "replicate")
+# A column that a table of cells may have besides.
+MODE_COLUMN = "cpu_mode"
+QUOTA, CPUSET = CPU_MODES = ("quota", "cpuset")
 
 Place = Callable[[tuple], str]
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One point of the sweep; memory and cpus in canonical spelling (`512MiB`, `0.5`)."""
+    """One point of the sweep; memory and cpus in canonical spelling (`512MiB`, `0.5`).
+
+    cpu_mode: `quota` is a share of all CPUs, `cpuset` whole ones that the run is pinned to.
+    """
 
     task: str
     agent: str
     memory: str
     cpus: str
     replicate: int
+    cpu_mode: str = QUOTA
+
+    @property
+    def cpu_limit(self) -> str:
+        """CPUs and mode as a path has them: `2`, `2-cpuset`.
+
+        A quota is not spelled out, and the name does not depend on what else is in the sweep: a
+        second mode leaves the paths of the first one's cells as they are, and makes nothing again.
+        """
+        return self.cpus if self.cpu_mode == QUOTA else f"{self.cpus}-{self.cpu_mode}"
 
     @property
     def id(self) -> str:
         """The cell's name everywhere: path below results/runs, and run_id in the tables."""
         return (
             f"task~{self.task}/agent~{self.agent}/"
-            f"mem~{self.memory}_cpus~{self.cpus}_rep~{self.replicate}"
+            f"mem~{self.memory}_cpus~{self.cpu_limit}_rep~{self.replicate}"
         )
 
 
@@ -69,8 +86,24 @@ def cells_of(
             values = []
         of_key = sets if key == "tasks" else {}
         axes.append(_axis(("sweep", key), values, one, place, wrong, of_key))
+    modes = sweep["cpu_modes"] or [data["container"]["cpu_mode"]]
+    for index, cpus in enumerate(sweep["cpus"] or ()):
+        with contextlib.suppress(ValueError):
+            _ungranted(cpus, modes, place(("sweep", "cpus", index)), wrong)
     replicates = range(sweep["replicates"])
-    return [Cell(*values) for values in itertools.product(*axes, replicates)]
+    return [
+        Cell(*values, replicate, mode)
+        for *values, mode, replicate in itertools.product(*axes, modes, replicates)
+    ]
+
+
+def _ungranted(cpus: float | str, modes: Iterable[str], where: str, wrong: list[str]) -> None:
+    """A part of a core cannot be pinned; ValueError where it is no number of CPUs at all."""
+    if CPUSET in modes and "." in parse_cpus(cpus):
+        wrong.append(
+            f"{where}: {schema.show(cpus)} is a part of a core, and cpu_mode cpuset pins whole "
+            "ones; leave it out, or list single cells in sweep.cells"
+        )
 
 
 def _axis(
@@ -135,28 +168,31 @@ def _cells_of_table(
     delimiter = "\t" if "\t" in text.split("\n", 1)[0] else ","
     rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
     columns = tuple(rows.fieldnames or ())
-    if set(columns) != set(CELL_COLUMNS) or len(columns) != len(CELL_COLUMNS):
+    given = [column for column in columns if column != MODE_COLUMN]
+    if sorted(given) != sorted(CELL_COLUMNS) or len(columns) > len(given) + 1:
         wrong.append(
             f"{path}: line 1: the columns are {', '.join(columns) or 'none'}; allowed are "
-            f"{', '.join(CELL_COLUMNS)}, each once"
+            f"{', '.join(CELL_COLUMNS)}, each once, and {MODE_COLUMN}"
         )
         return []
     checks = {
         "task": tasks, "agent": _known(data["agents"]),
         "memory": _memory, "cpus": parse_cpus, "replicate": _replicate,
+        MODE_COLUMN: lambda text: _mode(text, data["container"]["cpu_mode"]),
     }  # fmt: skip
     cells: dict[Cell, int] = {}
     for row in rows:
         values = {}
         for column, check in checks.items():
             try:
-                values[column] = check((row[column] or "").strip())
+                values[column] = check((row.get(column) or "").strip())
             except ValueError as error:
                 wrong.append(f"{path}: line {rows.line_num}: {column}: {error}")
         if None in row:
             wrong.append(f"{path}: line {rows.line_num}: more values than columns")
         if len(values) == len(checks):
             cell = Cell(**values)
+            _ungranted(cell.cpus, [cell.cpu_mode], f"{path}: line {rows.line_num}: cpus", wrong)
             if cell in cells:
                 wrong.append(
                     f"{path}: line {rows.line_num}: the same cell as in line {cells[cell]}; leave "
@@ -166,6 +202,12 @@ def _cells_of_table(
     if not cells and not wrong:
         wrong.append(f"{path}: no cells in it; write one a line")
     return list(cells)
+
+
+def _mode(text: str, default: str) -> str:
+    if text and text not in CPU_MODES:
+        raise ValueError(f"{text!r} is not a mode; write {' or '.join(CPU_MODES)}")
+    return text or default
 
 
 def _replicate(text: str) -> int:

@@ -400,7 +400,7 @@ def _grade(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise AgentsweepError(f"{arguments.patch}: {error.strerror}; name a patch file") from None
     found = grading_job.grade(
-        config, arguments.task, patch, arguments.out, lambda: _engine_of(config)
+        config, arguments.task, patch, arguments.out, lambda: _engine_of(config), _say
     )
     verdict = "resolved" if found.resolved else "not resolved"
     _say(
@@ -413,7 +413,7 @@ def _validate(arguments: argparse.Namespace) -> None:
 
     config = _load_config(arguments)
     _refuse_ungradable(config, arguments.task)
-    record = grading_job.validate(config, arguments.task, lambda: _engine_of(config))
+    record = grading_job.validate(config, arguments.task, lambda: _engine_of(config), _say)
     _write_record(arguments.out, record)
     _say("; ".join([_validity(record), *record["problems"]]))
 

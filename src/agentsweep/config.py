@@ -13,15 +13,13 @@ from agentsweep import agent, agent_model, lockfile, replay_source, schema, task
 from agentsweep.cells import Cell, cells_of
 from agentsweep.errors import ConfigError
 from agentsweep.hub import HubSplit
+from agentsweep.machine import HOST_SHARE, Machine
 from agentsweep.replay_source import ReplaySource
 from agentsweep.spec import FIX_RECIPE, PROTOCOL, ImageRef, canonical, cores, text_sha256
 from agentsweep.store import Store, spec_sha256
 from agentsweep.task_sets import TaskSet
 from agentsweep.tasks import Task, load_task
 from agentsweep.units import parse_cpus, parse_size
-
-# Share of the machine's memory that runs may reserve; profiles/default has the same.
-HOST_SHARE = 0.9
 
 _MODEL_ALIASES = {"default", "best", "haiku", "sonnet", "opus", "opusplan", "fable"}
 _OWN_ARGUMENTS = {
@@ -30,21 +28,6 @@ _OWN_ARGUMENTS = {
     *("--resume", "--continue", "--fork-session", "--no-session-persistence"),
 }
 _AGENT_SPEC_KEYS = ("system_search", "bash_timeout_s", "max_turns", "max_retries")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How large a machine is: bytes of memory and CPUs that this process may use."""
-
-    memory_bytes: int
-    cpus: int
-
-    @classmethod
-    def here(cls) -> "Machine":
-        """This one."""
-        from agentsweep import host
-
-        return cls(host.memory_bytes(), host.usable_cpus())
 
 
 @dataclass(frozen=True)
@@ -203,7 +186,7 @@ class Config:
             "memory_bytes": parse_size(cell.memory),
             "swap_bytes": 0,
             "cpus": cell.cpus,
-            "cpu_mode": container["cpu_mode"],
+            "cpu_mode": cell.cpu_mode,
             "pids": container["pids"],
         }
 
@@ -250,6 +233,11 @@ class Config:
             "max_live_runs": self._data["agent"]["max_live_runs"],
             **{key: settings[key] for key in ("timeout_s", "stall_s", "grace_s", "on_miss")},
             "limits": self.limits(cell),
+            "needs": {
+                "memory_bytes": self.reserved_bytes(cell),
+                "cores": self.reserved_cores(cell),
+            },
+            "machine": dict(self._data["machine"]),
             "container": dict(self._data["container"]),
             "image": asdict(self.image_of(cell.task)),
             "measure": dict(self._data["measure"]),
@@ -277,6 +265,7 @@ class Config:
                 "agents": [cell.agent],
                 "memory": [cell.memory],
                 "cpus": [cell.cpus],
+                "cpu_modes": [cell.cpu_mode],
                 "replicates": cell.replicate + 1,
                 "cells": None,
                 "skip_unfit": False,
@@ -290,22 +279,30 @@ class Config:
         """Whole cores that the cell keeps from others while it runs."""
         return cores(cell.cpus)
 
+    def reserved_bytes(self, cell: Cell) -> int:
+        """Bytes of memory that the cell keeps from others: its limit, and what watches it."""
+        return parse_size(cell.memory) + parse_size(self._data["measure"]["mem_overhead"])
+
     def reserved_mb(self, cell: Cell) -> int:
-        """Decimal megabytes (as Snakemake counts) that the cell keeps from others."""
-        overhead = parse_size(self._data["measure"]["mem_overhead"])
-        return -(-(parse_size(cell.memory) + overhead) // 10**6)
+        """The same in decimal megabytes, in which Snakemake counts."""
+        return -(-self.reserved_bytes(cell) // 10**6)
 
     def misfit(self, cell: Cell, machine: Machine) -> str | None:
         """Why a cell can never run on a machine, or None where it can."""
-        wanted, most = self.reserved_mb(cell), int(machine.memory_bytes / 10**6 * HOST_SHARE)
-        if wanted > most:
-            overhead = self._data["measure"]["mem_overhead"]
+        settings = self._data["machine"]
+        offered = machine.offered(settings)
+        if self.reserved_bytes(cell) > offered.memory_bytes:
+            overhead, given = self._data["measure"]["mem_overhead"], settings["memory"]
+            share = f"{HOST_SHARE:.0%} of it" if given is None else "machine.memory"
             return (
-                f"needs {cell.memory} + {overhead} = {wanted} MB of memory, and this machine gives "
-                f"{most} MB ({HOST_SHARE:.0%} of it)"
+                f"needs {cell.memory} + {overhead} = {self.reserved_mb(cell)} MB of memory, and "
+                f"this machine gives {offered.memory_bytes // 10**6} MB ({share})"
             )
-        if cores(cell.cpus) > machine.cpus:
-            return f"needs {cores(cell.cpus)} cores, and this machine has {machine.cpus}"
+        # `machine.cpus` may give to several what no single one can have.
+        most = min(offered.cpus, machine.cpus)
+        if cores(cell.cpus) > most:
+            gives = "gives" if most < machine.cpus else "has"
+            return f"needs {cores(cell.cpus)} cores, and this machine {gives} {most}"
         return None
 
     @functools.cache  # noqa: B019
@@ -531,6 +528,11 @@ def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:
         parse_size(overhead)
     except ValueError as error:
         yield ("measure", "mem_overhead"), str(error)
+    if data["machine"]["memory"] is not None:
+        try:
+            parse_size(data["machine"]["memory"])
+        except ValueError as error:
+            yield ("machine", "memory"), str(error)
     for key, parse in (("memory", parse_size), ("cpus", parse_cpus)):
         try:
             parse(data["grading"][key])

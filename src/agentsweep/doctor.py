@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentsweep import agent, agent_model, engine, host, images, limits, workspace
+from agentsweep.cells import CPUSET
 from agentsweep.cgroup import CgroupReader
 from agentsweep.errors import AgentsweepError, ConfigError, InfraError
 from agentsweep.kmsg import OomLog
@@ -96,7 +97,8 @@ def _engine_checks(config) -> tuple[engine.Engine | None, list[Check]]:
         _engine(info),
         Check("runtime", "ok", f"{info['runtime']} starts containers"),
     ]
-    return found, [*checks, *_host_checks(found, info, settings["uid"])]
+    pinned = any(cell.cpu_mode == CPUSET for cell in config.cells())
+    return found, [*checks, *_host_checks(found, info, settings["uid"], pinned)]
 
 
 def report(checks: list[Check], out: Callable[[str], object] = print) -> None:
@@ -111,7 +113,7 @@ def report(checks: list[Check], out: Callable[[str], object] = print) -> None:
     out(f"{len(checks)} checks: {failed} failed, {warned} to look at")
 
 
-def _host_checks(found: engine.Engine, info: dict, uid: int) -> Iterator[Check]:
+def _host_checks(found: engine.Engine, info: dict, uid: int, pinned: bool) -> Iterator[Check]:
     mode = "rootless" if info["rootless"] else "as root"
     detail = f"cgroup v{info['cgroup_version']}, {info['name']} {mode}"
     try:
@@ -122,7 +124,7 @@ def _host_checks(found: engine.Engine, info: dict, uid: int) -> Iterator[Check]:
         return
     yield Check("cgroup", "ok", f"{detail}, manager {info['cgroup_manager']}")
     if info["cgroup_version"] == 2 and info["rootless"]:
-        yield _delegation(_user_controllers())
+        yield _delegation(_user_controllers(), pinned)
     if info["storage_driver"] == "vfs":
         yield Check(
             "storage",
@@ -141,21 +143,22 @@ def _user_controllers() -> Path:
     return Path(f"/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service/cgroup.controllers")
 
 
-def _delegation(path: Path) -> Check:
-    """Which controllers systemd hands to this user's own tree."""
+def _delegation(path: Path, pinned: bool) -> Check:
+    """Which controllers systemd hands to this user's own tree; pinned runs need one more."""
     try:
         controllers = path.read_text().split()
     except OSError:
         return Check(
             "delegation", "warn", f"{path} cannot be read", "log in through systemd (not `su`)"
         )
-    missing = {"cpu", "memory", "pids"} - set(controllers)
+    needed = {"cpu", "memory", "pids", *(["cpuset"] if pinned else [])}
+    missing = needed - set(controllers)
     if missing:
         return Check(
             "delegation",
             "fail",
             f"not delegated to you: {', '.join(sorted(missing))}",
-            "put `Delegate=cpu memory pids` under [Service] into "
+            f"put `Delegate={' '.join(sorted(needed))}` under [Service] into "
             "/etc/systemd/system/user@.service.d/delegate.conf and log in again",
         )
     return Check("delegation", "ok", f"{' '.join(controllers)} are delegated")

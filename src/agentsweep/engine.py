@@ -55,8 +55,9 @@ class Mount:
 class ContainerSpec:
     """What `Engine.create` needs to know; sizes in bytes, `cpus` as a decimal string.
 
-    memory_bytes and cpus None mean no limit (image fixing). Swap is always closed. With `rootfs`
-    a directory takes the image's place (Podman only), which needs no image at all.
+    memory_bytes and cpus None mean no limit (image fixing). Swap is always closed. `cpuset` pins
+    to CPUs, as the kernel lists them. With `rootfs` a directory takes the image's place (Podman
+    only), which needs no image at all.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ContainerSpec:
     labels: dict[str, str] = field(default_factory=dict)
     memory_bytes: int | None = None
     cpus: str | None = None
+    cpuset: str | None = None
     pids: int | None = None
     network: str = "none"
     mounts: tuple[Mount, ...] = ()
@@ -325,6 +327,8 @@ def create_arguments(engine: str, spec: ContainerSpec) -> list[str]:
         arguments += ["--memory", limit, "--memory-swap", limit]
     if spec.cpus is not None:
         arguments += ["--cpus", spec.cpus]
+    if spec.cpuset is not None:
+        arguments += ["--cpuset-cpus", spec.cpuset]
     if spec.pids is not None:
         arguments += ["--pids-limit", str(spec.pids)]
     arguments += ["--network", spec.network]

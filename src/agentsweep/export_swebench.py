@@ -67,7 +67,7 @@ def point_name(cell: Cell) -> str:
 
     Without a slash, which the harness would replace in its own files.
     """
-    return f"agent~{cell.agent}_mem~{cell.memory}_cpus~{cell.cpus}_rep~{cell.replicate}"
+    return f"agent~{cell.agent}_mem~{cell.memory}_cpus~{cell.cpu_limit}_rep~{cell.replicate}"
 
 
 def _gradable(

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from agentsweep import evidence, grading_script, images, workspace
+from agentsweep.admission import Need
 from agentsweep.cgroup import CgroupReader
 from agentsweep.engine import (
     LABEL,
@@ -28,7 +29,7 @@ from agentsweep.engine import (
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.interruption import Interrupted, Signals
 from agentsweep.process import owner_tag
-from agentsweep.spec import canonical, text_sha256
+from agentsweep.spec import canonical, cores, text_sha256
 from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, write_durably
 from agentsweep.task_row import TaskRow
 from agentsweep.verdict import KINDS
@@ -86,11 +87,12 @@ def spec(ground: Ground, grader: Grader, patch_sha256: str, repeat: int = 0) -> 
 
 
 def grade(
-    store: Store, ground: Ground, grader: Grader, patch: bytes, engine, repeat: int = 0
+    store: Store, ground: Ground, grader: Grader, patch: bytes, engine, room, repeat: int = 0
 ) -> Attempt:
     """The sealed grading of a patch, recalled from `store` or made now.
 
-    `engine` is called without arguments for an Engine where there is nothing to recall. Raises
+    Where there is nothing to recall, `engine` is called without arguments for an Engine, and
+    `room` with the grading's Need for a context that holds the place on this machine. Raises
     InfraError where the container could not be had; the attempt is then kept as failed. Raises
     Interrupted on a signal (kept as interrupted).
     """
@@ -101,22 +103,34 @@ def grade(
         sealed = store.sealed(key)
         if sealed is not None:
             return sealed
-        attempt = store.begin(key)
-        try:
-            with Signals(print), disk_errors(attempt.path):
-                record = _graded(engine(), attempt, ground, grader, patch)
-                record["spec_sha256"] = key
-                content = json.dumps(record, indent=1, sort_keys=True) + "\n"
-                write_durably(attempt.path / evidence.RECORD, content.encode())
-                return store.finish(attempt, "sealed")
-        except BaseException as error:
-            stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
-            # The disk may be what failed.
-            with contextlib.suppress(OSError, AgentsweepError):
-                (attempt.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
-            with contextlib.suppress(OSError, AgentsweepError):
-                store.finish(attempt, "interrupted" if stopped else "failed")
-            raise
+        need = Need(
+            f"the grading of {ground.row.instance_id}",
+            grader.memory_bytes,
+            cores(grader.cpus),
+            cure="set grading.memory and grading.cpus, or grade on a larger machine",
+        )
+        with Signals(print), room(need):
+            return _made(store, store.begin(key), ground, grader, patch, engine)
+
+
+def _made(
+    store: Store, attempt: Attempt, ground: Ground, grader: Grader, patch: bytes, engine
+) -> Attempt:
+    try:
+        with disk_errors(attempt.path):
+            record = _graded(engine(), attempt, ground, grader, patch)
+            record["spec_sha256"] = attempt.spec_sha256
+            content = json.dumps(record, indent=1, sort_keys=True) + "\n"
+            write_durably(attempt.path / evidence.RECORD, content.encode())
+            return store.finish(attempt, "sealed")
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
+        # The disk may be what failed.
+        with contextlib.suppress(OSError, AgentsweepError):
+            (attempt.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
+        with contextlib.suppress(OSError, AgentsweepError):
+            store.finish(attempt, "interrupted" if stopped else "failed")
+        raise
 
 
 def published(attempt: Attempt, out: Path) -> None:

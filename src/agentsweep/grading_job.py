@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from agentsweep import evidence, grading, pytest_reports, verdict
+from agentsweep.admission import Say, admitted
 from agentsweep.config import Config
 from agentsweep.grading import Grader, Ground
 from agentsweep.lockfile import UNLOCKED
@@ -73,27 +74,30 @@ def spec(config: Config, task: str, patch_sha256: str) -> str:
     return grading.spec(ground(config, task), grader(config), patch_sha256)
 
 
-def grade(config: Config, task: str, patch: bytes, out: Path, engine) -> verdict.Verdict:
+def grade(
+    config: Config, task: str, patch: bytes, out: Path, engine, say: Say = print
+) -> verdict.Verdict:
     """Grade a patch or recall its grading, publish it to `out`; returns the verdict."""
-    sealed = grading.grade(store(config), ground(config, task), grader(config), patch, engine)
+    room = _room(config, engine, say)
+    sealed = grading.grade(store(config), ground(config, task), grader(config), patch, engine, room)
     found = verdict.judge(*evidence.read(sealed.path))
     grading.published(sealed, out)
     return found
 
 
-def validate(config: Config, task: str, engine) -> dict:
+def validate(config: Config, task: str, engine, say: Say = print) -> dict:
     """Grade the gold patch and none, `grading.validations` times each; the task's record.
 
     `valid` is whether all of them came out as they must, `problems` says what did not. The record
     is also kept in the store, where `validation` finds it.
     """
     place, rules = ground(config, task), grader(config)
-    problems = []
+    problems, room = [], _room(config, engine, say)
     repeats = config["grading"]["validations"]
     for name, patch, must in (("gold", place.row.patch, True), ("empty", "", False)):
         for repeat in range(repeats):
             sealed = grading.grade(
-                store(config), place, rules, patch.encode(), engine, repeat=repeat
+                store(config), place, rules, patch.encode(), engine, room, repeat
             )
             found = verdict.judge(*evidence.read(sealed.path))
             if found.status != "graded" or found.resolved != must:
@@ -134,6 +138,11 @@ def invalidity(config: Config, task: str) -> str | None:
     if record is None or record["valid"]:
         return None
     return f"its task is not valid: {record['problems'][0]}"
+
+
+def _room(config: Config, engine, say: Say):
+    """What `grading.grade` calls for a place on this machine; `engine` removes what is dead."""
+    return lambda need: admitted(need, config["machine"], say, engine)
 
 
 def _record_path(config: Config, task: str) -> Path:

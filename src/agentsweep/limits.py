@@ -3,7 +3,9 @@
 import os
 
 from agentsweep import host
+from agentsweep.cells import CPUSET
 from agentsweep.errors import InfraError
+from agentsweep.topology import parse_list
 
 _PAGE_BYTES = 4096
 
@@ -37,7 +39,10 @@ def check_fit(cell: str, memory_bytes: int, cpus: float) -> None:
 
 
 def limit_differences(wanted: dict, effective: dict) -> list[str]:
-    """What the kernel enforces other than what was asked; empty when all is as asked."""
+    """What the kernel enforces other than what was asked; empty when all is as asked.
+
+    wanted: memory_bytes, cpus, cpu_mode, and for the mode cpuset the CPUs as `cpuset`.
+    """
     found = []
     asked = wanted["memory_bytes"] // _PAGE_BYTES * _PAGE_BYTES
     if effective["memory_bytes"] != asked:
@@ -47,6 +52,12 @@ def limit_differences(wanted: dict, effective: dict) -> list[str]:
     elif effective["swap_bytes"]:
         found.append(f"swap is open ({effective['swap_bytes']} bytes)")
     cpus = effective["cpus"]
-    if cpus is None or abs(cpus - float(wanted["cpus"])) > 0.005:
+    if wanted["cpu_mode"] == CPUSET:
+        pinned = effective["cpuset"]
+        if pinned is None or parse_list(pinned) != parse_list(wanted["cpuset"]):
+            found.append(f"CPUs are {pinned}, asked {wanted['cpuset']}")
+        if cpus is not None and cpus < float(wanted["cpus"]):
+            found.append(f"a quota gives {cpus} of the {wanted['cpus']} CPUs asked")
+    elif cpus is None or abs(cpus - float(wanted["cpus"])) > 0.005:
         found.append(f"CPU limit is {cpus}, asked {wanted['cpus']}")
     return found

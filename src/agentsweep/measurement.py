@@ -29,6 +29,7 @@ from agentsweep import (
     watch,
     workspace,
 )
+from agentsweep.cells import CPUSET
 from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.errors import InfraError
 from agentsweep.process import LineService, owner_tag
@@ -86,6 +87,8 @@ class Measurement:
         self.attempt, self.job, self.image, self.say = attempt, job, image, say
         self.spec, self.agent_ended = spec, agent_ended
         self.phases = Phases(say)
+        # Another store may have an attempt of that id at work on this machine.
+        self.name = f"{attempt.id}-{os.getpid()}"
         self.session = agent.session_id(attempt.spec_sha256, attempt.number)
         self.token = secrets.token_urlsafe(24)
         self.user = f"{job['container']['uid']}:{job['container']['gid']}"
@@ -122,6 +125,7 @@ class Measurement:
             "outcome_detail": judged.detail,
             "exit_code": agent_run.exit_code,
             "limits": verified,
+            "reservation": self.job["granted"],
             "memory": {
                 "peak_bytes": agent_run.end.get("peak_bytes"),
                 "peak_source": agent_run.end.get("peak_source"),
@@ -194,7 +198,7 @@ class Measurement:
         agent.check_binary(self.binary, job["agent"]["binary_sha256"])
         agent.warm(self.binary)
         self.image = images.ensure(self.engine, self.image)
-        self.scratch = workspace.create(self.attempt.id)
+        self.scratch = workspace.create(self.name)
         stack.callback(workspace.remove, self.scratch)
 
     # 2. The processes beside the container, and the container
@@ -221,11 +225,12 @@ class Measurement:
             engine.Mount(self.scratch / "home", agent.HOME, read_only=False),
         ]
         spec = engine.ContainerSpec(
-            name=f"agentsweep-{self.attempt.id}",
+            name=f"agentsweep-{self.name}",
             image=self.image["tag"],
             labels={engine.LABEL: self.attempt.id, engine.OWNER_LABEL: owner_tag()},
             memory_bytes=wanted["memory_bytes"],
-            cpus=wanted["cpus"],
+            cpus=None if wanted["cpu_mode"] == CPUSET else wanted["cpus"],
+            cpuset=wanted["cpuset"],
             pids=wanted["pids"],
             network="none" if container["network"] == "gateway" else "host",
             mounts=tuple(mounts),
@@ -301,6 +306,7 @@ class Measurement:
                 "swap_bytes": 0,
                 "cpus": wanted["cpus"],
                 "cpu_mode": wanted["cpu_mode"],
+                "cpuset": wanted["cpuset"],
                 "pids": wanted["pids"],
             },
             "effective": effective,

@@ -141,14 +141,25 @@ def by_cell(runs: Iterable[Row]) -> dict[tuple[int | None, float | None], list[R
 
 
 def by_subject(runs: Sequence[Row]) -> dict[str, list[Row]]:
-    """The runs of each task; of each task and agent where there are several agents."""
-    several = len({run["agent"] for run in runs}) > 1
+    """The runs of each task; of each task and agent where there are several agents.
+
+    Likewise of each CPU mode where there are several: two cores are not the time of two cores.
+    """
     subjects: dict[str, list[Row]] = {}
+    several = [key for key in ("agent", "cpu_mode") if len({run[key] for run in runs}) > 1]
     for run in runs:
+        more = ", ".join(run[key] or UNKNOWN for key in several)
         task = run["task"] or UNKNOWN
-        name = f"{task} ({run['agent'] or UNKNOWN})" if several else task
-        subjects.setdefault(name, []).append(run)
+        subjects.setdefault(f"{task} ({more})" if more else task, []).append(run)
     return dict(sorted(subjects.items()))
+
+
+def by_cpu_mode(runs: Sequence[Row]) -> dict[str, list[Row]]:
+    """The runs of each CPU mode where there are several; all of them by `` where there are not."""
+    modes: dict[str, list[Row]] = {}
+    for run in runs:
+        modes.setdefault(run["cpu_mode"] or UNKNOWN, []).append(run)
+    return dict(sorted(modes.items())) if len(modes) > 1 else {"": list(runs)}
 
 
 # --- outcomes ---

@@ -94,7 +94,9 @@ class _Archive:
         task, mode = result["names"]["task"], result["spec"]["model"]["mode"]
         limits = result["spec"]["limits"]
         seconds = float(result["wall_s"])
-        self._of_limits[task, mode, limits["memory_bytes"], limits["cpus"]].append(seconds)
+        self._of_limits[
+            task, mode, limits["memory_bytes"], limits["cpus"], limits["cpu_mode"]
+        ].append(seconds)
         self._of_task[task, mode].append(seconds)
 
     def _add_cost(self, result: dict) -> None:
@@ -104,7 +106,8 @@ class _Archive:
 
     def time(self, cell: Cell, mode: str) -> Estimate:
         """Median seconds and what it is the median of."""
-        same = self._of_limits.get((cell.task, mode, parse_size(cell.memory), cell.cpus))
+        limits = (parse_size(cell.memory), cell.cpus, cell.cpu_mode)
+        same = self._of_limits.get((cell.task, mode, *limits))
         alike = self._of_task.get((cell.task, mode))
         if not alike:
             return None, None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from agentsweep.cells import CPUSET
 from agentsweep.fidelity import summarise
 from agentsweep.linked_run import TOKENS, Run
 from agentsweep.run_files import Fields, number, truth, whole, word
@@ -116,8 +117,8 @@ def _limits(run: Run) -> dict:
         "mem_level": word(found("memory_level")),
         "swap_limit_bytes": whole(asked("swap_bytes")),
         "swap_effective_bytes": whole(found("swap_bytes")),
-        "cpu_limit": _cpus(cell.get("cpus")) if cpus is None else cpus,
-        "cpu_effective": number(found("cpus")),
+        "cpu_limit": _cpus(_unmoded(cell.get("cpus"))) if cpus is None else cpus,
+        "cpu_effective": _cpus_in_force(asked, found),
         "cpu_level": word(found("cpu_level")),
         "cpu_mode": word(asked("cpu_mode")),
         "cpuset": word(found("cpuset")),
@@ -125,6 +126,15 @@ def _limits(run: Run) -> dict:
         "pids_limit": whole(asked("pids")),
         "pids_effective": whole(found("pids")),
     }
+
+
+def _cpus_in_force(asked: Fields, found: Fields) -> float | None:
+    """The quota; of a pinned run the CPUs that it has, unless a quota gives it less of them."""
+    quota = number(found("cpus"))
+    if word(asked("cpu_mode")) != CPUSET:
+        return quota
+    known = [value for value in (quota, number(found("nproc"))) if value is not None]
+    return min(known, default=None)
 
 
 def _outcome(result: Fields) -> dict:
@@ -301,6 +311,10 @@ def _cell(run_id: str) -> dict[str, str]:
         return {}
     pairs = [parts[0], parts[1], *parts[2].split("_")]
     return {name: value for name, tilde, value in (p.partition("~") for p in pairs) if tilde}
+
+
+def _unmoded(text: str | None) -> str | None:
+    return None if text is None else text.removesuffix(f"-{CPUSET}")
 
 
 def _int(text: str | None) -> int | None:

@@ -3,9 +3,11 @@
 import contextlib
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from agentsweep import host
+from agentsweep import admission, engine, host, workspace
+from agentsweep.cells import CPUSET
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.interruption import Interrupted, Signals
 from agentsweep.ledger import Ledger
@@ -78,21 +80,46 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
             f"the disk that holds {store.root} has {free // 2**20} MiB left: free at least "
             f"{MIN_FREE_BYTES // 2**20} MiB and run again"
         )
+    with Signals(say) as signals, _room(job, say) as granted:
+        limits = job["limits"] | {"cpuset": granted.cpuset}
+        job = job | {"limits": limits, "granted": asdict(granted)}
+        return _measured(store, key, spec, job, image, say, signals)
+
+
+def _room(job: dict, say: Say) -> contextlib.AbstractContextManager[admission.Grant]:
+    """The place on this machine that a run needs, waited for and held."""
+    need = admission.Need(
+        job["cell"],
+        job["needs"]["memory_bytes"],
+        job["needs"]["cores"],
+        pinned=job["limits"]["cpu_mode"] == CPUSET,
+    )
+    settings = job["container"]
+
+    def clean() -> None:
+        folder = workspace.engine_dir()
+        workspace.clean_up(engine.find_engine(settings["engine"], settings["runtime"], folder))
+
+    return admission.admitted(need, job["machine"], say, clean)
+
+
+def _measured(
+    store: Store, key: str, spec: str, job: dict, image: dict, say: Say, signals: Signals
+) -> Attempt:
+    """The attempt itself, once there is room for it."""
     if job["model"]["mode"] == "live":
         entry = {"utc_ns": time.time_ns(), "cell": job["cell"], "spec_sha256": key}
         Ledger(store.root).start(job["max_live_runs"], entry)
     attempt = store.begin(key)
     say(f"attempt {attempt.id} of {job['cell']}")
-    signals = Signals(say)
     try:
-        with signals:
-            measurement = Measurement(attempt, job, spec, image, say, signals.hold)
-            with disk_errors(attempt.path):
-                result = measurement.run()
-                write_durably(attempt.path / "result.json", _json(result))
-            if result["outcome"] == "infra_error":
-                raise InfraError(f"{job['cell']}: {result['outcome_detail']}")
-            sealed = store.finish(attempt, "sealed")
+        measurement = Measurement(attempt, job, spec, image, say, signals.hold)
+        with disk_errors(attempt.path):
+            result = measurement.run()
+            write_durably(attempt.path / "result.json", _json(result))
+        if result["outcome"] == "infra_error":
+            raise InfraError(f"{job['cell']}: {result['outcome_detail']}")
+        sealed = store.finish(attempt, "sealed")
     except BaseException as error:
         stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
         state = "interrupted" if stopped else "failed"

@@ -218,6 +218,16 @@ def cpu_name(limit: float | None) -> str:
     return "none" if limit is None else f"{limit:g}"
 
 
+def by_cpu_limit(runs: Sequence[metrics.Row]) -> dict[str, list[metrics.Row]]:
+    """The runs at each CPU limit, by its name; with the mode behind it where there are several."""
+    found = {}
+    for mode, own in metrics.by_cpu_mode(runs).items():
+        for limit in metrics.cpu_limits(own):
+            name = cpu_name(limit) + (f" ({mode})" if mode else "")
+            found[name] = [run for run in own if run["cpu_limit"] == limit]
+    return found
+
+
 def width_inches(text: str, size: float) -> float:
     """About how wide a text is: a letter is some 0.58 of the font size, on average."""
     return len(text) * 0.58 * size / 72

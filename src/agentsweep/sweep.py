@@ -54,7 +54,9 @@ class Sweep:
             image.directory: image
             for image in (self.config.image_of(task) for task in self._values("task"))
         }
-        self._by_values = {(c.task, c.agent, c.memory, c.cpus, c.replicate): c for c in self.cells}
+        self._by_values = {
+            (c.task, c.agent, c.memory, c.cpu_limit, c.replicate): c for c in self.cells
+        }
 
     def base_commit(self, image: ImageRef) -> str | None:
         """The commit at which an image's work tree is, None where no task of it names one.
@@ -137,9 +139,10 @@ class Sweep:
         the pattern, because Snakemake (9.27) does not apply the workflow's own to what comes out
         of a path variable.
         """
+        fields = {name: name for name in ("task", "agent", "memory", "replicate")}
         wildcards = {
-            name: f"{{{name},{one_of(self._values(name))}}}"
-            for name in ("task", "agent", "memory", "cpus", "replicate")
+            name: f"{{{name},{one_of(self._values(field))}}}"
+            for name, field in (fields | {"cpus": "cpu_limit"}).items()
         }
         return "task~{task}/agent~{agent}/mem~{memory}_cpus~{cpus}_rep~{replicate}".format(
             **wildcards

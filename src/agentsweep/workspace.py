@@ -21,11 +21,16 @@ _OWNER = "owner"
 
 def root() -> Path:
     """This user's scratch directory on this node; short, because socket paths end at 107 bytes."""
-    base = Path(tempfile.gettempdir()) / f"agentsweep-{os.getuid()}"
-    base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if base.lstat().st_uid != os.getuid() or base.is_symlink():
-        raise InfraError(f"{base} belongs to somebody else: remove it or set TMPDIR")
-    return base
+    return own_directory(Path(tempfile.gettempdir()), "set TMPDIR")
+
+
+def own_directory(base: Path, cure: str) -> Path:
+    """This user's own directory below one that all can write; InfraError where it is not ours."""
+    folder = base / f"agentsweep-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid() or folder.is_symlink():
+        raise InfraError(f"{folder} belongs to somebody else: remove it or {cure}")
+    return folder
 
 
 def engine_dir() -> Path:
@@ -35,9 +40,9 @@ def engine_dir() -> Path:
     return folder
 
 
-def create(attempt_id: str) -> Path:
-    """A new scratch directory of one attempt."""
-    folder = root() / "runs" / attempt_id
+def create(name: str) -> Path:
+    """A new scratch directory; no other process may have one of that name."""
+    folder = root() / "runs" / name
     remove(folder)
     folder.mkdir(parents=True)
     (folder / _OWNER).write_text(owner_tag())

@@ -39,7 +39,7 @@ def test_a_host_that_ignores_limits_is_refused(lab, monkeypatch):
     """A stand-in: this host does enforce them, so the kernel's answer is replaced by another."""
     from agentsweep import limits
 
-    wanted = {"memory_bytes": 2**29, "cpus": "0.5"}
+    wanted = {"memory_bytes": 2**29, "cpus": "0.5", "cpu_mode": "quota"}
     ignored = {"memory_bytes": None, "swap_bytes": 2**29, "cpus": None}
     found = limits.limit_differences(wanted, ignored)
     assert len(found) == 3

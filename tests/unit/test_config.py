@@ -169,6 +169,8 @@ BROKEN = [
      r"config.yaml: container.host_mounts: \[\"/home\"\] needs `userland: host`; .*"),
     ("config.yaml", "dataset: test", "measure: {rate_hz: 1000}",
      r"config.yaml: measure.rate_hz: 1000 is not allowed; write a number from 0.1 to 200"),
+    ("config.yaml", "dataset: test", "machine: {memory: '256'}",
+     r"config.yaml: machine.memory: '256' is not a size; .*"),
     ("config.yaml", "dataset: test", "measure: {mem_overhead: '256'}",
      r"config.yaml: measure.mem_overhead: '256' is not a size; .*"),
     ("config.yaml", "dataset: test", "grading: {memory: '4'}",
@@ -613,6 +615,7 @@ OTHER_VALUES = {
     "paths.store": "elsewhere", "paths.agents": "elsewhere",
     "grading.memory": "9GiB", "grading.cpus": 9, "grading.timeout_s": 9, "grading.network": True,
     "grading.install": True, "grading.validations": 9, "grading.keep_invalid": True,
+    "machine.memory": "9GiB", "machine.cpus": 9, "machine.wait_s": 9, "machine.ledger": "elsewhere",
     "imports_directory": "elsewhere", "paper.published": "fix.yaml",
 }  # fmt: skip
 ONLY_VALUE = {"container.cpu_mode"}
@@ -752,6 +755,15 @@ def test_a_cell_larger_than_the_machine_is_told_by_its_reason(project):
     assert fits["1GiB", "0.5"] == (
         "needs 1GiB + 256MiB = 1343 MB of memory, and this machine gives 966 MB (90% of it)"
     )
+    loaded = load(machine={"memory": "700MiB", "cpus": 1})
+    fits = {(c.memory, c.cpus): loaded.misfit(c, machine) for c in loaded.cells()}
+    assert fits["512MiB", "0.5"].endswith("= 806 MB of memory, and this machine gives 734 MB "
+                                          "(machine.memory)")  # fmt: skip
+    loaded = load(machine={"memory": "700GiB", "cpus": 1})
+    fits = {(c.memory, c.cpus): loaded.misfit(c, machine) for c in loaded.cells()}
+    assert fits["512MiB", "0.5"] is None
+    assert fits["512MiB", "2"] == "needs 2 cores, and this machine gives 1"
+    loaded = load(machine={"cpus": 8})
     one_core = Machine(memory_bytes=2**40, cpus=1)
     assert loaded.misfit(Cell("fix", "claude", "1GiB", "2", 0), one_core) == (
         "needs 2 cores, and this machine has 1"

@@ -94,7 +94,7 @@ def test_docker_is_said_to_be_untested():
 def host_checks(**state) -> dict[str, Check]:
     # Docker's name keeps the probe, which needs a real container, out of this.
     info = HEALTHY | {"name": "docker"} | state
-    return {check.name: check for check in doctor._host_checks(None, info, 1000)}
+    return {check.name: check for check in doctor._host_checks(None, info, 1000, pinned=False)}
 
 
 def test_rootless_on_cgroup_v1_ignores_limits():
@@ -119,11 +119,19 @@ def test_the_vfs_driver_is_slow():
 def test_delegation(tmp_path):
     """Stand-in: a file in the place of systemd's, which only cgroup v2 hosts have."""
     controllers = tmp_path / "cgroup.controllers"
-    bad(doctor._delegation(controllers), "log in through systemd", state="warn")
+    bad(doctor._delegation(controllers, pinned=False), "log in through systemd", state="warn")
     controllers.write_text("memory pids\n")
-    bad(doctor._delegation(controllers), "not delegated to you: cpu", "Delegate=cpu memory pids")
+    bad(
+        doctor._delegation(controllers, pinned=False),
+        "not delegated to you: cpu",
+        "Delegate=cpu memory pids",
+    )
     controllers.write_text("cpuset cpu io memory pids\n")
-    good(doctor._delegation(controllers))
+    good(doctor._delegation(controllers, pinned=True))
+    controllers.write_text("cpu io memory pids\n")
+    good(doctor._delegation(controllers, pinned=False))
+    said = "not delegated to you: cpuset"
+    bad(doctor._delegation(controllers, pinned=True), said, "Delegate=cpu cpuset memory pids")
 
 
 def test_limits_that_the_kernel_does_not_have():

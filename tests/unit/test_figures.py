@@ -82,10 +82,20 @@ def partly_replays():
     return runs
 
 
+def both_cpu_modes():
+    """Each point twice: with a quota, and pinned, where nothing is throttled."""
+    runs = synthetic.sweep(tasks=["logstats"], memory=[synthetic.GIB], cpus=[1.0], replicates=2)
+    for run in runs:
+        if run.row["replicate"]:
+            run.row |= {"cpu_mode": "cpuset", "cpu_nr_periods": 0, "cpu_nr_throttled": 0}
+    return runs
+
+
 SHAPES = {
     "sweep": synthetic.sweep,
     "v2": lambda: synthetic.sweep(cpus=[1.0], cgroup_version=2),
     "one": lambda: synthetic.sweep(["logstats"], [synthetic.GIB], [1.0]),
+    "both_cpu_modes": both_cpu_modes,
     "one_memory": lambda: synthetic.sweep(memory=[synthetic.GIB], replicates=3),
     "no_limits": lambda: synthetic.sweep(memory=[None], cpus=[None]),
     "mixed": mixed,

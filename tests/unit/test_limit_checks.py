@@ -7,7 +7,7 @@ import pytest
 from agentsweep import host, limits
 from agentsweep.errors import InfraError
 
-WANTED = {"memory_bytes": 2**29, "cpus": "0.5"}
+WANTED = {"memory_bytes": 2**29, "cpus": "0.5", "cpu_mode": "quota"}
 ENFORCED = {"memory_bytes": 2**29, "swap_bytes": 0, "cpus": 0.5}
 
 
@@ -30,6 +30,25 @@ def test_what_was_asked_is_accepted():
 )
 def test_each_difference_is_named(change, says):
     assert limits.limit_differences(WANTED, ENFORCED | change) == [says]
+
+
+PINNED = {"memory_bytes": 2**29, "cpus": "3", "cpu_mode": "cpuset", "cpuset": "0-1,4"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, []),
+        ({"cpuset": "0,1,4"}, []),
+        ({"cpuset": "0-4"}, ["CPUs are 0-4, asked 0-1,4"]),
+        ({"cpuset": "0"}, ["CPUs are 0, asked 0-1,4"]),
+        ({"cpuset": None}, ["CPUs are None, asked 0-1,4"]),
+        ({"cpus": 2.5}, ["a quota gives 2.5 of the 3 CPUs asked"]),
+    ],
+)
+def test_pinned_cpus_are_compared_with_the_kernels_list(change, says):
+    found = ENFORCED | {"cpus": None, "cpuset": "0-1,4"} | change
+    assert limits.limit_differences(PINNED, found) == says
 
 
 def test_swap_without_a_limit_matters_where_there_is_swap(monkeypatch):

@@ -3,13 +3,13 @@
 import pytest
 import synthetic
 
-from agentsweep import metrics
+from agentsweep import metrics, style
 
 
 def run(**values):
     """A row of `runs` with nothing but what is given."""
     names = (
-        "task agent mem_limit_bytes mem_effective_bytes cpu_limit outcome tool_oom_count "
+        "task agent cpu_mode mem_limit_bytes mem_effective_bytes cpu_limit outcome tool_oom_count "
         "oom_kill_count mem_peak_bytes mem_peak_source cpu_usage_usec cpu_nr_periods "
         "cpu_nr_throttled cpu_throttled_usec agent_s startup_s model_s tool_s overlap_s other_s "
         "agent_start_ns agent_start_utc_ns run_id model_mode fidelity n_recorded_calls "
@@ -34,6 +34,15 @@ def test_subjects_name_the_agent_only_where_there_are_several():
     assert list(metrics.by_subject(one)) == ["a", "b"]
     two = [*one, run(task="a", agent="y"), run(task=None, agent="y")]
     assert list(metrics.by_subject(two)) == ["a (x)", "a (y)", "b (x)", "unknown (y)"]
+
+
+def test_runs_of_different_cpu_modes_are_not_pooled():
+    runs = [run(task="a", cpu_mode=mode, cpu_limit=2.0) for mode in ("quota", "cpuset")]
+    assert list(metrics.by_subject(runs)) == ["a (cpuset)", "a (quota)"]
+    assert style.by_cpu_limit(runs) == {"2 (cpuset)": runs[1:], "2 (quota)": runs[:1]}
+    assert style.by_cpu_limit(runs[1:]) == {"2": runs[1:]}
+    both = [run(task="a", cpu_mode="cpuset", agent="x"), run(task="a", cpu_mode="quota")]
+    assert list(metrics.by_subject(both)) == ["a (unknown, quota)", "a (x, cpuset)"]
 
 
 def test_outcomes_are_counted_in_the_order_of_the_closed_set():

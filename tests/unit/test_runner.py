@@ -1,6 +1,7 @@
 """Signals, waiting and recall around a measurement that is a stand-in; no container is started."""
 
 import contextlib
+import json
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ import time
 import pytest
 
 from agentsweep import runner
+from agentsweep.admission import Need, admitted
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.ledger import VARIABLE, Ledger
 from agentsweep.store import Store, spec_sha256
@@ -23,6 +25,15 @@ def job(tmp_path):
         "on_miss": "run",
         "model": {"mode": "scripted"},
         "max_live_runs": None,
+        "limits": {"cpu_mode": "quota"},
+        "needs": {"memory_bytes": 2**20, "cores": 1},
+        "container": {"engine": "auto", "runtime": "auto"},
+        "machine": {
+            "memory": None,
+            "cpus": None,
+            "wait_s": 0,
+            "ledger": str(tmp_path / "ledger"),
+        },
         "paths": {"store": str(tmp_path / "store")},
     }
 
@@ -103,6 +114,53 @@ def test_a_signal_stops_a_run_and_a_second_one_lets_it_clean_up(job, tmp_path, m
     assert caught.value.exit_code == 130
     assert cleaned
     assert states(job) == ["interrupted"]
+
+
+@pytest.fixture
+def full(job):
+    """A machine on which another run holds all that there is."""
+    job["machine"] |= {"memory": "1MiB", "cpus": 1}
+    need = Need("another", 2**20, 1)
+    with admitted(need, job["machine"], print, lambda: None) as granted:
+        yield granted
+
+
+def test_without_room_there_is_no_attempt(job, tmp_path, measured, full):
+    with pytest.raises(InfraError, match=r"^a-cell: no room on this machine .* held by another"):
+        run(job, tmp_path)
+    assert states(job) == []
+
+
+def test_who_waits_for_room_can_be_interrupted(job, tmp_path, measured, full, monkeypatch):
+    job["machine"]["wait_s"] = 60
+    monkeypatch.setattr(runner.time, "sleep", lambda _: send(signal.SIGTERM))
+    with pytest.raises(runner.Interrupted):
+        run(job, tmp_path)
+    assert states(job) == []
+    assert sorted(path.name for path in (tmp_path / "ledger").iterdir()) == ["1.json", "lock"]
+
+
+def test_a_run_has_its_room_to_its_end_and_knows_its_cpus(job, tmp_path, measured, monkeypatch):
+    job["limits"]["cpu_mode"] = "cpuset"
+    jobs = []
+
+    def look(measurement):
+        (path,) = (tmp_path / "ledger").glob("*.json")
+        assert json.loads(path.read_text())["cpuset"] == jobs[0]["limits"]["cpuset"]
+        return completed()
+
+    made = runner.Measurement.__init__
+
+    def keep(self, attempt, job, *more):
+        jobs.append(job)
+        made(self, attempt, job, *more)
+
+    monkeypatch.setattr(runner.Measurement, "__init__", keep)
+    measured.append(look)
+    run(job, tmp_path)
+    assert jobs[0]["granted"]["cpuset"] == jobs[0]["limits"]["cpuset"]
+    assert int(jobs[0]["limits"]["cpuset"]) in os.sched_getaffinity(0)
+    assert not list((tmp_path / "ledger").glob("*.json"))
 
 
 def test_a_run_whose_agent_has_ended_is_sealed_first(job, tmp_path, measured):

@@ -67,8 +67,13 @@ def _draw_series(panel: Axes, runs: list[Row], memory: list, look: tuple, dodge:
 
 
 def _by_agent(runs: list[Row]) -> dict[str, list[Row]]:
-    agents = dict.fromkeys(run["agent"] for run in runs)
-    return {agent: [run for run in runs if run["agent"] == agent] for agent in agents}
+    """The runs of each agent, and of each CPU mode where there are several."""
+    found: dict[str, list[Row]] = {}
+    for mode, own in metrics.by_cpu_mode(runs).items():
+        for run in own:
+            name = f"{run['agent']} ({mode})" if mode else run["agent"]
+            found.setdefault(name, []).append(run)
+    return found
 
 
 def caption(dataset: Dataset) -> captions.Caption:

@@ -80,11 +80,9 @@ def caption(dataset: Dataset) -> captions.Caption:
     """The median of both at each CPU limit."""
     runs = dataset.runs
     numbers, said = {}, []
-    for limit in metrics.cpu_limits(runs):
-        here = [run for run in runs if run["cpu_limit"] == limit]
+    for name, here in style.by_cpu_limit(runs).items():
         share = metrics.estimate(here, metrics.throttled_period_share)
         rate = metrics.estimate(here, metrics.throttled_s_per_s)
-        name = style.cpu_name(limit)
         numbers[name] = {
             "median_period_share": share.value,
             "n_period_share": share.n,

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from agentsweep import captions, metrics, style
+from agentsweep.cells import CPUSET
 from agentsweep.curves import (
     Curve,
     kill_times,
@@ -101,8 +102,9 @@ def selection(runs: Sequence[Row]) -> list[Row]:
     corners = {(m, c) for m in (memory[0], memory[-1]) for c in (cpus[0], cpus[-1])}
     seen, chosen = set(), []
     for run in ordered:
-        cell = (run["task"], run["agent"], run["mem_limit_bytes"], run["cpu_limit"])
-        if cell not in seen and cell[2:] in corners:
+        limits = (run["mem_limit_bytes"], run["cpu_limit"])
+        cell = (run["task"], run["agent"], run["cpu_mode"], *limits)
+        if cell not in seen and limits in corners:
             seen.add(cell)
             chosen.append(run)
     return (chosen or ordered)[:_SELECTED]
@@ -231,6 +233,8 @@ def _title(run: Row) -> str:
     memory = run["mem_limit_bytes"]
     memory_limit = "no memory limit" if memory is None else style.memory_name(memory)
     limits = f"{memory_limit}, {style.cpus_name(run['cpu_limit'])}"
+    if run["cpu_mode"] == CPUSET:
+        limits += " pinned"
     outcome = style.OUTCOME_NAMES.get(run["outcome"] or metrics.UNKNOWN, run["outcome"])
     kills = f", {run['tool_oom_count']} tool OOM" if run["tool_oom_count"] else ""
     replicate = f", #{run['replicate']}" if run["replicate"] else ""

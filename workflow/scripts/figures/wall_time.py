@@ -84,11 +84,8 @@ def caption(dataset: Dataset) -> captions.Caption:
     """The median wall time at each CPU limit."""
     runs = dataset.runs
     medians, said = {}, []
-    for limit in metrics.cpu_limits(runs):
-        found = metrics.estimate(
-            [run for run in runs if run["cpu_limit"] == limit], metrics.agent_wall_s
-        )
-        name = style.cpu_name(limit)
+    for name, here in style.by_cpu_limit(runs).items():
+        found = metrics.estimate(here, metrics.agent_wall_s)
         medians[name] = {"median_s": found.value, "n": found.n}
         if found.value is not None:
             said.append(f"{found.value:.1f} s at CPU limit {name} (n = {found.n})")
