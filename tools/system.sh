@@ -9,7 +9,7 @@ packages="$packages podman runc crun catatonit skopeo debootstrap"
 if [ "$(id -u)" != 0 ] && [ -d /run/systemd/system ]; then
   packages="$packages dbus-user-session"
 fi
-[ "${1:-}" = test ] && packages="$packages docker-registry"
+[ "${1:-}" = test ] && packages="$packages docker-registry slurm-wlm munge"
 
 if ! command -v apt-get >/dev/null; then
   for tool in git python3 podman skopeo; do
@@ -47,8 +47,10 @@ if ! { $as_root apt-get update && $as_root env DEBIAN_FRONTEND=noninteractive $i
   echo "system: apt-get failed ($log)" >&2
   exit 1
 fi
-# The tests start a registry of their own; nobody asked for one that always runs.
-case "$missing" in
-  *docker-registry*)
-    [ ! -d /run/systemd/system ] || $as_root systemctl disable --quiet --now docker-registry ;;
-esac
+# The tests start a registry and a cluster of their own; nobody asked for ones that always run.
+for service in docker-registry munge slurmctld slurmd; do
+  case "$service $missing" in
+    docker-registry*docker-registry* | munge*munge* | slurm*slurm-wlm*)
+      [ ! -d /run/systemd/system ] || $as_root systemctl disable --quiet --now "$service" ;;
+  esac
+done
