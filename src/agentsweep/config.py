@@ -252,6 +252,7 @@ class Config:
             "limits": self.limits(cell),
             "container": dict(self._data["container"]),
             "image": asdict(self.image_of(cell.task)),
+            "images": dict(self._data["images"]),
             "measure": dict(self._data["measure"]),
             # Absolute: the engine is called from a directory of its own.
             "paths": {key: str(Path(path).absolute()) for key, path in self._data["paths"].items()},
@@ -515,6 +516,13 @@ def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:
     published = data["paper"]["published"]
     if published is not None and not Path(published).is_file():
         yield ("paper", "published"), f"{published!r} is not a file; write a CSV file, or null"
+    wanted = data["images"]
+    if (wanted["distribute"] == "registry") != (wanted["registry"] is not None):
+        yield (
+            ("images", "registry"),
+            f"{schema.show(wanted['registry'])} does not go with `distribute: "
+            f"{wanted['distribute']}`; name a registry with `distribute: registry`, and only there",
+        )
     container = data["container"]
     if container["host_mounts"] and container["userland"] != "host":
         yield (

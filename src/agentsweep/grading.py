@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agentsweep import evidence, grading_script, images, workspace
+from agentsweep import distribution, evidence, grading_script, workspace
 from agentsweep.cgroup import CgroupReader
 from agentsweep.engine import (
     LABEL,
@@ -84,11 +84,18 @@ def spec(ground: Ground, grader: Grader, patch_sha256: str, repeat: int = 0) -> 
 
 
 def grade(
-    store: Store, ground: Ground, grader: Grader, patch: bytes, engine, repeat: int = 0
+    store: Store,
+    ground: Ground,
+    grader: Grader,
+    patch: bytes,
+    engine,
+    repeat: int = 0,
+    place: distribution.Place | None = None,
 ) -> Attempt:
     """The sealed grading of a patch, recalled from `store` or made now.
 
-    `engine` is called without arguments for an Engine where there is nothing to recall. Raises
+    `engine` is called without arguments for an Engine where there is nothing to recall; `place` is
+    where its node may find the image. Raises
     InfraError where the container could not be had; the attempt is then kept as failed.
     """
     wanted = spec(ground, grader, hashlib.sha256(patch).hexdigest(), repeat)
@@ -101,7 +108,7 @@ def grade(
         attempt = store.begin(key)
         try:
             with disk_errors(attempt.path):
-                record = _graded(engine(), attempt, ground, grader, patch)
+                record = _graded(engine(), attempt, ground, grader, patch, place)
                 record["spec_sha256"] = key
                 content = json.dumps(record, indent=1, sort_keys=True) + "\n"
                 write_durably(attempt.path / evidence.RECORD, content.encode())
@@ -119,9 +126,17 @@ def published(attempt: Attempt, out: Path) -> None:
     publish(attempt, out, (evidence.RECORD, evidence.ARCHIVE))
 
 
-def _graded(engine: Engine, attempt: Attempt, ground: Ground, grader: Grader, patch: bytes) -> dict:
+def _graded(
+    engine: Engine,
+    attempt: Attempt,
+    ground: Ground,
+    grader: Grader,
+    patch: bytes,
+    place: distribution.Place | None,
+) -> dict:
     """Grade in a container of its own; the evidence goes into the attempt."""
-    pulled = images.pull(engine, ground.reference, ground.digest, ground.config_digest)
+    wanted = (ground.reference, ground.digest, ground.config_digest)
+    pulled = distribution.pull(engine, *wanted, place)
     begin = time.monotonic()
     scratch = workspace.create(f"grading-{attempt.id}-{os.getpid()}")
     try:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from agentsweep import evidence, grading, pytest_reports, verdict
+from agentsweep import distribution, evidence, grading, pytest_reports, verdict
 from agentsweep.config import Config
 from agentsweep.grading import Grader, Ground
 from agentsweep.lockfile import UNLOCKED
@@ -75,7 +75,8 @@ def spec(config: Config, task: str, patch_sha256: str) -> str:
 
 def grade(config: Config, task: str, patch: bytes, out: Path, engine) -> verdict.Verdict:
     """Grade a patch or recall its grading, publish it to `out`; returns the verdict."""
-    sealed = grading.grade(store(config), ground(config, task), grader(config), patch, engine)
+    wanted = (store(config), ground(config, task), grader(config), patch, engine)
+    sealed = grading.grade(*wanted, place=_place(config))
     grading.published(sealed, out)
     return verdict.judge(*evidence.read(out))
 
@@ -86,22 +87,24 @@ def validate(config: Config, task: str, engine) -> dict:
     `valid` is whether all of them came out as they must, `problems` says what did not. The record
     is also kept in the store, where `validation` finds it.
     """
-    place, rules = ground(config, task), grader(config)
+    where, rules = ground(config, task), grader(config)
     problems = []
     repeats = config["grading"]["validations"]
-    for name, patch, must in (("gold", place.row.patch, True), ("empty", "", False)):
+    for name, patch, must in (("gold", where.row.patch, True), ("empty", "", False)):
         for repeat in range(repeats):
             sealed = grading.grade(
-                store(config), place, rules, patch.encode(), engine, repeat=repeat
+                *(store(config), where, rules, patch.encode(), engine),
+                repeat=repeat,
+                place=_place(config),
             )
             found = verdict.judge(*evidence.read(sealed.path))
             if found.status != "graded" or found.resolved != must:
                 problems.append(f"{name} patch, time {repeat + 1}: {_said(found)}")
     record = {
         "task": task,
-        "instance_id": place.row.instance_id,
-        "row_sha256": place.row.sha256,
-        "image_digest": place.digest,
+        "instance_id": where.row.instance_id,
+        "row_sha256": where.row.sha256,
+        "image_digest": where.digest,
         "repeats": repeats,
         "valid": not problems,
         "problems": problems,
@@ -128,6 +131,10 @@ def invalidity(config: Config, task: str) -> str | None:
     if record is None or record["valid"]:
         return None
     return f"its task is not valid: {record['problems'][0]}"
+
+
+def _place(config: Config) -> distribution.Place | None:
+    return distribution.place_of(config["images"], config["paths"]["results"])
 
 
 def _record_path(config: Config, task: str) -> Path:

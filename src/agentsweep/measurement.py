@@ -17,10 +17,10 @@ from pathlib import Path
 from agentsweep import (
     __version__,
     agent,
+    distribution,
     endpoint,
     engine,
     host,
-    images,
     limits,
     marks,
     outcome,
@@ -193,7 +193,8 @@ class Measurement:
         self.binary = Path(job["agent"]["binary"])
         agent.check_binary(self.binary, job["agent"]["binary_sha256"])
         agent.warm(self.binary)
-        self.image = images.ensure(self.engine, self.image)
+        place = distribution.place_of(job["images"], job["paths"]["results"])
+        self.image = distribution.ensure(self.engine, self.image, place)
         self.scratch = workspace.create(self.attempt.id)
         stack.callback(workspace.remove, self.scratch)
 
@@ -222,7 +223,8 @@ class Measurement:
         ]
         spec = engine.ContainerSpec(
             name=f"agentsweep-{self.attempt.id}",
-            image=self.image["tag"],
+            # Its name may mean a later fix of the same image by now.
+            image=self.image["id"],
             labels={engine.LABEL: self.attempt.id, engine.OWNER_LABEL: owner_tag()},
             memory_bytes=wanted["memory_bytes"],
             cpus=wanted["cpus"],

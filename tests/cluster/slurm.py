@@ -179,22 +179,16 @@ class Cluster:
 
     def _of_node(self, name: str) -> list[int]:
         """The processes that a node's jobs consist of: the task prolog marked them."""
-        mark = f"TMPDIR={self.root}/{name}/tmp\0".encode()
-        steps = f"slurmstepd: [".encode()
+        mark = f"TMPDIR={self.root}/{name}/tmp".encode()
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if mark in (folder / "environ").read_bytes() + b"\0":
-                    found.append(int(folder.name))
-                elif (folder / "cmdline").read_bytes().startswith(steps) and self._spool(
-                    folder, name
-                ):
+                is_step = (folder / "cmdline").read_bytes().startswith(b"slurmstepd: [")
+                is_here = (folder / "cwd").resolve().is_relative_to(self.root / name)
+                marked = mark in (folder / "environ").read_bytes().split(b"\0")
+                if marked or (is_step and is_here):
                     found.append(int(folder.name))
         return found
-
-    def _spool(self, folder: Path, name: str) -> bool:
-        """Whether a step's daemon is one of this node: it works in the node's spool directory."""
-        return (folder / "cwd").resolve().is_relative_to(self.root / name)
 
     def _configure(self) -> None:
         host = socket.gethostname()
