@@ -5,6 +5,7 @@ at once, a line each, with file, key, value and what is allowed.
 """
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from agentsweep.units import parse_cpus, parse_size
 
 # Share of the machine's memory that runs may reserve; profiles/default has the same.
 HOST_SHARE = 0.9
+
+# What a run may take beside its agent: loading an image of some gigabytes, collecting, sealing.
+START_UP_S = 900
 
 _MODEL_ALIASES = {"default", "best", "haiku", "sonnet", "opus", "opusplan", "fable"}
 _OWN_ARGUMENTS = {
@@ -284,6 +288,11 @@ class Config:
         overhead = parse_size(self._data["measure"]["mem_overhead"])
         return -(-(parse_size(cell.memory) + overhead) // 10**6)
 
+    def reserved_minutes(self, cell: Cell) -> int:
+        """Minutes within which the cell's run ends, whatever its agent does."""
+        settings = self.agent_settings(cell.agent)
+        return minutes(settings["timeout_s"] + settings["grace_s"])
+
     def misfit(self, cell: Cell, machine: Machine) -> str | None:
         """Why a cell can never run on a machine, or None where it can."""
         wanted, most = self.reserved_mb(cell), int(machine.memory_bytes / 10**6 * HOST_SHARE)
@@ -318,6 +327,11 @@ class Config:
             and settings["on_miss"] == "run"
             and not self.is_sealed(cell)
         )
+
+
+def minutes(seconds: float) -> int:
+    """Whole minutes for what takes `seconds` once it has started, with the allowance for that."""
+    return math.ceil((seconds + START_UP_S) / 60)
 
 
 def load(source: Iterable[Path] | Mapping, overrides: Mapping | None = None, files=()) -> Config:

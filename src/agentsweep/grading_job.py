@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from agentsweep import distribution, evidence, grading, pytest_reports, verdict
+from agentsweep import config as configuration
 from agentsweep.config import Config
 from agentsweep.grading import Grader, Ground
 from agentsweep.lockfile import UNLOCKED
@@ -61,6 +62,16 @@ def cores(config: Config) -> int:
 def mem_mb(config: Config) -> int:
     """Decimal megabytes that a grading takes."""
     return -(-parse_size(config["grading"]["memory"]) // 10**6)
+
+
+def minutes(config: Config, gradings: int = 1) -> int:
+    """Minutes within which so many gradings end."""
+    return configuration.minutes(gradings * grader(config).timeout_s)
+
+
+def validation_minutes(config: Config) -> int:
+    """Minutes within which the validation of a task ends."""
+    return minutes(config, 2 * config["grading"]["validations"])
 
 
 def store(config: Config) -> Store:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
 _SBIN = "/usr/sbin:/sbin"
 
 # Seconds are short: a test must see within seconds what a cluster's own settings see in minutes.
@@ -70,7 +70,7 @@ echo "export TMPDIR={root}/$SLURMD_NODENAME/tmp"
 
 def missing_programs() -> list[str]:
     """What of Slurm and munge is not installed."""
-    return [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
+    return [name for name in PROGRAMS if _found(name) is None]
 
 
 @dataclass
@@ -88,7 +88,8 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         """What a client of this cluster needs; nothing of a job that this runs in."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
-        return kept | {"SLURM_CONF": str(self.root / "slurm.conf"), "PATH": _path()}
+        path = f"{self.root}/bin:{_path()}"
+        return kept | {"SLURM_CONF": str(self.root / "slurm.conf"), "PATH": path}
 
     def start(self) -> None:
         """Start all daemons and wait until every node is idle."""
@@ -203,6 +204,11 @@ class Cluster:
         prolog = self.root / "task_prolog"
         prolog.write_text(_PROLOG.format(root=self.root))
         prolog.chmod(0o755)
+        # Snakemake's jobsteps start srun without SLURM_CONF, as on clusters where it is in /etc.
+        srun = self.root / "bin" / "srun"
+        srun.parent.mkdir()
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.root}/slurm.conf exec {_found("srun")} "$@"\n')
+        srun.chmod(0o755)
         for name in self.names:
             own = self.root / name
             for folder in ("spool", "tmp", "graph", "run"):
@@ -232,6 +238,10 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def _found(program: str) -> str | None:
+    return shutil.which(program, path=_path())
 
 
 def _path() -> str:

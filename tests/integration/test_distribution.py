@@ -22,7 +22,8 @@ class Node:
         (folder / "tmp").mkdir(parents=True)
         storage = folder / "storage.conf"
         storage.write_text(
-            f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/graph"\n'
+            f'runroot = "{folder}/run"\n'
         )
         self.folder = folder
         self.environment = os.environ | {

@@ -138,6 +138,10 @@ def cell_mem_mb(wildcards):
     return SWEEP.config.reserved_mb(SWEEP.cell(wildcards))
 
 
+def cell_minutes(wildcards):
+    return SWEEP.config.reserved_minutes(SWEEP.cell(wildcards))
+
+
 def reservation(wildcards, threads, resources):
     """Refuse by name a cell that Snakemake would silently give less than it needs."""
     refusal = SWEEP.refusal(SWEEP.cell(wildcards), threads, resources.get("mem_mb"))
