@@ -32,6 +32,7 @@ test: setup ## everything: set-up, lint, all tests
 	@python tools/fetch_atif_model.py
 	@$(MAKE) lint
 	pytest tests/integration
+	pytest tests/cluster
 	@# What measures nothing goes side by side, in two halves of about the same length.
 	@mkdir -p build
 	@printf '%s\n' \

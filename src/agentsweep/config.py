@@ -530,12 +530,11 @@ def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:
     published = data["paper"]["published"]
     if published is not None and not Path(published).is_file():
         yield ("paper", "published"), f"{published!r} is not a file; write a CSV file, or null"
-    wanted = data["images"]
-    if (wanted["distribute"] == "registry") != (wanted["registry"] is not None):
+    if data["images"]["distribute"] == "registry" and data["images"]["registry"] is None:
         yield (
             ("images", "registry"),
-            f"{schema.show(wanted['registry'])} does not go with `distribute: "
-            f"{wanted['distribute']}`; name a registry with `distribute: registry`, and only there",
+            "missing, and `distribute: registry` needs it; name a repository, as in "
+            "docker://registry.example.org/me/agentsweep",
         )
     container = data["container"]
     if container["host_mounts"] and container["userland"] != "host":

@@ -7,8 +7,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from agentsweep import distribution, evidence, grading, pytest_reports, verdict
 from agentsweep import config as configuration
+from agentsweep import distribution, evidence, grading, pytest_reports, verdict
 from agentsweep.config import Config
 from agentsweep.grading import Grader, Ground
 from agentsweep.lockfile import UNLOCKED

@@ -24,6 +24,7 @@ from agentsweep import (
     limits,
     marks,
     outcome,
+    scope,
     snapshot,
     stream,
     watch,
@@ -88,6 +89,7 @@ class Measurement:
         self.phases = Phases(say)
         self.session = agent.session_id(attempt.spec_sha256, attempt.number)
         self.token = secrets.token_urlsafe(24)
+        self.cluster_job = scope.ClusterJob.here()
         self.user = f"{job['container']['uid']}:{job['container']['gid']}"
 
     def run(self) -> dict:
@@ -122,6 +124,8 @@ class Measurement:
             "outcome_detail": judged.detail,
             "exit_code": agent_run.exit_code,
             "limits": verified,
+            "scope": self.scope,
+            "cluster_job": self.cluster_job and self.cluster_job.id,
             "memory": {
                 "peak_bytes": agent_run.end.get("peak_bytes"),
                 "peak_source": agent_run.end.get("peak_source"),
@@ -235,6 +239,9 @@ class Measurement:
             user="0:0",
             keep_id=self.engine_info["rootless"] and self.engine.name == "podman",
             mask_cgroups=container["network"] == "host",
+            cgroup_parent=scope.parent_for(self.cluster_job, self.engine_info)
+            if container["cgroup_parent"] == "job"
+            else None,
         )
         stack.callback(self._remove, spec.name)
         with self.phases.timed("create"):
@@ -289,6 +296,12 @@ class Measurement:
         wanted = self.job["limits"]
         reader = CgroupReader.for_pid(self.container.pid)
         self.cgroup = reader
+        self.scope = scope.scope_of(self.cluster_job, reader.level)
+        if self.scope == scope.OUTSIDE:
+            self.say(
+                f"the container is outside the cgroup of Slurm job {self.cluster_job.id}, whose "
+                "limits and accounting do not cover it (container.cgroup_parent)"
+            )
         self.effective = reader.effective_limits()
         effective = self.effective | {"nproc": len(os.sched_getaffinity(self.container.pid))}
         differences = limits.limit_differences(wanted, effective)

@@ -207,7 +207,9 @@ class Cluster:
         # Snakemake's jobsteps start srun without SLURM_CONF, as on clusters where it is in /etc.
         srun = self.root / "bin" / "srun"
         srun.parent.mkdir()
-        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.root}/slurm.conf exec {_found("srun")} "$@"\n')
+        srun.write_text(
+            f'#!/bin/sh\nSLURM_CONF={self.root}/slurm.conf exec {_found("srun")} "$@"\n'
+        )
         srun.chmod(0o755)
         for name in self.names:
             own = self.root / name
