@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
+# The login node: it has a storage, and runs no jobs.
+HEAD = "head"
 _SBIN = "/usr/sbin:/sbin"
 
 # Seconds are short: a test must see within seconds what a cluster's own settings see in minutes.
@@ -25,7 +27,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={root}/munge.socket
+AuthInfo=socket={root}/munge.socket,cred_expire=5
 SlurmctldPort={port}
 SlurmctldPidFile={root}/slurmctld.pid
 SlurmdPidFile={root}/%n.pid
@@ -79,17 +81,21 @@ class Cluster:
 
     root: Path
     names: tuple[str, ...] = ("n1", "n2", "n3")
-    cpus: int = 2
-    memory_mb: int = 4000
+    cpus: int = 1
+    memory_mb: int = 2500
     driver: str = "overlay"
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client of this cluster needs; nothing of a job that this runs in."""
+        """That of the login node; nothing of a Slurm job that this runs in."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
-        path = f"{self.root}/bin:{_path()}"
-        return kept | {"SLURM_CONF": str(self.root / "slurm.conf"), "PATH": path}
+        return kept | {
+            "SLURM_CONF": str(self.root / "slurm.conf"),
+            "PATH": f"{self.root}/bin:{_path()}",
+            "CONTAINERS_STORAGE_CONF": str(self.root / HEAD / "storage.conf"),
+            "TMPDIR": str(self.root / HEAD / "tmp"),
+        }
 
     def start(self) -> None:
         """Start all daemons and wait until every node is idle."""
@@ -99,11 +105,10 @@ class Cluster:
         key = self.root / "munge.key"
         key.write_bytes(os.urandom(64))
         key.chmod(0o400)
-        options = [f"--{name}={self.root / f'munge.{name[:4]}'}" for name in ("seed-file",)]
         self._run(
             "munged", "munged", "--foreground", "--force", f"--key-file={key}",
             f"--socket={self.root}/munge.socket", f"--pid-file={self.root}/munge.pid",
-            f"--log-file={self.root}/munge.log", *options,
+            f"--log-file={self.root}/munge.log", f"--seed-file={self.root}/munge.seed",
         )  # fmt: skip
         self._until(lambda: (self.root / "munge.socket").exists(), "munged")
         self._run("slurmctld", "slurmctld", "-D", "-f", str(self.root / "slurm.conf"))
@@ -171,7 +176,7 @@ class Cluster:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self.processes.clear()
-        for name in self.names:
+        for name in (HEAD, *self.names):
             self.remove_containers(name)
             self.podman(name, "rmi", "--all", "--force", check=False)
             # Podman mounts its storage over itself.
@@ -211,7 +216,7 @@ class Cluster:
             f'#!/bin/sh\nSLURM_CONF={self.root}/slurm.conf exec {_found("srun")} "$@"\n'
         )
         srun.chmod(0o755)
-        for name in self.names:
+        for name in (HEAD, *self.names):
             own = self.root / name
             for folder in ("spool", "tmp", "graph", "run"):
                 (own / folder).mkdir(parents=True)

@@ -20,12 +20,12 @@ JOB = 990001
 
 @pytest.fixture
 def job_cgroups():
-    """The directories of `slurm/uid_<n>/job_<id>/step_0` of each controller (cgroup v1)."""
+    """The directories of `.../uid_<n>/job_<id>/step_0` of each controller (cgroup v1)."""
     reader = CgroupReader.for_pid(os.getpid())
     if os.getuid() != 0 or reader.version != 1:
         pytest.skip("NOT RUN: makes a job's cgroups on v1, as root; v2 is described, not tested")
     mounts = {Path("/sys/fs/cgroup") / name for name in reader.paths}
-    steps = [mount / f"slurm/uid_{os.getuid()}/job_{JOB}/step_0" for mount in mounts]
+    steps = [mount / f"agentsweep-test/uid_{os.getuid()}/job_{JOB}/step_0" for mount in mounts]
     for step in steps:
         step.mkdir(parents=True)
         for name in ("cpuset.cpus", "cpuset.mems"):
@@ -35,7 +35,7 @@ def job_cgroups():
                     file.write_text((folder.parent / name).read_text())
     yield steps
     # The engine made directories in the other controllers too.
-    for top in Path("/sys/fs/cgroup").glob(f"*/slurm/uid_{os.getuid()}/job_{JOB}"):
+    for top in Path("/sys/fs/cgroup").glob(f"*/agentsweep-test/uid_{os.getuid()}/job_{JOB}"):
         for folder, _, _ in os.walk(top, topdown=False):
             _gone(Path(folder))
         for folder in top.parents[:2]:
