@@ -48,7 +48,7 @@ SlurmdParameters=config_overrides
 SlurmctldTimeout=10
 SlurmdTimeout=6
 InactiveLimit=0
-KillWait=5
+KillWait=10
 MinJobAge=300
 ReturnToService=1
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,sched_min_interval=0
