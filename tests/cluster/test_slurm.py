@@ -35,7 +35,7 @@ sweep: {tasks: [small], memory: [512MiB, 768MiB], cpus: [0.5, 1], replicates: 1}
 tasks: {small: config/tasks/small.yaml, wait: config/tasks/wait.yaml}
 agents: {claude: {model_id: claude-haiku-4-5-20251001, version: "2.1.330"}}
 agent: {timeout_s: 60, stall_s: 50}
-images: {distribute: archive}
+images: {distribute: archive, prepare: node}
 """
 TASK = """\
 kind: prompt
@@ -99,7 +99,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def base(cluster, tmp_path_factory):
-    """A clone with its image made on the login node and kept for the nodes."""
+    """A clone with its image made by Slurm jobs and kept for the nodes."""
     clone = Clone.make(tmp_path_factory.mktemp("cluster") / "base")
     for name in ("agents", "images"):
         clone.file(name).symlink_to(ROOT / name)
@@ -109,7 +109,7 @@ def base(cluster, tmp_path_factory):
         clone.file(f"config/tasks/{name}.yaml").write_text(TASK % name)
         clone.file(f"config/scenarios/{name}.yaml").write_text(SCENARIO % command)
     snakemake(clone, cluster, "--cores=1", "lock")
-    snakemake(clone, cluster, "--cores=1", "images")
+    snakemake(clone, cluster, "images", *SLURM)
     return clone
 
 
@@ -181,10 +181,16 @@ def test_a_sweep_is_the_same_as_on_one_machine(cluster, base, tmp_path):
 def test_each_node_has_the_image_once_and_one_file_serves_all(cluster, base):
     (record,) = base.path.glob("results/images/*/image.json")
     image = json.loads(record.read_text())["id"]
-    used = [name for name in cluster.names if cluster.podman(name, "images", "--quiet")]
-    assert len(used) >= 2
-    for name in used:
-        assert cluster.podman(name, "images", "--quiet", "--no-trunc").split() == [image]
+    listed = ("images", "--all", "--quiet", "--no-trunc")
+    found = {name: cluster.podman(name, *listed).split() for name in (HEAD, *cluster.names)}
+    # One node made it, of the image that was pulled there; the others loaded it and nothing else.
+    makers = [name for name in cluster.names if len(found[name]) > 1]
+    assert len(makers) <= 2
+    others = [name for name in found if found[name] and name not in makers]
+    assert len(others) >= 2
+    assert HEAD in others
+    assert {name: found[name] for name in others} == dict.fromkeys(others, [image])
+    assert all(found[name].count(image) <= 1 for name in makers)
     kept = base.file("results/image-archives")
     assert [path.name for path in kept.glob("*.tar*")] == [f"{image.removeprefix('sha256:')}.tar"]
 
