@@ -1,8 +1,8 @@
 """What a Slurm job costs beside its run: singly, packed in groups, and in arrays.
 
 A Slurm of one node on this machine (tests/cluster/slurm.py), because several would share its cores
-and slow each other down. Every run is in the store already, so that a job's time is all cost: starts
-of Snakemake, srun, the recall, the extraction.
+and slow each other down. Every run is in the store already, so that a job's time is all cost:
+starts of Snakemake, srun, the recall, the extraction.
 """
 
 import re

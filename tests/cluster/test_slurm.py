@@ -189,7 +189,7 @@ def test_each_node_has_the_image_once_and_one_file_serves_all(cluster, base):
     others = [name for name in found if found[name] and name not in makers]
     assert len(others) >= 2
     assert HEAD in others
-    assert {name: found[name] for name in others} == dict.fromkeys(others, [image])
+    assert {name: found[name] for name in others} == {name: [image] for name in others}
     assert all(found[name].count(image) <= 1 for name in makers)
     kept = base.file("results/image-archives")
     assert [path.name for path in kept.glob("*.tar*")] == [f"{image.removeprefix('sha256:')}.tar"]
