@@ -11,10 +11,10 @@ BENCH_TASKS := starlette-1147 click-2072 python-dotenv-287 sqlparse-562
 WORKFLOW := Snakefile workflow
 # Integration tests whose results do not depend on what else the machine does.
 UNMEASURED := tests/integration/test_grading.py tests/integration/test_image_history.py \
-  tests/integration/test_registry.py
+  tests/integration/test_registry.py tests/integration/test_distribution.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup system env agent images bench-images lock lint bench benchmark test-vm requirements clean
+.PHONY: help demo test setup system env agent images bench-images lock lint bench benchmark test-cluster test-vm requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -73,6 +73,10 @@ lint: env ## ruff, snakefmt, snakemake --lint
 
 bench: setup ## the benchmarks of docs/performance.md
 	@for script in benchmarks/*.py; do echo "$$script"; python "$$script" || exit 1; done
+
+test-cluster: setup ## a sweep through profiles/slurm on a real Slurm of three nodes, six minutes
+	@sh tools/system.sh cluster
+	pytest tests/cluster
 
 test-vm: setup ## the integration tests in an emulated machine with cgroup v2 (tools/test-vm.sh)
 	@sh tools/test-vm.sh

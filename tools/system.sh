@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install the system packages that are missing, or say how.
-# usage: system.sh [test]   (test: also what only the tests need)
+# usage: system.sh [test | cluster]   (also what only the tests, or those of a cluster, need)
 set -eu
 
 packages="ca-certificates git python3 python3-venv procps"
@@ -10,6 +10,7 @@ if [ "$(id -u)" != 0 ] && [ -d /run/systemd/system ]; then
   packages="$packages dbus-user-session"
 fi
 [ "${1:-}" = test ] && packages="$packages docker-registry"
+[ "${1:-}" = cluster ] && packages="$packages slurm-wlm munge"
 
 if ! command -v apt-get >/dev/null; then
   for tool in git python3 podman skopeo; do
@@ -47,8 +48,10 @@ if ! { $as_root apt-get update && $as_root env DEBIAN_FRONTEND=noninteractive $i
   echo "system: apt-get failed ($log)" >&2
   exit 1
 fi
-# The tests start a registry of their own; nobody asked for one that always runs.
-case "$missing" in
-  *docker-registry*)
-    [ ! -d /run/systemd/system ] || $as_root systemctl disable --quiet --now docker-registry ;;
-esac
+# The tests start a registry and a cluster of their own; nobody asked for ones that always run.
+for service in docker-registry munge slurmctld slurmd; do
+  case "$service $missing" in
+    docker-registry*docker-registry* | munge*munge* | slurm*slurm-wlm*)
+      [ ! -d /run/systemd/system ] || $as_root systemctl disable --quiet --now "$service" ;;
+  esac
+done

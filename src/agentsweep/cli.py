@@ -184,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument("--digest", required=True)
     pull.add_argument("--config-digest", required=True)
     _engine(pull)
+    _images(pull)
     pull.add_argument("--out", type=Path, required=True)
     pull.set_defaults(command=_image_pull)
 
@@ -195,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     fix.add_argument("--tag", required=True)
     fix.add_argument("--base-commit", help="the commit that the benchmark says it is at")
     _engine(fix)
+    _images(fix)
     fix.add_argument("--out", type=Path, required=True)
     fix.set_defaults(command=_image_fix)
 
@@ -241,6 +243,18 @@ def _config(parser: argparse.ArgumentParser) -> None:
 def _engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="auto", choices=("auto", "podman", "docker"))
     parser.add_argument("--runtime", default="auto")
+
+
+def _images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-in",
+        type=Path,
+        metavar="DIR",
+        help="keep the image there for all nodes (`images.archive_directory`)",
+    )
+    parser.add_argument(
+        "--registry", metavar="REPOSITORY", help="keep it there, and only its record in --keep-in"
+    )
 
 
 def _load_config(arguments: argparse.Namespace):
@@ -507,23 +521,28 @@ def _tasks(arguments: argparse.Namespace) -> None:
 
 
 def _image_pull(arguments: argparse.Namespace) -> None:
-    from agentsweep import images
+    from agentsweep import distribution
 
     engine = _find_engine(arguments)
     _say(f"pulling {arguments.reference}")
-    record = images.pull(engine, arguments.reference, arguments.digest, arguments.config_digest)
+    wanted = (arguments.reference, arguments.digest, arguments.config_digest)
+    record = distribution.pull(engine, *wanted, _place(arguments))
     _write_record(arguments.out, record | {"engine": engine.info()})
     _say(f"pulled {record['id']} in {record['pull_s']} s")
 
 
 def _image_fix(arguments: argparse.Namespace) -> None:
-    from agentsweep import images
+    from agentsweep import distribution, images
 
     cure = "pull the image again with `agentsweep image-pull`"
     pulled = _record(arguments.pulled, _PULLED_KEYS, cure)
     _say(f"giving {arguments.workdir} to user {arguments.uid} in {pulled['reference']}")
+    engine, place = _find_engine(arguments), _place(arguments)
+    # It may have been pulled on another node.
+    names = ("reference", "digest", "config_digest")
+    distribution.pull(engine, *(pulled[name] for name in names), place)
     record = images.fix(
-        _find_engine(arguments),
+        engine,
         pulled,
         arguments.workdir,
         arguments.uid,
@@ -531,8 +550,17 @@ def _image_fix(arguments: argparse.Namespace) -> None:
         arguments.tag,
         arguments.base_commit,
     )
+    distribution.publish(engine, record, place)
     _write_record(arguments.out, record)
     _say(f"made {record['tag']} in {record['fix_s']} s")
+
+
+def _place(arguments: argparse.Namespace):
+    from agentsweep import distribution
+
+    if arguments.keep_in is None:
+        return None
+    return distribution.Place(arguments.keep_in.absolute(), arguments.registry)
 
 
 def _find_engine(arguments: argparse.Namespace):

@@ -5,6 +5,7 @@ at once, a line each, with file, key, value and what is allowed.
 """
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from agentsweep.store import Store, spec_sha256
 from agentsweep.task_sets import TaskSet
 from agentsweep.tasks import Task, load_task
 from agentsweep.units import parse_cpus, parse_size
+
+# What a run may take beside its agent: loading an image of some gigabytes, collecting, sealing.
+START_UP_S = 900
 
 _MODEL_ALIASES = {"default", "best", "haiku", "sonnet", "opus", "opusplan", "fable"}
 _OWN_ARGUMENTS = {
@@ -240,6 +244,7 @@ class Config:
             "machine": dict(self._data["machine"]),
             "container": dict(self._data["container"]),
             "image": asdict(self.image_of(cell.task)),
+            "images": dict(self._data["images"]),
             "measure": dict(self._data["measure"]),
             # Absolute: the engine is called from a directory of its own.
             "paths": {key: str(Path(path).absolute()) for key, path in self._data["paths"].items()},
@@ -287,6 +292,11 @@ class Config:
         """The same in decimal megabytes, in which Snakemake counts."""
         return -(-self.reserved_bytes(cell) // 10**6)
 
+    def reserved_minutes(self, cell: Cell) -> int:
+        """Minutes within which the cell's run ends, whatever its agent does."""
+        settings = self.agent_settings(cell.agent)
+        return minutes(settings["timeout_s"] + settings["grace_s"])
+
     def misfit(self, cell: Cell, machine: Machine) -> str | None:
         """Why a cell can never run on a machine, or None where it can."""
         settings = self._data["machine"]
@@ -326,6 +336,11 @@ class Config:
             and settings["on_miss"] == "run"
             and not self.is_sealed(cell)
         )
+
+
+def minutes(seconds: float) -> int:
+    """Whole minutes for what takes `seconds` once it has started, with the allowance for that."""
+    return math.ceil((seconds + START_UP_S) / 60)
 
 
 def load(source: Iterable[Path] | Mapping, overrides: Mapping | None = None, files=()) -> Config:
@@ -558,6 +573,12 @@ def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:
     published = data["paper"]["published"]
     if published is not None and not Path(published).is_file():
         yield ("paper", "published"), f"{published!r} is not a file; write a CSV file, or null"
+    if data["images"]["distribute"] == "registry" and data["images"]["registry"] is None:
+        yield (
+            ("images", "registry"),
+            "missing, and `distribute: registry` needs it; name a repository, as in "
+            "docker://registry.example.org/me/agentsweep",
+        )
     container = data["container"]
     if container["host_mounts"] and container["userland"] != "host":
         yield (

@@ -73,6 +73,7 @@ class ContainerSpec:
     keep_id: bool = False
     drop_capabilities: bool = True
     mask_cgroups: bool = False
+    cgroup_parent: str | None = None
     rootfs: Path | None = None
 
 
@@ -341,6 +342,8 @@ def create_arguments(engine: str, spec: ContainerSpec) -> list[str]:
     arguments += ["--security-opt", "label=disable"]
     if spec.mask_cgroups and engine == "podman":
         arguments += ["--security-opt", "mask=/sys/fs/cgroup"]
+    if spec.cgroup_parent is not None:
+        arguments += ["--cgroup-parent", spec.cgroup_parent]
     for limit in ulimits():
         arguments += ["--ulimit", limit]
     for mount in spec.mounts:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agentsweep import evidence, grading_script, images, workspace
+from agentsweep import distribution, evidence, grading_script, workspace
 from agentsweep.admission import Need
 from agentsweep.cgroup import CgroupReader
 from agentsweep.engine import (
@@ -87,14 +87,21 @@ def spec(ground: Ground, grader: Grader, patch_sha256: str, repeat: int = 0) -> 
 
 
 def grade(
-    store: Store, ground: Ground, grader: Grader, patch: bytes, engine, room, repeat: int = 0
+    store: Store,
+    ground: Ground,
+    grader: Grader,
+    patch: bytes,
+    engine,
+    room,
+    repeat: int = 0,
+    place: distribution.Place | None = None,
 ) -> Attempt:
     """The sealed grading of a patch, recalled from `store` or made now.
 
     Where there is nothing to recall, `engine` is called without arguments for an Engine, and
-    `room` with the grading's Need for a context that holds the place on this machine. Raises
-    InfraError where the container could not be had; the attempt is then kept as failed. Raises
-    Interrupted on a signal (kept as interrupted).
+    `room` with the grading's Need for a context that holds the room on this machine; `place` is
+    where its node may find the image. Raises InfraError where the container could not be had; the
+    attempt is then kept as failed. Raises Interrupted on a signal (kept as interrupted).
     """
     wanted = spec(ground, grader, hashlib.sha256(patch).hexdigest(), repeat)
     key = spec_sha256(wanted)
@@ -110,15 +117,21 @@ def grade(
             cure="set grading.memory and grading.cpus, or grade on a larger machine",
         )
         with Signals(print), room(need):
-            return _made(store, store.begin(key), ground, grader, patch, engine)
+            return _made(store, store.begin(key), ground, grader, patch, engine, place)
 
 
 def _made(
-    store: Store, attempt: Attempt, ground: Ground, grader: Grader, patch: bytes, engine
+    store: Store,
+    attempt: Attempt,
+    ground: Ground,
+    grader: Grader,
+    patch: bytes,
+    engine,
+    place: distribution.Place | None,
 ) -> Attempt:
     try:
         with disk_errors(attempt.path):
-            record = _graded(engine(), attempt, ground, grader, patch)
+            record = _graded(engine(), attempt, ground, grader, patch, place)
             record["spec_sha256"] = attempt.spec_sha256
             content = json.dumps(record, indent=1, sort_keys=True) + "\n"
             write_durably(attempt.path / evidence.RECORD, content.encode())
@@ -138,9 +151,17 @@ def published(attempt: Attempt, out: Path) -> None:
     publish(attempt, out, (evidence.RECORD, evidence.ARCHIVE))
 
 
-def _graded(engine: Engine, attempt: Attempt, ground: Ground, grader: Grader, patch: bytes) -> dict:
+def _graded(
+    engine: Engine,
+    attempt: Attempt,
+    ground: Ground,
+    grader: Grader,
+    patch: bytes,
+    place: distribution.Place | None,
+) -> dict:
     """Grade in a container of its own; the evidence goes into the attempt."""
-    pulled = images.pull(engine, ground.reference, ground.digest, ground.config_digest)
+    wanted = (ground.reference, ground.digest, ground.config_digest)
+    pulled = distribution.pull(engine, *wanted, place)
     begin = time.monotonic()
     scratch = workspace.create(f"grading-{attempt.id}-{os.getpid()}")
     try:

@@ -7,7 +7,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from agentsweep import evidence, grading, pytest_reports, verdict
+from agentsweep import config as configuration
+from agentsweep import distribution, evidence, grading, pytest_reports, verdict
 from agentsweep.admission import Say, admitted
 from agentsweep.config import Config
 from agentsweep.grading import Grader, Ground
@@ -64,6 +65,16 @@ def mem_mb(config: Config) -> int:
     return -(-parse_size(config["grading"]["memory"]) // 10**6)
 
 
+def minutes(config: Config, gradings: int = 1) -> int:
+    """Minutes within which so many gradings end."""
+    return configuration.minutes(gradings * grader(config).timeout_s)
+
+
+def validation_minutes(config: Config) -> int:
+    """Minutes within which the validation of a task ends."""
+    return minutes(config, 2 * config["grading"]["validations"])
+
+
 def store(config: Config) -> Store:
     """Where gradings are sealed."""
     return Store(config.store().root.absolute() / grading.FOLDER)
@@ -78,8 +89,9 @@ def grade(
     config: Config, task: str, patch: bytes, out: Path, engine, say: Say = print
 ) -> verdict.Verdict:
     """Grade a patch or recall its grading, publish it to `out`; returns the verdict."""
+    wanted = (store(config), ground(config, task), grader(config), patch, engine)
     room = _room(config, engine, say)
-    sealed = grading.grade(store(config), ground(config, task), grader(config), patch, engine, room)
+    sealed = grading.grade(*wanted, room, place=_place(config))
     found = verdict.judge(*evidence.read(sealed.path))
     grading.published(sealed, out)
     return found
@@ -91,22 +103,24 @@ def validate(config: Config, task: str, engine, say: Say = print) -> dict:
     `valid` is whether all of them came out as they must, `problems` says what did not. The record
     is also kept in the store, where `validation` finds it.
     """
-    place, rules = ground(config, task), grader(config)
+    where, rules = ground(config, task), grader(config)
     problems, room = [], _room(config, engine, say)
     repeats = config["grading"]["validations"]
-    for name, patch, must in (("gold", place.row.patch, True), ("empty", "", False)):
+    for name, patch, must in (("gold", where.row.patch, True), ("empty", "", False)):
         for repeat in range(repeats):
             sealed = grading.grade(
-                store(config), place, rules, patch.encode(), engine, room, repeat
+                *(store(config), where, rules, patch.encode(), engine, room),
+                repeat=repeat,
+                place=_place(config),
             )
             found = verdict.judge(*evidence.read(sealed.path))
             if found.status != "graded" or found.resolved != must:
                 problems.append(f"{name} patch, time {repeat + 1}: {_said(found)}")
     record = {
         "task": task,
-        "instance_id": place.row.instance_id,
-        "row_sha256": place.row.sha256,
-        "image_digest": place.digest,
+        "instance_id": where.row.instance_id,
+        "row_sha256": where.row.sha256,
+        "image_digest": where.digest,
         "repeats": repeats,
         "valid": not problems,
         "problems": problems,
@@ -143,6 +157,10 @@ def invalidity(config: Config, task: str) -> str | None:
 def _room(config: Config, engine, say: Say):
     """What `grading.grade` calls for a place on this machine; `engine` removes what is dead."""
     return lambda need: admitted(need, config["machine"], say, engine)
+
+
+def _place(config: Config) -> distribution.Place | None:
+    return distribution.place_of(config["images"], config["paths"]["results"])
 
 
 def _record_path(config: Config, task: str) -> Path:

@@ -128,11 +128,10 @@ def fix(
         )
     finally:
         engine.remove(name)
-    keeps_id = info["rootless"] and engine.name == "podman"
     if before and before != engine.image_id(tag):
         # The commit took its name away. A container that still runs from it keeps it.
         engine.call("rmi", before, check=False)
-    steps["idmap_s"] = _warm_keep_id(engine, tag) if keeps_id else None
+    steps["idmap_s"] = warm(engine, tag)
     return {
         "schema": 1,
         **{key: pulled[key] for key in ("reference", "digest", "config_digest")},
@@ -163,12 +162,17 @@ def _changes(engine: Engine, image: str) -> list[str]:
     return [word for change in changes for word in ("--change", change)]
 
 
-def _warm_keep_id(engine: Engine, tag: str) -> float:
-    """Seconds that the first `--userns=keep-id` container of an image takes to be created."""
+def warm(engine: Engine, image: str) -> float | None:
+    """Make the ID-mapped copy of an image where runs need one: seconds, or None where they do not.
+
+    The first `--userns=keep-id` container of an image makes it.
+    """
+    if not (engine.info()["rootless"] and engine.name == "podman"):
+        return None
     name = f"agentsweep-idmap-{os.getpid()}"
     labels = {LABEL: name, OWNER_LABEL: owner_tag()}
     try:
-        return timed(engine.create, ContainerSpec(name, tag, labels, keep_id=True))[0]
+        return timed(engine.create, ContainerSpec(name, image, labels, keep_id=True))[0]
     finally:
         engine.remove(name)
 

@@ -17,13 +17,14 @@ from pathlib import Path
 from agentsweep import (
     __version__,
     agent,
+    distribution,
     endpoint,
     engine,
     host,
-    images,
     limits,
     marks,
     outcome,
+    scope,
     snapshot,
     stream,
     watch,
@@ -91,6 +92,7 @@ class Measurement:
         self.name = f"{attempt.id}-{os.getpid()}"
         self.session = agent.session_id(attempt.spec_sha256, attempt.number)
         self.token = secrets.token_urlsafe(24)
+        self.cluster_job = scope.ClusterJob.here()
         self.user = f"{job['container']['uid']}:{job['container']['gid']}"
 
     def run(self) -> dict:
@@ -126,6 +128,8 @@ class Measurement:
             "exit_code": agent_run.exit_code,
             "limits": verified,
             "reservation": self.job["granted"],
+            "scope": self.scope,
+            "cluster_job": self.cluster_job and self.cluster_job.id,
             "memory": {
                 "peak_bytes": agent_run.end.get("peak_bytes"),
                 "peak_source": agent_run.end.get("peak_source"),
@@ -197,7 +201,8 @@ class Measurement:
         self.binary = Path(job["agent"]["binary"])
         agent.check_binary(self.binary, job["agent"]["binary_sha256"])
         agent.warm(self.binary)
-        self.image = images.ensure(self.engine, self.image)
+        place = distribution.place_of(job["images"], job["paths"]["results"])
+        self.image = distribution.ensure(self.engine, self.image, place)
         self.scratch = workspace.create(self.name)
         stack.callback(workspace.remove, self.scratch)
 
@@ -226,7 +231,8 @@ class Measurement:
         ]
         spec = engine.ContainerSpec(
             name=f"agentsweep-{self.name}",
-            image=self.image["tag"],
+            # Its name may mean a later fix of the same image by now.
+            image=self.image["id"],
             labels={engine.LABEL: self.attempt.id, engine.OWNER_LABEL: owner_tag()},
             memory_bytes=wanted["memory_bytes"],
             cpus=None if wanted["cpu_mode"] == CPUSET else wanted["cpus"],
@@ -238,6 +244,9 @@ class Measurement:
             user="0:0",
             keep_id=self.engine_info["rootless"] and self.engine.name == "podman",
             mask_cgroups=container["network"] == "host",
+            cgroup_parent=scope.parent_for(self.cluster_job, self.engine_info)
+            if container["cgroup_parent"] == "job"
+            else None,
         )
         stack.callback(self._remove, spec.name)
         with self.phases.timed("create"):
@@ -292,6 +301,12 @@ class Measurement:
         wanted = self.job["limits"]
         reader = CgroupReader.for_pid(self.container.pid)
         self.cgroup = reader
+        self.scope = scope.scope_of(self.cluster_job, reader.level)
+        if self.scope == scope.OUTSIDE:
+            self.say(
+                f"the container is outside the cgroup of Slurm job {self.cluster_job.id}, whose "
+                "limits and accounting do not cover it (container.cgroup_parent)"
+            )
         self.effective = reader.effective_limits()
         effective = self.effective | {"nproc": len(os.sched_getaffinity(self.container.pid))}
         differences = limits.limit_differences(wanted, effective)

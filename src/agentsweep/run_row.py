@@ -125,6 +125,7 @@ def _limits(run: Run) -> dict:
         "nproc": whole(found("nproc")),
         "pids_limit": whole(asked("pids")),
         "pids_effective": whole(found("pids")),
+        "scope": word(run.result("scope")),
     }
 
 

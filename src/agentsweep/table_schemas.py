@@ -124,6 +124,13 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("nproc", "int", "CPUs", "CPUs that a process in the container sees"),
         ("pids_limit", "int", "tasks", "Limit of processes and threads"),
         ("pids_effective", "int", "tasks", "Limit of processes and threads in force"),
+        (
+            "scope",
+            "text",
+            "",
+            "Whether the limits of the run's Slurm job hold for its container too: job (it is in "
+            "the job's cgroup), outside, or none (there was no Slurm job)",
+        ),
         # What happened
         ("outcome", "text", "", "One of the closed set of outcomes"),
         ("outcome_detail", "text", "", "The outcome in one sentence"),

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -276,3 +277,88 @@ def bash(command: str, **more) -> dict:
 
 DONE = {"text": "Finished."}
 SLEEP = {"turns": [bash("sleep 20"), DONE]}
+
+
+@dataclass
+class Registry:
+    """A registry of one repository with one tag."""
+
+    port: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"127.0.0.1:{self.port}/agentsweep-test/image"
+
+    @property
+    def reference(self) -> str:
+        return f"docker://{self.name}:latest"
+
+    def push(self, archive: Path) -> None:
+        copy = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false"]
+        subprocess.run([*copy, f"oci-archive:{archive}", self.reference], check=True, timeout=120)
+
+
+@pytest.fixture
+def registry(tmp_path):
+    program = shutil.which("docker-registry")
+    if program is None:
+        missing = "NOT RUN: needs docker-registry: run `make test`"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = tmp_path / "registry.yml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "version": 0.1,
+                "log": {"level": "error"},
+                "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+                "http": {"addr": f"127.0.0.1:{port}"},
+            }
+        )
+    )
+    with (tmp_path / "registry.log").open("wb") as log:
+        server = subprocess.Popen(
+            [program, "serve", str(config)], stdout=log, stderr=log, cwd=tmp_path
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "registry.log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield Registry(port, tmp_path)
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture
+def two_images(tmp_path):
+    """Two small images of one repository: one file differs."""
+    made, ids = [], []
+    for word in ("first", "second"):
+        root = tmp_path / word
+        root.mkdir()
+        (root / "said").write_text(word)
+        archive = tmp_path / f"{word}.tar"
+        tar = subprocess.run(["tar", "-c", "-C", str(root), "."], capture_output=True, check=True)
+        done = subprocess.run(
+            ["podman", "import", "--quiet", "-"], input=tar.stdout, capture_output=True, check=True
+        )
+        ids.append(done.stdout.decode().strip())
+        subprocess.run(
+            ["podman", "save", "--quiet", "--format", "oci-archive", "-o", str(archive), ids[-1]],
+            check=True,
+        )
+        podman("rmi", "--force", ids[-1])
+        made.append(archive)
+    yield made
+    for image in ids:
+        podman("rmi", "--force", image)

@@ -131,6 +131,7 @@ def result() -> dict:
         "outcome": "completed",
         "outcome_detail": "The agent finished.",
         "exit_code": 0,
+        "scope": "none",
         "limits": {
             "requested": {
                 "memory_bytes": 512 * MIB,

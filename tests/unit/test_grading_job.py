@@ -79,7 +79,7 @@ def made_up(tmp_path, resolved):
     """`grading.grade` without a container: the gold patch resolves `resolved` times."""
     left = list(resolved)
 
-    def grade(store, ground, grader, patch, engine, room, repeat=0):
+    def grade(store, ground, grader, patch, engine, room, repeat=0, place=None):
         folder = tmp_path / f"{hashlib.sha256(patch).hexdigest()[:8]}-{repeat}"
         folder.mkdir(exist_ok=True)
         passed = patch and left.pop(0)

@@ -108,6 +108,21 @@ def test_catalogue_shim_is_the_same_workflow(small):
     assert small.planned("--snakefile", "workflow/Snakefile", *profile) == whole
 
 
+def test_on_a_cluster_the_caps_of_this_machine_do_not_hold(clone, tmp_path):
+    """The login node may have fewer cores than a cell; sessions are capped everywhere."""
+    clone = clone.copy(tmp_path / "clone")
+    clone.replace("config/config.yaml", "cpus: [", "cpus: [512, ")
+    clone.replace("config/config.yaml", "max_sessions: ", "max_sessions: 3  # was ")
+    clone.replace("config/config.yaml", "skip_unfit: true", "skip_unfit: false")
+    done = clone.snakemake("-n", "--profile", "profiles/slurm")
+    assert "threads: 512" in done.stdout
+    assert "mem_mb=Resource" not in done.stdout
+    assert "runtime=26" in done.stdout
+    assert (done.stdout.count("agent_sessions=1"), done.stdout.count("runs_at_once=1")) == (24, 48)
+    refused = clone.snakemake("-n", check=False)
+    assert "needs 512 cores and Snakemake gives" in refused.stdout
+
+
 def test_lint_is_clean(clone):
     done = clone.snakemake("--lint")
     assert "Congratulations, your workflow is in a good condition!" in done.stdout

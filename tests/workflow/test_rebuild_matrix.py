@@ -265,6 +265,12 @@ def change_sessions(clone):
     clone.replace("config/config.yaml", "max_sessions: 2", "max_sessions: 1")
 
 
+def distribute_images(clone):
+    """How nodes come by images, and who makes them, changes neither images nor runs."""
+    images = "images: {distribute: archive, archive_directory: kept, prepare: node}\n"
+    clone.replace("config/config.yaml", "agent: {", f"{images}agent: {{")
+
+
 @dataclass
 class Line:
     """What changes, which jobs are planned, how many new runs and gradings are made.
@@ -294,6 +300,7 @@ MATRIX = [
     Line(edit_scenario_description, {}),
     Line(change_sessions, {}),
     Line(change_runner, {}),
+    Line(distribute_images, {}),
     Line(lose_snakemake_state, {}),
     Line(touch_everything, {}),
     Line(change_figure, {"figure": 1}),

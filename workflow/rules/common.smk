@@ -22,6 +22,7 @@ sys.path.insert(0, str(SOURCE))
 from agentsweep import (
     agentcgroup,
     codehash,
+    distribution,
     grading_job,
     ledger,
     patches,
@@ -142,6 +143,10 @@ def cell_mem_mb(wildcards):
     return SWEEP.config.reserved_mb(SWEEP.cell(wildcards))
 
 
+def cell_minutes(wildcards):
+    return SWEEP.config.reserved_minutes(SWEEP.cell(wildcards))
+
+
 def reservation(wildcards, threads, resources):
     """Refuse by name a cell that Snakemake would silently give less than it needs."""
     refusal = SWEEP.refusal(SWEEP.cell(wildcards), threads, resources.get("mem_mb"))
@@ -171,9 +176,14 @@ def image_records():
 
 
 def engine_options(wildcards, threads):
-    """Untracked: the engine that makes an image does not change the image."""
+    """Untracked: neither who makes an image nor where it is kept changes the image."""
     settings = SWEEP.config["container"]
-    return ["--engine", settings["engine"], "--runtime", settings["runtime"]]
+    options = ["--engine", settings["engine"], "--runtime", settings["runtime"]]
+    place = distribution.place_of(SWEEP.config["images"], SWEEP.config["paths"]["results"])
+    if place is not None:
+        options += ["--keep-in", str(place.directory)]
+        options += ["--registry", place.registry] if place.registry else []
+    return options
 
 
 def run_results(wildcards):

@@ -44,6 +44,7 @@ rule grade:
     threads: grading_job.cores(SWEEP.config)
     resources:
         mem_mb=grading_job.mem_mb(SWEEP.config),
+        runtime=grading_job.minutes(SWEEP.config),
     params:
         spec=grading_spec,
         patch=patch_file,
@@ -68,6 +69,7 @@ rule validate_task:
     threads: grading_job.cores(SWEEP.config)
     resources:
         mem_mb=grading_job.mem_mb(SWEEP.config),
+        runtime=grading_job.validation_minutes(SWEEP.config),
     params:
         spec=validation_spec,
         repeats=SWEEP.config["grading"]["validations"],

@@ -7,6 +7,12 @@ it badly. The store keeps every run: a job whose spec it has sealed recalls it a
 """
 
 
+# Sessions are counted over all nodes; `runs_at_once`, where a profile caps it, in each cluster job.
+resource_scopes:
+    agent_sessions="global",
+    runs_at_once="local",
+
+
 # Snakemake calls it before the first job, and neither in dry runs nor in the processes of jobs.
 onstart:
     if not workflow.touch:
@@ -35,7 +41,10 @@ rule agent_run:
     threads: cell_cores
     resources:
         mem_mb=cell_mem_mb,
+        runtime=cell_minutes,
         agent_sessions=1,
+        # What profiles/slurm packs by: how many runs one of its jobs makes at a time.
+        runs_at_once=1,
     params:
         cell=cell_id,
         spec=cell_spec,

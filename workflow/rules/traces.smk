@@ -19,6 +19,9 @@ rule trace_extract:
         "<logs>/trace_extract/<cell>.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        # As for the run: a cluster job that packs many must not ask for room for all at once.
+        runs_at_once=1,
     params:
         cell=cell_id,
         dataset=SWEEP.config["dataset"],
