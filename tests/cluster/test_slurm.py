@@ -24,7 +24,7 @@ MISSING += [*missing_programs(), *([] if shutil.which("podman") else ["podman"])
 pytestmark = [
     pytest.mark.skipif(
         bool(MISSING) and not os.environ.get("CI"),
-        reason=f"NOT RUN, these tests need {' and '.join(MISSING)}: run `make test`",
+        reason=f"NOT RUN, these tests need {' and '.join(MISSING)}: run `make test-cluster`",
     ),
     pytest.mark.skipif(os.getuid() != 0, reason="NOT RUN, nodes of one host need root"),
 ]
