@@ -179,7 +179,9 @@ def engine_options(wildcards, threads):
     """Untracked: neither who makes an image nor where it is kept changes the image."""
     settings = SWEEP.config["container"]
     options = ["--engine", settings["engine"], "--runtime", settings["runtime"]]
-    place = distribution.place_of(SWEEP.config["images"], SWEEP.config["paths"]["results"])
+    place = distribution.place_of(
+        SWEEP.config["images"], SWEEP.config["paths"]["results"]
+    )
     if place is not None:
         options += ["--keep-in", str(place.directory)]
         options += ["--registry", place.registry] if place.registry else []

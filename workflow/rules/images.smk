@@ -5,14 +5,12 @@ PROVIDES <results>/images/<image>~<key>/image.json, where <key> stands for the r
 digest, the agent's user, the work tree and the recipe. A new digest is a new path.
 """
 
-
 # Of use on a cluster alone, whose nodes may lack the way to a registry, or the login node an engine.
 if SWEEP.config["images"]["prepare"] == "here":
 
     localrules:
         image_pull,
         image_fix,
-
 
 
 rule image_pull:
