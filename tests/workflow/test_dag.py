@@ -66,7 +66,12 @@ def test_fresh_clone_plans_the_whole_chain(small):
 
 
 def plan_with_nothing(clone, empty, *arguments) -> str:
-    """A dry run with an empty PATH (no engine) in a network of its own, where that can be had."""
+    """A dry run without an engine on PATH, in a network of its own, where that can be had.
+
+    The Slurm plugin calls `which` when Snakemake reads its arguments, so that alone is there.
+    """
+    if not (empty / "which").exists():
+        (empty / "which").symlink_to(shutil.which("which"))
     command = [str(BIN / "snakemake"), "-n", *arguments]
     if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode == 0:
         command = ["unshare", "--net", *command]
