@@ -1,7 +1,6 @@
 """Claude Code: its binary, arguments and environment, and where its trace lies."""
 
 import contextlib
-import hashlib
 import json
 import mmap
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from agentsweep.errors import ConfigError, InfraError
+from agentsweep.hashes import file_sha256
 
 CONTAINER_BINARY = "/opt/agentsweep/claude"
 CONTROL = "/run/agentsweep"
@@ -207,8 +207,7 @@ def check_binary(path: Path, expected_sha256: str) -> None:
     if {name: known.get(name) for name in facts} == facts:
         digest = known.get("sha256")
     else:
-        with path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        digest = file_sha256(path)
         # A read-only cache only costs the hashing again next time.
         with contextlib.suppress(OSError):
             stamp.write_text(json.dumps(facts | {"sha256": digest}))

@@ -405,7 +405,7 @@ def _patches(arguments: argparse.Namespace) -> None:
 
 
 def _grade(arguments: argparse.Namespace) -> None:
-    from agentsweep import grading_job
+    from agentsweep import grading_job, workspace
 
     config = _load_config(arguments)
     _refuse_ungradable(config, arguments.task)
@@ -414,7 +414,12 @@ def _grade(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise AgentsweepError(f"{arguments.patch}: {error.strerror}; name a patch file") from None
     found = grading_job.grade(
-        config, arguments.task, patch, arguments.out, lambda: _engine_of(config), _say
+        config,
+        arguments.task,
+        patch,
+        arguments.out,
+        lambda: workspace.clean_engine(config["container"]),
+        _say,
     )
     verdict = "resolved" if found.resolved else "not resolved"
     _say(
@@ -423,11 +428,13 @@ def _grade(arguments: argparse.Namespace) -> None:
 
 
 def _validate(arguments: argparse.Namespace) -> None:
-    from agentsweep import grading_job
+    from agentsweep import grading_job, workspace
 
     config = _load_config(arguments)
     _refuse_ungradable(config, arguments.task)
-    record = grading_job.validate(config, arguments.task, lambda: _engine_of(config), _say)
+    record = grading_job.validate(
+        config, arguments.task, lambda: workspace.clean_engine(config["container"]), _say
+    )
     _write_record(arguments.out, record)
     _say("; ".join([_validity(record), *record["problems"]]))
 
@@ -455,15 +462,6 @@ def _refuse_ungradable(config, task: str) -> None:
         raise ConfigError(
             f"tasks.{task}: has no `row` whose tests pytest runs, so that nothing can be graded"
         )
-
-
-def _engine_of(config):
-    from agentsweep import engine, workspace
-
-    container = config["container"]
-    found = engine.find_engine(container["engine"], container["runtime"], workspace.engine_dir())
-    workspace.clean_up(found)
-    return found
 
 
 def _claims(arguments: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ read and never unpacked, so that a link in it leads nowhere.
 
 import contextlib
 import gzip
-import hashlib
 import json
 import re
 import tarfile
@@ -15,6 +14,7 @@ from typing import BinaryIO
 
 from agentsweep import pytest_reports
 from agentsweep.errors import AgentsweepError
+from agentsweep.hashes import file_sha256
 from agentsweep.verdict import Command
 
 RECORD, ARCHIVE = "grade.json", "evidence.tar.gz"
@@ -55,8 +55,7 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
 
 def digest(folder: Path) -> str:
     """The SHA-256 of a grading's archive."""
-    with (folder / ARCHIVE).open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return file_sha256(folder / ARCHIVE)
 
 
 def members(archive: Path) -> dict[str, bytes]:

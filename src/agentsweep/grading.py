@@ -26,8 +26,8 @@ from agentsweep.engine import (
     EngineTimeout,
     Mount,
 )
-from agentsweep.errors import AgentsweepError, InfraError
-from agentsweep.interruption import Interrupted, Signals
+from agentsweep.errors import InfraError
+from agentsweep.interruption import Signals, kept_unsealed
 from agentsweep.process import owner_tag
 from agentsweep.spec import canonical, cores, text_sha256
 from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, write_durably
@@ -129,21 +129,12 @@ def _made(
     engine,
     place: distribution.Place | None,
 ) -> Attempt:
-    try:
-        with disk_errors(attempt.path):
-            record = _graded(engine(), attempt, ground, grader, patch, place)
-            record["spec_sha256"] = attempt.spec_sha256
-            content = json.dumps(record, indent=1, sort_keys=True) + "\n"
-            write_durably(attempt.path / evidence.RECORD, content.encode())
-            return store.finish(attempt, "sealed")
-    except BaseException as error:
-        stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
-        # The disk may be what failed.
-        with contextlib.suppress(OSError, AgentsweepError):
-            (attempt.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
-        with contextlib.suppress(OSError, AgentsweepError):
-            store.finish(attempt, "interrupted" if stopped else "failed")
-        raise
+    with kept_unsealed(store, attempt), disk_errors(attempt.path):
+        record = _graded(engine(), attempt, ground, grader, patch, place)
+        record["spec_sha256"] = attempt.spec_sha256
+        content = json.dumps(record, indent=1, sort_keys=True) + "\n"
+        write_durably(attempt.path / evidence.RECORD, content.encode())
+        return store.finish(attempt, "sealed")
 
 
 def published(attempt: Attempt, out: Path) -> None:

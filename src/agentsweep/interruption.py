@@ -1,10 +1,12 @@
 """Signals that stop a job: it cleans up, and says that nothing was sealed."""
 
+import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from agentsweep.errors import AgentsweepError
+from agentsweep.store import Attempt, Store
 
 
 class Interrupted(AgentsweepError):
@@ -13,6 +15,21 @@ class Interrupted(AgentsweepError):
     def __init__(self, number: int):
         super().__init__(f"interrupted by {signal.Signals(number).name}; nothing was sealed")
         self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def kept_unsealed(store: Store, attempt: Attempt) -> Iterator[None]:
+    """Keep an attempt whose body raises, as failed or interrupted, with `error.txt`."""
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
+        # The disk may be what failed: what cannot be said there is said on stderr.
+        with contextlib.suppress(OSError, AgentsweepError):
+            (attempt.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
+        with contextlib.suppress(OSError, AgentsweepError):
+            store.finish(attempt, "interrupted" if stopped else "failed")
+        raise
 
 
 class Signals:

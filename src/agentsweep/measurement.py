@@ -33,6 +33,7 @@ from agentsweep import (
 from agentsweep.cells import CPUSET
 from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.errors import InfraError
+from agentsweep.hashes import file_sha256
 from agentsweep.process import LineService, owner_tag
 from agentsweep.store import Attempt
 
@@ -543,8 +544,7 @@ class Measurement:
         if unread is None:
             target.write_bytes(b"")
             return {"status": "unavailable", "sha256": None, "bytes": 0, "reason": reason}
-        with target.open("rb") as patch:
-            digest = hashlib.file_digest(patch, "sha256").hexdigest()
+        digest = file_sha256(target)
         size = target.stat().st_size
         said = {"reason": "; ".join(unread)} if unread else {}
         return {"status": "ok" if size else "empty", "sha256": digest, "bytes": size} | said

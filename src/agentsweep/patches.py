@@ -1,11 +1,11 @@
 """Which patches a sweep left: each once for its task, however many runs left it."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from agentsweep.errors import AgentsweepError
+from agentsweep.hashes import file_sha256
 from agentsweep.store import write_durably
 
 
@@ -21,9 +21,7 @@ def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:
         patch = json.loads((folder / "result.json").read_text())["patch"]
         if patch["status"] != "ok" or (task, patch["sha256"]) in found:
             continue
-        with (folder / "patch.diff").open("rb") as content:
-            actual = hashlib.file_digest(content, "sha256").hexdigest()
-        if actual != patch["sha256"]:
+        if file_sha256(folder / "patch.diff") != patch["sha256"]:
             raise AgentsweepError(
                 f"{folder}/patch.diff is not the patch that the run left: remove {folder}, "
                 "and the store gives it back"

@@ -1,11 +1,11 @@
 """Where rows of a benchmark are: a file, or a split on the Hugging Face hub."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agentsweep import hub, row_files
 from agentsweep.errors import ConfigError
+from agentsweep.hashes import file_sha256
 from agentsweep.row_files import Entry
 from agentsweep.schema import show
 from agentsweep.task_row import TaskRow
@@ -74,7 +74,5 @@ def named(source: Mapping) -> str:
 def record(source: Mapping) -> dict:
     """What results say of a source: its file with the hash, or what it is on the hub."""
     if source.get("file") is not None:
-        with Path(source["file"]).open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"file": source["file"], "sha256": sha256}
+        return {"file": source["file"], "sha256": file_sha256(Path(source["file"]))}
     return {key: source.get(key) for key in _HUB_KEYS}

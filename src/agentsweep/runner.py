@@ -6,10 +6,10 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from agentsweep import admission, engine, host, workspace
+from agentsweep import admission, host, workspace
 from agentsweep.cells import CPUSET
 from agentsweep.errors import AgentsweepError, InfraError
-from agentsweep.interruption import Interrupted, Signals
+from agentsweep.interruption import Signals, kept_unsealed
 from agentsweep.ledger import Ledger
 from agentsweep.measurement import Measurement, Say
 from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, write_durably
@@ -94,13 +94,9 @@ def _room(job: dict, say: Say) -> contextlib.AbstractContextManager[admission.Gr
         job["needs"]["cores"],
         pinned=job["limits"]["cpu_mode"] == CPUSET,
     )
-    settings = job["container"]
-
-    def clean() -> None:
-        folder = workspace.engine_dir()
-        workspace.clean_up(engine.find_engine(settings["engine"], settings["runtime"], folder))
-
-    return admission.admitted(need, job["machine"], say, clean)
+    return admission.admitted(
+        need, job["machine"], say, lambda: workspace.clean_engine(job["container"])
+    )
 
 
 def _measured(
@@ -112,7 +108,7 @@ def _measured(
         Ledger(store.root).start(job["max_live_runs"], entry)
     attempt = store.begin(key)
     say(f"attempt {attempt.id} of {job['cell']}")
-    try:
+    with kept_unsealed(store, attempt):
         measurement = Measurement(attempt, job, spec, image, say, signals.hold)
         with disk_errors(attempt.path):
             result = measurement.run()
@@ -120,15 +116,6 @@ def _measured(
         if result["outcome"] == "infra_error":
             raise InfraError(f"{job['cell']}: {result['outcome_detail']}")
         sealed = store.finish(attempt, "sealed")
-    except BaseException as error:
-        stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
-        state = "interrupted" if stopped else "failed"
-        # The disk may be what failed: what cannot be said there is said on stderr.
-        with contextlib.suppress(OSError, AgentsweepError):
-            (attempt.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
-        with contextlib.suppress(OSError, AgentsweepError):
-            store.finish(attempt, state)
-        raise
     say(f"{job['cell']}: {result['outcome']}: {result['outcome_detail']}")
     return sealed
 

@@ -9,10 +9,10 @@ import fcntl
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agentsweep.engine import Engine
+from agentsweep.engine import Engine, find_engine
 from agentsweep.errors import InfraError
 from agentsweep.process import owner_is_dead, owner_tag
 
@@ -82,6 +82,13 @@ def clean_up(engine: Engine) -> list[str]:
     """
     with node_lock(engine.workdir, "clean-up"):
         return _remove_dead(engine)
+
+
+def clean_engine(settings: Mapping) -> Engine:
+    """The engine of a section `container`, after `clean_up`."""
+    found = find_engine(settings["engine"], settings["runtime"], engine_dir())
+    clean_up(found)
+    return found
 
 
 def _remove_dead(engine: Engine) -> list[str]:

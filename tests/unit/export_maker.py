@@ -8,10 +8,19 @@ import tarfile
 from pathlib import Path
 
 import run_maker
+import small_sweep
 
 from agentsweep import config, store
 
 CELL = "task~fix/agent~claude/mem~512MiB_cpus~0.5_rep~0"
+
+
+def sweep_in(folder: Path, monkeypatch) -> Path:
+    """The small sweep in a new directory, which is then the current one."""
+    folder.mkdir()
+    small_sweep.write(folder)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def result(loaded, cell, patch: bytes = b"", **more) -> dict:

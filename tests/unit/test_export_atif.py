@@ -16,7 +16,6 @@ import export_maker
 import pyarrow.parquet as pq
 import pytest
 import run_maker
-import small_sweep
 from session_maker import Session, small_session
 from test_trace_examples import EXAMPLES, REPOSITORY, main_files, needs_examples, parameters
 
@@ -41,12 +40,7 @@ def model():
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
-    """The small sweep in a directory, which is the current one."""
-    folder = tmp_path / "sweep"
-    folder.mkdir()
-    small_sweep.write(folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return export_maker.sweep_in(tmp_path / "sweep", monkeypatch)
 
 
 @pytest.fixture

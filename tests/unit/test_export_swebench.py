@@ -20,12 +20,7 @@ POINT = "agent~claude_mem~512MiB_cpus~0.5_rep~0"
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
-    """The small sweep in a directory, which is the current one."""
-    folder = tmp_path / "sweep"
-    folder.mkdir()
-    small_sweep.write(folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return export_maker.sweep_in(tmp_path / "sweep", monkeypatch)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from agentsweep import runner
+from agentsweep import interruption, runner
 from agentsweep.admission import Need, admitted
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.ledger import VARIABLE, Ledger
@@ -109,7 +109,7 @@ def test_a_signal_stops_a_run_and_a_second_one_lets_it_clean_up(job, tmp_path, m
             cleaned.append(True)
 
     measured.append(interrupted)
-    with pytest.raises(runner.Interrupted, match="interrupted by SIGINT") as caught:
+    with pytest.raises(interruption.Interrupted, match="interrupted by SIGINT") as caught:
         run(job, tmp_path)
     assert caught.value.exit_code == 130
     assert cleaned
@@ -134,7 +134,7 @@ def test_without_room_there_is_no_attempt(job, tmp_path, measured, full):
 def test_who_waits_for_room_can_be_interrupted(job, tmp_path, measured, full, monkeypatch):
     job["machine"]["wait_s"] = 60
     monkeypatch.setattr(runner.time, "sleep", lambda _: send(signal.SIGTERM))
-    with pytest.raises(runner.Interrupted):
+    with pytest.raises(interruption.Interrupted):
         run(job, tmp_path)
     assert states(job) == []
     assert sorted(path.name for path in (tmp_path / "ledger").iterdir()) == ["1.json", "lock"]
@@ -179,7 +179,7 @@ def test_a_run_whose_agent_has_ended_is_sealed_first(job, tmp_path, measured):
 
 
 def test_who_insists_is_obeyed(job, tmp_path, measured, monkeypatch):
-    monkeypatch.setattr(runner.Signals, "_INSISTING_S", 0.05)
+    monkeypatch.setattr(interruption.Signals, "_INSISTING_S", 0.05)
 
     def hanging(measurement):
         measurement.agent_ended()
@@ -191,7 +191,7 @@ def test_who_insists_is_obeyed(job, tmp_path, measured, monkeypatch):
         return completed()
 
     measured.append(hanging)
-    with pytest.raises(runner.Interrupted):
+    with pytest.raises(interruption.Interrupted):
         run(job, tmp_path)
     assert states(job) == ["interrupted"]
 
@@ -263,7 +263,7 @@ def test_each_live_attempt_counts_whatever_becomes_of_it(live, tmp_path, measure
     measured += [broken, lambda _: send(signal.SIGINT)]
     with pytest.raises(InfraError):
         run(live, tmp_path)
-    with pytest.raises(runner.Interrupted):
+    with pytest.raises(interruption.Interrupted):
         run(live, tmp_path)
     with pytest.raises(AgentsweepError, match=r"a-cell: not started, .* 2 of 2 live runs"):
         run(live, tmp_path)
