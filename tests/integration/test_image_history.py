@@ -2,8 +2,10 @@
 
 import json
 
+import engine_in_use
+
 from agentsweep.engine import ulimits
-from conftest import agentsweep, podman
+from conftest import agentsweep
 
 # As images are made: cloned at today's state, checked out at the base, set up in one commit.
 _PLANT = """
@@ -29,9 +31,8 @@ def test_the_fix_takes_the_future_out_of_the_image(images, tmp_path):
     pulled = json.loads(images.record.with_name("pulled.json").read_text())
     name, tag = f"agentsweep-test-{tmp_path.name}", f"{images.tag}-planted"
     record = tmp_path / "image.json"
-    runtime = json.loads(images.record.read_text())["engine"]["runtime"]
-    limits = [f"--ulimit={limit}" for limit in ulimits()]
-    start = ("--runtime", runtime, "run", "--network=none", *limits)
+    engine = engine_in_use.find()
+    start = ("run", "--network=none", *(f"--ulimit={limit}" for limit in ulimits()))
 
     def fix(commit, check=True):
         return agentsweep(
@@ -41,19 +42,21 @@ def test_the_fix_takes_the_future_out_of_the_image(images, tmp_path):
         )  # fmt: skip
 
     try:
-        said = podman(*start, "--name", name, pulled["id"], "sh", "-c", _PLANT)
+        said = engine.call(*start, "--name", name, pulled["id"], "sh", "-c", _PLANT).stdout
         base, solution = said.split()
-        planted = f"sha256:{podman('commit', '-q', name, tag).strip()}"
+        engine.call("commit", name, tag)
+        planted = engine.image_id(tag)
         (tmp_path / "pulled.json").write_text(json.dumps(pulled | {"id": planted}))
         refused = fix(solution, check=False)
         assert refused.returncode != 0
         assert f"does not come after the base commit {solution}" in refused.stderr
         fix(base)
         look = (*start, "--rm", "--user=1000", f"{tag}-fixed")
-        assert podman(*look, "sh", "-c", _LOOK, solution).split() == ["absent", "SWE-bench", "2"]
+        said = engine.call(*look, "sh", "-c", _LOOK, solution).stdout
+        assert said.split() == ["absent", "SWE-bench", "2"]
     finally:
-        podman("rm", "--force", "--time=0", name)
-        podman("rmi", f"{tag}-fixed", tag)
+        engine.remove(name)
+        engine.call("rmi", f"{tag}-fixed", tag, check=False)
     history = json.loads(record.read_text())["history"]
     assert (history["base_commit"], history["base_commit_found"]) == (base, True)
     assert (history["commits"], history["nested"]) == (2, 0)
