@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from agentsweep import podman
+from agentsweep import limits, podman
 from agentsweep.docker import Docker
 from agentsweep.engine import Engine
 from agentsweep.errors import InfraError
@@ -36,8 +36,9 @@ _CANDIDATES: dict[str, tuple[type[Engine], Callable[[str, Path], Iterable[Engine
 def find_engine(name: str, runtime: str, workdir: Path) -> Engine:
     """The engine and runtime that the configuration asks for, `auto` meaning: one that works here.
 
-    Podman goes before Docker. Works means that a container was started, which is tried once per
-    boot and remembered in `workdir`. InfraError, with the reason of each, where none does.
+    Podman goes before Docker, and one that ignores limits behind one that does not. Works means
+    that a container was started, which is tried once per boot and remembered in `workdir`.
+    InfraError, with the reason of each, where none does.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     names = list(_CANDIDATES) if name == AUTO else [name]
@@ -45,14 +46,19 @@ def find_engine(name: str, runtime: str, workdir: Path) -> Engine:
     if not present:
         hint = _CANDIDATES[names[0]][0].install_hint
         raise InfraError(f"no container engine: {' or '.join(names)} is not on PATH; {hint}")
-    reasons = []
+    reasons, without_limits = [], None
     for candidate in present:
         for engine in _CANDIDATES[candidate][1](runtime, workdir):
             problem = engine.problem()
             if problem is None:
-                engine.passed_over = tuple(reasons)
-                return engine
+                problem = limits.ignored(engine.info())
+                if problem is None:
+                    engine.passed_over = tuple(reasons)
+                    return engine
+                without_limits = without_limits or engine
             reasons.append(f"{candidate}: {problem}")
+    if without_limits is not None:
+        return without_limits
     raise InfraError(
         f"no container can be started here ({'; '.join(reasons)}): run `agentsweep doctor`"
     )

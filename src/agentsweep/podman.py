@@ -29,6 +29,9 @@ from agentsweep.engine import (
 )
 from agentsweep.errors import InfraError
 
+# Variables that name other configuration files than the usual ones.
+_CONFIGURATION = ("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF")
+
 
 class Podman(Engine):
     """Podman with one OCI runtime."""
@@ -176,12 +179,13 @@ def _runtime_problem(runtime: str, workdir: Path) -> str | None:
 
 
 def _state_of_engine(*binaries: str) -> str:
-    """A hash that changes with the boot, the engine's binaries and its configuration files."""
+    """A hash that changes with the boot, the engine's binaries and its configuration."""
     home = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config"))
     folders = (Path("/etc/containers"), home / "containers")
     paths = [Path(shutil.which(name) or name) for name in binaries]
     paths += [folder / f"{name}.conf" for folder in folders for name in ("storage", "containers")]
     state = [Path("/proc/sys/kernel/random/boot_id").read_text()]
+    state += [f"{name} {os.environ.get(name)}" for name in _CONFIGURATION]
     for path in paths:
         state.append(f"{path} {path.stat().st_mtime_ns if path.exists() else None}")
     return hashlib.sha256(repr(state).encode()).hexdigest()[:16]

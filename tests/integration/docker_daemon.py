@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _START_S = 60
-_END_S = 20
+_END_S = 60
 
 
 class Daemon:
@@ -73,33 +73,26 @@ class Daemon:
             containers = self.docker("ps", "--all", "--quiet", check=False).split()
             if containers:
                 self.docker("rm", "--force", "--volumes", *containers, check=False)
-        self._end([int(pid) for pid in (self._pid(),) if pid], signal.SIGTERM)
+        self._end(self._processes("dockerd"), signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_S)
         # What a daemon that died, or was hard to end, has left.
-        self._end([self._process.pid] if self._process.poll() is None else [], signal.SIGKILL)
+        self._end(self._processes("dockerd"), signal.SIGKILL)
+        self._process.kill()
         self._process.wait()
-        self._end(self._children(), signal.SIGKILL)
+        self._end(self._processes("containerd"), signal.SIGKILL)
         for mount in self._mounts():
             subprocess.run(["umount", "--lazy", mount], check=False)
         shutil.rmtree(self.folder)
 
-    def _pid(self) -> str:
-        with contextlib.suppress(OSError):
-            pid = (self.folder / "pid").read_text()
-            words = Path(f"/proc/{pid}/cmdline").read_bytes()
-            return pid if str(self.folder).encode() in words else ""
-        return str(self._process.pid) if self._process.poll() is None else ""
-
-    def _children(self) -> list[int]:
-        """containerd and shims: what has our folder in its command line."""
+    def _processes(self, program: str) -> list[int]:
+        """Ours of a program (and containerd's shims): our folder is in their command lines."""
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 words = path.read_bytes().decode(errors="replace").split("\0")
-                program = Path(words[0]).name
                 ours = any(word.startswith(f"{self.folder}/") for word in words)
-                if program.startswith("containerd") and ours:
+                if Path(words[0]).name.startswith(program) and ours:
                     found.append(int(path.parent.name))
         return found
 

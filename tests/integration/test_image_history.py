@@ -5,6 +5,7 @@ import json
 import engine_in_use
 
 from agentsweep.engine import ulimits
+from agentsweep.process import owner_is_dead
 from conftest import agentsweep
 
 # As images are made: cloned at today's state, checked out at the base, set up in one commit.
@@ -62,3 +63,32 @@ def test_the_fix_takes_the_future_out_of_the_image(images, tmp_path):
     assert (history["commits"], history["nested"]) == (2, 0)
     removed = history["removed"]
     assert (removed["refs"], removed["remotes"], removed["unreachable_objects"]) == (2, 1, 3)
+
+
+def test_a_fixed_image_starts_as_its_base_does_and_is_nobodys(images, tmp_path):
+    """A container that somebody makes of it is none of ours, and so is not cleaned up."""
+    engine = engine_in_use.find()
+    pulled = json.loads(images.record.with_name("pulled.json").read_text())
+    tag, name, record = f"{images.tag}-start", f"agentsweep-{tmp_path.name}", tmp_path / "i.json"
+    changes = ('ENTRYPOINT ["/bin/sh", "-c"]', 'CMD ["echo started"]', "USER 1000")
+    options = [word for change in changes for word in ("--change", change)]
+    try:
+        engine.call("create", "--name", name, "--network=none", pulled["id"], "true")
+        engine.call("commit", *options, name, tag)
+        engine.remove(name)
+        base = pulled | {"id": engine.image_id(tag)}
+        (tmp_path / "pulled.json").write_text(json.dumps(base))
+        agentsweep(
+            "image-fix", "--pulled", tmp_path / "pulled.json", "--workdir", "/testbed",
+            "--uid", "1000", "--gid", "1000", "--tag", f"{tag}-fixed", "--out", record,
+        )  # fmt: skip
+        said = engine.call("image", "inspect", "--format", "{{json .Config}}", tag, f"{tag}-fixed")
+        before, after = map(json.loads, said.stdout.splitlines())
+        for key in ("Entrypoint", "Cmd", "User", "WorkingDir", "Env"):
+            assert after.get(key) == before.get(key), key
+        engine.call("create", "--name", name, "--network=none", f"{tag}-fixed")
+        (ours,) = [one for one in engine.owned() if one["id"] in engine.inspect(name)["Id"]]
+        assert not owner_is_dead(ours["owner"])
+    finally:
+        engine.remove(name)
+        engine.call("rmi", f"{tag}-fixed", tag, check=False)
