@@ -76,7 +76,7 @@ bench: setup ## the benchmarks of docs/performance.md
 
 test-docker: setup ## all integration tests under a Docker daemon of their own, as root, ten minutes
 	@sh tools/system.sh test
-	pytest --engine docker tests/integration
+	pytest --engine docker --whole-demo tests/integration
 
 test-cluster: setup ## a sweep through profiles/slurm on a real Slurm of three nodes, six minutes
 	@sh tools/system.sh cluster

@@ -1,4 +1,4 @@
-"""What all tests share: how signals are handled when they begin, and the option `--engine`."""
+"""What all tests share: how signals are handled when they begin, and their options."""
 
 import signal
 
@@ -14,6 +14,11 @@ def pytest_addoption(parser):
         choices=("podman", "docker"),
         default="podman",
         help="the engine of tests/integration; a dockerd of the tests' own is started for docker",
+    )
+    parser.addoption(
+        "--whole-demo",
+        action="store_true",
+        help="with docker, all cells of the demo sweep and not a part of them",
     )
 
 

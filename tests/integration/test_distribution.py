@@ -36,7 +36,8 @@ class Node:
         ).stdout  # fmt: skip
 
     def images(self) -> list[str]:
-        return self.engine("images", "--quiet", "--no-trunc").split()
+        """Their ids, once each: Docker lists an image by tag and by digest."""
+        return sorted(set(self.engine("images", "--quiet", "--no-trunc").split()))
 
 
 class PodmanNode(Node):
