@@ -14,7 +14,7 @@ UNMEASURED := tests/integration/test_grading.py tests/integration/test_image_his
   tests/integration/test_registry.py tests/integration/test_distribution.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup system env agent images bench-images lock lint bench benchmark test-cluster test-vm requirements clean
+.PHONY: help demo test setup system env agent images bench-images lock lint bench benchmark test-docker test-cluster test-vm requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -73,6 +73,10 @@ lint: env ## ruff, snakefmt, snakemake --lint
 
 bench: setup ## the benchmarks of docs/performance.md
 	@for script in benchmarks/*.py; do echo "$$script"; python "$$script" || exit 1; done
+
+test-docker: setup ## all integration tests under a Docker daemon of their own, as root, ten minutes
+	@sh tools/system.sh test
+	pytest --engine docker --whole-demo tests/integration
 
 test-cluster: setup ## a sweep through profiles/slurm on a real Slurm of three nodes, six minutes
 	@sh tools/system.sh cluster

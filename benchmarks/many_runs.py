@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep import config, engine, runner, workspace
+from agentsweep import config, engines, runner, workspace
 from agentsweep.process import LineService
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def main() -> int:
             counts[f"after {arguments.at_once} at once, {time.monotonic() - begin:.0f} s"] = left()
         finally:
             upstream.stop()
-            engine.find_engine("podman", "auto", workspace.engine_dir()).call(
+            engines.find_engine("podman", "auto", workspace.engine_dir()).call(
                 "rmi", "--force", image["tag"], check=False
             )
     return report(counts)
@@ -145,7 +145,7 @@ def left() -> dict[str, int]:
         for path in Path("/proc").glob("[0-9]*/cmdline")
         if path.exists()
     ]
-    found = engine.find_engine("podman", "auto", workspace.engine_dir())
+    found = engines.find_engine("podman", "auto", workspace.engine_dir())
     names = found.call("ps", "--all", "--format", "{{.Names}}").stdout.split()
     unix = Path("/proc/net/unix").read_text()
     return {

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep import agent, config, engine, images, workspace
+from agentsweep import agent, config, engine, engines, images, workspace
 from agentsweep.process import LineService
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +77,7 @@ def prepare(folder: Path):
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     settings = config.load([folder / "config.yaml"])
     image = settings.image_of("task")
-    found = engine.find_engine("auto", "auto", workspace.engine_dir())
+    found = engines.find_engine("auto", "auto", workspace.engine_dir())
     pulled = images.pull(found, image.reference, image.digest, image.config_digest)
     record = images.fix(found, pulled, image.workdir, image.uid, image.gid, image.tag)
     (folder / "image.json").write_text(json.dumps(record))
@@ -120,7 +120,7 @@ def run_bare(folder: Path, settings, record: dict) -> float:
     binary = ROOT / job["agent"]["binary"]
     mounts = [f"{control}:{agent.CONTROL}:ro", f"{binary}:{agent.CONTAINER_BINARY}:ro"]
     mounts += [f"{folder / n}:{agent.CONTROL}/{n}:rw" for n in ("session", "marks", "home")]
-    found = engine.find_engine("auto", "auto", workspace.engine_dir())
+    found = engines.find_engine("auto", "auto", workspace.engine_dir())
     ulimits = [word for limit in engine.ulimits() for word in ("--ulimit", limit)]
     command = found.command(
         "run", "--rm", "--interactive", "--network", "none", "--user", "1000:1000",

@@ -17,8 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import engine as engines
-from agentsweep import images, workspace
+from agentsweep import engines, images, workspace
+from agentsweep.engine import ContainerSpec, Engine, engine_environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -97,14 +97,14 @@ def sampler_cost(pid: int, rate_hz: int, load: str, folder: Path) -> Row:
     )
 
 
-def stats_cost_us(engine: engines.Engine, name: str) -> float:
+def stats_cost_us(engine: Engine, name: str) -> float:
     """CPU time of one `stats --no-stream`: the median of a few calls, a moment apart."""
     costs = []
     for _ in range(STATS_CALLS):
         process = subprocess.Popen(
             engine.command("stats", "--no-stream", name),
             stdout=subprocess.DEVNULL,
-            env=engines.engine_environment(),
+            env=engine_environment(),
         )
         _, _, usage = os.wait4(process.pid, 0)
         costs.append((usage.ru_utime + usage.ru_stime) * 1e6)
@@ -118,7 +118,7 @@ def busy(cores: int) -> list[subprocess.Popen]:
     return [subprocess.Popen(loop) for _ in range(cores)]
 
 
-def measure(engine: engines.Engine, name: str, pid: int, folder: Path) -> None:
+def measure(engine: Engine, name: str, pid: int, folder: Path) -> None:
     rows: list[Row] = []
     stats_us: dict[str, float] = {}
     for load in ("idle", "all cores busy"):
@@ -163,9 +163,7 @@ def main() -> None:
         folder = Path(scratch)
         engine = engines.find_engine("auto", "auto", folder / "engine")
         name = f"agentsweep-benchmark-{os.getpid()}"
-        spec = engines.ContainerSpec(
-            name=name, image=image, memory_bytes=2**28, cpus="0.5", pids=100
-        )
+        spec = ContainerSpec(name=name, image=image, memory_bytes=2**28, cpus="0.5", pids=100)
         engine.create(spec)
         try:
             pid = engine.start(name, name).pid
@@ -175,7 +173,7 @@ def main() -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=engines.engine_environment(),
+                env=engine_environment(),
             )
             measure(engine, name, pid, folder)
         finally:

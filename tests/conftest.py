@@ -1,4 +1,4 @@
-"""What all tests share: how signals are handled when they begin."""
+"""What all tests share: how signals are handled when they begin, and their options."""
 
 import signal
 
@@ -6,3 +6,22 @@ import signal
 # inherits that: tests of how our processes take a signal would then test the shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--engine",
+        choices=("podman", "docker"),
+        default="podman",
+        help="the engine of tests/integration; a dockerd of the tests' own is started for docker",
+    )
+    parser.addoption(
+        "--whole-demo",
+        action="store_true",
+        help="with docker, all cells of the demo sweep and not a part of them",
+    )
+
+
+def pytest_configure(config):
+    for name in ("podman", "docker"):
+        config.addinivalue_line("markers", f"{name}(reason): run with `--engine {name}` alone")

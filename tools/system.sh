@@ -10,6 +10,9 @@ if [ "$(id -u)" != 0 ] && [ -d /run/systemd/system ]; then
   packages="$packages dbus-user-session"
 fi
 [ "${1:-}" = test ] && packages="$packages docker-registry"
+if [ "${1:-}" = test ] && ! PATH="$PATH:/usr/sbin" command -v dockerd >/dev/null; then
+  packages="$packages docker.io iptables"
+fi
 [ "${1:-}" = cluster ] && packages="$packages slurm-wlm munge"
 
 if ! command -v apt-get >/dev/null; then
@@ -38,6 +41,9 @@ else
   echo "  apt-get update && $install" >&2
   exit 1
 fi
+# It comes with docker.io; one that is there already is somebody's.
+new_containerd=containerd
+! command -v containerd >/dev/null || new_containerd=
 echo "system: installing$missing"
 log=build/system.log
 mkdir -p build
@@ -48,10 +54,11 @@ if ! { $as_root apt-get update && $as_root env DEBIAN_FRONTEND=noninteractive $i
   echo "system: apt-get failed ($log)" >&2
   exit 1
 fi
-# The tests start a registry and a cluster of their own; nobody asked for ones that always run.
-for service in docker-registry munge slurmctld slurmd; do
+# The tests start all of these themselves; nobody asked for ones that always run.
+for service in docker-registry docker.socket docker $new_containerd munge slurmctld slurmd; do
   case "$service $missing" in
-    docker-registry*docker-registry* | munge*munge* | slurm*slurm-wlm*)
+    docker-registry*docker-registry* | munge*munge* | slurm*slurm-wlm* | docker[\ .]*docker.io* \
+      | containerd*docker.io*)
       [ ! -d /run/systemd/system ] || $as_root systemctl disable --quiet --now "$service" ;;
   esac
 done

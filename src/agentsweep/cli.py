@@ -562,9 +562,11 @@ def _place(arguments: argparse.Namespace):
 
 
 def _find_engine(arguments: argparse.Namespace):
-    from agentsweep import engine, workspace
+    from agentsweep import engines, workspace
 
-    return engine.find_engine(arguments.engine, arguments.runtime, workspace.engine_dir())
+    engine = engines.find_engine(arguments.engine, arguments.runtime, workspace.engine_dir())
+    _say(engines.chosen(engine, arguments.engine))
+    return engine
 
 
 def _write_record(path: Path, record: dict) -> None:

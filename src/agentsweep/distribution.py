@@ -9,7 +9,6 @@ that needs the image makes it and keeps it for the others.
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from pathlib import Path
 from agentsweep import images
 from agentsweep.engine import Engine, timed
 from agentsweep.errors import InfraError
+from agentsweep.image_names import is_loopback
 from agentsweep.store import disk_errors, write_durably
 from agentsweep.workspace import node_lock
 
 # What makes a fixed image what it is; its id holds the time of its commit, too.
 _RECIPE = ("reference", "digest", "workdir", "uid", "gid", "tag")
-_HOUR_S = 3600
 
 
 @dataclass(frozen=True)
@@ -141,16 +140,8 @@ def _saved(place: Place, engine: Engine, record: dict) -> str:
     """Write an image to a file; returns its name, which the id decides."""
     name = f"{record['id'].removeprefix('sha256:')}.tar"
     part = place.directory / f"{name}.{os.uname().nodename}.{os.getpid()}.part"
-    options = []
-    if engine.name == "podman":
-        # Each manifest's own format: in the other one the configuration, and so the id, differs.
-        said = engine.call("image", "inspect", "--format", "{{.ManifestType}}", record["id"])
-        options = ["--format", "docker-archive" if "docker" in said.stdout else "oci-archive"]
     try:
-        engine.call(
-            *("save", *options, "--output", str(part), record.get("tag", record["id"])),
-            timeout_s=_HOUR_S,
-        )
+        engine.save(record.get("tag", record["id"]), part)
         with disk_errors(part):
             part.replace(place.directory / name)
     finally:
@@ -160,24 +151,8 @@ def _saved(place: Place, engine: Engine, record: dict) -> str:
 
 def _pushed(engine: Engine, place: Place, key: str, record: dict) -> str:
     """Push an image to the registry; returns its name there, by digest."""
-    target = f"{place.registry}:{key}"
-    if engine.name == "docker":
-        engine.call("tag", record["id"], target)
-        said = engine.call("push", target, timeout_s=_HOUR_S).stdout
-        digest = re.search(r"digest: (sha256:[0-9a-f]{64})", said)
-        if digest is None:
-            raise InfraError(f"docker does not say what it pushed to {target}: push it by hand")
-        return f"{place.registry}@{digest[1]}"
-    note = engine.workdir / f"{key}.{os.getpid()}.digest"
-    try:
-        engine.call(
-            *("push", "--quiet", *_tls(engine, place), "--digestfile", str(note)),
-            *(record["id"], f"docker://{target}"),
-            timeout_s=_HOUR_S,
-        )
-        return f"{place.registry}@{note.read_text().strip()}"
-    finally:
-        note.unlink(missing_ok=True)
+    digest = engine.push(record["id"], f"{place.registry}:{key}", _is_plain(place))
+    return f"{place.registry}@{digest}"
 
 
 def _load(engine: Engine, place: Place, key: str, kept: dict) -> None:
@@ -189,10 +164,10 @@ def _load(engine: Engine, place: Place, key: str, kept: dict) -> None:
             return
         if place.registry is not None:
             source = kept["kept"]
-            engine.call("pull", "--quiet", *_tls(engine, place), source, timeout_s=_HOUR_S)
+            engine.pull(source, images.PLATFORM, _is_plain(place))
         else:
             source = str(place.directory / kept["kept"])
-            engine.call("load", "--quiet", "--input", source, timeout_s=_HOUR_S)
+            engine.load(Path(source))
         if engine.image_id(kept["id"]) != kept["id"]:
             raise InfraError(
                 f"{source} is not the image {kept['id'][:19]} that its record names: delete "
@@ -203,6 +178,5 @@ def _load(engine: Engine, place: Place, key: str, kept: dict) -> None:
             images.warm(engine, kept["id"])
 
 
-def _tls(engine: Engine, place: Place) -> list[str]:
-    loopback = images.is_loopback(f"docker://{place.registry}")
-    return ["--tls-verify=false"] if engine.name == "podman" and loopback else []
+def _is_plain(place: Place) -> bool:
+    return is_loopback(f"docker://{place.registry}")

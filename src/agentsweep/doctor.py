@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import agent, agent_model, engine, host, images, limits, workspace
+from agentsweep import agent, agent_model, engine, engines, host, images, limits, workspace
 from agentsweep.cells import CPUSET
 from agentsweep.cgroup import CgroupReader
 from agentsweep.errors import AgentsweepError, ConfigError, InfraError
+from agentsweep.image_names import is_loopback
 from agentsweep.kmsg import OomLog
 from agentsweep.process import owner_tag
 from agentsweep.runner import MIN_FREE_BYTES
@@ -63,14 +64,6 @@ def examine(config) -> list[Check]:
     return [*checks, *_platform(os.uname().machine)]
 
 
-def _engine(info: dict) -> Check:
-    detail = f"{info['name']} {info['version']}"
-    if info["name"] != "podman":
-        detail += ", with which this version of agentsweep was never tested; limits not tried out"
-        return Check("engine", "warn", detail, "install Podman, or set container.engine: podman")
-    return Check("engine", "ok", detail)
-
-
 def _all(title: str, checks: Iterator[Check]) -> list[Check]:
     """What the checks say; one that breaks off is a failure too, and hides no other."""
     done = []
@@ -85,20 +78,21 @@ def _engine_checks(config) -> tuple[engine.Engine | None, list[Check]]:
     """The engine, where one works, and what was found out about it."""
     settings = config["container"]
     try:
-        found = engine.find_engine(settings["engine"], settings["runtime"], workspace.engine_dir())
+        found = engines.find_engine(settings["engine"], settings["runtime"], workspace.engine_dir())
         info = found.info()
     except AgentsweepError as error:
         message = str(error).removesuffix(": run `agentsweep doctor`")
-        cure = "run `make system`; where an engine is installed, see `podman info`"
-        return None, [
-            Check("engine", "fail", message.removesuffix(f"; {engine.INSTALL_HINT}"), cure)
-        ]
+        cure = "mend what it says, or run `make system`, which installs Podman"
+        return None, [Check("engine", "fail", message, cure)]
     checks = [
-        _engine(info),
+        Check("engine", "ok", engines.chosen(found, settings["engine"])),
         Check("runtime", "ok", f"{info['runtime']} starts containers"),
     ]
     pinned = any(cell.cpu_mode == CPUSET for cell in config.cells())
-    return found, [*checks, *_host_checks(found, info, settings["uid"], pinned)]
+    checks += _host_checks(info, settings["uid"], pinned)
+    if all(check.state != "fail" for check in checks):
+        checks += _probe_limits(found)
+    return found, checks
 
 
 def report(checks: list[Check], out: Callable[[str], object] = print) -> None:
@@ -113,7 +107,7 @@ def report(checks: list[Check], out: Callable[[str], object] = print) -> None:
     out(f"{len(checks)} checks: {failed} failed, {warned} to look at")
 
 
-def _host_checks(found: engine.Engine, info: dict, uid: int, pinned: bool) -> Iterator[Check]:
+def _host_checks(info: dict, uid: int, pinned: bool) -> Iterator[Check]:
     mode = "rootless" if info["rootless"] else "as root"
     detail = f"cgroup v{info['cgroup_version']}, {info['name']} {mode}"
     try:
@@ -134,8 +128,6 @@ def _host_checks(found: engine.Engine, info: dict, uid: int, pinned: bool) -> It
         )
     else:
         yield Check("storage", "ok", f"{info['storage_driver']} in {info['storage_root']}")
-    if info["name"] == "podman":
-        yield from _probe_limits(found, info)
 
 
 def _user_controllers() -> Path:
@@ -164,20 +156,19 @@ def _delegation(path: Path, pinned: bool) -> Check:
     return Check("delegation", "ok", f"{' '.join(controllers)} are delegated")
 
 
-def _probe_limits(found: engine.Engine, info: dict) -> Iterator[Check]:
+def _probe_limits(found: engine.Engine) -> Iterator[Check]:
     """Start a small container, read its limits back, and see them act."""
     name = f"agentsweep-doctor-{os.getpid()}"
-    with engine.empty_rootfs(found.workdir) as rootfs:
-        spec = engine.ContainerSpec(
-            name=name,
-            image="",
-            rootfs=rootfs,
-            labels={engine.LABEL: name, engine.OWNER_LABEL: owner_tag()},
-            memory_bytes=_PROBE_MEMORY_BYTES,
-            cpus=_PROBE_CPUS,
-            pids=64,
-            mounts=engine.host_userland(),
-        )
+    wanted = engine.ContainerSpec(
+        name=name,
+        image="",
+        labels={engine.LABEL: name, engine.OWNER_LABEL: owner_tag()},
+        memory_bytes=_PROBE_MEMORY_BYTES,
+        cpus=_PROBE_CPUS,
+        pids=64,
+        mounts=engine.host_userland(),
+    )
+    with found.bare(wanted) as spec:
         try:
             container = found.start(found.create(spec), name)
             reader = CgroupReader.for_pid(container.pid)
@@ -188,7 +179,8 @@ def _probe_limits(found: engine.Engine, info: dict) -> Iterator[Check]:
             resets = reader.can_reset_peak
             reader.close()
         except AgentsweepError as error:
-            yield Check("limits", "fail", str(error), "see `podman info` and the checks above")
+            cure = f"see `{found.name} info` and the checks above"
+            yield Check("limits", "fail", str(error), cure)
             return
         finally:
             found.remove(name)
@@ -360,7 +352,7 @@ def _mode_checks(config) -> Iterator[Check]:
     settings = config["container"]
     yield _user(settings["uid"])
     references = [image.reference for image in _images(config).values()]
-    registry = any(r.startswith("docker://") and not images.is_loopback(r) for r in references)
+    registry = any(r.startswith("docker://") and not is_loopback(r) for r in references)
     yield _certificates(_CERTIFICATES, registry or settings["network"] == "host")
     yield _configuration_directory(Path(config["paths"]["store"]), settings["uid"], settings["gid"])
 
@@ -436,7 +428,6 @@ def _image_probe(config, found, image, task: str) -> Check:
     if not binary.is_file():
         return Check(title, "note", "locked and fixed; nothing more is known without the agent")
     name = f"agentsweep-doctor-image-{os.getpid()}"
-    info = found.info()
     classic = container["userland"] == "host"
     with tempfile.TemporaryDirectory(prefix="agentsweep-doctor-") as session:
         if os.getuid() == 0:
@@ -446,7 +437,7 @@ def _image_probe(config, found, image, task: str) -> Check:
             image=image.tag,
             labels={engine.LABEL: name, engine.OWNER_LABEL: owner_tag()},
             user=f"{container['uid']}:{container['gid']}",
-            keep_id=info["rootless"] and found.name == "podman",
+            map_user=found.maps_users,
             mounts=(
                 *(engine.host_userland(tuple(container["host_mounts"])) if classic else ()),
                 engine.Mount(binary, agent.CONTAINER_BINARY),
@@ -465,7 +456,7 @@ def _image_probe(config, found, image, task: str) -> Check:
         except InfraError as error:
             if "gave no answer" in str(error):
                 return Check(title, "fail", *_silent("the agent in it"))
-            cure = "see the message; `podman rmi` the image to have it made again"
+            cure = f"see the message; `{found.name} rmi` the image to have it made again"
             return Check(title, "fail", str(error), cure)
         finally:
             found.remove(name)

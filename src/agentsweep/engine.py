@@ -1,35 +1,34 @@
-"""Container engine commands: Podman (and Docker, whose command line is the same for these).
+"""Container engine commands, as far as Podman and Docker have the same ones.
 
+What differs is in `podman` and `docker`; which of them works here is for `engines` to find out.
 Every call runs in a scratch directory of ours, because conmon drops a file named `oom` into the
 working directory of the call when a container meets its memory limit.
 """
 
 import contextlib
-import functools
-import hashlib
 import json
 import os
 import resource
-import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agentsweep import strays
 from agentsweep.errors import InfraError
 
 LABEL = "agentsweep.attempt"
 OWNER_LABEL = "agentsweep.owner"
 # How long a command that changes a container may take after its caller was interrupted.
 _FINISH_S = 30
-INSTALL_HINT = "install it with `make system`"
+# What moves whole images may take: they have gigabytes, and registries are slow.
+IMAGE_TIMEOUT_S = 3600
 
 _ENVIRONMENT = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR"),
     *("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "DBUS_SESSION_BUS_ADDRESS"),
-    *("DOCKER_HOST", "DOCKER_CONFIG", "CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"),
+    *("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT"),
+    *("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"),
     *("CONTAINERS_REGISTRIES_CONF", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
@@ -47,17 +46,15 @@ class Mount:
     target: str
     read_only: bool = True
 
-    def argument(self) -> str:
-        return f"{self.source.absolute()}:{self.target}:{'ro' if self.read_only else 'rw'}"
-
 
 @dataclass(frozen=True)
 class ContainerSpec:
     """What `Engine.create` needs to know; sizes in bytes, `cpus` as a decimal string.
 
     memory_bytes and cpus None mean no limit (image fixing). Swap is always closed. `cpuset` pins
-    to CPUs, as the kernel lists them. With `rootfs` a directory takes the image's place (Podman
-    only), which needs no image at all.
+    to CPUs, as the kernel lists them. With `rootfs` a directory takes the image's place (what
+    `Podman.bare` makes of a spec). `map_user`: the user of this process is the same one in the
+    container, where the engine maps users. `mask_cgroups`: nothing of them is seen there.
     """
 
     name: str
@@ -70,7 +67,7 @@ class ContainerSpec:
     network: str = "none"
     mounts: tuple[Mount, ...] = ()
     user: str | None = None
-    keep_id: bool = False
+    map_user: bool = False
     drop_capabilities: bool = True
     mask_cgroups: bool = False
     cgroup_parent: str | None = None
@@ -86,21 +83,73 @@ class Container:
     pid: int
 
 
-class Engine:
+class Engine(ABC):
     """One engine with one runtime; every method is one engine command.
 
-    Raises InfraError with one sentence when the engine refuses.
+    `runtime` None means the engine's own choice. `maps_users`: users of a container are others on
+    the host, unless a spec says `map_user`. Raises InfraError with one sentence when the engine
+    refuses.
     """
 
-    def __init__(self, name: str, runtime: str | None, workdir: Path):
-        self.name = name
+    name: str
+    install_hint: str
+    # How to mend what only a cgroup manager that takes any path can do.
+    cgroupfs_hint: str
+
+    def __init__(self, runtime: str | None, workdir: Path):
         self.runtime = runtime
         self.workdir = workdir
+        # Why engines that would have been taken before this one were not.
+        self.passed_over: tuple[str, ...] = ()
 
+    @abstractmethod
     def command(self, *arguments: str) -> list[str]:
         """The argument list of one engine call."""
-        runtime = ["--runtime", self.runtime] if self.name == "podman" and self.runtime else []
-        return [self.name, *runtime, *arguments]
+
+    @abstractmethod
+    def problem(self) -> str | None:
+        """Why no container can be started and measured here, or None when one was started."""
+
+    @abstractmethod
+    def info(self) -> dict:
+        """Engine name, version, runtime, storage driver, rootless or not, cgroup version."""
+
+    @property
+    @abstractmethod
+    def maps_users(self) -> bool: ...
+
+    @abstractmethod
+    def bare(self, spec: ContainerSpec) -> contextlib.AbstractContextManager[ContainerSpec]:
+        """`spec` with an empty root in place of its image, for the host's userland over it."""
+
+    @abstractmethod
+    def owned(self) -> list[dict[str, str]]:
+        """Our containers on this host: id, attempt and owner (see `process.owner_tag`)."""
+
+    @abstractmethod
+    def pull(self, reference: str, platform: str, plain_http: bool) -> str:
+        """Pull `registry/name@digest`; returns the image's id. plain_http: it has no TLS."""
+
+    @abstractmethod
+    def load_archive(self, transport: str, path: Path) -> str:
+        """Load an `oci-archive` or `docker-archive`; returns the image's id."""
+
+    def load(self, path: Path) -> str:
+        """Load what `save` wrote; returns what the engine calls it."""
+        said = self.call("load", "--quiet", "--input", str(path), timeout_s=IMAGE_TIMEOUT_S)
+        return (said.stdout.split() or [""])[-1]
+
+    @abstractmethod
+    def save(self, image: str, target: Path) -> None:
+        """Write an image, by id or name, to a file that `load` gives the same id."""
+
+    @abstractmethod
+    def push(self, image: str, target: str, plain_http: bool) -> str:
+        """Push an image to `registry/name:tag`; returns the digest that it has there."""
+
+    @abstractmethod
+    def _own_options(self, spec: ContainerSpec) -> list[str]:
+        """The options of `create` that this engine alone has, or has in its own way."""
 
     def call(
         self, *arguments: str, timeout_s: float = 600, check: bool = True, finish: bool = False
@@ -113,7 +162,7 @@ class Engine:
         try:
             done = self._run(self.command(*arguments), timeout_s, finish)
         except FileNotFoundError:
-            raise InfraError(f"{self.name} is not installed: {INSTALL_HINT}") from None
+            raise InfraError(f"{self.name} is not installed: {self.install_hint}") from None
         except subprocess.TimeoutExpired:
             raise EngineTimeout(
                 f"`{self.name} {arguments[0]}` gave no answer within {timeout_s:.0f} s: "
@@ -121,9 +170,13 @@ class Engine:
             ) from None
         if check and done.returncode != 0:
             raise InfraError(
-                f"`{self.name} {' '.join(arguments[:2])}` failed: {last_line(done.stderr)}"
+                f"`{self.name} {' '.join(arguments[:2])}` failed: {self.complaint(done.stderr)}"
             )
         return done
+
+    def complaint(self, said: str) -> str:
+        """The line of an engine's stderr that says what is wrong."""
+        return last_line(said)
 
     def _run(
         self, command: list[str], timeout_s: float, finish: bool
@@ -153,50 +206,46 @@ class Engine:
                 raise
         return subprocess.CompletedProcess(command, process.returncode, *said)
 
-    def info(self) -> dict:
-        """Engine name, version, runtime, storage driver, rootless or not, cgroup version.
-
-        Asked once per boot, engine binary and configuration, because the engine takes a tenth of a
-        second to answer.
-        """
-        stamp = self.workdir / f"info-{self.name}-{self.runtime}-{_state_of_engine(self.name)}"
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads(stamp.read_text())
-        found = self._ask_info()
-        part = stamp.with_name(f"{stamp.name}.{os.getpid()}")
-        part.write_text(json.dumps(found))
-        part.rename(stamp)
-        return found
-
-    def _ask_info(self) -> dict:
-        raw = json.loads(self.call("info", "--format", "json", timeout_s=60).stdout)
-        if self.name == "docker":
-            return {
-                "name": "docker",
-                "version": raw["ServerVersion"],
-                "runtime": raw["DefaultRuntime"],
-                "storage_driver": raw["Driver"],
-                "rootless": any("rootless" in o for o in raw.get("SecurityOptions") or []),
-                "cgroup_version": int(raw["CgroupVersion"]),
-                "cgroup_manager": raw["CgroupDriver"],
-                "storage_root": raw["DockerRootDir"],
-            }
-        host, store = raw["host"], raw["store"]
-        return {
-            "name": "podman",
-            "version": raw["version"]["Version"],
-            "runtime": self.runtime or host["ociRuntime"]["name"],
-            "storage_driver": store["graphDriverName"],
-            "rootless": host["security"]["rootless"],
-            "cgroup_version": int(host["cgroupVersion"].lstrip("v")),
-            "cgroup_manager": host["cgroupManager"],
-            "storage_root": store["graphRoot"],
-        }
-
     def create(self, spec: ContainerSpec) -> str:
         """Create a container whose PID 1 idles; returns its id."""
-        arguments = create_arguments(self.name, spec)
-        return self.call("create", *arguments, finish=True).stdout.strip()
+        return self.call("create", *self.create_arguments(spec), finish=True).stdout.strip()
+
+    def create_arguments(self, spec: ContainerSpec) -> list[str]:
+        """The options of `create` for a container that idles under limits."""
+        init, idle = self._idle(spec)
+        arguments = ["--name", spec.name, *init, "--entrypoint", ""]
+        for key, value in spec.labels.items():
+            arguments += ["--label", f"{key}={value}"]
+        if spec.memory_bytes is not None:
+            limit = str(spec.memory_bytes)
+            # Without --memory-swap both engines allow as much swap again.
+            arguments += ["--memory", limit, "--memory-swap", limit]
+        if spec.cpus is not None:
+            arguments += ["--cpus", spec.cpus]
+        if spec.cpuset is not None:
+            arguments += ["--cpuset-cpus", spec.cpuset]
+        if spec.pids is not None:
+            arguments += ["--pids-limit", str(spec.pids)]
+        arguments += ["--network", spec.network]
+        if spec.user:
+            arguments += ["--user", spec.user]
+        if spec.drop_capabilities:
+            arguments += ["--cap-drop", "all", "--security-opt", "no-new-privileges"]
+        arguments += ["--security-opt", "label=disable"]
+        if spec.cgroup_parent is not None:
+            arguments += ["--cgroup-parent", spec.cgroup_parent]
+        for limit in ulimits():
+            arguments += ["--ulimit", limit]
+        arguments += self._own_options(spec)
+        if spec.rootfs is not None:
+            arguments += ["--rootfs", str(spec.rootfs)]
+        else:
+            arguments += ["--pull", "never", spec.image]
+        return [*arguments, *idle]
+
+    def _idle(self, spec: ContainerSpec) -> tuple[list[str], list[str]]:
+        """Options and command of a container whose first process does nothing but reap others."""
+        return ["--init"], ["sleep", "infinity"]
 
     def start(self, container_id: str, name: str) -> Container:
         """Start a created container and find its init on the host."""
@@ -264,44 +313,17 @@ class Engine:
 
     def remove(self, name: str) -> None:
         """Kill and remove a container with its volumes; silent where there is none."""
-        kill_now = ["--time", "0"] if self.name == "podman" else []
-        done = self.call(
-            *("rm", "--force", "--volumes", *kill_now, name),
-            check=False,
-            timeout_s=120,
-            finish=True,
-        )
-        clean = self.name != "podman" or strays.remove(name, engine_environment())
+        done = self.call(*self._remove_arguments(name), check=False, timeout_s=120, finish=True)
         gone = "no such container" in done.stderr.lower() or "no container with" in done.stderr
         if done.returncode != 0 and not gone and self.exists(name):
-            raise InfraError(f"container {name} cannot be removed: {last_line(done.stderr)}")
-        if not clean:
-            raise InfraError(f"container {name} is removed, but its monitor still runs: kill it")
+            raise InfraError(f"container {name} cannot be removed: {self.complaint(done.stderr)}")
+
+    def _remove_arguments(self, name: str) -> list[str]:
+        return ["rm", "--force", "--volumes", name]
 
     def exists(self, name: str) -> bool:
         """Whether the engine knows a container of that name or id."""
         return self.call("inspect", "--type", "container", name, check=False).returncode == 0
-
-    def owned(self) -> list[dict[str, str]]:
-        """Our containers on this host: id, attempt and owner (see `process.owner_tag`)."""
-        done = self.call(
-            "ps", "--all", "--no-trunc", "--filter", f"label={LABEL}", "--format", "json"
-        )
-        if self.name == "docker":
-            rows = [json.loads(line) for line in done.stdout.splitlines()]
-            for row in rows:
-                row["Labels"] = dict(p.split("=", 1) for p in row["Labels"].split(",") if "=" in p)
-                row["Id"] = row["ID"]
-        else:
-            rows = json.loads(done.stdout or "[]") or []
-        return [
-            {
-                "id": row["Id"],
-                "attempt": row["Labels"].get(LABEL, ""),
-                "owner": row["Labels"].get(OWNER_LABEL, ""),
-            }
-            for row in rows
-        ]
 
     def image_id(self, reference: str) -> str | None:
         """`sha256:...` of an image in this node's storage, or None."""
@@ -316,53 +338,17 @@ class Engine:
         done = self.call("image", "inspect", "--format", "{{.Size}}", reference)
         return int(done.stdout.strip())
 
-
-def create_arguments(engine: str, spec: ContainerSpec) -> list[str]:
-    """The options of `create` for a container that idles under limits."""
-    arguments = ["--name", spec.name, "--init", "--entrypoint", "sleep"]
-    for key, value in spec.labels.items():
-        arguments += ["--label", f"{key}={value}"]
-    if spec.memory_bytes is not None:
-        limit = str(spec.memory_bytes)
-        # Without --memory-swap both engines allow as much swap again.
-        arguments += ["--memory", limit, "--memory-swap", limit]
-    if spec.cpus is not None:
-        arguments += ["--cpus", spec.cpus]
-    if spec.cpuset is not None:
-        arguments += ["--cpuset-cpus", spec.cpuset]
-    if spec.pids is not None:
-        arguments += ["--pids-limit", str(spec.pids)]
-    arguments += ["--network", spec.network]
-    if spec.keep_id:
-        arguments += ["--userns", "keep-id"]
-    if spec.user:
-        arguments += ["--user", spec.user]
-    if spec.drop_capabilities:
-        arguments += ["--cap-drop", "all", "--security-opt", "no-new-privileges"]
-    arguments += ["--security-opt", "label=disable"]
-    if spec.mask_cgroups and engine == "podman":
-        arguments += ["--security-opt", "mask=/sys/fs/cgroup"]
-    if spec.cgroup_parent is not None:
-        arguments += ["--cgroup-parent", spec.cgroup_parent]
-    for limit in ulimits():
-        arguments += ["--ulimit", limit]
-    for mount in spec.mounts:
-        arguments += ["--volume", mount.argument()]
-    if spec.rootfs is not None:
-        return [*arguments, "--rootfs", str(spec.rootfs), "infinity"]
-    return [*arguments, "--pull", "never", spec.image, "infinity"]
-
-
-@contextlib.contextmanager
-def empty_rootfs(parent: Path) -> Iterator[Path]:
-    """A directory that is a container's root once the host's userland is mounted over it."""
-    rootfs = parent / f"rootfs-{os.getpid()}"
-    for name in ("proc", "sys", "dev", "etc", "tmp", "run", "var"):
-        (rootfs / name).mkdir(parents=True, exist_ok=True)
-    try:
-        yield rootfs
-    finally:
-        shutil.rmtree(rootfs, ignore_errors=True)
+    def commit(self, container: str, image: str, tag: str) -> None:
+        """Commit a container as `tag`, with the configuration of the image it was made from."""
+        done = self.call("image", "inspect", "--format", "{{json .Config}}", image)
+        config = json.loads(done.stdout)
+        changes = [f"CMD {json.dumps(config.get('Cmd') or [])}", f"USER {config.get('User') or 0}"]
+        if config.get("Entrypoint"):
+            changes.append(f"ENTRYPOINT {json.dumps(config['Entrypoint'])}")
+        # Else a container that somebody makes of it later is ours, of a process that has ended.
+        changes += [f"LABEL {name}=" for name in (LABEL, OWNER_LABEL)]
+        options = [word for change in changes for word in ("--change", change)]
+        self.call("commit", "--pause=false", *options, container, tag, timeout_s=IMAGE_TIMEOUT_S)
 
 
 def ulimits() -> list[str]:
@@ -381,85 +367,6 @@ def ulimits() -> list[str]:
         value = most if hard == resource.RLIM_INFINITY else min(hard, most)
         limits.append(f"{name}={value}:{value}")
     return limits
-
-
-def find_engine(name: str, runtime: str, workdir: Path) -> Engine:
-    """The engine and runtime that the configuration asks for, `auto` meaning: one that works here.
-
-    Podman goes before Docker. The runtime is found by starting a container without an image, once
-    per boot and engine version; the answer is remembered beside `workdir`.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
-    names = ["podman", "docker"] if name == "auto" else [name]
-    present = [candidate for candidate in names if shutil.which(candidate)]
-    if not present:
-        raise InfraError(
-            f"no container engine: {' or '.join(names)} is not on PATH; {INSTALL_HINT}"
-        )
-    reasons = []
-    for candidate in present:
-        if candidate == "docker":
-            engine = Engine("docker", None if runtime == "auto" else runtime, workdir)
-            done = engine.call("version", "--format", "{{.Server.Version}}", check=False)
-            if done.returncode == 0:
-                return engine
-            reasons.append(f"docker: {last_line(done.stderr)}")
-            continue
-        for found in _runtimes(runtime):
-            problem = _runtime_problem(found, workdir)
-            if problem is None:
-                return Engine("podman", found, workdir)
-            reasons.append(f"podman with {found}: {problem}")
-    raise InfraError(
-        f"no container can be started here ({'; '.join(reasons)}): run `agentsweep doctor`"
-    )
-
-
-def _runtimes(wanted: str) -> list[str]:
-    if wanted != "auto":
-        return [wanted]
-    hybrid = Path("/sys/fs/cgroup/memory").is_dir()
-    # crun refuses hybrid cgroup hosts and is the better one on cgroup v2.
-    order = ["runc", "crun"] if hybrid else ["crun", "runc"]
-    return [name for name in order if shutil.which(name)] or ["runc"]
-
-
-@functools.cache
-def _runtime_problem(runtime: str, workdir: Path) -> str | None:
-    """Why a container of this runtime cannot be started here, or None when one did."""
-    if shutil.which(runtime) is None:
-        return "it is not installed"
-    stamp = workdir / f"runtime-{runtime}-{_state_of_engine('podman', runtime)}"
-    if stamp.exists():
-        return None
-    engine = Engine("podman", runtime, workdir)
-    with empty_rootfs(workdir) as rootfs:
-        done = engine.call(
-            "run", "--rm", "--network", "none", *_host_userland_arguments(),
-            *[word for limit in ulimits() for word in ("--ulimit", limit)],
-            "--rootfs", str(rootfs), "/bin/true",
-            check=False, timeout_s=60,
-        )  # fmt: skip
-    if done.returncode != 0:
-        return last_line(done.stderr)
-    stamp.touch()
-    return None
-
-
-def _state_of_engine(*binaries: str) -> str:
-    """A hash that changes with the boot, the engine's binaries and its configuration files."""
-    home = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config"))
-    folders = (Path("/etc/containers"), home / "containers")
-    paths = [Path(shutil.which(name) or name) for name in binaries]
-    paths += [folder / f"{name}.conf" for folder in folders for name in ("storage", "containers")]
-    state = [Path("/proc/sys/kernel/random/boot_id").read_text(), os.environ.get("DOCKER_HOST")]
-    for path in paths:
-        state.append(f"{path} {path.stat().st_mtime_ns if path.exists() else None}")
-    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
-
-
-def _host_userland_arguments() -> list[str]:
-    return [word for mount in host_userland() for word in ("--volume", mount.argument())]
 
 
 def host_userland(extra: tuple[str, ...] = ()) -> tuple[Mount, ...]:

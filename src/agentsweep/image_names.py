@@ -51,3 +51,11 @@ def image_problems(image: str) -> Iterator[str]:
             f"{show(image)} names no registry; write it out, as in "
             "docker://docker.io/library/debian:12"
         )
+
+
+def is_loopback(reference: str) -> bool:
+    """Whether a registry is on this machine, where nobody serves TLS."""
+    host = reference.removeprefix("docker://").split("/")[0].rsplit(":", 1)[0]
+    return reference.startswith("docker://") and (
+        host in ("localhost", "[::1]") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host) is not None
+    )

@@ -11,22 +11,12 @@ import contextlib
 import hashlib
 import json
 import os
-import re
-import subprocess
-import time
 from pathlib import Path
 
-from agentsweep import history, snapshot
-from agentsweep.engine import (
-    LABEL,
-    OWNER_LABEL,
-    ContainerSpec,
-    Engine,
-    engine_environment,
-    last_line,
-    timed,
-)
+from agentsweep import history, skopeo, snapshot
+from agentsweep.engine import LABEL, OWNER_LABEL, ContainerSpec, Engine, timed
 from agentsweep.errors import ConfigError, InfraError
+from agentsweep.image_names import is_loopback
 from agentsweep.process import owner_tag
 from agentsweep.store import write_durably
 from agentsweep.workspace import node_lock
@@ -67,20 +57,11 @@ def pull(engine: Engine, reference: str, digest: str, config_digest: str) -> dic
 def _pull(engine: Engine, reference: str, digest: str) -> str:
     if reference.startswith("docker://"):
         name = _without_tag(reference.removeprefix("docker://"))
-        options = ["--platform", PLATFORM, "--quiet"]
-        if engine.name == "podman" and is_loopback(reference):
-            options.append("--tls-verify=false")
-        engine.call("pull", *options, f"{name}@{digest}", timeout_s=3600)
-        return engine.image_id(f"{name}@{digest}") or ""
-    path = Path(reference.split(":", 1)[1])
-    if not path.exists():
+        return engine.pull(f"{name}@{digest}", PLATFORM, is_loopback(reference))
+    transport, _, path = reference.partition(":")
+    if not Path(path).exists():
         raise InfraError(f"image archive {path} is missing: build it (for the demo, `make images`)")
-    if engine.name == "docker":
-        said = engine.call("load", "--quiet", "--input", str(path.resolve()), timeout_s=3600)
-        return engine.image_id(said.stdout.split()[-1]) or ""
-    transport = reference.split(":", 1)[0]
-    said = engine.call("pull", "--quiet", f"{transport}:{path.resolve()}", timeout_s=3600)
-    return engine.image_id(said.stdout.split()[-1]) or ""
+    return engine.load_archive(transport, Path(path).resolve())
 
 
 def fix(
@@ -117,15 +98,7 @@ def fix(
             *(engine, container.id, pulled["reference"], workdir, uid, gid, base_commit),
         )
         steps["snapshot_s"], start = timed(snapshot.take_start, engine, container.id, user, workdir)
-        steps["commit_s"], _ = timed(
-            engine.call,
-            "commit",
-            "--pause=false",
-            *_changes(engine, pulled["id"]),
-            container.id,
-            tag,
-            timeout_s=3600,
-        )
+        steps["commit_s"], _ = timed(engine.commit, container.id, pulled["id"], tag)
     finally:
         engine.remove(name)
     if before and before != engine.image_id(tag):
@@ -152,27 +125,17 @@ def fix(
     }
 
 
-def _changes(engine: Engine, image: str) -> list[str]:
-    """Commit options that put back what idling as root changed in the image's configuration."""
-    done = engine.call("image", "inspect", "--format", "{{json .Config}}", image)
-    config = json.loads(done.stdout)
-    entrypoint, command = config.get("Entrypoint") or [], config.get("Cmd") or []
-    user = config.get("User") or "0"
-    changes = [f"ENTRYPOINT {json.dumps(entrypoint)}", f"CMD {json.dumps(command)}", f"USER {user}"]
-    return [word for change in changes for word in ("--change", change)]
-
-
 def warm(engine: Engine, image: str) -> float | None:
     """Make the ID-mapped copy of an image where runs need one: seconds, or None where they do not.
 
     The first `--userns=keep-id` container of an image makes it.
     """
-    if not (engine.info()["rootless"] and engine.name == "podman"):
+    if not engine.maps_users:
         return None
     name = f"agentsweep-idmap-{os.getpid()}"
     labels = {LABEL: name, OWNER_LABEL: owner_tag()}
     try:
-        return timed(engine.create, ContainerSpec(name, image, labels, keep_id=True))[0]
+        return timed(engine.create, ContainerSpec(name, image, labels, map_user=True))[0]
     finally:
         engine.remove(name)
 
@@ -219,14 +182,15 @@ def resolve(reference: str) -> dict[str, str | int]:
     architecture = PLATFORM.split("/")[1]
     options = ["--override-os", "linux", "--override-arch", architecture]
     tls = ["--tls-verify=false"] if is_loopback(reference) else []
-    manifest = _skopeo(*options, "inspect", "--raw", *tls, reference)
-    config = _skopeo(*options, "inspect", "--config", "--raw", *tls, reference)
+    raw = [*options, "inspect", "--raw", *tls]
+    manifest = skopeo.run(*raw, reference, image=reference)
+    config = skopeo.run(*raw, "--config", reference, image=reference)
     found = {
         "digest": f"sha256:{hashlib.sha256(manifest).hexdigest()}",
         "config_digest": f"sha256:{hashlib.sha256(config).hexdigest()}",
         "platform": PLATFORM,
     }
-    size = _layers_bytes(json.loads(manifest), reference, [*options, "inspect", "--raw", *tls])
+    size = _layers_bytes(json.loads(manifest), reference, raw)
     return found if size is None else found | {"size_bytes": size}
 
 
@@ -240,47 +204,11 @@ def _layers_bytes(manifest: dict, reference: str, inspect: list[str]) -> int | N
         is_ours = f"{platform.get('os')}/{platform.get('architecture')}" == PLATFORM
         if is_ours and reference.startswith("docker://"):
             name = _without_tag(reference.removeprefix("docker://"))
-            manifest = json.loads(_skopeo(*inspect, f"docker://{name}@{entry['digest']}"))
+            source = f"docker://{name}@{entry['digest']}"
+            manifest = json.loads(skopeo.run(*inspect, source, image=source))
             break
     layers = manifest.get("layers")
     return None if layers is None else sum(layer["size"] for layer in layers)
-
-
-def _skopeo(*arguments: str) -> bytes:
-    for attempt in range(3):
-        try:
-            done = subprocess.run(
-                ["skopeo", *arguments],
-                capture_output=True,
-                stdin=subprocess.DEVNULL,
-                timeout=300,
-                check=False,
-                env=engine_environment(),
-            )
-        except FileNotFoundError:
-            raise InfraError("skopeo is not installed: run `make system`") from None
-        except subprocess.TimeoutExpired:
-            raise InfraError(f"{arguments[-1]}: the registry gave no answer in 300 s") from None
-        if done.returncode == 0:
-            return done.stdout
-        said = last_line(done.stderr.decode(errors="replace"))
-        if "toomanyrequests" not in said.lower():
-            break
-        time.sleep(2**attempt)
-    # skopeo writes log lines: what it has to say is in `msg`.
-    message = re.search(r'msg="((?:[^"\\]|\\.)*)"', said)
-    raise InfraError(
-        f"{arguments[-1]} cannot be looked up: {message[1] if message else said}: see whether the "
-        "reference is right and its registry can be reached"
-    )
-
-
-def is_loopback(reference: str) -> bool:
-    """Whether a registry is on this machine, where nobody serves TLS."""
-    host = reference.removeprefix("docker://").split("/")[0].rsplit(":", 1)[0]
-    return reference.startswith("docker://") and (
-        host in ("localhost", "[::1]") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host) is not None
-    )
 
 
 def _without_tag(name: str) -> str:

@@ -10,13 +10,21 @@ from agentsweep.topology import parse_list
 _PAGE_BYTES = 4096
 
 
-def check_host(info: dict, uid: int) -> None:
-    """InfraError, with the reason and the cure, on a host that would ignore the limits."""
+def ignored(info: dict) -> str | None:
+    """Why an engine would ignore the limits, with the cure; None where it does not."""
     if info["rootless"] and info["cgroup_version"] == 1:
-        raise InfraError(
+        return (
             f"rootless {info['name']} on cgroup v1 silently ignores --memory and --cpus: run as "
             "root, or boot with systemd.unified_cgroup_hierarchy=1 for cgroup v2"
         )
+    return None
+
+
+def check_host(info: dict, uid: int) -> None:
+    """InfraError, with the reason and the cure, on a host that would ignore the limits."""
+    reason = ignored(info)
+    if reason is not None:
+        raise InfraError(reason)
     if info["rootless"] and uid != os.getuid():
         raise InfraError(
             f"with rootless {info['name']} the agent has your own user id: set container.uid to "

@@ -20,6 +20,7 @@ from agentsweep import (
     distribution,
     endpoint,
     engine,
+    engines,
     host,
     limits,
     marks,
@@ -189,10 +190,11 @@ class Measurement:
         job, wanted = self.job, self.job["limits"]
         container = job["container"]
         self.model = endpoint.gateway_settings(job)
-        self.engine = engine.find_engine(
+        self.engine = engines.find_engine(
             container["engine"], container["runtime"], workspace.engine_dir()
         )
         self.engine_info = self.engine.info()
+        self.say(engines.chosen(self.engine, container["engine"]))
         limits.check_host(self.engine_info, container["uid"])
         limits.check_fit(job["cell"], wanted["memory_bytes"], float(wanted["cpus"]))
         self.cleaning = stack.enter_context(ThreadPoolExecutor(1)).submit(
@@ -243,9 +245,9 @@ class Measurement:
             mounts=tuple(mounts),
             # Its init is not the agent's to kill: `pkill sleep` must not end the container.
             user="0:0",
-            keep_id=self.engine_info["rootless"] and self.engine.name == "podman",
+            map_user=self.engine.maps_users,
             mask_cgroups=container["network"] == "host",
-            cgroup_parent=scope.parent_for(self.cluster_job, self.engine_info)
+            cgroup_parent=scope.parent_for(self.cluster_job, self.engine)
             if container["cgroup_parent"] == "job"
             else None,
         )

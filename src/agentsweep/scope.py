@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agentsweep.cgroup import CgroupReader
+from agentsweep.engine import Engine
 from agentsweep.errors import InfraError
 
 JOB, OUTSIDE, NONE = "job", "outside", "none"
@@ -55,7 +56,7 @@ def scope_of(job: ClusterJob | None, level: str) -> str:
     return JOB if inside else OUTSIDE
 
 
-def parent_for(job: ClusterJob | None, engine_info: Mapping) -> str | None:
+def parent_for(job: ClusterJob | None, engine: Engine) -> str | None:
     """The `--cgroup-parent` that puts a container into the job; None where there is no job.
 
     InfraError, with the cure, where this engine cannot do it.
@@ -65,10 +66,10 @@ def parent_for(job: ClusterJob | None, engine_info: Mapping) -> str | None:
     why = None
     if job.level is None:
         why = f"Slurm job {job.id} has no cgroup (ProctrackType is not proctrack/cgroup)"
-    elif engine_info["cgroup_manager"] != "cgroupfs":
+    elif (manager := engine.info()["cgroup_manager"]) != "cgroupfs":
         why = (
-            f"{engine_info['name']} uses the {engine_info['cgroup_manager']} cgroup manager, which "
-            "takes slices only: set cgroup_manager to cgroupfs in containers.conf"
+            f"{engine.name} uses the {manager} cgroup manager, which takes slices only: "
+            f"{engine.cgroupfs_hint}"
         )
     elif not os.access(job.directory, os.W_OK):
         why = f"{job.directory} belongs to Slurm: the site must delegate it to the job's user"

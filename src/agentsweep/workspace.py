@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agentsweep.engine import Engine, find_engine
+from agentsweep.engine import Engine
+from agentsweep.engines import find_engine
 from agentsweep.errors import InfraError
 from agentsweep.process import owner_is_dead, owner_tag
 

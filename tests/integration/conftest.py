@@ -1,7 +1,8 @@
 """Real containers, the real agent, a scripted model: what integration tests share.
 
-Where there is no engine, no agent binary or no demo image they fail in CI, and elsewhere they are
-skipped with a loud line: `make test` provides all three.
+`--engine docker` runs them under a dockerd of their own. Where there is no engine, no agent binary
+or no demo image they fail in CI, and elsewhere they are skipped with a loud line: `make test`
+provides all three.
 """
 
 import json
@@ -15,6 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import docker_daemon
+import engine_in_use
 import pytest
 import yaml
 
@@ -24,12 +27,27 @@ BINARY = ROOT / "agents" / "claude-2.1.330" / "claude"
 MODEL = "claude-haiku-4-5-20251001"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_configure(config):
+    engine_in_use.NAME = config.getoption("--engine")
+
+
+def pytest_collection_modifyitems(config, items):
     here = Path(__file__).parent
+    kept = []
+    for item in items:
+        if item.get_closest_marker("docker") and engine_in_use.NAME != "docker":
+            config.hook.pytest_deselected(items=[item])
+            continue
+        kept.append(item)
+        alone = item.get_closest_marker("podman")
+        if alone and engine_in_use.NAME != "podman":
+            item.add_marker(pytest.mark.skip(reason=f"Podman's alone: {alone.args[0]}"))
+    items[:] = kept
+    daemon = {"podman": "podman", "docker": "dockerd"}[engine_in_use.NAME]
     missing = [
         what
         for what, there in (
-            ("podman", shutil.which("podman")),
+            (daemon, shutil.which(daemon)),
             (str(BINARY), BINARY.is_file()),
             (str(ARCHIVE), ARCHIVE.is_file()),
         )
@@ -41,6 +59,19 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def daemon():
+    """A dockerd for `--engine docker`, which all subprocesses find; None with Podman."""
+    if engine_in_use.NAME != "docker":
+        yield None
+        return
+    with docker_daemon.running() as started, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DOCKER_CONTEXT", raising=False)
+        for name, value in started.environment.items():
+            patch.setenv(name, value)
+        yield started
 
 
 @dataclass
@@ -56,7 +87,7 @@ class Images:
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory) -> Images:
+def images(daemon, tmp_path_factory) -> Images:
     folder = tmp_path_factory.mktemp("images")
     lab = Lab(folder, None)
     lab.lock.write_text("images: {}\n")
@@ -85,9 +116,14 @@ def lab(tmp_path, images):
 
 
 def agentsweep(*arguments, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
-    """The command line, as a user calls it from the project's directory."""
+    """The command line, as a user calls it from the project's directory.
+
+    What takes no configuration takes the engine from the line.
+    """
+    takes_engine = arguments[0] in ("image-pull", "image-fix")
+    engine = ["--engine", engine_in_use.NAME] if takes_engine else []
     done = subprocess.run(
-        [sys.executable, "-m", "agentsweep.cli", *map(str, arguments)],
+        [sys.executable, "-m", "agentsweep.cli", *map(str, arguments), *engine],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -144,7 +180,7 @@ class Lab:
                     "tasks": {"task": task},
                     "agents": {"claude": {"model_id": MODEL, "version": "2.1.330"} | (model or {})},
                     "agent": {"timeout_s": 60, "stall_s": 30, "max_retries": 1} | (agent or {}),
-                    "container": container or {},
+                    "container": {"engine": engine_in_use.NAME} | (container or {}),
                     "images": {"lock": str(self.lock)},
                     "paths": {"store": str(self.store), "results": str(self.folder / "results")},
                 }
@@ -215,7 +251,7 @@ class Lab:
     def leftovers(self) -> dict[str, list[str]]:
         """Containers, processes and scratch directories that belong to this lab's attempts."""
         keys = [path.name[:12] for path in self.store.glob("*")]
-        names = podman("ps", "--all", "--format", "{{.Names}}").split()
+        names = engine_in_use.ask("ps", "--all", "--format", "{{.Names}}").split()
         processes = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -256,13 +292,6 @@ def services_of(keys: list[str]) -> list[str]:
         if any(key in link for link in links for key in keys):
             found.append(path.name)
     return found
-
-
-def podman(*arguments: str) -> str:
-    done = subprocess.run(
-        ["podman", *arguments], capture_output=True, text=True, cwd="/tmp", check=False
-    )
-    return done.stdout
 
 
 def stop(process: subprocess.Popen, number: int = signal.SIGKILL) -> int:
@@ -341,7 +370,7 @@ def registry(tmp_path):
 
 @pytest.fixture
 def two_images(tmp_path):
-    """Two small images of one repository: one file differs."""
+    """Two small images of one repository, in archives: one file differs."""
     made, ids = [], []
     for word in ("first", "second"):
         root = tmp_path / word
@@ -357,8 +386,8 @@ def two_images(tmp_path):
             ["podman", "save", "--quiet", "--format", "oci-archive", "-o", str(archive), ids[-1]],
             check=True,
         )
-        podman("rmi", "--force", ids[-1])
+        subprocess.run(["podman", "rmi", "--force", ids[-1]], check=True, capture_output=True)
         made.append(archive)
     yield made
     for image in ids:
-        podman("rmi", "--force", image)
+        engine_in_use.ask("rmi", "--force", image)

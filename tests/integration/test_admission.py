@@ -12,11 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import engine_in_use
 import pytest
 import yaml
 
 from agentsweep.topology import parse_list
-from conftest import DONE, ROOT, Images, Lab, bash, podman
+from conftest import DONE, ROOT, Images, Lab, bash
 
 MIB = 2**20
 
@@ -135,9 +136,9 @@ def test_a_killed_runs_room_is_given_out_when_its_container_is_gone(sweep):
     first.lab.wait_for_tool()
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (left,) = [name for name in podman("ps", "--format", "{{.Names}}").split()
+    (left,) = [name for name in engine_in_use.ask("ps", "--format", "{{.Names}}").split()
                if first.lab.key() in name]  # fmt: skip
     second.start()
     (result,) = second.results()
     assert result["outcome"] == "completed"
-    assert left not in podman("ps", "--all", "--format", "{{.Names}}").split()
+    assert left not in engine_in_use.ask("ps", "--all", "--format", "{{.Names}}").split()

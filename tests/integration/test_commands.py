@@ -3,8 +3,10 @@
 import json
 import shutil
 
+import engine_in_use
+
 from agentsweep import config as configuration
-from conftest import DONE, agentsweep, bash, podman
+from conftest import DONE, agentsweep, bash
 
 CELL = "task~task/agent~claude/mem~512MiB_cpus~1_rep~0"
 SCENARIO = {"turns": [bash("echo hello"), DONE]}
@@ -25,7 +27,7 @@ def fixed_image_where_it_is_looked_for(lab, config) -> str:
     folder.mkdir(parents=True)
     record = json.loads(lab.images.record.read_text()) | {"tag": image.tag}
     (folder / "image.json").write_text(json.dumps(record))
-    podman("tag", lab.images.tag, image.tag)
+    engine_in_use.ask("tag", lab.images.tag, image.tag)
     return image.tag
 
 
@@ -35,14 +37,14 @@ def test_the_doctor_finds_nothing_wrong_on_this_host(lab):
     try:
         found = checks("--config", config)
     finally:
-        podman("untag", tag, tag)
+        engine_in_use.ask("rmi", tag)
     wrong = {name: check for name, check in found.items() if check["state"] == "fail"}
     assert not wrong
     # Seen to act on a real container, not read from a setting.
     assert "was killed" in found["memory limit"]["detail"]
     assert "throttled" in found["cpu limit"]["detail"]
     assert "the agent starts in it" in found["image task"]["detail"]
-    assert "doctor" not in podman("ps", "--all", "--format", "{{.Names}}")
+    assert "doctor" not in engine_in_use.ask("ps", "--all", "--format", "{{.Names}}")
 
 
 def test_the_doctor_sees_that_an_agent_finds_no_library_in_the_image(lab):
@@ -58,7 +60,7 @@ def test_the_doctor_sees_that_an_agent_finds_no_library_in_the_image(lab):
     try:
         found = checks("--config", config, "--config", broken)
     finally:
-        podman("untag", tag, tag)
+        engine_in_use.ask("rmi", tag)
     assert "not the locked agent binary" in found["agent claude"]["detail"]
     assert found["image task"]["state"] == "fail"
     assert "a library of the agent is missing" in found["image task"]["detail"]
@@ -71,7 +73,7 @@ def test_a_run_by_hand_needs_no_more_than_the_cell(lab):
     try:
         first = agentsweep("run", CELL, "--config", config)
     finally:
-        podman("untag", tag, tag)
+        engine_in_use.ask("rmi", tag)
     out = lab.folder / "results" / "runs" / CELL
     assert f"{CELL}: completed" in first.stdout and f"its files are in {out}" in first.stdout
     assert "\r" not in first.stdout and "\033" not in first.stdout

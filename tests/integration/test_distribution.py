@@ -7,8 +7,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import engine_in_use
 import pytest
 import yaml
+from docker_daemon import Daemon
 
 from conftest import ARCHIVE, DONE, Images, Lab, agentsweep
 
@@ -20,38 +22,56 @@ class Node:
 
     def __init__(self, folder: Path):
         (folder / "tmp").mkdir(parents=True)
+        self.folder = folder
+        self.environment = os.environ | {"TMPDIR": str(folder / "tmp")} | self.storage()
+
+    def storage(self) -> dict[str, str]:
+        """What gives the engine its storage."""
+        raise NotImplementedError
+
+    def engine(self, *arguments: str) -> str:
+        return subprocess.run(
+            [engine_in_use.NAME, *arguments], env=self.environment, cwd=self.folder,
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+
+    def images(self) -> list[str]:
+        """Their ids, once each: Docker lists an image by tag and by digest."""
+        return sorted(set(self.engine("images", "--quiet", "--no-trunc").split()))
+
+
+class PodmanNode(Node):
+    def storage(self) -> dict[str, str]:
+        folder = self.folder
         storage = folder / "storage.conf"
         storage.write_text(
             f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/graph"\n'
             f'runroot = "{folder}/run"\n'
         )
-        self.folder = folder
-        self.environment = os.environ | {
-            "CONTAINERS_STORAGE_CONF": str(storage),
-            "TMPDIR": str(folder / "tmp"),
-        }
-
-    def podman(self, *arguments: str) -> str:
-        return subprocess.run(
-            ["podman", *arguments], env=self.environment, cwd=self.folder,
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-
-    def images(self) -> list[str]:
-        return self.podman("images", "--quiet", "--no-trunc").split()
+        return {"CONTAINERS_STORAGE_CONF": str(storage)}
 
     def end(self) -> None:
-        self.podman("rmi", "--all", "--force")
+        self.engine("rmi", "--all", "--force")
         # Podman mounts its storage over itself.
         subprocess.run(["umount", str(self.folder / "graph" / "overlay")], check=False,
                        stderr=subprocess.DEVNULL)  # fmt: skip
 
 
+class DockerNode(Node):
+    def storage(self) -> dict[str, str]:
+        self.daemon = Daemon(self.folder / "docker")
+        return self.daemon.environment
+
+    def end(self) -> None:
+        self.daemon.stop()
+
+
 @pytest.fixture
 def nodes():
+    kind = {"podman": PodmanNode, "docker": DockerNode}[engine_in_use.NAME]
     # Short, because the path of a socket is below it.
     with tempfile.TemporaryDirectory(prefix="nodes-") as folder:
-        made = [Node(Path(folder) / name) for name in ("1", "2", "3")]
+        made = [kind(Path(folder) / name) for name in ("1", "2", "3")]
         yield made
         for node in made:
             node.end()

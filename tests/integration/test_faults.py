@@ -6,12 +6,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import engine_in_use
 import pytest
 
 from agentsweep import strays
-from agentsweep.engine import ContainerSpec, find_engine
-from agentsweep.workspace import engine_dir
-from conftest import DONE, SLEEP, bash, podman, stop
+from agentsweep.engine import ContainerSpec
+from conftest import DONE, SLEEP, bash, stop
 
 QUICK = {"turns": [bash("sleep 2"), DONE]}
 
@@ -29,9 +29,10 @@ def test_a_killed_runner_is_cleaned_up_after_by_the_next(lab):
     assert lab.nothing_left(), lab.leftovers()
 
 
+@pytest.mark.podman("it has a monitor for each container, which outlives the start")
 def test_a_start_that_is_killed_half_way_leaves_no_container(images):
     """The engine then believes that it never started, and would forget it."""
-    engine = find_engine("auto", "auto", engine_dir())
+    engine = engine_in_use.find()
     name = f"agentsweep-half-{os.getpid()}"
     created = engine.create(ContainerSpec(name, images.tag, user="0:0"))
     try:
@@ -61,7 +62,7 @@ def test_a_container_removed_from_outside_is_no_data(lab):
     runner = lab.start(SLEEP)
     lab.wait_for_tool()
     (name,) = lab.leftovers()["containers"]
-    podman("rm", "--force", "--time", "0", name)
+    engine_in_use.ask("rm", "--force", name)
     assert runner.wait(30) == 1
     log = (lab.folder / "log").read_text()
     assert "went away" in log

@@ -4,12 +4,13 @@ import difflib
 import hashlib
 import json
 
+import engine_in_use
 import pytest
 import yaml
 
-from agentsweep import config, evidence, grading_job, images, verdict, workspace
-from agentsweep.engine import LABEL, ContainerSpec, find_engine
-from conftest import ROOT, agentsweep, podman
+from agentsweep import config, evidence, grading_job, images, verdict
+from agentsweep.engine import LABEL, ContainerSpec
+from conftest import ROOT, agentsweep
 
 TASK = "starlette-1147"
 SESSIONS = "starlette/middleware/sessions.py"
@@ -37,13 +38,14 @@ class Bench:
                 }
             },
             "sweep": {"tasks": [TASK]},
+            "container": {"engine": engine_in_use.NAME},
             "grading": {"memory": "512MiB", "timeout_s": 60},
         }
         base = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
         self.settings = config.merge(base, self.settings)
         self.config = self.load()
         self.row = self.config.task(TASK).row
-        self.engine = find_engine("podman", "auto", workspace.engine_dir())
+        self.engine = engine_in_use.find()
         self.files = self._read(SESSIONS, TESTS)
         self.out = folder / "out"
 
@@ -283,5 +285,5 @@ def test_the_command_grades_a_file(bench, tmp_path):
 
 
 def test_gradings_leave_no_container_behind():
-    names = podman("ps", "--all", "--format", "{{.Names}}")
+    names = engine_in_use.ask("ps", "--all", "--format", "{{.Names}}")
     assert "agentsweep-grading" not in names

@@ -7,9 +7,10 @@ import tarfile
 import time
 from pathlib import Path
 
+import engine_in_use
 import pytest
 
-from conftest import DONE, SLEEP, bash, podman, services_of, stop
+from conftest import DONE, SLEEP, bash, services_of, stop
 
 
 def log_of(lab) -> str:
@@ -155,7 +156,9 @@ def set_anew(name: str) -> None:
     """Double a container's memory limit behind the engine's back, as a reload of systemd may."""
     from agentsweep.cgroup import CgroupReader
 
-    reader = CgroupReader.for_pid(int(podman("inspect", "--format", "{{.State.Pid}}", name)))
+    reader = CgroupReader.for_pid(
+        int(engine_in_use.ask("inspect", "--format", "{{.State.Pid}}", name))
+    )
     if reader.version == 2:
         (reader.paths[""] / "memory.max").write_text(str(2**30))
         return

@@ -2,8 +2,11 @@
 
 import json
 
+import engine_in_use
+
 from agentsweep.engine import ulimits
-from conftest import agentsweep, podman
+from agentsweep.process import owner_is_dead
+from conftest import agentsweep
 
 # As images are made: cloned at today's state, checked out at the base, set up in one commit.
 _PLANT = """
@@ -29,9 +32,8 @@ def test_the_fix_takes_the_future_out_of_the_image(images, tmp_path):
     pulled = json.loads(images.record.with_name("pulled.json").read_text())
     name, tag = f"agentsweep-test-{tmp_path.name}", f"{images.tag}-planted"
     record = tmp_path / "image.json"
-    runtime = json.loads(images.record.read_text())["engine"]["runtime"]
-    limits = [f"--ulimit={limit}" for limit in ulimits()]
-    start = ("--runtime", runtime, "run", "--network=none", *limits)
+    engine = engine_in_use.find()
+    start = ("run", "--network=none", *(f"--ulimit={limit}" for limit in ulimits()))
 
     def fix(commit, check=True):
         return agentsweep(
@@ -41,21 +43,52 @@ def test_the_fix_takes_the_future_out_of_the_image(images, tmp_path):
         )  # fmt: skip
 
     try:
-        said = podman(*start, "--name", name, pulled["id"], "sh", "-c", _PLANT)
+        said = engine.call(*start, "--name", name, pulled["id"], "sh", "-c", _PLANT).stdout
         base, solution = said.split()
-        planted = f"sha256:{podman('commit', '-q', name, tag).strip()}"
+        engine.call("commit", name, tag)
+        planted = engine.image_id(tag)
         (tmp_path / "pulled.json").write_text(json.dumps(pulled | {"id": planted}))
         refused = fix(solution, check=False)
         assert refused.returncode != 0
         assert f"does not come after the base commit {solution}" in refused.stderr
         fix(base)
         look = (*start, "--rm", "--user=1000", f"{tag}-fixed")
-        assert podman(*look, "sh", "-c", _LOOK, solution).split() == ["absent", "SWE-bench", "2"]
+        said = engine.call(*look, "sh", "-c", _LOOK, solution).stdout
+        assert said.split() == ["absent", "SWE-bench", "2"]
     finally:
-        podman("rm", "--force", "--time=0", name)
-        podman("rmi", f"{tag}-fixed", tag)
+        engine.remove(name)
+        engine.call("rmi", f"{tag}-fixed", tag, check=False)
     history = json.loads(record.read_text())["history"]
     assert (history["base_commit"], history["base_commit_found"]) == (base, True)
     assert (history["commits"], history["nested"]) == (2, 0)
     removed = history["removed"]
     assert (removed["refs"], removed["remotes"], removed["unreachable_objects"]) == (2, 1, 3)
+
+
+def test_a_fixed_image_starts_as_its_base_does_and_is_nobodys(images, tmp_path):
+    """A container that somebody makes of it is none of ours, and so is not cleaned up."""
+    engine = engine_in_use.find()
+    pulled = json.loads(images.record.with_name("pulled.json").read_text())
+    tag, name, record = f"{images.tag}-start", f"agentsweep-{tmp_path.name}", tmp_path / "i.json"
+    changes = ('ENTRYPOINT ["/bin/sh", "-c"]', 'CMD ["echo started"]', "USER 1000")
+    options = [word for change in changes for word in ("--change", change)]
+    try:
+        engine.call("create", "--name", name, "--network=none", pulled["id"], "true")
+        engine.call("commit", *options, name, tag)
+        engine.remove(name)
+        base = pulled | {"id": engine.image_id(tag)}
+        (tmp_path / "pulled.json").write_text(json.dumps(base))
+        agentsweep(
+            "image-fix", "--pulled", tmp_path / "pulled.json", "--workdir", "/testbed",
+            "--uid", "1000", "--gid", "1000", "--tag", f"{tag}-fixed", "--out", record,
+        )  # fmt: skip
+        said = engine.call("image", "inspect", "--format", "{{json .Config}}", tag, f"{tag}-fixed")
+        before, after = map(json.loads, said.stdout.splitlines())
+        for key in ("Entrypoint", "Cmd", "User", "WorkingDir", "Env"):
+            assert after.get(key) == before.get(key), key
+        engine.call("create", "--name", name, "--network=none", f"{tag}-fixed")
+        (ours,) = [one for one in engine.owned() if one["id"] in engine.inspect(name)["Id"]]
+        assert not owner_is_dead(ours["owner"])
+    finally:
+        engine.remove(name)
+        engine.call("rmi", f"{tag}-fixed", tag, check=False)

@@ -13,13 +13,14 @@ import threading
 import time
 from pathlib import Path
 
+import engine_in_use
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from agentsweep import trace
 from agentsweep.process import LineService
-from conftest import DONE, agentsweep, bash, podman
+from conftest import DONE, agentsweep, bash
 
 KEY = "sk-canary-4d7e91-never-to-be-seen"
 
@@ -242,8 +243,8 @@ def test_an_agent_that_looks_for_the_key_finds_none_and_reaches_nothing(lab, key
                 with contextlib.suppress(OSError):
                     if KEY.encode() in path.read_bytes():
                         seen.append(path.read_bytes().decode())
-            for name in podman("ps", "--format", "{{.Names}}").split():
-                if KEY in podman("inspect", name):
+            for name in engine_in_use.ask("ps", "--format", "{{.Names}}").split():
+                if KEY in engine_in_use.ask("inspect", name):
                     seen.append(name)
             time.sleep(0.2)
 

@@ -7,7 +7,9 @@ whom the kernel picks is then known beforehand, and the kill itself is the kerne
 import os
 import subprocess
 
-from conftest import DONE, bash, podman
+import engine_in_use
+
+from conftest import DONE, bash
 
 # 1.5 GB into a process that holds on to it.
 GROW = "head -c 1500000000 /dev/zero | tail > /dev/null"
@@ -105,7 +107,7 @@ def test_the_kernel_kills_the_container(lab):
     runner = lab.start({"turns": [bash(f"echo changed > note.txt; sleep 3; {GROW}"), DONE]})
     lab.wait_for_tool()
     (name,) = lab.leftovers()["containers"]
-    init = podman("inspect", "--format", "{{.State.Pid}}", name).strip()
+    init = engine_in_use.ask("inspect", "--format", "{{.State.Pid}}", name).strip()
     # Its init belongs to the container's root, so that the agent could not do this.
     subprocess.run(
         [*([] if os.getuid() == 0 else ["podman", "unshare"]), "sh", "-c",

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import engine_in_use
 import yaml
 
-from conftest import ARCHIVE, DONE, Images, Lab, Registry, agentsweep, podman
+from conftest import ARCHIVE, DONE, Images, Lab, Registry, agentsweep
 
 
 def pull(registry, locked: dict, out: Path, check: bool = True):
@@ -40,7 +41,7 @@ def test_the_pull_gives_what_was_locked_and_not_what_the_tag_says_now(registry, 
     moved = yaml.safe_load(lab.lock.read_text())["images"][registry.reference]
     assert moved["digest"] != locked["digest"]
     # A digest and an image that do not belong together are refused.
-    podman("rmi", "--force", record["id"])
+    engine_in_use.ask("rmi", "--force", record["id"])
     refused = pull(registry, locked | {"digest": moved["digest"]}, pulled, check=False)
     assert refused.returncode == 1
     assert "is not the locked image" in refused.stderr

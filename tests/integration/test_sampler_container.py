@@ -11,13 +11,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import engine_in_use
 import pytest
 
-from agentsweep import engine as engines
 from agentsweep.cgroup import CgroupGone, CgroupReader
+from agentsweep.engine import ContainerSpec, Engine, Mount, engine_environment
 from agentsweep.marks import install_wrapper, make_marks_directory
 from agentsweep.samples import read_samples
-from conftest import podman
 
 MIB = 2**20
 WRAPPER = "/run/agentsweep/bash-mark"
@@ -25,8 +25,8 @@ HYBRID = Path("/sys/fs/cgroup/memory").is_dir()
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    return engines.find_engine("auto", "auto", tmp_path_factory.mktemp("engine"))
+def engine():
+    return engine_in_use.find()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def engine_image(request) -> str:
 class Box:
     """A container with a sampler beside it, as a run has them."""
 
-    engine: engines.Engine
+    engine: Engine
     name: str
     pid: int
     folder: Path
@@ -85,9 +85,7 @@ class Box:
     def start(self, *argv: str, **how) -> subprocess.Popen:
         how = {"stdout": subprocess.PIPE, "stdin": subprocess.PIPE, "text": True} | how
         arguments = self.engine.exec_arguments(self.name, *argv, user="1000:1000")
-        client = subprocess.Popen(
-            arguments, cwd=self.folder, env=engines.engine_environment(), **how
-        )
+        client = subprocess.Popen(arguments, cwd=self.folder, env=engine_environment(), **how)
         self.clients.append(client)
         return client
 
@@ -130,7 +128,7 @@ def box(engine, engine_image, tmp_path):
         install_wrapper(folder / "bash-mark")
         make_marks_directory(folder / "marks")
         name = f"agentsweep-test-{os.getpid()}-{time.monotonic_ns()}"
-        spec = engines.ContainerSpec(
+        spec = ContainerSpec(
             name=name,
             image=engine_image,
             labels={"agentsweep-test": "sampler"},
@@ -138,11 +136,11 @@ def box(engine, engine_image, tmp_path):
             cpus=cpus,
             pids=4096,
             mounts=(
-                engines.Mount(folder / "bash-mark", WRAPPER),
-                engines.Mount(folder / "marks", "/run/agentsweep/marks", read_only=False),
+                Mount(folder / "bash-mark", WRAPPER),
+                Mount(folder / "marks", "/run/agentsweep/marks", read_only=False),
             ),
         )
-        engine.call("create", *options, *engines.create_arguments(engine.name, spec))
+        engine.call("create", *options, *engine.create_arguments(spec))
         made = Box(engine, name, 0, folder)
         boxes.append(made)
         made.pid = engine.start(name, name).pid
@@ -532,7 +530,7 @@ def test_the_limits_of_a_container_are_read_back(box):
     assert limits["memory_bytes"] == 300 * MIB
     assert limits["cpus"] == 0.5
     assert limits["pids"] == 4096
-    container_id = podman("inspect", "--format", "{{.Id}}", made.name).strip()
+    container_id = engine_in_use.ask("inspect", "--format", "{{.Id}}", made.name).strip()
     assert container_id in limits["memory_level"]
     assert container_id in limits["cpu_level"]
 

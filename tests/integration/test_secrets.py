@@ -7,7 +7,9 @@ import threading
 import time
 from pathlib import Path
 
-from conftest import DONE, bash, podman
+import engine_in_use
+
+from conftest import DONE, bash
 
 CANARY = "canary-5f1c9e-secret"
 LOOK = (
@@ -38,8 +40,8 @@ def test_no_credential_reaches_a_container_a_file_or_a_process_list(lab):
                         seen.append(f"{path}: {path.read_bytes()!r}")
                 except OSError:
                     continue
-            for name in podman("ps", "--format", "{{.Names}}").split():
-                if holds_canary(podman("inspect", name).encode()):
+            for name in engine_in_use.ask("ps", "--format", "{{.Names}}").split():
+                if holds_canary(engine_in_use.ask("inspect", name).encode()):
                     seen.append(name)
             time.sleep(0.2)
 

@@ -12,7 +12,7 @@ import run_maker
 import small_sweep
 import yaml
 
-from agentsweep import cli, config, engine, runner, store
+from agentsweep import cli, config, runner, store
 from agentsweep.errors import InfraError
 from agentsweep.units import parse_size
 
@@ -309,7 +309,7 @@ def test_image_commands_refuse_what_is_no_record(refused, tmp_path):
 
 
 def test_image_pull_of_an_unlocked_image_names_the_cure(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "find_engine", lambda *_: None)
+    monkeypatch.setattr(cli, "_find_engine", lambda _: None)
     digests = ("--digest", "unlocked", "--config-digest", "unlocked")
     said = refused("image-pull", "--reference", "docker://x/y", *digests, "--out", tmp_path / "o")
     assert "`snakemake --cores 1 lock`" in said

@@ -9,6 +9,7 @@ import pytest
 from agentsweep import distribution, images
 from agentsweep.distribution import Place
 from agentsweep.errors import InfraError
+from agentsweep.podman import Podman
 
 DIGEST, CONFIG, FIXED, OTHER = (f"sha256:{letter * 64}" for letter in "abcd")
 REFERENCE = "docker://example.org/a:1"
@@ -18,13 +19,12 @@ RECORD = {
 }  # fmt: skip
 
 
-class Engine:
+class Engine(Podman):
     """A node's engine: it has what it saved, loaded or pulled; a load brings `brings`."""
 
-    name = "podman"
-
     def __init__(self, workdir: Path, has=(), brings=FIXED):
-        self.workdir, self.has, self.brings = workdir, set(has), brings
+        super().__init__(None, workdir)
+        self.has, self.brings = set(has), brings
         self.calls = []
 
     def image_id(self, reference):
@@ -37,7 +37,9 @@ class Engine:
         return {"rootless": False}
 
     def call(self, *arguments, **_):
-        self.calls.append(arguments[0])
+        # Looking changes nothing.
+        if arguments[0] != "image":
+            self.calls.append(arguments[0])
         if arguments[0] == "save":
             Path(arguments[arguments.index("--output") + 1]).write_text("an image")
         if arguments[0] == "push":

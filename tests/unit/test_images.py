@@ -5,19 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from agentsweep import images
+from agentsweep import image_names, images, skopeo
 from agentsweep.errors import ConfigError, InfraError
+from agentsweep.podman import Podman
 
 DIGEST, CONFIG, OTHER = (f"sha256:{letter * 64}" for letter in "abc")
 
 
-class Engine:
+class Engine(Podman):
     """An engine whose next pull brings the image `brings`."""
 
-    name = "podman"
-
     def __init__(self, workdir=None, has=(), brings=CONFIG):
-        self.workdir, self.has, self.brings = workdir, set(has), brings
+        super().__init__(None, workdir)
+        self.has, self.brings = set(has), brings
         self.calls = []
 
     def image_id(self, reference):
@@ -90,7 +90,7 @@ def test_a_missing_archive_says_how_to_make_it(tmp_path):
     ],
 )
 def test_only_this_machine_may_serve_without_tls(reference, loopback):
-    assert images.is_loopback(reference) is loopback
+    assert image_names.is_loopback(reference) is loopback
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_the_size_of_an_image_is_that_of_its_layers(monkeypatch):
     )
     answers = {}
     monkeypatch.setattr(
-        images, "_skopeo", lambda *words: json.dumps(answers.get(words[-1], {})).encode()
+        skopeo, "run", lambda *_, image: json.dumps(answers.get(image, {})).encode()
     )
     for manifest, size in (
         (plain, 12),

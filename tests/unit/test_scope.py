@@ -2,12 +2,25 @@
 
 import pytest
 
+from agentsweep.docker import Docker
+from agentsweep.engine import Engine
 from agentsweep.errors import InfraError
+from agentsweep.podman import Podman
 from agentsweep.scope import ClusterJob, above, parent_for, scope_of
 
 V1 = "/slurm/uid_1000/job_42"
 V2 = "/system.slice/slurmstepd.scope/job_42"
-FILES = {"cgroup_manager": "cgroupfs", "name": "podman"}
+
+
+class Manager:
+    """An engine that says which cgroup manager it uses."""
+
+    def __init__(self, manager: str = "cgroupfs", kind: type[Engine] = Podman):
+        self.name, self.cgroupfs_hint = kind.name, kind.cgroupfs_hint
+        self._manager = manager
+
+    def info(self) -> dict:
+        return {"cgroup_manager": self._manager}
 
 
 @pytest.mark.parametrize(
@@ -49,12 +62,14 @@ def test_without_slurm_there_is_no_job():
 
 def test_what_puts_a_container_into_the_job_or_why_nothing_does(tmp_path):
     job = ClusterJob("42", V1, str(tmp_path))
-    assert parent_for(job, FILES) == V1
-    assert parent_for(None, FILES) is None
-    for wrong, given, info in (
-        ("has no cgroup", ClusterJob("42", None, None), FILES),
-        ("systemd cgroup manager", job, FILES | {"cgroup_manager": "systemd"}),
-        ("belongs to Slurm", ClusterJob("42", V1, str(tmp_path / "none")), FILES),
+    assert parent_for(job, Manager()) == V1
+    assert parent_for(None, Manager()) is None
+    elsewhere = ClusterJob("42", V1, str(tmp_path / "none"))
+    for wrong, given, engine in (
+        ("has no cgroup", ClusterJob("42", None, None), Manager()),
+        ("podman uses the systemd .* containers.conf", job, Manager("systemd")),
+        ("docker uses the systemd .*daemon.json", job, Manager("systemd", Docker)),
+        ("belongs to Slurm", elsewhere, Manager()),
     ):
         with pytest.raises(InfraError, match=wrong):
-            parent_for(given, info)
+            parent_for(given, engine)
