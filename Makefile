@@ -74,8 +74,8 @@ lint: env ## ruff, snakefmt, snakemake --lint
 bench: setup ## the benchmarks of docs/performance.md
 	@for script in benchmarks/*.py; do echo "$$script"; python "$$script" || exit 1; done
 
-test-cluster: setup ## a sweep through profiles/slurm on a real Slurm of three nodes, six minutes
-	@sh tools/system.sh cluster
+test-cluster: setup ## sweeps through profiles/slurm on a real Slurm of three nodes, some minutes
+	@sh tools/system.sh test
 	pytest tests/cluster
 
 test-vm: setup ## the integration tests in an emulated machine with cgroup v2 (tools/test-vm.sh)

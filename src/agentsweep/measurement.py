@@ -186,15 +186,13 @@ class Measurement:
 
     def _preflight(self, stack: contextlib.ExitStack) -> None:
         """Everything that can be known to be missing before anything is spent."""
-        job, wanted = self.job, self.job["limits"]
-        container = job["container"]
+        job, container = self.job, self.job["container"]
         self.model = endpoint.gateway_settings(job)
         self.engine = engine.find_engine(
             container["engine"], container["runtime"], workspace.engine_dir()
         )
         self.engine_info = self.engine.info()
         limits.check_host(self.engine_info, container["uid"])
-        limits.check_fit(job["cell"], wanted["memory_bytes"], float(wanted["cpus"]))
         self.cleaning = stack.enter_context(ThreadPoolExecutor(1)).submit(
             workspace.clean_up, self.engine
         )
