@@ -78,8 +78,8 @@ test-docker: setup ## all integration tests under a Docker daemon of their own, 
 	@sh tools/system.sh test
 	pytest --engine docker --whole-demo tests/integration
 
-test-cluster: setup ## a sweep through profiles/slurm on a real Slurm of three nodes, six minutes
-	@sh tools/system.sh cluster
+test-cluster: setup ## sweeps through profiles/slurm on a real Slurm of three nodes, some minutes
+	@sh tools/system.sh test
 	pytest tests/cluster
 
 test-vm: setup ## the integration tests in an emulated machine with cgroup v2 (tools/test-vm.sh)

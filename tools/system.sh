@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install the system packages that are missing, or say how.
-# usage: system.sh [test | cluster]   (also what only the tests, or those of a cluster, need)
+# usage: system.sh [test]   (also what only the tests need)
 set -eu
 
 packages="ca-certificates git python3 python3-venv procps"
@@ -9,11 +9,10 @@ packages="$packages podman runc crun catatonit skopeo debootstrap"
 if [ "$(id -u)" != 0 ] && [ -d /run/systemd/system ]; then
   packages="$packages dbus-user-session"
 fi
-[ "${1:-}" = test ] && packages="$packages docker-registry"
+[ "${1:-}" = test ] && packages="$packages docker-registry slurm-wlm munge"
 if [ "${1:-}" = test ] && ! PATH="$PATH:/usr/sbin" command -v dockerd >/dev/null; then
   packages="$packages docker.io iptables"
 fi
-[ "${1:-}" = cluster ] && packages="$packages slurm-wlm munge"
 
 if ! command -v apt-get >/dev/null; then
   for tool in git python3 podman skopeo; do

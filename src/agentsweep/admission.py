@@ -76,9 +76,14 @@ def admitted(
     machine can never have the room, and where it has had none for `wait_s` seconds.
     """
     usable = os.sched_getaffinity(0)
-    room = Machine.here().offered(settings)
+    machine = Machine.here()
+    room = machine.offered(settings)
     topology = Topology.read(usable)
-    _refuse_misfit(need, room, topology, usable)
+    misfit = machine.misfit(need.memory_bytes, need.cores, settings)
+    if misfit is None and need.pinned and topology.choose(usable, need.cores) is None:
+        misfit = f"needs {_cores(need.cores)} of its own, and may use CPUs {list_text(usable)} only"
+    if misfit is not None:
+        raise InfraError(f"{need.name} {misfit}: {need.cure}")
     line = _Line(_directory(settings), need, room, topology, clean)
     begin = time.monotonic()
     deadline = begin + settings["wait_s"]
@@ -99,24 +104,6 @@ def admitted(
         if told:
             say(f"there is room on this machine after {waited_s:.0f} s")
         yield Grant(need.memory_bytes, need.cores, line.cpuset, round(waited_s, 3))
-
-
-def _refuse_misfit(need: Need, room: Machine, topology: Topology, usable: set[int]) -> None:
-    if need.memory_bytes > room.memory_bytes:
-        short = (
-            f"{_mib(need.memory_bytes)} of memory, and runs may have {_mib(room.memory_bytes)} of "
-            "this machine (nine tenths, unless machine.memory says otherwise)"
-        )
-    elif need.cores > room.cpus:
-        short = (
-            f"{_cores(need.cores)}, and runs may have {room.cpus} of this machine (all, unless "
-            "machine.cpus says otherwise)"
-        )
-    elif need.pinned and topology.choose(usable, need.cores) is None:
-        short = f"{_cores(need.cores)} of its own, and may use CPUs {list_text(usable)} only"
-    else:
-        return
-    raise InfraError(f"{need.name} needs {short}: {need.cure}")
 
 
 @dataclass(frozen=True)

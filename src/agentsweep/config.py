@@ -14,7 +14,7 @@ from agentsweep import agent, agent_model, lockfile, replay_source, schema, task
 from agentsweep.cells import Cell, cells_of
 from agentsweep.errors import ConfigError
 from agentsweep.hub import HubSplit
-from agentsweep.machine import HOST_SHARE, Machine
+from agentsweep.machine import Machine, decimal_mb
 from agentsweep.replay_source import ReplaySource
 from agentsweep.spec import FIX_RECIPE, PROTOCOL, ImageRef, canonical, cores, text_sha256
 from agentsweep.store import Store, spec_sha256
@@ -290,7 +290,7 @@ class Config:
 
     def reserved_mb(self, cell: Cell) -> int:
         """The same in decimal megabytes, in which Snakemake counts."""
-        return -(-self.reserved_bytes(cell) // 10**6)
+        return decimal_mb(self.reserved_bytes(cell))
 
     def reserved_minutes(self, cell: Cell) -> int:
         """Minutes within which the cell's run ends, whatever its agent does."""
@@ -299,21 +299,9 @@ class Config:
 
     def misfit(self, cell: Cell, machine: Machine) -> str | None:
         """Why a cell can never run on a machine, or None where it can."""
-        settings = self._data["machine"]
-        offered = machine.offered(settings)
-        if self.reserved_bytes(cell) > offered.memory_bytes:
-            overhead, given = self._data["measure"]["mem_overhead"], settings["memory"]
-            share = f"{HOST_SHARE:.0%} of it" if given is None else "machine.memory"
-            return (
-                f"needs {cell.memory} + {overhead} = {self.reserved_mb(cell)} MB of memory, and "
-                f"this machine gives {offered.memory_bytes // 10**6} MB ({share})"
-            )
-        # `machine.cpus` may give to several what no single one can have.
-        most = min(offered.cpus, machine.cpus)
-        if cores(cell.cpus) > most:
-            gives = "gives" if most < machine.cpus else "has"
-            return f"needs {cores(cell.cpus)} cores, and this machine {gives} {most}"
-        return None
+        needs = self.reserved_bytes(cell), self.reserved_cores(cell)
+        memory = f"{cell.memory} + {self._data['measure']['mem_overhead']} = "
+        return machine.misfit(*needs, self._data["machine"], memory)
 
     @functools.cache  # noqa: B019
     def store(self) -> Store:

@@ -13,6 +13,7 @@ from agentsweep.admission import Say, admitted
 from agentsweep.config import Config
 from agentsweep.grading import Grader, Ground
 from agentsweep.lockfile import UNLOCKED
+from agentsweep.machine import decimal_mb
 from agentsweep.spec import cores as spec_cores
 from agentsweep.store import Store, spec_sha256, write_durably
 from agentsweep.units import parse_cpus, parse_size
@@ -62,7 +63,7 @@ def cores(config: Config) -> int:
 
 def mem_mb(config: Config) -> int:
     """Decimal megabytes that a grading takes."""
-    return -(-parse_size(config["grading"]["memory"]) // 10**6)
+    return decimal_mb(parse_size(config["grading"]["memory"]))
 
 
 def minutes(config: Config, gradings: int = 1) -> int:

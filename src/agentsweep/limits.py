@@ -32,20 +32,6 @@ def check_host(info: dict, uid: int) -> None:
         )
 
 
-def check_fit(cell: str, memory_bytes: int, cpus: float) -> None:
-    """InfraError, by the cell's name, when the machine is too small for it."""
-    if memory_bytes > host.memory_bytes():
-        raise InfraError(
-            f"{cell} needs {memory_bytes // 2**20} MiB and this machine has "
-            f"{host.memory_bytes() // 2**20} MiB: leave it out or run it on a larger one"
-        )
-    if cpus > host.usable_cpus():
-        raise InfraError(
-            f"{cell} needs {cpus:g} CPUs and this machine has {host.usable_cpus()}: leave it out "
-            "or run it on a larger one"
-        )
-
-
 def limit_differences(wanted: dict, effective: dict) -> list[str]:
     """What the kernel enforces other than what was asked; empty when all is as asked.
 

@@ -187,8 +187,7 @@ class Measurement:
 
     def _preflight(self, stack: contextlib.ExitStack) -> None:
         """Everything that can be known to be missing before anything is spent."""
-        job, wanted = self.job, self.job["limits"]
-        container = job["container"]
+        job, container = self.job, self.job["container"]
         self.model = endpoint.gateway_settings(job)
         self.engine = engines.find_engine(
             container["engine"], container["runtime"], workspace.engine_dir()
@@ -196,7 +195,6 @@ class Measurement:
         self.engine_info = self.engine.info()
         self.say(engines.chosen(self.engine, container["engine"]))
         limits.check_host(self.engine_info, container["uid"])
-        limits.check_fit(job["cell"], wanted["memory_bytes"], float(wanted["cpus"]))
         self.cleaning = stack.enter_context(ThreadPoolExecutor(1)).submit(
             workspace.clean_up, self.engine
         )

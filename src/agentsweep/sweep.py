@@ -24,12 +24,14 @@ UNMATCHABLE = "(?!x)x"
 
 
 class Sweep:
-    """The cells of a configuration that this machine takes on, and their images.
+    """The cells of a configuration that are taken on, and their images.
 
     announce: whether this is the process that the user started. Only that one leaves out cells
     that do not fit (`sweep.skip_unfit`), each with a line on `stream`: the process of a job may
     be on another machine and must find whatever cell it was given. It also says there how many
     runs would be paid.
+    machine: where the runs will be; None where that is not this machine, but nodes whose size
+    their batch system knows. Then nothing is left out.
     """
 
     def __init__(
@@ -45,8 +47,8 @@ class Sweep:
         self.gradable = [
             task for task in self.config.task_names() if grading_job.gradable(self.config, task)
         ]
-        if self.config["sweep"]["skip_unfit"] and announce:
-            self._skip_unfit(machine or Machine.here(), stream or sys.stderr)
+        if self.config["sweep"]["skip_unfit"] and announce and machine is not None:
+            self._skip_unfit(machine, stream or sys.stderr)
         if announce:
             self._leave_out_invalid(stream or sys.stderr)
             self._announce_live(stream or sys.stderr)

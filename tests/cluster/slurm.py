@@ -3,6 +3,9 @@
 Everything lives below one directory and ends with `stop`, by process id. A node is a slurmd with a
 name and a port of its own; what makes it a node for containers is its task prolog, which gives each
 job the node's own storage configuration and scratch directory.
+
+Slurm binds to whatever address the host's name has. So its daemons and their jobs are on a host
+that is called `localhost`: each daemon has a UTS namespace of its own.
 """
 
 import contextlib
@@ -11,19 +14,23 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "unshare")
 # The login node: it has a storage, and runs no jobs.
 HEAD = "head"
+LOOPBACK = "127.0.0.1"
 _SBIN = "/usr/sbin:/sbin"
+_HOST = "localhost"
 
 # Seconds are short: a test must see within seconds what a cluster's own settings see in minutes.
 _CONF = """
 ClusterName=agentsweep
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={host}({loopback})
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -42,7 +49,6 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
 TaskProlog={root}/task_prolog
 SlurmdParameters=config_overrides
 SlurmctldTimeout=10
@@ -52,13 +58,14 @@ KillWait=10
 MinJobAge=300
 ReturnToService=1
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,sched_min_interval=0
+{more}
 {nodes}
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 _STORAGE = """
 [storage]
-driver = "{driver}"
+driver = "overlay"
 graphroot = "{root}/graph"
 runroot = "{root}/run"
 """
@@ -69,21 +76,41 @@ echo "export CONTAINERS_STORAGE_CONF={root}/$SLURMD_NODENAME/storage.conf"
 echo "export TMPDIR={root}/$SLURMD_NODENAME/tmp"
 """
 
+_PROGRAMS = {
+    # Snakemake's jobsteps start srun without SLURM_CONF, as on clusters where it is in /etc.
+    "srun": 'SLURM_CONF={root}/slurm.conf exec {program} "$@"',
+    # Which node came by which image, and how: `<node> <verb> <its arguments>`, a line each.
+    "podman": """\
+[ "$1" = --runtime ] && verb=$3 || verb=$1
+node=${{CONTAINERS_STORAGE_CONF%/storage.conf}}
+case $verb in load|pull|commit) echo "${{node##*/}} $verb $*" >> {root}/images.log ;; esac
+exec {program} "$@"
+""",
+}
+
 
 def missing_programs() -> list[str]:
     """What of Slurm and munge is not installed."""
-    return [name for name in PROGRAMS if _found(name) is None]
+    return [name for name in PROGRAMS if found(name) is None]
+
+
+def found(program: str) -> str | None:
+    """Where a program is, also one of those that only root uses."""
+    return shutil.which(program, path=_path())
 
 
 @dataclass
 class Cluster:
-    """A cluster below `root`, which should be short; `cpus` and `memory_mb` are each node's."""
+    """A cluster below `root`, which should be short; `cpus` and `memory_mb` are each node's.
+
+    `more` are further lines of slurm.conf.
+    """
 
     root: Path
     names: tuple[str, ...] = ("n1", "n2", "n3")
     cpus: int = 1
     memory_mb: int = 2500
-    driver: str = "overlay"
+    more: str = "AccountingStorageType=accounting_storage/none"
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     @property
@@ -99,32 +126,30 @@ class Cluster:
 
     def start(self) -> None:
         """Start all daemons and wait until every node is idle."""
+        self.start_munge()
+        self.run("slurmctld", "slurmctld", "-D", "-f", str(self.root / "slurm.conf"))
+        for name in self.names:
+            self.run(name, "slurmd", "-D", "-N", name, "-f", str(self.root / "slurm.conf"))
+        self.until(lambda: self.states() == dict.fromkeys(self.names, "idle"), "the nodes")
+
+    def start_munge(self) -> None:
+        """Write all configuration, and start the daemon that the others need."""
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "state").mkdir()
         self._configure()
         key = self.root / "munge.key"
         key.write_bytes(os.urandom(64))
         key.chmod(0o400)
-        self._run(
+        self.run(
             "munged", "munged", "--foreground", "--force", f"--key-file={key}",
             f"--socket={self.root}/munge.socket", f"--pid-file={self.root}/munge.pid",
             f"--log-file={self.root}/munge.log", f"--seed-file={self.root}/munge.seed",
         )  # fmt: skip
-        self._until(lambda: (self.root / "munge.socket").exists(), "munged")
-        self._run("slurmctld", "slurmctld", "-D", "-f", str(self.root / "slurm.conf"))
-        for name in self.names:
-            self.start_node(name)
-        self._until(lambda: self.states() == dict.fromkeys(self.names, "idle"), "the nodes")
-
-    def start_node(self, name: str) -> None:
-        """Start a node's slurmd."""
-        self._run(name, "slurmd", "-D", "-N", name, "-f", str(self.root / "slurm.conf"))
+        self.until(lambda: (self.root / "munge.socket").exists(), "munged")
 
     def kill_node(self, name: str) -> None:
         """What a power cut does to a node: daemon, jobs and containers end without a word."""
-        for pid in [self.processes.pop(name).pid, *self._of_node(name)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _kill([self.processes.pop(name).pid, *self._of_node(name)])
         self.remove_containers(name)
 
     def states(self) -> dict[str, str]:
@@ -161,75 +186,102 @@ class Cluster:
         if found := self.containers(node):
             self.podman(node, "rm", "--force", "--time", "0", *found, check=False)
 
+    def images_taken(self, node: str) -> list[tuple[str, str]]:
+        """How the node came by its images: (load, pull or commit; last argument), a call each."""
+        lines = (self.root / "images.log").read_text().splitlines()
+        words = [line.split() for line in lines]
+        return [(found[1], found[-1]) for found in words if found[0] == node]
+
+    def listening(self) -> dict[str, set[str]]:
+        """The addresses to which this cluster's processes listen now, by TCP, by program."""
+        addresses = _listeners()
+        heard: dict[str, set[str]] = {}
+        for folder in self._processes(lambda environment: str(self.root).encode() in environment):
+            with contextlib.suppress(OSError):
+                name = (folder / "comm").read_text().strip()
+                for handle in (folder / "fd").iterdir():
+                    with contextlib.suppress(OSError):
+                        if address := addresses.get(str(handle.readlink())):
+                            heard.setdefault(name, set()).add(address)
+        return heard
+
     def stop(self) -> None:
-        """End jobs, daemons and what they left; the nodes' storages are unmounted and empty."""
-        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
-            self.client("scancel", "--signal=KILL", "--user", str(os.getuid()))
-        for name, process in reversed(self.processes.items()):
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            for pid in self._of_node(name):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        """End daemons, jobs and what they left; no process and no mount is below `root` then."""
+        daemons = list(self.processes.values())
         self.processes.clear()
+        # Those of the nodes first: they would restart nothing, but report to slurmctld.
+        _kill([process.pid for process in reversed(daemons)])
+        for process in daemons:
+            process.wait()
         for name in (HEAD, *self.names):
+            _kill(self._of_node(name))
+            if not (self.root / name).exists():
+                continue
             self.remove_containers(name)
-            self.podman(name, "rmi", "--all", "--force", check=False)
             # Podman mounts its storage over itself.
-            subprocess.run(["umount", str(self.root / name / "graph" / self.driver)], check=False,
+            subprocess.run(["umount", str(self.root / name / "graph" / "overlay")], check=False,
                            stderr=subprocess.DEVNULL)  # fmt: skip
 
     def _of_node(self, name: str) -> list[int]:
         """The processes that a node's jobs consist of: the task prolog marked them."""
         mark = f"TMPDIR={self.root}/{name}/tmp".encode()
-        found = []
+        marked = [int(f.name) for f in self._processes(lambda env: mark in env.split(b"\0"))]
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 is_step = (folder / "cmdline").read_bytes().startswith(b"slurmstepd: [")
-                is_here = (folder / "cwd").resolve().is_relative_to(self.root / name)
-                marked = mark in (folder / "environ").read_bytes().split(b"\0")
-                if marked or (is_step and is_here):
-                    found.append(int(folder.name))
+                if is_step and (folder / "cwd").resolve().is_relative_to(self.root / name):
+                    marked.append(int(folder.name))
+        return marked
+
+    @staticmethod
+    def _processes(is_meant) -> list[Path]:
+        """The processes, as directories of /proc, whose environment is meant."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if is_meant((folder / "environ").read_bytes()):
+                    found.append(folder)
         return found
 
     def _configure(self) -> None:
-        host = socket.gethostname()
         nodes = "\n".join(
-            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={_free_port()} "
+            f"NodeName={name} NodeHostname={_HOST} NodeAddr={LOOPBACK} Port={free_port()} "
             f"CPUs={self.cpus} RealMemory={self.memory_mb} State=UNKNOWN"
             for name in self.names
         )
         user = subprocess.check_output(["id", "-un"], text=True).strip()
-        conf = _CONF.format(host=host, user=user, root=self.root, port=_free_port(), nodes=nodes)
+        conf = _CONF.format(
+            host=_HOST, loopback=LOOPBACK, user=user, root=self.root, port=free_port(),
+            nodes=nodes, more=self.more,
+        )  # fmt: skip
         (self.root / "slurm.conf").write_text(conf)
-        prolog = self.root / "task_prolog"
-        prolog.write_text(_PROLOG.format(root=self.root))
-        prolog.chmod(0o755)
-        # Snakemake's jobsteps start srun without SLURM_CONF, as on clusters where it is in /etc.
-        srun = self.root / "bin" / "srun"
-        srun.parent.mkdir()
-        srun.write_text(
-            f'#!/bin/sh\nSLURM_CONF={self.root}/slurm.conf exec {_found("srun")} "$@"\n'
-        )
-        srun.chmod(0o755)
+        (self.root / "bin").mkdir()
+        self._write_program("task_prolog", _PROLOG)
+        for name, text in _PROGRAMS.items():
+            self._write_program(f"bin/{name}", f"#!/bin/sh\n{text}", found(name))
+        (self.root / "images.log").touch()
         for name in (HEAD, *self.names):
             own = self.root / name
             for folder in ("spool", "tmp", "graph", "run"):
                 (own / folder).mkdir(parents=True)
-            (own / "storage.conf").write_text(_STORAGE.format(root=own, driver=self.driver))
+            (own / "storage.conf").write_text(_STORAGE.format(root=own))
 
-    def _run(self, name: str, *command: str) -> None:
+    def _write_program(self, name: str, text: str, program: str | None = None) -> None:
+        path = self.root / name
+        path.write_text(text.format(root=self.root, program=program))
+        path.chmod(0o755)
+
+    def run(self, name: str, *command: str) -> None:
+        """Start a daemon that stays in the foreground; what it says goes to `<name>.out`."""
+        renamed = ["unshare", "--uts", "sh", "-c", f'hostname {_HOST}; exec "$@"', "sh"]
         with (self.root / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(
-                command, env=self.environment, cwd=self.root, stdin=subprocess.DEVNULL,
-                stdout=out, stderr=out, start_new_session=True,
+                [*renamed, *command], env=self.environment, cwd=self.root, stdout=out, stderr=out,
+                stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
-    def _until(self, met, what: str, within_s: float = 30) -> None:
+    def until(self, met, what: str, within_s: float = 60) -> None:
+        """Wait until the daemons have come so far."""
         deadline = time.monotonic() + within_s
         while not met():
             for name, process in self.processes.items():
@@ -241,14 +293,47 @@ class Cluster:
             time.sleep(0.1)
 
 
-def _free_port() -> int:
+@contextlib.contextmanager
+def running(kind: type[Cluster] = Cluster, **settings) -> Iterator[Cluster]:
+    """A started cluster, of which nothing is left at the end, also that by SIGINT or SIGTERM."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Short, because the path of a socket is below it.
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        made = kind(Path(folder), **settings)
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()
+            signal.signal(signal.SIGTERM, before)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens to."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((LOOPBACK, 0))
         return free.getsockname()[1]
 
 
-def _found(program: str) -> str | None:
-    return shutil.which(program, path=_path())
+def _listeners() -> dict[str, str]:
+    """The address of each listening TCP socket of this host, by how /proc/<pid>/fd links to it."""
+    addresses = {}
+    for family, name in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            words = line.split()
+            local, state, inode = words[1].split(":")[0], words[3], words[9]
+            if state == "0A":
+                # The kernel prints words of four bytes in the host's order.
+                raw = bytes.fromhex(local)
+                packed = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
+                addresses[f"socket:[{inode}]"] = socket.inet_ntop(family, packed)
+    return addresses
+
+
+def _kill(processes: list[int]) -> None:
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _path() -> str:

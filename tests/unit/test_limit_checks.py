@@ -68,11 +68,3 @@ def test_a_host_that_would_ignore_limits_is_refused():
     with pytest.raises(InfraError, match=f"set container.uid to {os.getuid()}"):
         limits.check_host(info | {"cgroup_version": 2}, os.getuid() + 1)
     limits.check_host(info | {"rootless": False}, os.getuid() + 1)
-
-
-def test_a_cell_must_fit():
-    limits.check_fit("a-cell", host.memory_bytes(), host.usable_cpus())
-    with pytest.raises(InfraError, match=r"a-cell needs \d+ MiB and this machine has"):
-        limits.check_fit("a-cell", host.memory_bytes() + 1, 1)
-    with pytest.raises(InfraError, match=r"a-cell needs 512\.5 CPUs and this machine has"):
-        limits.check_fit("a-cell", 1, 512.5)

@@ -74,6 +74,12 @@ def test_process_of_a_job_leaves_nothing_out_and_says_nothing(sweep):
     assert made.said == ""
 
 
+def test_on_other_machines_than_this_one_nothing_is_left_out(sweep):
+    made = sweep(sweep={"skip_unfit": True}, machine=None)
+    assert len(made.cells) == 8
+    assert made.said == ""
+
+
 def test_misfits_that_have_their_run_stay(sweep):
     """An archive of large runs gives its figures on a small machine."""
     first = sweep()

@@ -118,12 +118,16 @@ def test_on_a_cluster_the_caps_of_this_machine_do_not_hold(clone, tmp_path):
     clone = clone.copy(tmp_path / "clone")
     clone.replace("config/config.yaml", "cpus: [", "cpus: [512, ")
     clone.replace("config/config.yaml", "max_sessions: ", "max_sessions: 3  # was ")
-    clone.replace("config/config.yaml", "skip_unfit: true", "skip_unfit: false")
     done = clone.snakemake("-n", "--profile", "profiles/slurm")
+    assert "left out" not in done.stdout
     assert "threads: 512" in done.stdout
     assert "mem_mb=Resource" not in done.stdout
     assert "runtime=26" in done.stdout
-    assert (done.stdout.count("agent_sessions=1"), done.stdout.count("runs_at_once=1")) == (24, 48)
+    assert (done.stdout.count("agent_sessions=1"), done.stdout.count("at_once=1")) == (24, 57)
+    # On this machine they do, also for one who sets resources of jobs.
+    here = clone.snakemake("-n", "--default-resources", "tmpdir='/tmp'").stdout
+    assert here.count("cpus~512_rep~0 needs 512 cores, and this machine has") == 6
+    clone.replace("config/config.yaml", "skip_unfit: true", "skip_unfit: false")
     refused = clone.snakemake("-n", check=False)
     assert "needs 512 cores and Snakemake gives" in refused.stdout
 

@@ -30,6 +30,7 @@ from agentsweep import (
     tasks_file,
 )
 from agentsweep.errors import ConfigError
+from agentsweep.machine import Machine
 
 shell.prefix(
     sweep.shell_prefix(
@@ -49,8 +50,20 @@ if workflow.is_main_process:
         ledger.VARIABLE,
 
 
+# While it parses, Snakemake does not say who executes the jobs, but any executor other than the
+# local one has default resources. One that is given them for this machine has a cap of its memory.
+RUNS_ARE_HERE = (
+    workflow.resource_settings.default_resources is None
+    or "mem_mb" in workflow.global_resources
+)
+
 try:
-    SWEEP = sweep.Sweep(config, workflow.configfiles, announce=workflow.is_main_process)
+    SWEEP = sweep.Sweep(
+        config,
+        workflow.configfiles,
+        announce=workflow.is_main_process,
+        machine=Machine.here() if RUNS_ARE_HERE else None,
+    )
     IMPORTS = {found.name: found for found in SWEEP.config.imports()}
     # Read here: Snakemake is silent about an error in an input function whose outputs exist.
     ATTEMPTS = sweep.imported_attempts(IMPORTS.values())

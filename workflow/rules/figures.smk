@@ -29,6 +29,10 @@ for figure in FIGURES:
             f"<logs>/figures/{figure}.log",
         conda:
             "../envs/analysis.yaml"
+        resources:
+            # A cluster job draws all of them, and must not ask for room for all at once.
+            at_once=1,
+            runtime=10,
         params:
             code=figure_code(figure),
             script=figure_script(figure),

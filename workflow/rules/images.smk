@@ -7,10 +7,15 @@ digest, the agent's user, the work tree and the recipe. A new digest is a new pa
 
 # Of use on a cluster alone, whose nodes may lack the way to a registry, or the login node an engine.
 if SWEEP.config["images"]["prepare"] == "here":
+    IMAGE_GROUP = None
 
     localrules:
         image_pull,
         image_fix,
+
+else:
+    # One job on one node, because what is fixed must be in the storage to which it was pulled.
+    IMAGE_GROUP = "image"
 
 
 rule image_pull:
@@ -20,6 +25,8 @@ rule image_pull:
     log:
         "<logs>/image_pull/{image}~{key}.log",
     retries: 2
+    group:
+        IMAGE_GROUP
     conda:
         "../envs/runner.yaml"
     params:
@@ -42,6 +49,8 @@ rule image_fix:
     log:
         "<logs>/image_fix/{image}~{key}.log",
     retries: 2
+    group:
+        IMAGE_GROUP
     conda:
         "../envs/runner.yaml"
     params:

@@ -7,10 +7,10 @@ it badly. The store keeps every run: a job whose spec it has sealed recalls it a
 """
 
 
-# Sessions are counted over all nodes; `runs_at_once`, where a profile caps it, in each cluster job.
+# Sessions are counted over all nodes; `at_once`, where a profile caps it, in each cluster job.
 resource_scopes:
     agent_sessions="global",
-    runs_at_once="local",
+    at_once="local",
 
 
 # Snakemake calls it before the first job, and neither in dry runs nor in the processes of jobs.
@@ -44,7 +44,7 @@ rule agent_run:
         runtime=cell_minutes,
         agent_sessions=1,
         # What profiles/slurm packs by: how many runs one of its jobs makes at a time.
-        runs_at_once=1,
+        at_once=1,
     params:
         cell=cell_id,
         spec=cell_spec,

@@ -21,7 +21,7 @@ rule trace_extract:
         "../envs/analysis.yaml"
     resources:
         # As for the run: a cluster job that packs many must not ask for room for all at once.
-        runs_at_once=1,
+        at_once=1,
     params:
         cell=cell_id,
         dataset=SWEEP.config["dataset"],
