@@ -34,10 +34,6 @@ _LIBRARY_WORDS = (
     *("error while loading shared libraries", "GLIBC_", "not found (required by"),
     *("Error relocating", "Error loading shared library", "symbol not found", "ld-linux"),
 )
-_MEMORY_CURE = (
-    "enable the memory controller for your containers (cgroup v2 with delegation, or root)"
-)
-_CPU_CURE = "enable the cpu controller for your containers (cgroup v2 with delegation, or root)"
 
 
 @dataclass(frozen=True)
@@ -183,8 +179,8 @@ def _probe_limits(found: engine.Engine, info: dict) -> Iterator[Check]:
             reader = CgroupReader.for_pid(container.pid)
             reader.open()
             effective = reader.effective_limits()
-            yield _memory_probe(found, container, reader, effective)
-            yield _cpu_probe(found, container, reader, effective)
+            yield _memory_probe(found, info, container, reader, effective)
+            yield _cpu_probe(found, info, container, reader, effective)
             resets = reader.can_reset_peak
             reader.close()
         except AgentsweepError as error:
@@ -202,13 +198,26 @@ def _probe_limits(found: engine.Engine, info: dict) -> Iterator[Check]:
     )
 
 
-def _memory_probe(found, container, reader, effective) -> Check:
+def _limit_cure(info: dict, controller: str) -> str:
+    """What makes a limit act that the kernel does not know of."""
+    if info["rootless"] and info["cgroup_manager"] == "cgroupfs":
+        return (
+            "rootless Podman applies limits with the systemd cgroup manager only: log in through "
+            "systemd (by ssh, not `su`), and see that containers.conf sets no other cgroup_manager"
+        )
+    return (
+        f"enable the {controller} controller for your containers (cgroup v2 with delegation, or "
+        "root)"
+    )
+
+
+def _memory_probe(found, info, container, reader, effective) -> Check:
     if effective["memory_bytes"] != _PROBE_MEMORY_BYTES:
         return Check(
             "memory limit",
             "fail",
             f"asked {_PROBE_MEMORY_BYTES} bytes, the kernel says {effective['memory_bytes']}",
-            _MEMORY_CURE,
+            _limit_cure(info, "memory"),
         )
     grow = f"head -c {2 * _PROBE_MEMORY_BYTES} /dev/zero | tail > /dev/null"
     found.exec(container.id, "/bin/sh", "-c", grow, check=False, timeout_s=60)
@@ -226,13 +235,13 @@ def _memory_verdict(kills: int) -> Check:
     return Check("memory limit", "ok", f"a process that grew past it was killed ({kills} kill)")
 
 
-def _cpu_probe(found, container, reader, effective) -> Check:
+def _cpu_probe(found, info, container, reader, effective) -> Check:
     if effective["cpus"] is None or abs(effective["cpus"] - float(_PROBE_CPUS)) > 0.005:
         return Check(
             "cpu limit",
             "fail",
             f"asked {_PROBE_CPUS} CPUs, the kernel says {effective['cpus']}",
-            _CPU_CURE,
+            _limit_cure(info, "cpu"),
         )
     before, begin = reader.read(), time.monotonic()
     found.exec(container.id, "/bin/sh", "-c", "timeout 1 sh -c 'while :; do :; done'", check=False)
