@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import agent, agent_model, engine, host, images, limits, workspace
+from agentsweep import agent, agent_model, engine, host, images, limits, scope, workspace
 from agentsweep.cells import CPUSET
 from agentsweep.cgroup import CgroupReader
 from agentsweep.errors import AgentsweepError, ConfigError, InfraError
@@ -94,7 +94,8 @@ def _engine_checks(config) -> tuple[engine.Engine | None, list[Check]]:
         Check("runtime", "ok", f"{info['runtime']} starts containers"),
     ]
     pinned = any(cell.cpu_mode == CPUSET for cell in config.cells())
-    return found, [*checks, *_host_checks(found, info, settings["uid"], pinned)]
+    in_job = settings["cgroup_parent"] == "job"
+    return found, [*checks, *_host_checks(found, info, settings["uid"], pinned, in_job)]
 
 
 def report(checks: list[Check], out: Callable[[str], object] = print) -> None:
@@ -109,7 +110,9 @@ def report(checks: list[Check], out: Callable[[str], object] = print) -> None:
     out(f"{len(checks)} checks: {failed} failed, {warned} to look at")
 
 
-def _host_checks(found: engine.Engine, info: dict, uid: int, pinned: bool) -> Iterator[Check]:
+def _host_checks(
+    found: engine.Engine, info: dict, uid: int, pinned: bool, in_job: bool
+) -> Iterator[Check]:
     mode = "rootless" if info["rootless"] else "as root"
     detail = f"cgroup v{info['cgroup_version']}, {info['name']} {mode}"
     try:
@@ -131,7 +134,7 @@ def _host_checks(found: engine.Engine, info: dict, uid: int, pinned: bool) -> It
     else:
         yield Check("storage", "ok", f"{info['storage_driver']} in {info['storage_root']}")
     if info["name"] == "podman":
-        yield from _probe_limits(found, info)
+        yield from _probe_limits(found, info, in_job)
 
 
 def _user_controllers() -> Path:
@@ -160,9 +163,15 @@ def _delegation(path: Path, pinned: bool) -> Check:
     return Check("delegation", "ok", f"{' '.join(controllers)} are delegated")
 
 
-def _probe_limits(found: engine.Engine, info: dict) -> Iterator[Check]:
-    """Start a small container, read its limits back, and see them act."""
+def _probe_limits(found: engine.Engine, info: dict, in_job: bool) -> Iterator[Check]:
+    """Start a small container, where runs have theirs, read its limits back, and see them act."""
     name = f"agentsweep-doctor-{os.getpid()}"
+    try:
+        parent = scope.parent_for(scope.ClusterJob.here(), info) if in_job else None
+    except InfraError as error:
+        message, _, cure = str(error).rpartition("; or ")
+        yield Check("limits", "fail", message, cure)
+        return
     with engine.empty_rootfs(found.workdir) as rootfs:
         spec = engine.ContainerSpec(
             name=name,
@@ -173,6 +182,7 @@ def _probe_limits(found: engine.Engine, info: dict) -> Iterator[Check]:
             cpus=_PROBE_CPUS,
             pids=64,
             mounts=engine.host_userland(),
+            cgroup_parent=parent,
         )
         try:
             container = found.start(found.create(spec), name)
@@ -203,7 +213,8 @@ def _limit_cure(info: dict, controller: str) -> str:
     if info["rootless"] and info["cgroup_manager"] == "cgroupfs":
         return (
             "rootless Podman applies limits with the systemd cgroup manager only: log in through "
-            "systemd (by ssh, not `su`), and see that containers.conf sets no other cgroup_manager"
+            "systemd (by ssh, not `su`), and let containers.conf set no other cgroup_manager; with "
+            "container.cgroup_parent `job`, call doctor in a job"
         )
     return (
         f"enable the {controller} controller for your containers (cgroup v2 with delegation, or "

@@ -94,7 +94,7 @@ def test_docker_is_said_to_be_untested():
 def host_checks(**state) -> dict[str, Check]:
     # Docker's name keeps the probe, which needs a real container, out of this.
     info = HEALTHY | {"name": "docker"} | state
-    return {check.name: check for check in doctor._host_checks(None, info, 1000, pinned=False)}
+    return {check.name: check for check in doctor._host_checks(None, info, 1000, False, False)}
 
 
 def test_rootless_on_cgroup_v1_ignores_limits():
@@ -132,6 +132,13 @@ def test_delegation(tmp_path):
     good(doctor._delegation(controllers, pinned=False))
     said = "not delegated to you: cpuset"
     bad(doctor._delegation(controllers, pinned=True), said, "Delegate=cpu cpuset memory pids")
+
+
+def test_a_job_that_has_no_cgroup_takes_no_container(monkeypatch):
+    """Stand-in: the environment of a Slurm job, whose cgroup this process is not in."""
+    monkeypatch.setenv("SLURM_JOB_ID", "99999999")
+    (check,) = doctor._probe_limits(None, HEALTHY, in_job=True)
+    bad(check, "has no cgroup", "set container.cgroup_parent to `engine`")
 
 
 def test_limits_that_the_kernel_does_not_have():
