@@ -14,7 +14,7 @@ from agentsweep.cgroup import (
     read_first,
     upwards,
 )
-from agentsweep.cgroup_files import IoStat, Keyed, Number, Parser, pressure_files
+from agentsweep.cgroup_files import IoStat, Keyed, Number, Parser, Values, pressure_files
 
 _MEMORY_STAT = {
     "anon": "memory_anon_bytes",
@@ -50,8 +50,9 @@ class CgroupV2(CgroupReader):
         super().__init__(paths, mounts)
         self._next_peak: int | None = None
         self._events: int | None = None
-        self._ooms = Keyed({"oom": "oom"})
-        self._oom_count: int | None = None
+        # Where an ancestor's limit was met, `oom` is counted there, and here only the kill.
+        self._ooms = Keyed({"oom": "oom", "oom_kill": "oom_kill"})
+        self._oom_counts: Values = ()
 
     def _files(self) -> list[tuple[Path, Parser]]:
         top = self.paths[""]
@@ -138,9 +139,9 @@ class CgroupV2(CgroupReader):
             return False
         # Reading through the polled descriptor is what marks the event as seen. The file also
         # tells of each time that the limit was met, which may be hundreds of times a second.
-        before = self._oom_count
-        (self._oom_count,) = self._ooms(self._pread(self._events))
-        return self._oom_count != before
+        before = self._oom_counts
+        self._oom_counts = self._ooms(self._pread(self._events))
+        return self._oom_counts != before
 
     def close(self) -> None:
         super().close()

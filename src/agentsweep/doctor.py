@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import agent, agent_model, engine, engines, host, images, limits, workspace
+from agentsweep import agent, agent_model, engine, engines, host, images, limits, scope, workspace
 from agentsweep.cells import CPUSET
 from agentsweep.cgroup import CgroupReader
 from agentsweep.errors import AgentsweepError, ConfigError, InfraError
@@ -35,10 +35,6 @@ _LIBRARY_WORDS = (
     *("error while loading shared libraries", "GLIBC_", "not found (required by"),
     *("Error relocating", "Error loading shared library", "symbol not found", "ld-linux"),
 )
-_MEMORY_CURE = (
-    "enable the memory controller for your containers (cgroup v2 with delegation, or root)"
-)
-_CPU_CURE = "enable the cpu controller for your containers (cgroup v2 with delegation, or root)"
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def _engine_checks(config) -> tuple[engine.Engine | None, list[Check]]:
     pinned = any(cell.cpu_mode == CPUSET for cell in config.cells())
     checks += _host_checks(info, settings["uid"], pinned)
     if all(check.state != "fail" for check in checks):
-        checks += _probe_limits(found)
+        checks += _probe_limits(found, info, settings["cgroup_parent"] == "job")
     return found, checks
 
 
@@ -156,9 +152,15 @@ def _delegation(path: Path, pinned: bool) -> Check:
     return Check("delegation", "ok", f"{' '.join(controllers)} are delegated")
 
 
-def _probe_limits(found: engine.Engine) -> Iterator[Check]:
-    """Start a small container, read its limits back, and see them act."""
+def _probe_limits(found: engine.Engine, info: dict, in_job: bool) -> Iterator[Check]:
+    """Start a small container, where runs have theirs, read its limits back, and see them act."""
     name = f"agentsweep-doctor-{os.getpid()}"
+    try:
+        parent = scope.parent_for(scope.ClusterJob.here(), info) if in_job else None
+    except InfraError as error:
+        message, _, cure = str(error).rpartition("; or ")
+        yield Check("limits", "fail", message, cure)
+        return
     wanted = engine.ContainerSpec(
         name=name,
         image="",
@@ -167,6 +169,7 @@ def _probe_limits(found: engine.Engine) -> Iterator[Check]:
         cpus=_PROBE_CPUS,
         pids=64,
         mounts=engine.host_userland(),
+        cgroup_parent=parent,
     )
     with found.bare(wanted) as spec:
         try:
@@ -174,8 +177,8 @@ def _probe_limits(found: engine.Engine) -> Iterator[Check]:
             reader = CgroupReader.for_pid(container.pid)
             reader.open()
             effective = reader.effective_limits()
-            yield _memory_probe(found, container, reader, effective)
-            yield _cpu_probe(found, container, reader, effective)
+            yield _memory_probe(found, info, container, reader, effective)
+            yield _cpu_probe(found, info, container, reader, effective)
             resets = reader.can_reset_peak
             reader.close()
         except AgentsweepError as error:
@@ -194,13 +197,27 @@ def _probe_limits(found: engine.Engine) -> Iterator[Check]:
     )
 
 
-def _memory_probe(found, container, reader, effective) -> Check:
+def _limit_cure(info: dict, controller: str) -> str:
+    """What makes a limit act that the kernel does not know of."""
+    if info["rootless"] and info["cgroup_manager"] == "cgroupfs":
+        return (
+            "rootless Podman applies limits with the systemd cgroup manager only: log in through "
+            "systemd (by ssh, not `su`), and let containers.conf set no other cgroup_manager; with "
+            "container.cgroup_parent `job`, call doctor in a job"
+        )
+    return (
+        f"enable the {controller} controller for your containers (cgroup v2 with delegation, or "
+        "root)"
+    )
+
+
+def _memory_probe(found, info, container, reader, effective) -> Check:
     if effective["memory_bytes"] != _PROBE_MEMORY_BYTES:
         return Check(
             "memory limit",
             "fail",
             f"asked {_PROBE_MEMORY_BYTES} bytes, the kernel says {effective['memory_bytes']}",
-            _MEMORY_CURE,
+            _limit_cure(info, "memory"),
         )
     grow = f"head -c {2 * _PROBE_MEMORY_BYTES} /dev/zero | tail > /dev/null"
     found.exec(container.id, "/bin/sh", "-c", grow, check=False, timeout_s=60)
@@ -218,13 +235,13 @@ def _memory_verdict(kills: int) -> Check:
     return Check("memory limit", "ok", f"a process that grew past it was killed ({kills} kill)")
 
 
-def _cpu_probe(found, container, reader, effective) -> Check:
+def _cpu_probe(found, info, container, reader, effective) -> Check:
     if effective["cpus"] is None or abs(effective["cpus"] - float(_PROBE_CPUS)) > 0.005:
         return Check(
             "cpu limit",
             "fail",
             f"asked {_PROBE_CPUS} CPUs, the kernel says {effective['cpus']}",
-            _CPU_CURE,
+            _limit_cure(info, "cpu"),
         )
     before, begin = reader.read(), time.monotonic()
     found.exec(container.id, "/bin/sh", "-c", "timeout 1 sh -c 'while :; do :; done'", check=False)

@@ -1,56 +1,15 @@
-"""Made-up /proc and /sys/fs/cgroup trees in the kernel's documented file formats.
+"""/proc and /sys/fs/cgroup trees: recorded ones laid out, and made-up ones.
 
-The tests read these where a real host of that kind is not at hand: cgroup v2, limits on
-ancestors, missing controllers. What needs a kernel (watermark reset, OOM) is tested with real
-containers in tests/integration.
+Containers on v2 are in `cgroup_recordings`; a test may change some files of one for what none of
+them shows. Those on v1 are made up in the kernel's documented formats.
 """
 
+import json
+import os
 from pathlib import Path
 
 PID = 4242
 NO_LIMIT = "9223372036854771712"
-
-V2_MEMORY_STAT = """\
-anon 104857600
-file 52428800
-kernel 3145728
-kernel_stack 65536
-pagetables 262144
-sec_pagetables 0
-percpu 1440
-sock 4096
-vmalloc 0
-shmem 1048576
-file_mapped 20971520
-file_dirty 0
-file_writeback 0
-swapcached 0
-inactive_anon 104869888
-active_anon 8192
-inactive_file 41943040
-active_file 9437184
-unevictable 0
-slab_reclaimable 1500000
-slab_unreclaimable 500000
-slab 2000000
-workingset_refault_anon 0
-workingset_refault_file 12
-pgfault 40000
-pgmajfault 17
-"""
-
-V2_CPU_STAT = """\
-usage_usec 7654321
-user_usec 6000000
-system_usec 1654321
-nice_usec 0
-core_sched.force_idle_usec 0
-nr_periods 120
-nr_throttled 30
-throttled_usec 1500000
-nr_bursts 0
-burst_usec 0
-"""
 
 V1_MEMORY_STAT = """\
 cache 11
@@ -70,12 +29,12 @@ total_inactive_file 41943040
 """
 
 
-def pressure(some: int, full: int | None) -> str:
-    """A PSI file; without `full` as the CPU's on kernels before 5.13."""
-    text = f"some avg10=1.53 avg60=0.87 avg300=0.21 total={some}\n"
-    if full is not None:
-        text += f"full avg10=0.00 avg60=0.00 avg300=0.00 total={full}\n"
-    return text
+def pressure(some: int, full: int) -> str:
+    """A PSI file."""
+    return (
+        f"some avg10=1.53 avg60=0.87 avg300=0.21 total={some}\n"
+        f"full avg10=0.00 avg60=0.00 avg300=0.00 total={full}\n"
+    )
 
 
 def write(directory: Path, **files: str) -> Path:
@@ -94,48 +53,27 @@ def proc(root: Path, mounts: str, membership: str, pid: int = PID) -> Path:
     return root / "proc"
 
 
-V2_MOUNTS = (
-    "proc /proc proc rw,nosuid 0 0\n"
-    "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec,relatime,nsdelegate 0 0\n"
-)
-SLICE = "/user.slice/user-1000.slice/user@1000.service/user.slice"
-SCOPE = f"{SLICE}/libpod-5be78b4a6af3.scope"
-LEAF = f"{SCOPE}/container"
+def laid_out(recording: dict, root: Path) -> tuple[Path, Path]:
+    """The files of one of `cgroup_recordings`."""
+    for level, files in recording["cgroups"].items():
+        directory = root / "sys" / level
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (directory / name).write_text(text)
+    mounts = "".join(f"{line}\n" for line in recording["mounts"])
+    return proc(root, mounts, recording["membership"]), root / "sys"
 
 
-def v2(root: Path, leaf: str = LEAF, **files: str) -> tuple[Path, Path]:
-    """A rootless Podman container with crun: limits and processes are in the leaf."""
-    sysfs = root / "sys"
-    directory = sysfs
-    for part in Path(leaf).parts[1:]:
-        directory /= part
-        write(directory, memory__max="max\n", memory__swap__max="max\n", pids__max="max\n")
-        write(directory, cpu__max="max 100000\n", cgroup__procs="")
-    write(sysfs, cgroup__procs="1\n", cpuset__cpus__effective="0-3\n")
-    write(
-        directory,
-        memory__current="167772160\n",
-        memory__peak="209715200\n",
-        memory__stat=V2_MEMORY_STAT,
-        memory__swap__current="4096\n",
-        memory__events="low 0\nhigh 0\nmax 9\noom 2\noom_kill 3\noom_group_kill 0\n",
-        cpu__stat=V2_CPU_STAT,
-        pids__current="7\n",
-        io__stat=(
-            "259:0 rbytes=1048576 wbytes=2097152 rios=9 wios=8 dbytes=0 dios=0\n"
-            "8:16 rbytes=1000 wbytes=24 rios=1 wios=1 dbytes=0 dios=0\n"
-        ),
-        cpu__pressure=pressure(11, 12),
-        memory__pressure=pressure(21, 22),
-        io__pressure=pressure(31, 32),
-        cgroup__procs=f"{PID}\n",
-        memory__max="536870912\n",
-        memory__swap__max="0\n",
-        cpu__max="50000 100000\n",
-        pids__max="4096\n",
-    )
-    write(directory, **files)
-    return proc(root, V2_MOUNTS, f"0::{leaf}\n"), sysfs
+RECORDINGS = Path(__file__).parent / "cgroup_recordings"
+_TYPICAL = json.loads((RECORDINGS / "rootless-crun.json").read_text())
+LEAF = _TYPICAL["membership"].strip().removeprefix("0::")
+
+
+def v2(root: Path, **files: str) -> tuple[Path, Path]:
+    """A rootless Podman container with crun, as recorded but for these files of its own."""
+    tree = laid_out(_TYPICAL, root)
+    write(root / "sys" / LEAF[1:], **files)
+    return tree
 
 
 V1_CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "pids", "blkio")
@@ -197,3 +135,36 @@ def v1(root: Path, leaf: str = V1_LEAF, hybrid: bool = False) -> tuple[Path, Pat
             io__pressure=pressure(31, 32),
         )
     return proc(root, mounts, membership), sysfs
+
+
+class FakePeak:
+    """`os` above a memory.peak as of Linux 6.12, or (not writable) as before.
+
+    A write resets the peak of its descriptor alone, and no regular file can act like that.
+    """
+
+    def __init__(self, path, writable: bool):
+        self.file, self.writable = path, writable
+        self.high: dict[int, int] = {}
+        self.current = self.all_time = 1000
+
+    def use(self, bytes_now: int) -> None:
+        self.current = bytes_now
+        self.all_time = max(self.all_time, bytes_now)
+        for descriptor in self.high:
+            self.high[descriptor] = max(self.high[descriptor], bytes_now)
+
+    def pwrite(self, descriptor, data, offset):
+        if Path(f"/proc/self/fd/{descriptor}").readlink() != self.file or not self.writable:
+            raise OSError(22, "Invalid argument")
+        assert data
+        self.high[descriptor] = self.current
+        return len(data)
+
+    def pread(self, descriptor, size, offset):
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == self.file:
+            return f"{self.high.get(descriptor, self.all_time)}\n".encode()
+        return os.pread(descriptor, size, offset)
+
+    def __getattr__(self, name):
+        return getattr(os, name)

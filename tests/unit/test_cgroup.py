@@ -1,9 +1,12 @@
-"""Finding a container's cgroup and parsing its files, both versions behind one interface."""
+"""Finding a container's cgroup and parsing its files, both versions behind one interface.
+
+What real v2 containers show is in test_cgroup_recorded.py; here is what none of them does.
+"""
 
 import os
 
 import pytest
-from cgroup_trees import LEAF, PID, SLICE, V1_LEAF, V2_MEMORY_STAT, proc, v1, v2, write
+from cgroup_trees import LEAF, PID, V1_LEAF, proc, v1, v2, write
 
 from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.cgroup_files import BlkioBytes, IoStat, Keyed, Number, Pressure
@@ -25,22 +28,6 @@ def counters_of(tree) -> dict:
         reader.close()
 
 
-SAME_ON_BOTH = {
-    "memory_current_bytes": 167772160,
-    "memory_anon_bytes": 104857600,
-    "memory_file_bytes": 52428800,
-    "memory_kernel_bytes": 3145728,
-    "memory_shmem_bytes": 1048576,
-    "memory_inactive_file_bytes": 41943040,
-    "memory_oom_kill": 3,
-    "memory_failcnt": 9,
-    "cpu_nr_periods": 120,
-    "cpu_nr_throttled": 30,
-    "cpu_throttled_usec": 1500000,
-    "pids_current": 7,
-    "io_read_bytes": 1049576,
-    "io_write_bytes": 2097176,
-}
 PRESSURE = {
     "cpu_pressure_some_usec": 11,
     "memory_pressure_some_usec": 21,
@@ -50,23 +37,24 @@ PRESSURE = {
 }
 
 
-def test_every_v2_counter_lands_in_its_column(tmp_path):
-    assert counters_of(v2(tmp_path)) == {
-        **SAME_ON_BOTH,
-        **PRESSURE,
-        "memory_slab_bytes": 2000000,
-        "memory_swap_bytes": 4096,
-        "cpu_usage_usec": 7654321,
-        "cpu_user_usec": 6000000,
-        "cpu_system_usec": 1654321,
-    }
-
-
 def test_every_v1_counter_lands_in_its_column_and_what_v1_has_not_is_none(tmp_path):
     assert counters_of(v1(tmp_path)) == {
-        **SAME_ON_BOTH,
         **dict.fromkeys(PRESSURE),
+        "memory_current_bytes": 167772160,
+        "memory_anon_bytes": 104857600,
+        "memory_file_bytes": 52428800,
+        "memory_kernel_bytes": 3145728,
+        "memory_shmem_bytes": 1048576,
+        "memory_inactive_file_bytes": 41943040,
         "memory_slab_bytes": None,
+        "memory_oom_kill": 3,
+        "memory_failcnt": 9,
+        "cpu_nr_periods": 120,
+        "cpu_nr_throttled": 30,
+        "cpu_throttled_usec": 1500000,
+        "pids_current": 7,
+        "io_read_bytes": 1049576,
+        "io_write_bytes": 2097176,
         "memory_swap_bytes": 8192,
         "cpu_usage_usec": 7654321,
         # Clock ticks, 100 a second.
@@ -147,16 +135,7 @@ def test_pressure_that_is_switched_off_is_none(tmp_path):
     path.mkdir()
     found = counters_of((root, sysfs))
     assert found["memory_pressure_some_usec"] is None
-    assert found["io_pressure_full_usec"] == 32
-
-
-def test_v2_without_delegated_cpu_and_io_still_has_cpu_time(tmp_path):
-    root, sysfs = v2(tmp_path, cpu__stat="usage_usec 5\nuser_usec 3\nsystem_usec 2\n")
-    (sysfs / LEAF[1:] / "io.stat").unlink()
-    found = counters_of((root, sysfs))
-    assert found["cpu_usage_usec"] == 5
-    assert found["cpu_nr_throttled"] is None
-    assert found["io_read_bytes"] is None
+    assert found["io_pressure_full_usec"] > 0
 
 
 def test_a_process_that_has_gone(tmp_path):
@@ -206,7 +185,7 @@ def test_v1_without_the_memory_controller_is_refused(tmp_path):
 
 
 def test_pids_of_the_cgroup_and_below(tmp_path):
-    root, sysfs = v2(tmp_path)
+    root, sysfs = v2(tmp_path, cgroup__procs=f"{PID}\n")
     write(sysfs / LEAF[1:] / "child", cgroup__procs="77\n12\n")
     assert reader_of((root, sysfs)).pids() == [12, 77, PID]
 
@@ -253,18 +232,6 @@ def test_level_is_the_kernels_name_of_the_cgroup(tmp_path):
 # Limits
 
 
-def test_v2_limits_are_found_at_the_leaf(tmp_path):
-    assert reader_of(v2(tmp_path)).effective_limits() == {
-        "memory_bytes": 536870912,
-        "swap_bytes": 0,
-        "cpus": 0.5,
-        "cpuset": "0-3",
-        "pids": 4096,
-        "memory_level": LEAF,
-        "cpu_level": LEAF,
-    }
-
-
 def test_v1_limits_are_found_at_the_container(tmp_path):
     assert reader_of(v1(tmp_path)).effective_limits() == {
         "memory_bytes": 536870912,
@@ -275,15 +242,6 @@ def test_v1_limits_are_found_at_the_container(tmp_path):
         "memory_level": V1_LEAF,
         "cpu_level": V1_LEAF,
     }
-
-
-def test_a_smaller_v2_ancestor_binds(tmp_path):
-    root, sysfs = v2(tmp_path)
-    write(sysfs / SLICE[1:], memory__max="268435456\n", cpu__max="25000 100000\n", pids__max="9\n")
-    limits = reader_of((root, sysfs)).effective_limits()
-    assert (limits["memory_bytes"], limits["memory_level"]) == (268435456, SLICE)
-    assert (limits["cpus"], limits["cpu_level"]) == (0.25, SLICE)
-    assert limits["pids"] == 9
 
 
 def test_a_smaller_v1_ancestor_binds(tmp_path):
@@ -303,20 +261,15 @@ def test_the_scope_may_say_max_and_the_leaf_the_limit_or_the_other_way_round(tmp
     assert limits["memory_level"] == LEAF.removesuffix("/container")
 
 
-def test_no_limit_is_none_and_never_a_huge_number(tmp_path):
-    one = v1(tmp_path / "one")
-    write(one[1] / "memory" / V1_LEAF[1:], memory__limit_in_bytes="9223372036854771712\n")
-    write(one[1] / "memory" / V1_LEAF[1:], memory__memsw__limit_in_bytes="9223372036854771712\n")
-    write(one[1] / "cpu" / V1_LEAF[1:], cpu__cfs_quota_us="-1\n")
-    two = v2(tmp_path / "two", memory__max="max\n", cpu__max="max 100000\n", pids__max="max\n")
-    write(two[1] / LEAF[1:], memory__swap__max="max\n")
-    for tree in (one, two):
-        limits = reader_of(tree).effective_limits()
-        assert limits["memory_bytes"] is None
-        assert limits["memory_level"] is None
-        assert limits["swap_bytes"] is None
-        assert limits["cpus"] is None
-    assert limits["pids"] is None
+def test_no_limit_on_v1_is_none_and_never_a_huge_number(tmp_path):
+    tree = v1(tmp_path)
+    huge = "9223372036854771712\n"
+    memory = tree[1] / "memory" / V1_LEAF[1:]
+    write(memory, memory__limit_in_bytes=huge, memory__memsw__limit_in_bytes=huge)
+    write(tree[1] / "cpu" / V1_LEAF[1:], cpu__cfs_quota_us="-1\n")
+    limits = reader_of(tree).effective_limits()
+    for name in ("memory_bytes", "memory_level", "swap_bytes", "cpus"):
+        assert limits[name] is None
 
 
 def test_v1_swap_is_what_memory_and_swap_may_be_beyond_memory(tmp_path):
@@ -344,11 +297,6 @@ def test_keyed_follows_keys_that_move(tmp_path):
 
 def test_keyed_does_not_take_a_value_for_a_key():
     assert list(Keyed({"7": "X"})(b"a 7\n7 8\n")) == [8]
-
-
-def test_keyed_reads_the_documented_memory_stat():
-    keys = {"slab": "S", "shmem": "H", "anon": "A"}
-    assert list(Keyed(keys)(V2_MEMORY_STAT.encode())) == [2000000, 1048576, 104857600]
 
 
 def test_the_same_bytes_are_parsed_once_and_others_again(tmp_path):

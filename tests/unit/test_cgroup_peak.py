@@ -1,48 +1,16 @@
 """The memory watermark of cgroup v2, whose reset needs a kernel of 6.12 or later.
 
-No made-up file can act like that kernel's memory.peak, so `FakePeak` does: each descriptor has
-its own interval, as Documentation/admin-guide/cgroup-v2.rst says. cgroup v1 is tested with real
-containers.
+`FakePeak` acts as that kernel's memory.peak, and test_cgroup_recorded.py sees that it does so.
+cgroup v1 is tested with real containers.
 """
 
-import os
 from pathlib import Path
 
 import pytest
-from cgroup_trees import LEAF, PID, V1_LEAF, v1, v2
+from cgroup_trees import LEAF, PID, V1_LEAF, FakePeak, v1, v2
 
 from agentsweep import cgroup_v2
 from agentsweep.cgroup import CgroupReader
-
-
-class FakePeak:
-    """os, but memory.peak is reset for the descriptor that is written to."""
-
-    def __init__(self, path, writable: bool):
-        self.file, self.writable = path, writable
-        self.high: dict[int, int] = {}
-        self.current = self.all_time = 1000
-
-    def use(self, bytes_now: int) -> None:
-        self.current = bytes_now
-        self.all_time = max(self.all_time, bytes_now)
-        for descriptor in self.high:
-            self.high[descriptor] = max(self.high[descriptor], bytes_now)
-
-    def pwrite(self, descriptor, data, offset):
-        if Path(f"/proc/self/fd/{descriptor}").readlink() != self.file or not self.writable:
-            raise OSError(22, "Invalid argument")
-        assert data
-        self.high[descriptor] = self.current
-        return len(data)
-
-    def pread(self, descriptor, size, offset):
-        if Path(f"/proc/self/fd/{descriptor}").readlink() == self.file:
-            return f"{self.high.get(descriptor, self.all_time)}\n".encode()
-        return os.pread(descriptor, size, offset)
-
-    def __getattr__(self, name):
-        return getattr(os, name)
 
 
 @pytest.fixture
@@ -126,7 +94,8 @@ def test_all_descriptors_are_closed(tmp_path):
 
 
 def test_v2_oom_notice_is_told_from_a_met_limit(tmp_path):
-    root, sysfs = v2(tmp_path)
+    before = "low 0\nhigh 0\nmax 9\noom 2\noom_kill 3\noom_group_kill 0\n"
+    root, sysfs = v2(tmp_path, memory__events=before)
     events = sysfs / LEAF[1:] / "memory.events"
     reader = CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
     reader.open()

@@ -128,12 +128,26 @@ def test_delegation(tmp_path):
     bad(doctor._delegation(controllers, pinned=True), said, "Delegate=cpu cpuset memory pids")
 
 
+def test_a_job_that_has_no_cgroup_takes_no_container(monkeypatch):
+    """Stand-in: the environment of a Slurm job, whose cgroup this process is not in."""
+    monkeypatch.setenv("SLURM_JOB_ID", "99999999")
+    (check,) = doctor._probe_limits(None, HEALTHY, in_job=True)
+    bad(check, "has no cgroup", "set container.cgroup_parent to `engine`")
+
+
 def test_limits_that_the_kernel_does_not_have():
     """Stand-in: what the kernel says is in force; this host's kernel enforces limits."""
     effective = {"memory_bytes": 2**40, "cpus": None}
-    bad(doctor._memory_probe(None, None, None, effective), f"kernel says {2**40}")
-    bad(doctor._cpu_probe(None, None, None, effective), "kernel says None")
-    bad(doctor._cpu_probe(None, None, None, {"cpus": 2.0}), "kernel says 2.0")
+    memory = doctor._memory_probe(None, HEALTHY, None, None, effective)
+    bad(memory, f"kernel says {2**40}", "memory controller")
+    cpu = doctor._cpu_probe(None, HEALTHY, None, None, effective)
+    bad(cpu, "kernel says None", "cpu controller")
+    bad(doctor._cpu_probe(None, HEALTHY, None, None, {"cpus": 2.0}), "kernel says 2.0")
+    # Recorded with real containers: cgroup_recordings/rootless-cgroupfs.json.
+    ignored = HEALTHY | {"rootless": True, "cgroup_version": 2, "cgroup_manager": "cgroupfs"}
+    unlimited = {"memory_bytes": None, "cpus": None}
+    for probe in (doctor._memory_probe, doctor._cpu_probe):
+        bad(probe(None, ignored, None, None, unlimited), "systemd cgroup manager")
 
 
 def test_limits_that_do_not_act():

@@ -1,5 +1,8 @@
 """Which CPUs a run is pinned to, on topologies as the kernel writes them under /sys."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from agentsweep.errors import InfraError
@@ -82,6 +85,42 @@ def test_newer_kernels_call_the_file_otherwise(read):
 def test_a_machine_that_tells_nothing_has_cores_of_one_thread(tmp_path):
     topology = Topology.read({0, 3}, tmp_path)
     assert topology == Topology(((0,), (3,)), ((0, 3),))
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """The topology of a real machine, and its CPUs by core and by node as lscpu had them."""
+
+    def laid_out(name: str) -> tuple[Topology, tuple, tuple]:
+        path = Path(__file__).parent / "topology_recordings" / f"{name}.json"
+        recording = json.loads(path.read_text())
+        for place, text in recording["files"].items():
+            (tmp_path / name / place).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / place).write_text(text)
+        rows = recording["lscpu"]
+        cores, nodes = (
+            tuple(
+                tuple(row["cpu"] for row in rows if row[what] == number)
+                for number in sorted({row[what] for row in rows})
+            )
+            for what in ("core", "node")
+        )
+        return Topology.read([row["cpu"] for row in rows], tmp_path / name), cores, nodes
+
+    return laid_out
+
+
+def test_recorded_machines_have_the_cores_and_nodes_that_lscpu_saw(recorded):
+    for name, threads in (("smt", 2), ("plain", 1)):
+        topology, cores, nodes = recorded(name)
+        assert (topology.cores, topology.nodes) == (cores, nodes)
+        assert {len(core) for core in topology.cores} == {threads}
+
+
+def test_runs_on_a_recorded_machine_share_no_core(recorded):
+    topology, *_ = recorded("smt")
+    assert chosen(topology, 2, 1, 1, 1) == ["0-1", "2", "3", None]
+    assert chosen(topology, 1, 2, 2) == ["0", "2-3", None]
 
 
 def test_this_machine_has_cores():
