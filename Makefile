@@ -9,9 +9,18 @@ MAKEFLAGS += --no-print-directory
 DEMO_IMAGES := images/starlette-1147.json images/logstats.json
 BENCH_TASKS := starlette-1147 click-2072 python-dotenv-287 sqlparse-562
 WORKFLOW := Snakefile workflow
-# Integration tests whose results do not depend on what else the machine does.
-UNMEASURED := tests/integration/test_grading.py tests/integration/test_image_history.py \
-  tests/integration/test_registry.py tests/integration/test_distribution.py
+# Tests of times that the kernel measures: they have the machine for themselves.
+MEASURED := $(addprefix tests/integration/test_,limits.py live_replay.py sampler_container.py)
+# The others, in parts of which three run at once, for they often wait; the longest first.
+define PARTS
+tests/workflow/test_rebuild_matrix.py tests/workflow/test_paper.py
+tests/integration $(MEASURED:%=--ignore=%)
+tests/unit
+tests/cluster/test_slurm.py
+tests/workflow/test_replay_sweep.py tests/workflow/test_workflow_faults.py tests/workflow/test_dag.py
+--engine docker tests/integration/test_outcomes.py tests/integration/test_docker_demo.py
+endef
+export PARTS
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test setup system env agent images bench-images lock lint bench benchmark test-docker test-cluster test-vm requirements clean
@@ -34,14 +43,11 @@ test: setup ## everything: set-up, lint, all tests
 	@sh tools/system.sh test
 	@python tools/fetch_atif_model.py
 	@$(MAKE) lint
-	pytest tests/integration $(UNMEASURED:%=--ignore=%)
-	@# What measures nothing goes side by side, in two halves of about the same length.
+	pytest $(MEASURED)
+	pytest --engine docker tests/integration/test_limits.py
 	@mkdir -p build
-	@printf '%s\n' \
-	  'tests/unit tests/workflow/test_dag.py tests/workflow/test_paper.py' \
-	  'tests/workflow --ignore=tests/workflow/test_dag.py --ignore=tests/workflow/test_paper.py $(UNMEASURED)' \
-	| xargs -P 2 -I HALF sh -c \
-	  'pytest HALF > build/tests.$$$$ 2>&1; code=$$?; cat build/tests.$$$$; rm build/tests.$$$$; exit $$code'
+	@echo "$$PARTS" | xargs -P 3 -I PART sh -c \
+	  'pytest PART > build/tests.$$$$ 2>&1; code=$$?; cat build/tests.$$$$; rm build/tests.$$$$; exit $$code'
 
 setup: system env agent images # what demo and test share; quick when nothing is missing
 

@@ -182,6 +182,8 @@ class Lab:
                     "agent": {"timeout_s": 60, "stall_s": 30, "max_retries": 1} | (agent or {}),
                     "container": {"engine": engine_in_use.NAME} | (container or {}),
                     "images": {"lock": str(self.lock)},
+                    # Else it would wait in line for what other tests run, which may be long.
+                    "machine": {"ledger": str(self.folder / "ledger")},
                     "paths": {"store": str(self.store), "results": str(self.folder / "results")},
                 }
             )
