@@ -115,7 +115,7 @@ class Docker(Engine):
             members = Path(f"/proc/{container.pid}/cgroup").read_text()
         except OSError:
             members = ""
-        if container_id not in members:
+        if container.id not in members:
             raise InfraError(
                 f"Docker's daemon says that container {name} is process {container.pid}, and here "
                 f"that is another one or none, so that its counters cannot be read: {_ELSEWHERE}"

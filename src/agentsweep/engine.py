@@ -250,13 +250,14 @@ class Engine(ABC):
     def start(self, container_id: str, name: str) -> Container:
         """Start a created container and find its init on the host."""
         self.call("start", container_id, finish=True)
-        state = self.inspect(container_id)["State"]
+        record = self.inspect(container_id)
+        state = record["State"]
         if not state.get("Running") or not state.get("Pid"):
             raise InfraError(
                 f"container {name} ended at once: its image needs `sleep`; "
                 f"see `{self.name} logs {name}`"
             )
-        return Container(container_id, name, int(state["Pid"]))
+        return Container(record["Id"], name, int(state["Pid"]))
 
     def inspect(self, name: str) -> dict:
         """The engine's record of a container."""

@@ -264,7 +264,7 @@ def test_what_docker_complains_of_is_not_its_last_line(client):
 
 def test_a_container_of_a_daemon_elsewhere_has_no_counters_here(client):
     """Its process is another one on this machine."""
-    state = json.dumps([{"State": {"Running": True, "Pid": os.getpid()}}])
+    state = json.dumps([{"Id": "0" * 64, "State": {"Running": True, "Pid": os.getpid()}}])
     with pytest.raises(InfraError, match=f"is process {os.getpid()}, and here that is another one"):
         client(state).start("0" * 64, "agentsweep-a")
 
