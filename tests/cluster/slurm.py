@@ -223,15 +223,19 @@ class Cluster:
                            stderr=subprocess.DEVNULL)  # fmt: skip
 
     def _of_node(self, name: str) -> list[int]:
-        """The processes that a node's jobs consist of: the task prolog marked them."""
-        mark = f"TMPDIR={self.root}/{name}/tmp".encode()
-        marked = [int(f.name) for f in self._processes(lambda env: mark in env.split(b"\0"))]
+        """The processes that a node's jobs consist of: the task prolog marked them.
+
+        Slurm's own come first: one that outlived the others would tell of their end.
+        """
+        steps = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 is_step = (folder / "cmdline").read_bytes().startswith(b"slurmstepd: [")
                 if is_step and (folder / "cwd").resolve().is_relative_to(self.root / name):
-                    marked.append(int(folder.name))
-        return marked
+                    steps.append(int(folder.name))
+        mark = f"TMPDIR={self.root}/{name}/tmp".encode()
+        marked = self._processes(lambda environment: mark in environment.split(b"\0"))
+        return [*steps, *(int(folder.name) for folder in marked)]
 
     @staticmethod
     def _processes(is_meant) -> list[Path]:

@@ -33,9 +33,3 @@ def test_jobs_are_accounted_and_their_states_come_from_sacct(tmp_path):
             finished(clone, sweep)
         assert len(clone.sealed()) == 1
         assert cluster.client(*STATES).split() == [f"{ACCOUNT}|COMPLETED"]
-
-        # Another one is refused with a sentence that names it.
-        clone.replace(profile, account, "- slurm_account=nobody")
-        with started(clone, cluster, *SLURM, "--forcerun=agent_run", "runs") as sweep:
-            assert sweep.wait(120) != 0
-        assert "nobody" in clone.file("out").read_text()

@@ -79,7 +79,7 @@ LISTED = f'{{{{.ID}}}} {{{{index .Labels "{LABEL}"}}}}'
 
 
 class Both(NamedTuple):
-    """The same sweep, made by Slurm and made here, and what Snakemake said of the former."""
+    """The same sweep, made by Slurm and made here, and what Snakemake said of its runs."""
 
     there: Clone
     here: Clone
@@ -93,7 +93,7 @@ class Lost(NamedTuple):
     sealed_before: set[str]
     status: int
     cancelled: Clone
-    left: list[str]
+    left: list
     listening: dict[str, set[str]]
 
 
@@ -118,18 +118,19 @@ def base(cluster, tmp_path_factory):
 def both(cluster, base, tmp_path_factory):
     """Two runs in each Slurm job, one after the other; meanwhile the same sweep on this machine.
 
-    In two steps, as docs/cluster.md says of packing, and all extractions are in one job then.
+    In two steps, as docs/cluster.md says of packing.
     """
     folder = tmp_path_factory.mktemp("both")
     there, here = base.copy(folder / "there"), base.copy(folder / "here")
-    packed, said = ("--group-components", "cell=2"), []
+    packed = (*SLURM, "--group-components", "cell=2")
     with started(here, cluster, *LOCAL) as local:
-        for targets in (["runs"], []):
-            with started(there, cluster, *SLURM, *packed, "--", *targets) as slurm:
-                finished(there, slurm)
-            said.append(there.file("out").read_text())
+        with started(there, cluster, *packed, "--", "runs") as measured:
+            finished(there, measured)
+        said = said_of(there)
+        with started(there, cluster, *packed) as rest:
+            finished(there, rest)
         finished(here, local)
-    return Both(there, here, "".join(said))
+    return Both(there, here, said)
 
 
 @pytest.fixture(scope="module")
@@ -142,25 +143,29 @@ def lost(cluster, base, tmp_path_factory):
     others = ("n1", "n3")
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(started(died, cluster, *SLURM, "runs"))
-        until(lambda: all(map(cluster.containers, cluster.names)), first, "three runs at once")
+        until(lambda: len(runs(cluster, died)) == 3, first, "three runs at once")
         listening = cluster.listening()
         cluster.kill_node("n2")
         second = stack.enter_context(started(cancelled, cluster, *SLURM, "runs"))
-        until(lambda: go_on(cluster, died, others) and len(died.sealed()) == 2, first, "two ended")
+        until(lambda: go_on(cluster, died) and len(died.sealed()) == 2, first, "two ended")
         sealed = died.sealed()
-        until(lambda: go_on(cluster, died, others) and first.poll() is not None, None, "all ended")
 
-        until(lambda: all(map(cluster.containers, others)), second, "two runs at once")
-        cluster.client("scancel", "--user", str(os.getuid()))
+        # They may have to wait for the third.
+        until(
+            lambda: go_on(cluster, died) and len(runs(cluster, cancelled)) == 2,
+            second,
+            "two runs at once",
+        )
+        cluster.client("scancel", *re.findall(r"SLURM jobid (\d+)", said_of(cancelled)))
         # Before it sees that its jobs are gone and starts them again.
         second.send_signal(signal.SIGINT)
         assert second.wait(60) != 0
-        everywhere = (HEAD, *others)
         deadline = time.monotonic() + 20
-        while (left := [n for n in everywhere if cluster.containers(n)]) and (
-            time.monotonic() < deadline
-        ):
+        while (left := runs(cluster, cancelled)) and time.monotonic() < deadline:
             time.sleep(0.2)
+
+        until(lambda: go_on(cluster, died) and first.poll() is not None, None, "all ended")
+        left += [name for name in (HEAD, *others) if cluster.containers(name)]
     return Lost(died, sealed, first.returncode, cancelled, left, listening)
 
 
@@ -175,15 +180,27 @@ def waiting(base: Clone, path: Path, replicates: int, workdir: str = "/testbed")
     return clone
 
 
-def go_on(cluster: Cluster, clone: Clone, nodes: tuple[str, ...]) -> bool:
-    """Let a clone's runs on these nodes go on; always true."""
+def runs(cluster: Cluster, clone: Clone) -> list[tuple[str, str]]:
+    """The node and the container of each run of a clone that has one."""
     keys = {path.name[:12] for path in clone.path.glob("store/*")}
-    for node in nodes:
-        listed = cluster.podman(node, "ps", "--format", LISTED)
-        for container, attempt in (line.split() for line in listed.splitlines()):
+    found = []
+    for node in (HEAD, *cluster.names):
+        for line in cluster.podman(node, "ps", "--all", "--format", LISTED).splitlines():
+            container, attempt = line.split()
             if attempt.split("-")[0] in keys:
-                cluster.podman(node, "exec", container, "touch", "/tmp/go", check=False)
+                found.append((node, container))
+    return found
+
+
+def go_on(cluster: Cluster, clone: Clone) -> bool:
+    """Let the runs that a clone has now go on; always true."""
+    for node, container in runs(cluster, clone):
+        cluster.podman(node, "exec", container, "touch", "/tmp/go", check=False)
     return True
+
+
+def said_of(clone: Clone) -> str:
+    return clone.file("out").read_text()
 
 
 def until(met, sweep: subprocess.Popen | None, what: str, within_s: float = 120) -> None:
@@ -218,8 +235,8 @@ def unmeasured(numbers, masked: bool):
 
 def test_every_cell_lands_and_the_tables_are_those_of_one_machine(both):
     assert len(both.there.sealed()) == 4
-    # Two jobs with two runs each; their extractions; the grading; tables and figures.
-    assert both.said.count("has been submitted with SLURM jobid") == 5
+    # Two runs in each job.
+    assert both.said.count("has been submitted with SLURM jobid") == 2
     there, here = (rows(clone, "runs", RUNS) for clone in (both.there, both.here))
     assert there == here
     assert [row["outcome"] for row in there] == ["completed"] * 4
@@ -276,7 +293,7 @@ def test_nothing_binds_to_an_address_other_than_loopback(lost):
 
 
 def test_a_node_that_dies_loses_no_sealed_run(lost):
-    assert lost.status == 0, lost.died.file("out").read_text()[-3000:]
+    assert lost.status == 0, said_of(lost.died)[-3000:]
     assert lost.sealed_before < lost.died.sealed()
     attempts = sorted(path.name for path in lost.died.path.glob("store/*/attempt-*"))
     assert attempts == ["attempt-1", "attempt-1", "attempt-1.interrupted", "attempt-2"]
