@@ -452,6 +452,8 @@ def _state_of_engine(*binaries: str) -> str:
     folders = (Path("/etc/containers"), home / "containers")
     paths = [Path(shutil.which(name) or name) for name in binaries]
     paths += [folder / f"{name}.conf" for folder in folders for name in ("storage", "containers")]
+    named = ("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF")
+    paths += [Path(os.environ[name]) for name in named if os.environ.get(name)]
     state = [Path("/proc/sys/kernel/random/boot_id").read_text(), os.environ.get("DOCKER_HOST")]
     for path in paths:
         state.append(f"{path} {path.stat().st_mtime_ns if path.exists() else None}")
