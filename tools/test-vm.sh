@@ -52,4 +52,5 @@ done
 VM_CPU=${VM_CPU:-max} VM_DIR=$machine "$tools/vm-run.sh" --timeout "${VM_TIMEOUT:-7200}" \
   --append clearcpuid=cx16 --no-copy-out ${VM_OPTIONS:-} "$share" "
   export PATH=/share/bin:\$PATH PYTHONPATH=/share/clone/src:/share/packages CI=1
+  export AGENTSWEEP_TEST_PATIENCE=10
   cd /share/clone && $command"

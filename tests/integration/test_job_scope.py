@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agentsweep.cgroup import CgroupReader
-from conftest import DONE, ROOT
+from conftest import DONE, PATIENCE, ROOT
 
 JOB = 990001
 
@@ -94,7 +94,7 @@ def test_a_run_in_a_job_says_where_its_container_was(lab, job_shell, setting, fo
     done = subprocess.run(
         [*shell, sys.executable, "-m", "agentsweep.cli", *lab.arguments(config)],
         cwd=ROOT, env=environment,
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=120 * PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = lab.result()

@@ -7,7 +7,7 @@ whom the kernel picks is then known beforehand, and the kill itself is the kerne
 import os
 import subprocess
 
-from conftest import DONE, bash, podman
+from conftest import DONE, PATIENCE, bash, podman
 
 # 1.5 GB into a process that holds on to it.
 GROW = "head -c 1500000000 /dev/zero | tail > /dev/null"
@@ -112,7 +112,7 @@ def test_the_kernel_kills_the_container(lab):
          f"echo 1000 > /proc/{init}/oom_score_adj"],
         check=True,
     )  # fmt: skip
-    assert runner.wait(60) == 0
+    assert runner.wait(60 * PATIENCE) == 0
     result = lab.result()
     assert result["outcome"] == "oom_container", result["outcome_detail"]
     assert result["oom"]["kill_count"] >= 1
