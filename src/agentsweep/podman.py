@@ -184,8 +184,8 @@ def _state_of_engine(*binaries: str) -> str:
     folders = (Path("/etc/containers"), home / "containers")
     paths = [Path(shutil.which(name) or name) for name in binaries]
     paths += [folder / f"{name}.conf" for folder in folders for name in ("storage", "containers")]
+    paths += [Path(os.environ[name]) for name in _CONFIGURATION if os.environ.get(name)]
     state = [Path("/proc/sys/kernel/random/boot_id").read_text()]
-    state += [f"{name} {os.environ.get(name)}" for name in _CONFIGURATION]
     for path in paths:
         state.append(f"{path} {path.stat().st_mtime_ns if path.exists() else None}")
     return hashlib.sha256(repr(state).encode()).hexdigest()[:16]

@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 ARCHIVE = ROOT / "images" / "logstats.tar"
 BINARY = ROOT / "agents" / "claude-2.1.330" / "claude"
 MODEL = "claude-haiku-4-5-20251001"
+# How many times as long things may take as on a machine that is not emulated.
+PATIENCE = int(os.environ.get("AGENTSWEEP_TEST_PATIENCE", "1"))
 
 
 def pytest_configure(config):
@@ -127,7 +129,7 @@ def agentsweep(*arguments, check: bool = True, **kwargs) -> subprocess.Completed
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=300 * PATIENCE,
         check=False,
         **kwargs,
     )
@@ -179,7 +181,12 @@ class Lab:
                     "sweep": {"memory": [memory], "cpus": [cpus]},
                     "tasks": {"task": task},
                     "agents": {"claude": {"model_id": MODEL, "version": "2.1.330"} | (model or {})},
-                    "agent": {"timeout_s": 60, "stall_s": 30, "max_retries": 1} | (agent or {}),
+                    "agent": {
+                        "timeout_s": 60 * PATIENCE,
+                        "stall_s": 30 * PATIENCE,
+                        "max_retries": 1,
+                    }
+                    | (agent or {}),
                     "container": {"engine": engine_in_use.NAME} | (container or {}),
                     "images": {"lock": str(self.lock)},
                     # Else it would wait in line for what other tests run, which may be long.
@@ -231,7 +238,7 @@ class Lab:
 
     def wait_for(self, pattern: str, timeout_s: float = 30, exists: bool = False) -> Path:
         """A file below the store that matches, once it is there (and not empty)."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s * PATIENCE
         while time.monotonic() < deadline:
             found = [
                 p for p in self.store.glob(pattern) if exists or p.is_dir() or p.stat().st_size
@@ -272,7 +279,7 @@ class Lab:
 
     def nothing_left(self, timeout_s: float = 10) -> bool:
         """Whether all is gone within a moment: killed children need one to be reaped."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s * PATIENCE
         while any(self.leftovers().values()):
             if time.monotonic() > deadline:
                 return False
@@ -298,7 +305,7 @@ def services_of(keys: list[str]) -> list[str]:
 
 def stop(process: subprocess.Popen, number: int = signal.SIGKILL) -> int:
     process.send_signal(number)
-    return process.wait(30)
+    return process.wait(30 * PATIENCE)
 
 
 def bash(command: str, **more) -> dict:

@@ -11,7 +11,7 @@ import pytest
 
 from agentsweep import strays
 from agentsweep.engine import ContainerSpec
-from conftest import DONE, SLEEP, bash, stop
+from conftest import DONE, PATIENCE, SLEEP, bash, stop
 
 QUICK = {"turns": [bash("sleep 2"), DONE]}
 
@@ -63,7 +63,7 @@ def test_a_container_removed_from_outside_is_no_data(lab):
     lab.wait_for_tool()
     (name,) = lab.leftovers()["containers"]
     engine_in_use.ask("rm", "--force", name)
-    assert runner.wait(30) == 1
+    assert runner.wait(30 * PATIENCE) == 1
     log = (lab.folder / "log").read_text()
     assert "went away" in log
     assert "Traceback" not in log
@@ -74,7 +74,7 @@ def test_a_container_removed_from_outside_is_no_data(lab):
 
 def test_two_runs_of_one_cell_at_once_make_one_run(lab):
     first, second = lab.start(QUICK), lab.start(QUICK)
-    assert (first.wait(60), second.wait(60)) == (0, 0)
+    assert (first.wait(60 * PATIENCE), second.wait(60 * PATIENCE)) == (0, 0)
     assert lab.attempts() == ["attempt-1"]
     assert (lab.folder / "log").read_text().count("recalled sealed attempt") == 1
     assert lab.nothing_left(), lab.leftovers()
@@ -120,7 +120,7 @@ def test_a_disk_that_fills_up_loses_nothing_sealed(lab, small_disk):
     with pytest.raises(OSError, match="No space"), filler.open("wb") as out:
         while True:
             out.write(b"\0" * 2**20)
-    assert runner.wait(60) == 1
+    assert runner.wait(60 * PATIENCE) == 1
     log = (lab.folder / "log").read_text()
     assert "disk" in log
     assert "Traceback" not in log

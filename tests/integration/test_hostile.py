@@ -10,7 +10,7 @@ from pathlib import Path
 import engine_in_use
 import pytest
 
-from conftest import DONE, SLEEP, bash, services_of, stop
+from conftest import DONE, PATIENCE, SLEEP, bash, services_of, stop
 
 
 def log_of(lab) -> str:
@@ -121,7 +121,7 @@ def test_a_service_that_dies_makes_no_data(lab, victim, number, says):
     lab.wait_for_tool()
     (pid,) = [p for p in services_of([lab.key()]) if victim in command_of(p)]
     os.kill(int(pid), number)
-    assert runner.wait(30) == 1
+    assert runner.wait(30 * PATIENCE) == 1
     assert says in log_of(lab)
     assert lab.attempts() == ["attempt-1.failed"]
     assert lab.nothing_left(), lab.leftovers()
@@ -136,7 +136,7 @@ def test_an_engine_client_that_is_killed_makes_no_data(lab):
     )  # fmt: skip
     for pid in found.stdout.split():
         os.kill(int(pid), signal.SIGKILL)
-    assert runner.wait(30) == 1
+    assert runner.wait(30 * PATIENCE) == 1
     assert "ended before the agent did" in log_of(lab)
     assert lab.attempts() == ["attempt-1.failed"]
     assert lab.nothing_left(), lab.leftovers()
@@ -147,7 +147,7 @@ def test_limits_that_change_during_the_run_make_no_data(lab):
     lab.wait_for_tool()
     (name,) = lab.leftovers()["containers"]
     set_anew(name)
-    assert runner.wait(30) == 1
+    assert runner.wait(30 * PATIENCE) == 1
     assert "changed during the run" in log_of(lab)
     assert lab.attempts() == ["attempt-1.failed"]
 

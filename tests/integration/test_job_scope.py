@@ -4,7 +4,9 @@ A test of a whole cluster (tests/cluster) would need a Slurm that may make cgrou
 where Slurm puts a job's processes, and that is what the runner is put into.
 """
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,17 +15,46 @@ from pathlib import Path
 import pytest
 
 from agentsweep.cgroup import CgroupReader
-from conftest import DONE, ROOT
+from conftest import DONE, PATIENCE, ROOT
 
 JOB = 990001
 
 
+# Slurm's own layout below a cgroup that systemd hands to this user.
+V2 = f"""
+top=/sys/fs/cgroup$(sed s/0::// /proc/self/cgroup)
+step=$top/job_{JOB}/step_0
+mkdir -p $step/user/task_0
+echo $$ > $step/user/task_0/cgroup.procs
+for folder in $top $top/job_{JOB} $step $step/user; do
+  echo '+memory +cpu +pids' > $folder/cgroup.subtree_control
+done
+exec "$@"
+"""
+
+
 @pytest.fixture
-def job_cgroups():
-    """The directories of `.../uid_<n>/job_<id>/step_0` of each controller (cgroup v1)."""
+def job_shell(tmp_path):
+    """The words that run a command within a job's cgroup, and what they need in the environment."""
+    version = CgroupReader.for_pid(os.getpid()).version
+    if (version, os.getuid()) == (1, 0):
+        with _v1_cgroups() as steps:
+            enter = "".join(f"echo $$ > {step}/cgroup.procs; " for step in steps)
+            yield ["sh", "-ec", f'{enter} exec "$@"', "sh"], {}
+    elif version == 2 and os.getuid() != 0 and shutil.which("systemd-run"):
+        # The manager that takes a cgroup which is no slice as a parent.
+        settings = tmp_path / "containers.conf"
+        settings.write_text('[engine]\ncgroup_manager = "cgroupfs"\n')
+        scope = ["systemd-run", "--user", "--scope", "--quiet", "--property=Delegate=yes"]
+        yield [*scope, "sh", "-ec", V2, "sh"], {"CONTAINERS_CONF": str(settings)}
+    else:
+        pytest.skip("NOT RUN: makes a job's cgroups as root on v1 or as a user of systemd on v2")
+
+
+@contextlib.contextmanager
+def _v1_cgroups():
+    """The directories of `.../uid_<n>/job_<id>/step_0` of each controller."""
     reader = CgroupReader.for_pid(os.getpid())
-    if os.getuid() != 0 or reader.version != 1:
-        pytest.skip("NOT RUN: makes a job's cgroups on v1, as root; v2 is described, not tested")
     mounts = {Path("/sys/fs/cgroup") / name for name in reader.paths}
     steps = [mount / f"agentsweep-test/uid_{os.getuid()}/job_{JOB}/step_0" for mount in mounts]
     for step in steps:
@@ -33,13 +64,15 @@ def job_cgroups():
                 file = folder / name
                 if step.parents[2] in (folder, *folder.parents) and file.exists():
                     file.write_text((folder.parent / name).read_text())
-    yield steps
-    # The engine made directories in the other controllers too.
-    for top in Path("/sys/fs/cgroup").glob(f"*/agentsweep-test/uid_{os.getuid()}/job_{JOB}"):
-        for folder, _, _ in os.walk(top, topdown=False):
-            _gone(Path(folder))
-        for folder in top.parents[:2]:
-            _gone(folder)
+    try:
+        yield steps
+    finally:
+        # The engine made directories in the other controllers too.
+        for top in Path("/sys/fs/cgroup").glob(f"*/agentsweep-test/uid_{os.getuid()}/job_{JOB}"):
+            for folder, _, _ in os.walk(top, topdown=False):
+                _gone(Path(folder))
+            for folder in top.parents[:2]:
+                _gone(folder)
 
 
 def _gone(folder: Path) -> None:
@@ -54,14 +87,14 @@ def _gone(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("setting", "found"), [("engine", "outside"), ("job", "job")])
-def test_a_run_in_a_job_says_where_its_container_was(lab, job_cgroups, setting, found):
+def test_a_run_in_a_job_says_where_its_container_was(lab, job_shell, setting, found):
     config = lab.config({"turns": [DONE]}, container={"cgroup_parent": setting})
-    enter = "".join(f"echo $$ > {step}/cgroup.procs; " for step in job_cgroups)
+    shell, settings = job_shell
+    environment = os.environ | {"SLURM_JOB_ID": str(JOB)} | (settings if found == "job" else {})
     done = subprocess.run(
-        ["sh", "-ec", f'{enter} exec "$@"', "sh", sys.executable, "-m", "agentsweep.cli",
-         *lab.arguments(config)],
-        cwd=ROOT, env=os.environ | {"SLURM_JOB_ID": str(JOB)},
-        capture_output=True, text=True, check=False, timeout=120,
+        [*shell, sys.executable, "-m", "agentsweep.cli", *lab.arguments(config)],
+        cwd=ROOT, env=environment,
+        capture_output=True, text=True, check=False, timeout=120 * PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = lab.result()

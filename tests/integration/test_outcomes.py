@@ -9,7 +9,7 @@ import subprocess
 
 import engine_in_use
 
-from conftest import DONE, bash
+from conftest import DONE, PATIENCE, bash
 
 # 1.5 GB into a process that holds on to it.
 GROW = "head -c 1500000000 /dev/zero | tail > /dev/null"
@@ -114,7 +114,7 @@ def test_the_kernel_kills_the_container(lab):
          f"echo 1000 > /proc/{init}/oom_score_adj"],
         check=True,
     )  # fmt: skip
-    assert runner.wait(60) == 0
+    assert runner.wait(60 * PATIENCE) == 0
     result = lab.result()
     assert result["outcome"] == "oom_container", result["outcome_detail"]
     assert result["oom"]["kill_count"] >= 1

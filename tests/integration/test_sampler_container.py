@@ -18,6 +18,7 @@ from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.engine import ContainerSpec, Engine, Mount, engine_environment
 from agentsweep.marks import install_wrapper, make_marks_directory
 from agentsweep.samples import read_samples
+from conftest import PATIENCE
 
 MIB = 2**20
 WRAPPER = "/run/agentsweep/bash-mark"
@@ -69,7 +70,7 @@ class Box:
 
     def status_when(self, condition, timeout_s: float = 15) -> dict:
         """The first status that meets a condition."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s * PATIENCE
         while True:
             status = self.ask(cmd="status")
             if condition(status):
@@ -79,7 +80,7 @@ class Box:
 
     def stop(self) -> dict:
         self.ask(cmd="stop")
-        assert self.sampler.wait(20) == 0
+        assert self.sampler.wait(20 * PATIENCE) == 0
         return json.loads((self.folder / "sampler.json").read_text())
 
     def start(self, *argv: str, **how) -> subprocess.Popen:
@@ -91,7 +92,7 @@ class Box:
 
     def run(self, *argv: str, **how) -> subprocess.CompletedProcess:
         client = self.start(*argv, stderr=subprocess.PIPE, **how)
-        out, err = client.communicate(timeout=60)
+        out, err = client.communicate(timeout=60 * PATIENCE)
         return subprocess.CompletedProcess(argv, client.returncode, out, err)
 
     def call(self, command: str) -> subprocess.CompletedProcess:
@@ -215,7 +216,7 @@ def test_overlapping_calls_each_get_their_own_peak(box):
     time.sleep(0.8)
     made.call(TAKE.format(250, 0.1))
     made.call("sleep 0.1")
-    long.communicate(timeout=30)
+    long.communicate(timeout=30 * PATIENCE)
     end = made.ask(cmd="end")
     first, second, third = sorted(made.marks(), key=lambda mark: mark["seq"])
     assert first["start_ns"] < second["start_ns"] < second["end_ns"] < first["end_ns"]
@@ -232,7 +233,7 @@ def test_a_killed_wrapper_ends_its_call_when_the_kernel_sees_it(box):
     wrapper = made.host_pid("bash-mark sleep 60")
     killed_ns = time.monotonic_ns()
     os.kill(wrapper, signal.SIGKILL)
-    client.wait(20)
+    client.wait(20 * PATIENCE)
     made.status_when(lambda status: status["active_calls"] == 0)
     (mark,) = made.marks()
     assert (mark["end_source"], mark["exit_code"]) == ("exit", None)
@@ -258,7 +259,7 @@ def test_a_killed_sampler_holds_nobody_up_and_leaves_a_readable_file(box):
     time.sleep(1.2)
     made.sampler.kill()
     begin = time.monotonic()
-    out, _ = client.communicate(timeout=30)
+    out, _ = client.communicate(timeout=30 * PATIENCE)
     assert (out, client.returncode) == ("done\n", 4)
     assert time.monotonic() - begin < 4
     table, ended = read_samples(made.folder / "samples.arrow")
@@ -420,7 +421,7 @@ def test_garbage_neither_blocks_nor_crashes_nor_occupies_it(box):
     begin = time.monotonic()
     made.ask(cmd="status")
     assert time.monotonic() - begin < 0.5
-    assert hostile.wait(30) == 0
+    assert hostile.wait(30 * PATIENCE) == 0
     time.sleep(0.5)
     # It listens to its wrapper again.
     assert made.call("exit 3").returncode == 3
@@ -448,7 +449,7 @@ def test_a_call_that_never_ends_is_no_leak_of_descriptors(box):
     client = made.start("python3", "-c", many)
     made.status_when(lambda status: status["active_calls"] >= 200, timeout_s=30)
     assert len(list(Path(f"/proc/{made.sampler.pid}/fd").iterdir())) < 400
-    client.wait(60)
+    client.wait(60 * PATIENCE)
     made.status_when(lambda status: status["active_calls"] == 0, timeout_s=30)
     assert made.call("exit 3").returncode == 3
 
@@ -556,6 +557,27 @@ def test_an_ancestor_with_a_smaller_limit_binds(box):
                     directory.rmdir()
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
+
+
+@pytest.mark.skipif(HYBRID or os.getuid() == 0, reason="needs cgroup v2 and an ordinary user")
+def test_a_slice_with_a_smaller_limit_binds_and_its_kills_are_counted(box):
+    name = f"agentsweeptest{os.getpid()}.slice"
+    systemctl = ["systemctl", "--user"]
+    subprocess.run([*systemctl, "start", name], check=True)
+    try:
+        limit = f"MemoryMax={200 * MIB}"
+        subprocess.run([*systemctl, "set-property", "--runtime", name, limit], check=True)
+        made = box(300, "0.5", "--cgroup-parent", name)
+        limits = CgroupReader.for_pid(made.pid).effective_limits()
+        assert limits["memory_bytes"] == 200 * MIB
+        assert limits["memory_level"].endswith(f"/{name}")
+        assert limits["cpu_level"].startswith(f"{limits['memory_level']}/")
+        made.sample()
+        assert made.call(TAKE.format(250, 0)).returncode == 137
+        assert made.stop()["oom_kill"] == 1
+        made.engine.remove(made.name)
+    finally:
+        subprocess.run([*systemctl, "stop", name], check=True)
 
 
 # What a mark costs
