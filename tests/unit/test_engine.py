@@ -150,6 +150,8 @@ def test_a_call_that_changes_a_container_ends_though_its_caller_is_interrupted(t
     caller = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.PIPE)
     while not (tmp_path / "begun").exists():
         time.sleep(0.01)
+    # Until it waits for what it started.
+    time.sleep(0.3)
     caller.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in caller.communicate(timeout=30)[1].decode()
     assert (tmp_path / "done").exists() == finish

@@ -90,8 +90,10 @@ def test_the_record_has_each_piece_with_its_time(pair):
     live.ask([user("Go.")], stream=True)
     (row,) = live.exchanges(1)
     offsets_s = [offset_ns / 1e9 for offset_ns, _ in row["events"]]
-    assert len(offsets_s) == 5
-    assert offsets_s == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.6], abs=0.05)
+    planned_s = [0.2, 0.3, 0.4, 0.5, 0.6]
+    # Never early; late by no more than a busy machine takes.
+    for offset_s, planned in zip(offsets_s, planned_s, strict=True):
+        assert planned - 0.01 < offset_s < planned + 0.25
     assert row["response_bytes"] == sum(len(text.encode()) for _, text in row["events"])
 
 

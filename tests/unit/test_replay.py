@@ -283,20 +283,24 @@ def slow_session() -> Session:
 def test_the_recorded_time_is_kept(start, scale, first_s, end_s):
     gateway = start(slow_session(), latency_scale=scale)
     ask(gateway, [user("x")])
-    assert timing(gateway.exchanges(1)[0]) == pytest.approx((first_s, end_s), abs=0.05)
+    found = timing(gateway.exchanges(1)[0])
+    # Never early; late by what a busy machine takes, and not by as much as the other scale.
+    assert first_s - 0.01 < found[0] < 1.9 * first_s
+    assert end_s - 0.01 < found[1] < 1.9 * end_s
 
 
 def test_a_scale_of_0_removes_the_recorded_time(start):
     gateway = start(slow_session())
     begin = time.monotonic()
     assert text_of(ask(gateway, [user("x")])) == "One.Two."
-    assert time.monotonic() - begin < 0.25
+    # Of 0.6 s.
+    assert time.monotonic() - begin < 0.5
 
 
 def test_an_answer_that_does_not_stream_takes_as_long(start):
     gateway = start(slow_session(), latency_scale=1)
     ask(gateway, [user("x")], stream=False)
-    assert timing(gateway.exchanges(1)[0])[0] == pytest.approx(0.6, abs=0.05)
+    assert 0.59 < timing(gateway.exchanges(1)[0])[0] < 1
 
 
 def test_conversations_are_played_beside_each_other(start):
