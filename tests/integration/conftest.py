@@ -45,11 +45,12 @@ def pytest_collection_modifyitems(config, items):
         if alone and engine_in_use.NAME != "podman":
             item.add_marker(pytest.mark.skip(reason=f"Podman's alone: {alone.args[0]}"))
     items[:] = kept
-    daemon = {"podman": "podman", "docker": "dockerd"}[engine_in_use.NAME]
+    podman = engine_in_use.NAME == "podman"
+    engine = shutil.which("podman") if podman else shutil.which("dockerd") and os.getuid() == 0
     missing = [
         what
         for what, there in (
-            (daemon, shutil.which(daemon)),
+            ("podman" if podman else "root and dockerd", engine),
             (str(BINARY), BINARY.is_file()),
             (str(ARCHIVE), ARCHIVE.is_file()),
         )

@@ -78,11 +78,10 @@ def test_an_agent_sees_its_own_cgroup_and_can_change_nothing(lab):
         for block in line["message"]["content"]
         if block.get("type") == "tool_result"
     ]
-    none = "0" * 16
-    assert said.split("\n") == [
-        "cgroup /", str(512 * 2**20), f"CapInh {none}", f"CapPrm {none}", f"CapEff {none}", f"CapBnd {none}",
-        f"CapAmb {none}", "NoNewPrivs 1", "Seccomp 2", "lo",
-    ]  # fmt: skip
+    capabilities = [f"Cap{which} {0:016}" for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")]
+    limit = str(512 * 2**20)
+    rest = ["NoNewPrivs 1", "Seccomp 2", "lo"]
+    assert said.split("\n") == ["cgroup /", limit, *capabilities, *rest]
 
 
 def problem_of(daemon: docker_daemon.Daemon, folder: Path, monkeypatch) -> str:
