@@ -79,12 +79,13 @@ MEASURED = {
     *("median_period_share", "median_s_per_s"),
 }
 FIGURES = 9
+GO = "touch /tmp/go && echo told"
 # A container and its attempt, which begins with that of its key in the store.
 LISTED = f'{{{{.ID}}}} {{{{index .Labels "{LABEL}"}}}}'
 
 
 class Both(NamedTuple):
-    """The same sweep, made by Slurm and made here, and what Snakemake said of its runs."""
+    """The same sweep, made by Slurm and made here, and what Snakemake said of the former."""
 
     there: Clone
     here: Clone
@@ -124,21 +125,13 @@ def base(cluster, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(cluster, base, tmp_path_factory):
-    """Two runs in each Slurm job, one after the other; meanwhile the same sweep on this machine.
-
-    In two steps, as docs/cluster.md says of packing.
-    """
+    """The sweep by one command, as a user gives it; meanwhile the same on this machine."""
     folder = tmp_path_factory.mktemp("both")
     there, here = base.copy(folder / "there"), base.copy(folder / "here")
-    packed = (*SLURM, "--group-components", "cell=2")
-    with started(here, cluster, *LOCAL) as local:
-        with started(there, cluster, *packed, "--", "runs") as measured:
-            finished(there, measured)
-        said = said_of(there)
-        with started(there, cluster, *packed) as rest:
-            finished(there, rest)
+    with started(there, cluster, *SLURM) as slurm, started(here, cluster, *LOCAL) as local:
+        finished(there, slurm)
         finished(here, local)
-    return Both(there, here, said)
+    return Both(there, here, said_of(there))
 
 
 @pytest.fixture(scope="module")
@@ -148,19 +141,19 @@ def lost(cluster, base, tmp_path_factory):
     died = waiting(base, folder / "died", replicates=3)
     cancelled = waiting(base, folder / "cancelled", replicates=2, workdir="/cancelled")
     cancelled.replace("config/config.yaml", "archive}", "archive, prepare: node}")
-    others = ("n1", "n3")
+    others, told = ("n1", "n3"), set()
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(started(died, cluster, *SLURM, "runs"))
         until(lambda: len(runs(cluster, died)) == 3, first, "three runs at once")
         listening = cluster.listening()
         cluster.kill_node("n2")
         second = stack.enter_context(started(cancelled, cluster, *SLURM, "runs"))
-        until(lambda: go_on(cluster, died) and len(died.sealed()) == 2, first, "two ended")
+        until(lambda: go_on(cluster, died, told) and len(died.sealed()) == 2, first, "two ended")
         sealed = died.sealed()
 
         # They may have to wait for the third.
         until(
-            lambda: go_on(cluster, died) and len(runs(cluster, cancelled)) == 2,
+            lambda: go_on(cluster, died, told) and len(runs(cluster, cancelled)) == 2,
             second,
             "two runs at once",
         )
@@ -172,7 +165,7 @@ def lost(cluster, base, tmp_path_factory):
         while (left := runs(cluster, cancelled)) and time.monotonic() < deadline:
             time.sleep(0.2)
 
-        until(lambda: go_on(cluster, died) and first.poll() is not None, None, "all ended")
+        until(lambda: go_on(cluster, died, told) and first.poll() is not None, None, "all ended")
         left += [name for name in (HEAD, *others) if cluster.containers(name)]
     return Lost(died, sealed, first.returncode, cancelled, left, listening)
 
@@ -203,10 +196,12 @@ def runs(cluster: Cluster, clone: Clone) -> list[tuple[str, str]]:
     return found
 
 
-def go_on(cluster: Cluster, clone: Clone) -> bool:
-    """Let the runs that a clone has now go on; always true."""
+def go_on(cluster: Cluster, clone: Clone, told: set) -> bool:
+    """Let the runs that a clone has now go on, but for those that were told; always true."""
     for node, container in runs(cluster, clone):
-        cluster.podman(node, "exec", container, "touch", "/tmp/go", check=False)
+        if container not in told:
+            done = cluster.podman(node, "exec", container, "sh", "-c", GO, check=False)
+            told.update([container] if done else [])
     return True
 
 
@@ -214,13 +209,14 @@ def said_of(clone: Clone) -> str:
     return clone.file("out").read_text()
 
 
-def until(met, sweep: subprocess.Popen | None, what: str, within_s: float = 120) -> None:
+def until(met, sweep: subprocess.Popen | None, what: str, within_s: float = 240) -> None:
     """Wait until it is met; a sweep that ends meanwhile never will."""
     deadline = time.monotonic() + within_s
     while not met():
         assert time.monotonic() < deadline, what
         assert sweep is None or sweep.poll() is None, what
-        time.sleep(0.2)
+        # Each look costs a call of the engine for each node.
+        time.sleep(1)
 
 
 def rows(clone: Clone, table: str, columns: list[str]) -> list[dict]:
@@ -243,8 +239,8 @@ def unmeasured(numbers):
 
 def test_every_cell_lands_and_the_tables_are_those_of_one_machine(both):
     assert len(both.there.sealed()) == len(CELLS)
-    # Two runs in each job.
-    assert both.said.count("has been submitted with SLURM jobid") == 2
+    # A job for each run with its extraction; one for the grading, one for tables and figures.
+    assert both.said.count("has been submitted with SLURM jobid") == len(CELLS) + 2
     there, here = (rows(clone, "runs", RUNS) for clone in (both.there, both.here))
     assert there == here
     assert [row["outcome"] for row in there] == ["completed"] * len(CELLS)
@@ -293,11 +289,21 @@ def test_a_grading_on_a_node_gives_the_same_grade(cluster, both):
 
 def test_a_job_asks_for_what_its_cells_need(cluster, both):
     asked = cluster.client("scontrol", "--oneliner", "show", "job").splitlines()
-    # A run of 1 GiB and 256 MiB beside; 2 x (600 s + 5 s + 900 s).
-    packed = [job for job in asked if "TimeLimit=00:52:00" in job]
-    assert any("MinMemoryNode=1343M" in job for job in packed), asked
+    # A run of 1 GiB and 256 MiB beside; 600 s + 5 s + 900 s, and 10 min to extract.
+    assert any("TimeLimit=00:36:00" in job and "MinMemoryNode=1343M" in job for job in asked), asked
+    # 30 min for the tables and 10 for each figure, one after the other.
+    assert any("TimeLimit=02:00:00" in job and "MinMemoryNode=2000M" in job for job in asked), asked
     # The grading's own limit, and 1800 s + 900 s.
     assert any("TimeLimit=00:45:00" in job and "MinMemoryNode=2148M" in job for job in asked), asked
+
+
+def test_packed_jobs_have_as_many_runs_as_was_said(cluster, both):
+    packed = ("-n", "--forceall", "--group-components", "cell=2", "--", "extracted")
+    with started(both.there, cluster, *SLURM, *packed) as dry_run:
+        finished(both.there, dry_run)
+    groups = re.split(r"Group job ", said_of(both.there))
+    runs = [group.count("rule agent_run:") for group in groups if group.startswith("cell ")]
+    assert sorted(runs) == [1, 2]
 
 
 def test_nothing_binds_to_an_address_other_than_loopback(lost):
