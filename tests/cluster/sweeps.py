@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from clone import BIN, ROOT, Clone
 from slurm import Cluster, found, missing_programs
@@ -29,11 +30,22 @@ def missing() -> list[str]:
     return lacking + ([] if os.getuid() == 0 else ["root, for several nodes on one host"])
 
 
-def prepared(path: Path, cluster: Cluster, more: str, *changes: tuple[str, str]) -> Clone:
-    """A clone with some changes of the demo's sweep, whose images were made on the login node."""
+def prepared(
+    path: Path,
+    cluster: Cluster,
+    more: str,
+    changes: Iterable[tuple[str, str]],
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> Clone:
+    """A clone with changes of the demo's configuration, whose images were made on the login node.
+
+    `more` is what follows that configuration, `files` are further files.
+    """
     clone, config = Clone.make(path), "config/config.yaml"
     for name in ("agents", "images"):
         clone.file(name).symlink_to(ROOT / name)
+    for name, text in files.items():
+        clone.file(name).write_text(text)
     for old, new in changes:
         clone.replace(config, old, new)
     clone.file(config).write_text(clone.file(config).read_text() + more)
@@ -66,4 +78,4 @@ def started(
 
 def finished(clone: Clone, sweep: subprocess.Popen) -> None:
     """Wait for its good end."""
-    assert sweep.wait(300) == 0, clone.file("out").read_text()[-6000:]
+    assert sweep.wait(600) == 0, clone.file("out").read_text()[-6000:]

@@ -25,7 +25,7 @@ STATES = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=accou
 
 def test_jobs_are_accounted_and_their_states_come_from_sacct(tmp_path):
     with running(AccountingCluster, names=("n1",)) as cluster:
-        clone = prepared(tmp_path / "clone", cluster, MORE, *ONE)
+        clone = prepared(tmp_path / "clone", cluster, MORE, ONE)
         profile, account = "profiles/slurm/profile.yaml", f"- slurm_account={ACCOUNT}"
         clone.replace(profile, "# - slurm_account=name", account)
         clone.replace(profile, "slurm-status-command: squeue", "slurm-status-command: sacct")
