@@ -103,13 +103,6 @@ class CgroupReader(ABC):
         """Open the watermark: sets `_peak` (None where there is none) and `can_reset_peak`."""
 
     @abstractmethod
-    def fold_peak(self) -> int | None:
-        """The watermark in bytes since the last fold, and the start of the next interval.
-
-        Where the kernel cannot reset it: since the container's start. None: no watermark.
-        """
-
-    @abstractmethod
     def effective_limits(self) -> dict[str, int | float | str | None]:
         """The limits that bind: the smallest over the container's cgroup and every ancestor.
 
@@ -127,6 +120,8 @@ class CgroupReader(ABC):
         """Take the pending event off `oom_eventfd`; whether it is an OOM, and no lesser event."""
 
     oom_poll_events: int
+    # What is written to the watermark to reset it.
+    _peak_reset: bytes
 
     # What both share.
 
@@ -195,6 +190,20 @@ class CgroupReader(ABC):
         if self._peak is None:
             return None
         return int(self._pread(self._peak))
+
+    def fold_peak(self) -> int | None:
+        """The watermark in bytes since the last fold, and the start of the next interval.
+
+        Where the kernel cannot reset it: since the container's start. None: no watermark. Read and
+        reset are two calls, some microseconds apart, because no kernel has both in one.
+        """
+        peak_bytes = self.peak_bytes()
+        if self.can_reset_peak:
+            try:
+                os.pwrite(self._peak, self._peak_reset, 0)
+            except OSError:
+                raise CgroupGone(f"the cgroup {self.level} has gone: its container ended") from None
+        return peak_bytes
 
     def reset_peak(self) -> bool:
         """Start a new watermark interval; False where the kernel cannot."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agentsweep.cgroup import (
-    CgroupGone,
     CgroupReader,
     binding,
     level_name,
@@ -47,6 +46,7 @@ class CgroupV1(CgroupReader):
     """
 
     version = 1
+    _peak_reset = b"0"
     oom_poll_events = select.EPOLLIN
 
     def __init__(self, paths: dict[str, Path], mounts: dict[str, Path], unified: Path | None):
@@ -96,18 +96,6 @@ class CgroupV1(CgroupReader):
                 continue
             self.can_reset_peak = resettable
             return
-
-    def fold_peak(self) -> int | None:
-        if self._peak is None:
-            return None
-        peak_bytes = self.peak_bytes()
-        if self.can_reset_peak:
-            # Read and reset are two calls, some microseconds apart, because v1 has no other way.
-            try:
-                os.pwrite(self._peak, b"0", 0)
-            except OSError:
-                raise CgroupGone(f"the cgroup {self.level} has gone: its container ended") from None
-        return peak_bytes
 
     def effective_limits(self) -> dict[str, int | float | str | None]:
         memory_bytes, memory_level = self._smallest("memory", _limit_bytes)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agentsweep.cgroup import (
-    CgroupGone,
     CgroupReader,
     binding,
     level_name,
@@ -43,12 +42,12 @@ class CgroupV2(CgroupReader):
     """
 
     version = 2
+    _peak_reset = b"reset\n"
     # kernfs wakes pollers of memory.events with POLLPRI (and POLLERR) when an event is counted.
     oom_poll_events = select.EPOLLPRI
 
     def __init__(self, paths: dict[str, Path], mounts: dict[str, Path]):
         super().__init__(paths, mounts)
-        self._next_peak: int | None = None
         self._events: int | None = None
         # Where an ancestor's limit was met, `oom` is counted there, and here only the kill.
         self._ooms = Keyed({"oom": "oom", "oom_kill": "oom_kill"})
@@ -74,36 +73,24 @@ class CgroupV2(CgroupReader):
         return [(top / "io.stat", IoStat()), *pressure_files(top)]
 
     def _open_peak(self) -> None:
-        """Two descriptors of memory.peak: one serves the interval, the other the next one.
+        """Linux 6.12 or later starts a new interval for the descriptor that is written to.
 
-        Since Linux 6.12 a write starts a new interval for its descriptor alone, so the next one
-        can start before the last one is read, and no peak falls between the two.
+        There is one descriptor, because a write also takes from all others the peak that they
+        would have shown (recorded on 6.12: tests/unit/cgroup_recordings).
         """
         path = self.paths[""] / "memory.peak"
         try:
             self._peak = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            os.pwrite(self._peak, b"reset\n", 0)
-            self._next_peak = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            os.pwrite(self._peak, self._peak_reset, 0)
             self.can_reset_peak = True
             return
         except OSError:
-            self._close_peaks()
+            if self._peak is not None:
+                os.close(self._peak)
+                self._peak = None
         # Linux 5.19 to 6.11, or a file that is not ours to write; before that there is no file.
         with contextlib.suppress(OSError):
             self._peak = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def fold_peak(self) -> int | None:
-        if self._peak is None:
-            return None
-        if not self.can_reset_peak:
-            return self.peak_bytes()
-        try:
-            os.pwrite(self._next_peak, b"reset\n", 0)
-        except OSError:
-            raise CgroupGone(f"the cgroup {self.level} has gone: its container ended") from None
-        peak_bytes = self.peak_bytes()
-        self._peak, self._next_peak = self._next_peak, self._peak
-        return peak_bytes
 
     def effective_limits(self) -> dict[str, int | float | str | None]:
         memory_bytes, memory_level = self._smallest(_number("memory.max"))
@@ -145,16 +132,9 @@ class CgroupV2(CgroupReader):
 
     def close(self) -> None:
         super().close()
-        self._close_peaks()
         if self._events is not None:
             os.close(self._events)
             self._events = None
-
-    def _close_peaks(self) -> None:
-        for descriptor in (self._peak, self._next_peak):
-            if descriptor is not None:
-                os.close(descriptor)
-        self._peak = self._next_peak = None
 
 
 def _number(name: str) -> Callable[[Path], int | None]:

@@ -23,6 +23,9 @@ from conftest import PATIENCE
 MIB = 2**20
 WRAPPER = "/run/agentsweep/bash-mark"
 HYBRID = Path("/sys/fs/cgroup/memory").is_dir()
+timed = pytest.mark.skipif(
+    PATIENCE > 1, reason="NOT RUN: an emulated machine is too slow for the times that it bounds"
+)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +192,7 @@ def test_a_peak_between_two_samples_is_in_the_watermark_and_in_no_sample(box):
         within = [s for s in samples if mark["start_ns"] <= s["t_ns"] <= mark["end_ns"]]
         unseen += all(s["memory_current_bytes"] < 100 * MIB for s in within)
     # One sample in five seconds meets few of six peaks that take tenths of a second each.
-    assert max(brief_s) < 2
+    assert max(brief_s) < 2 * PATIENCE
     assert unseen >= 4
     assert end["peak_source"] == "watermark"
     assert 300 * MIB <= end["peak_bytes"] < 340 * MIB
@@ -207,6 +210,7 @@ def test_the_phase_begins_with_begin(box):
     assert made.ask(cmd="end")["peak_bytes"] > 200 * MIB
 
 
+@timed
 def test_overlapping_calls_each_get_their_own_peak(box):
     made = box(512, "2")
     made.sample()
@@ -289,6 +293,7 @@ def test_a_stopped_sampler_counts_what_it_missed_and_does_not_make_up_for_it(box
     assert summary["samples"] == len(times)
 
 
+@timed
 def test_two_hundred_samples_a_second(box):
     made = box()
     made.sample(rate_hz=200)
@@ -413,6 +418,7 @@ send(b"\n")
 """
 
 
+@timed
 def test_garbage_neither_blocks_nor_crashes_nor_occupies_it(box):
     made = box(512, "2")
     made.sample()
@@ -583,6 +589,7 @@ def test_a_slice_with_a_smaller_limit_binds_and_its_kills_are_counted(box):
 # What a mark costs
 
 
+@timed
 def test_a_mark_costs_some_milliseconds(box, capsys):
     made = box(512, "2")
     made.sample()

@@ -140,30 +140,35 @@ def v1(root: Path, leaf: str = V1_LEAF, hybrid: bool = False) -> tuple[Path, Pat
 class FakePeak:
     """`os` above a memory.peak as of Linux 6.12, or (not writable) as before.
 
-    A write resets the peak of its descriptor alone, and no regular file can act like that.
+    There is one peak since the last write, whoever wrote: a write takes from the other descriptors
+    what they had not read (mm/memcontrol.c). One that was never written to has that of all time.
     """
 
     def __init__(self, path, writable: bool):
         self.file, self.writable = path, writable
         self.high: dict[int, int] = {}
-        self.current = self.all_time = 1000
+        self.current = self.all_time = self.since_write = 1000
 
     def use(self, bytes_now: int) -> None:
         self.current = bytes_now
         self.all_time = max(self.all_time, bytes_now)
-        for descriptor in self.high:
-            self.high[descriptor] = max(self.high[descriptor], bytes_now)
+        self.since_write = max(self.since_write, bytes_now)
 
     def pwrite(self, descriptor, data, offset):
         if Path(f"/proc/self/fd/{descriptor}").readlink() != self.file or not self.writable:
             raise OSError(22, "Invalid argument")
         assert data
+        self.since_write = self.current
+        for other, bytes_then in self.high.items():
+            self.high[other] = max(bytes_then, self.current)
         self.high[descriptor] = self.current
         return len(data)
 
     def pread(self, descriptor, size, offset):
         if Path(f"/proc/self/fd/{descriptor}").readlink() == self.file:
-            return f"{self.high.get(descriptor, self.all_time)}\n".encode()
+            own = self.high.get(descriptor)
+            peak = self.all_time if own is None else max(own, self.since_write)
+            return f"{peak}\n".encode()
         return os.pread(descriptor, size, offset)
 
     def __getattr__(self, name):

@@ -327,7 +327,7 @@ def test_only_linux_6_12_resets_a_peak(one, monkeypatch):
 
 
 def test_the_fake_kernel_acts_as_the_real_one_did(one):
-    """What the tests of the watermark stand on: each descriptor has a peak of its own."""
+    """What the tests of the watermark stand on: a reset costs the others their peak."""
     said = one.said["watermark"]
     if "reset_after_bump" not in said:
         assert (said.get("open"), said.get("write")) in ((None, "EINVAL"), ("EACCES", None))
@@ -349,6 +349,10 @@ def test_the_fake_kernel_acts_as_the_real_one_did(one):
     fake.use(said["current_before"])
     assert read(reset) == pytest.approx(said["reset_after_bump"], abs=MIB)
     assert read(other) == pytest.approx(said["other_after_bump"], abs=MIB)
+    fake.current = said["current_after"]
+    fake.pwrite(other, b"reset\n", 0)
+    assert read(reset) == pytest.approx(said["reset_after_other_reset"], abs=MIB)
+    assert said["reset_after_other_reset"] < said["reset_after_bump"] - said["bump_bytes"] + MIB
     os.close(reset)
     os.close(other)
 

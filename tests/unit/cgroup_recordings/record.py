@@ -193,9 +193,10 @@ def watermark(own: Path, folder: Path) -> dict:
     said |= {"reset_after_reset": read(reset), "other_after_reset": read(other)}
     (folder / "bump").touch()
     _wait(folder / "bumped")
+    said |= {"reset_after_bump": read(reset), "other_after_bump": read(other)}
+    os.pwrite(other, b"reset\n", 0)
     return said | {
-        "reset_after_bump": read(reset),
-        "other_after_bump": read(other),
+        "reset_after_other_reset": read(reset),
         "current_after": int((own / "memory.current").read_text()),
         "bump_bytes": BUMP_MIB * MIB,
     }
