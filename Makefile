@@ -80,7 +80,7 @@ lint: env ## ruff, snakefmt, snakemake --lint
 bench: setup ## the benchmarks of docs/performance.md
 	@for script in benchmarks/*.py; do echo "$$script"; python "$$script" || exit 1; done
 
-test-docker: setup ## all integration tests under a Docker daemon of their own, as root, ten minutes
+test-docker: setup ## all integration tests under a Docker daemon of their own, as root
 	@sh tools/system.sh test
 	pytest --engine docker --whole-demo tests/integration
 
