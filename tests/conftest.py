@@ -2,6 +2,8 @@
 
 import signal
 
+import pytest
+
 # A shell that starts something in the background has it ignore these two, and every process below
 # inherits that: tests of how our processes take a signal would then test the shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,3 +27,13 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     for name in ("podman", "docker"):
         config.addinivalue_line("markers", f"{name}(reason): run with `--engine {name}` alone")
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Signal handlers come back: a run that was stopped in this process leaves them ignoring."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

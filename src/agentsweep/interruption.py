@@ -36,7 +36,8 @@ class Signals:
     """TERM, INT and HUP stop a run cleanly instead of killing the runner in the middle.
 
     The first one raises Interrupted and later ones are ignored, because a second one (Snakemake
-    sends TERM to a job that the terminal has sent INT already) would interrupt the clean-up.
+    sends TERM to a job that the terminal has sent INT already) would interrupt the clean-up, or
+    end the process with another exit status after it: they stay ignored until the process ends.
     After `hold`, when the agent has ended and all that it cost is spent, the first one waits
     until the run is sealed; one that comes some seconds after it is taken at its word.
     """
@@ -60,6 +61,8 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._raised:
+            return
         for number, handler in self._old.items():
             signal.signal(number, handler)
 

@@ -113,6 +113,8 @@ def test_a_signal_stops_a_run_and_a_second_one_lets_it_clean_up(job, tmp_path, m
         run(job, tmp_path)
     assert caught.value.exit_code == 130
     assert cleaned
+    # It would end this process.
+    send(signal.SIGTERM)
     assert states(job) == ["interrupted"]
 
 
