@@ -300,16 +300,23 @@ class Cluster:
 @contextlib.contextmanager
 def running(kind: type[Cluster] = Cluster, **settings) -> Iterator[Cluster]:
     """A started cluster, of which nothing is left at the end, also that by SIGINT or SIGTERM."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Short, because the path of a socket is below it.
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        made = kind(Path(folder), **settings)
-        try:
-            made.start()
-            yield made
-        finally:
-            made.stop()
-            signal.signal(signal.SIGTERM, before)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        # Short, because the path of a socket is below it.
+        with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+            made = kind(Path(folder), **settings)
+            try:
+                made.start()
+                yield made
+            finally:
+                # A second one must not keep the first from its end.
+                for number in numbers:
+                    signal.signal(number, signal.SIG_IGN)
+                made.stop()
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def free_port() -> int:
