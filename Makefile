@@ -16,14 +16,14 @@ define PARTS
 tests/workflow/test_rebuild_matrix.py tests/workflow/test_paper.py
 tests/integration $(MEASURED:%=--ignore=%)
 tests/unit
-tests/cluster/test_slurm.py
 tests/workflow/test_replay_sweep.py tests/workflow/test_workflow_faults.py tests/workflow/test_dag.py
+tests/cluster/test_slurm.py
 --engine docker tests/integration/test_outcomes.py tests/integration/test_docker_demo.py
 endef
 export PARTS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup system env agent images bench-images lock lint bench benchmark test-docker test-cluster test-vm requirements clean
+.PHONY: help demo test setup system python env agent images bench-images lock lint bench benchmark test-docker test-cluster test-vm requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -49,24 +49,31 @@ test: setup ## everything: set-up, lint, all tests
 	@echo "$$PARTS" | xargs -P 3 -I PART sh -c \
 	  'pytest PART > build/tests.$$$$ 2>&1; code=$$?; cat build/tests.$$$$; rm build/tests.$$$$; exit $$code'
 
-setup: system env agent images # what demo and test share; quick when nothing is missing
+setup: system # what demo and test share; quick when nothing is missing
+	@$(MAKE) --jobs 2 agent images
 
 system: ## system packages, by apt
 	@sh tools/system.sh
 
-env: system ## the virtual environment .venv, from requirements.lock
+python: system
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "make: $(PYTHON) is not Python 3.11 or later; name one that is: make PYTHON=..." >&2; \
+	  exit 1; }
+
+env: python ## the virtual environment .venv, from requirements.lock
 	@sh tools/env.sh $(PYTHON)
 
 agent: env ## the agent binary, by hash
 	@python tools/fetch_agent.py
 
-images: env ## the demo's task images, as OCI archives
-	@python demo/build.py
+# These need no more of Python than it has itself, and so no `env`, which takes as long.
+images: python ## the demo's task images, as OCI archives
+	@PYTHONPATH=src $(PYTHON) demo/build.py
 
-bench-images: env ## the small benchmark's task images
-	@python demo/build.py $(BENCH_TASKS)
+bench-images: python ## the small benchmark's task images
+	@PYTHONPATH=src $(PYTHON) demo/build.py $(BENCH_TASKS)
 
-lock: images ## write the digests of the demo's images to config/images.lock.yaml
+lock: env images ## write the digests of the demo's images to config/images.lock.yaml
 	@for digest in $$(sed -n 's/.*"digest": "\(.*\)".*/\1/p' $(DEMO_IMAGES)); do \
 	  grep -q "$$digest" config/images.lock.yaml 2>/dev/null || missing=1; \
 	done; [ -z "$${missing:-}" ] || snakemake --quiet --cores 1 lock
@@ -88,7 +95,7 @@ test-cluster: setup ## sweeps through profiles/slurm on a real Slurm of three no
 	@sh tools/system.sh test
 	pytest tests/cluster
 
-test-vm: setup ## the integration tests in an emulated machine with cgroup v2 (tools/test-vm.sh)
+test-vm: setup ## the integration tests in an emulated machine with cgroup v2, hours (tools/test-vm.sh)
 	@sh tools/test-vm.sh
 
 requirements: ## write requirements.lock and the demo's again, with the newest versions

@@ -9,10 +9,6 @@ lock=requirements.lock
 wanted=$( { pwd; cat "$lock" pyproject.toml; } | sha256sum)
 [ "$(cat .venv/agentsweep.stamp 2>/dev/null)" != "$wanted" ] || exit 0
 
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-  echo "env: $python is not Python 3.11 or later; name one that is: make PYTHON=... env" >&2
-  exit 1
-fi
 echo "env: installing $lock into .venv"
 mkdir -p build
 log=build/env.log

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from agentsweep import metrics
-from agentsweep.cells import QUOTA
 from agentsweep.cohort import Cohort
+from agentsweep.cpu_modes import QUOTA
 from agentsweep.metrics import Row
 from agentsweep.units import format_size
 

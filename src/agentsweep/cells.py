@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentsweep import schema
+from agentsweep.cpu_modes import CPU_MODES, CPUSET, QUOTA
 from agentsweep.units import format_size, parse_cpus, parse_size
 
 MIN_MEMORY_BYTES = 16 * 2**20
@@ -16,7 +17,6 @@ _MOST_NAMES = 20
 CELL_COLUMNS = ("task", "agent", "memory", "cpus", "replicate")
 # A column that a table of cells may have besides.
 MODE_COLUMN = "cpu_mode"
-QUOTA, CPUSET = CPU_MODES = ("quota", "cpuset")
 
 Place = Callable[[tuple], str]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentsweep import agent, agent_model, engine, engines, host, images, limits, scope, workspace
-from agentsweep.cells import CPUSET
 from agentsweep.cgroup import CgroupReader
+from agentsweep.cpu_modes import CPUSET
 from agentsweep.errors import AgentsweepError, ConfigError, InfraError
 from agentsweep.image_names import is_loopback
 from agentsweep.kmsg import OomLog

@@ -3,7 +3,7 @@
 import os
 
 from agentsweep import host
-from agentsweep.cells import CPUSET
+from agentsweep.cpu_modes import CPUSET
 from agentsweep.errors import InfraError
 from agentsweep.topology import parse_list
 

@@ -31,8 +31,8 @@ from agentsweep import (
     watch,
     workspace,
 )
-from agentsweep.cells import CPUSET
 from agentsweep.cgroup import CgroupGone, CgroupReader
+from agentsweep.cpu_modes import CPUSET
 from agentsweep.errors import InfraError
 from agentsweep.hashes import file_sha256
 from agentsweep.process import LineService, owner_tag

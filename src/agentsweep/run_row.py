@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from agentsweep.cells import CPUSET
+from agentsweep.cpu_modes import CPUSET
 from agentsweep.fidelity import summarise
 from agentsweep.linked_run import TOKENS, Run
 from agentsweep.run_files import Fields, number, truth, whole, word

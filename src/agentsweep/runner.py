@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from agentsweep import admission, host, workspace
-from agentsweep.cells import CPUSET
+from agentsweep.cpu_modes import CPUSET
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.interruption import Signals, kept_unsealed
 from agentsweep.ledger import Ledger

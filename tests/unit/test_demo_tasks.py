@@ -33,6 +33,14 @@ def builder():
     return module
 
 
+def test_the_builder_needs_no_package():
+    """`make` builds images beside the virtual environment that would have them."""
+    subprocess.run(
+        [sys.executable, "-S", ROOT / "demo/build.py", "--help"],
+        env={"PYTHONPATH": str(ROOT / "src")}, capture_output=True, check=True,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
 def test_task_and_its_scenario_are_valid(path, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -289,8 +289,8 @@ def distribute_images(clone):
 class Line:
     """What changes, which jobs are planned, how many new runs and gradings are made.
 
-    grades: grading jobs, which are planned where the patches are known beforehand. figures:
-    whether they are then drawn, too; a second each, so most lines leave them at being planned.
+    grades: grading jobs, which are planned where the patches are known beforehand. Figures take
+    seconds each, so most lines leave those at being planned that come after new tables.
     """
 
     change: object
@@ -298,7 +298,6 @@ class Line:
     new: int = 0
     grades: int = 0
     new_gradings: int = 0
-    figures: bool = False
     arguments: list[str] = field(default_factory=list)
 
     @property
@@ -315,7 +314,7 @@ MATRIX = [
     Line(change_figure, {"figure": 1}),
     Line(remove_memory, {"patches": 1, **AGGREGATES}),
     Line(remove_run, {"agent_run": 1}, arguments=["runs"]),
-    Line(change_parser, {"trace_extract": 4, **AGGREGATES}, figures=True),
+    Line(change_parser, {"trace_extract": 4, **AGGREGATES}),
     Line(rename_data_set, {"trace_extract": 4, **AGGREGATES}),
     Line(add_memory, whole(2), new=2),
     Line(add_cpus, whole(4), new=4),
@@ -341,7 +340,7 @@ def test_matrix(finished, tmp_path, line):
         assert clone.planned(*line.arguments) == line.planned
         before, gradings = clone.sealed(), clone.gradings()
         if line.planned:
-            target = ["dataset"] if "dataset" in line.planned and not line.figures else []
+            target = ["dataset"] if "dataset" in line.planned else []
             output = clone.snakemake("--cores", "2", *line.arguments, *target).stdout
             assert graded(output) == line.grades
             again = [word for word in line.arguments if word != "-F"]

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from agentsweep import captions, metrics, style
-from agentsweep.cells import CPUSET
+from agentsweep.cpu_modes import CPUSET
 from agentsweep.curves import (
     Curve,
     kill_times,
