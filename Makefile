@@ -23,7 +23,7 @@ endef
 export PARTS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup system python env agent images bench-images lock lint bench benchmark test-docker test-cluster test-vm requirements clean
+.PHONY: help demo test setup system python env agent first-image images bench-images lock lint bench benchmark test-docker test-cluster test-vm requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -50,7 +50,8 @@ test: setup ## everything: set-up, lint, all tests
 	  'pytest PART > build/tests.$$$$ 2>&1; code=$$?; cat build/tests.$$$$; rm build/tests.$$$$; exit $$code'
 
 setup: system # what demo and test share; quick when nothing is missing
-	@$(MAKE) --jobs 2 agent images
+	@$(MAKE) --jobs 2 agent first-image
+	@$(MAKE) images
 
 system: ## system packages, by apt
 	@sh tools/system.sh
@@ -66,14 +67,17 @@ env: python ## the virtual environment .venv, from requirements.lock
 agent: env ## the agent binary, by hash
 	@python tools/fetch_agent.py
 
-# These need no more of Python than it has itself, and so no `env`, which takes as long.
-images: python ## the demo's task images, as OCI archives
-	@PYTHONPATH=src $(PYTHON) demo/build.py
+# They need no package, so that they are made beside `env`, which takes as long.
+first-image: python ## the base of all images, and the image of logstats
+	@PYTHONPATH=src $(PYTHON) demo/build.py logstats
 
-bench-images: python ## the small benchmark's task images
-	@PYTHONPATH=src $(PYTHON) demo/build.py $(BENCH_TASKS)
+images: env first-image ## the demo's task images, as OCI archives
+	@python demo/build.py
 
-lock: env images ## write the digests of the demo's images to config/images.lock.yaml
+bench-images: env ## the small benchmark's task images
+	@python demo/build.py $(BENCH_TASKS)
+
+lock: images ## write the digests of the demo's images to config/images.lock.yaml
 	@for digest in $$(sed -n 's/.*"digest": "\(.*\)".*/\1/p' $(DEMO_IMAGES)); do \
 	  grep -q "$$digest" config/images.lock.yaml 2>/dev/null || missing=1; \
 	done; [ -z "$${missing:-}" ] || snakemake --quiet --cores 1 lock

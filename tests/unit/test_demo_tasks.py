@@ -34,7 +34,7 @@ def builder():
 
 
 def test_the_builder_needs_no_package():
-    """`make` builds images beside the virtual environment that would have them."""
+    """`make` builds the first image beside the virtual environment that would have them."""
     subprocess.run(
         [sys.executable, "-S", ROOT / "demo/build.py", "--help"],
         env={"PYTHONPATH": str(ROOT / "src")}, capture_output=True, check=True,
