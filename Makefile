@@ -11,14 +11,16 @@ BENCH_TASKS := starlette-1147 click-2072 python-dotenv-287 sqlparse-562
 WORKFLOW := Snakefile workflow
 # Tests of times that the kernel measures: they have the machine for themselves.
 MEASURED := $(addprefix tests/integration/test_,limits.py live_replay.py sampler_container.py)
-# The others, in parts of which three run at once, for they often wait; the longest first.
+# The others, in parts of which three run at once, for they often wait; in an order by which they
+# end at about the same time.
 define PARTS
-tests/workflow/test_rebuild_matrix.py tests/workflow/test_paper.py
 tests/integration $(MEASURED:%=--ignore=%)
+tests/workflow/test_rebuild_matrix.py tests/workflow/test_paper.py
 tests/unit
-tests/workflow/test_replay_sweep.py tests/workflow/test_workflow_faults.py tests/workflow/test_dag.py
-tests/cluster/test_slurm.py
 --engine docker tests/integration/test_outcomes.py tests/integration/test_docker_demo.py
+tests/workflow/test_replay_sweep.py tests/workflow/test_workflow_faults.py
+tests/cluster/test_slurm.py
+tests/workflow/test_dag.py
 endef
 export PARTS
 
