@@ -11,16 +11,14 @@ BENCH_TASKS := starlette-1147 click-2072 python-dotenv-287 sqlparse-562
 WORKFLOW := Snakefile workflow
 # Tests of times that the kernel measures: they have the machine for themselves.
 MEASURED := $(addprefix tests/integration/test_,limits.py live_replay.py sampler_container.py)
-# The others, in parts of which three run at once, for they often wait; in an order by which they
-# end at about the same time.
+# The others, in parts of which three run at once, for they often wait; the longest first.
 define PARTS
-tests/integration $(MEASURED:%=--ignore=%)
 tests/workflow/test_rebuild_matrix.py tests/workflow/test_paper.py
+tests/integration $(MEASURED:%=--ignore=%)
 tests/unit
---engine docker tests/integration/test_outcomes.py tests/integration/test_docker_demo.py
-tests/workflow/test_replay_sweep.py tests/workflow/test_workflow_faults.py
+tests/workflow/test_replay_sweep.py tests/workflow/test_workflow_faults.py tests/workflow/test_dag.py
 tests/cluster/test_slurm.py
-tests/workflow/test_dag.py
+--engine docker tests/integration/test_outcomes.py tests/integration/test_docker_demo.py
 endef
 export PARTS
 
