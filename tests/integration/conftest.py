@@ -171,7 +171,9 @@ class Lab:
             "kind": "prompt",
             "image": f"oci-archive:{ARCHIVE}",
             "workdir": "/testbed",
-            "prompt": "Do what the scenario says.",
+            # So that no run of Docker's tests has the hash of one of Podman's, whose tests may be
+            # going on and look for what theirs left behind.
+            "prompt": f"Do in {engine_in_use.NAME} what the scenario says.",
             "scenario": play and str(play),
         } | (task or {})
         path = self.folder / "config.yaml"
