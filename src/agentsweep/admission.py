@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import workspace
+from agentsweep import locks, workspace
 from agentsweep.errors import InfraError
 from agentsweep.machine import Machine
 from agentsweep.topology import Topology, list_text, parse_list
@@ -249,7 +249,7 @@ class _Line:
             except FileNotFoundError:
                 handle = _create(path, os.O_RDONLY)
             stack.callback(os.close, handle)
-            while not _lock(handle):
+            while not locks.take(handle):
                 if time.monotonic() > deadline:
                     raise InfraError(
                         f"{self._need.name}: {path} is locked by another process: see what that "
@@ -266,7 +266,7 @@ def _entry(path: Path) -> _Entry | None:
     except FileNotFoundError:
         return None
     try:
-        alive = not _lock(handle)
+        alive = not locks.take(handle)
         if not alive and not path.exists():
             return None
         try:
@@ -283,14 +283,6 @@ def _create(path: Path, flags: int) -> int:
     handle = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o644)
     os.fchmod(handle, 0o644)
     return handle
-
-
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -11,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentsweep import __version__
+from agentsweep import __version__, locks
 from agentsweep.errors import AgentsweepError, ConfigError
 
 DEFAULT_CONFIG = "config/config.yaml"
@@ -626,11 +625,7 @@ def _store_remove(arguments: argparse.Namespace) -> None:
 def _is_locked(path: Path) -> bool:
     """Whether a living process holds a spec's lock."""
     with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not locks.take(handle.fileno())
 
 
 @contextlib.contextmanager

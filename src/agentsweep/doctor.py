@@ -156,7 +156,7 @@ def _probe_limits(found: engine.Engine, info: dict, in_job: bool) -> Iterator[Ch
     """Start a small container, where runs have theirs, read its limits back, and see them act."""
     name = f"agentsweep-doctor-{os.getpid()}"
     try:
-        parent = scope.parent_for(scope.ClusterJob.here(), info) if in_job else None
+        parent = scope.parent_for(scope.ClusterJob.here(), found) if in_job else None
     except InfraError as error:
         message, _, cure = str(error).rpartition("; or ")
         yield Check("limits", "fail", message, cure)

@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 import small_sweep
 
-from agentsweep import cli, config, doctor, engines, host, limits
+from agentsweep import cli, config, doctor, engines, host, limits, scope
 from agentsweep.doctor import Check
 from agentsweep.errors import InfraError
+from agentsweep.podman import Podman
 
 VERSION = "2.1.330"
 HEALTHY = {
@@ -133,6 +134,16 @@ def test_a_job_that_has_no_cgroup_takes_no_container(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "99999999")
     (check,) = doctor._probe_limits(None, HEALTHY, in_job=True)
     bad(check, "has no cgroup", "set container.cgroup_parent to `engine`")
+
+
+def test_a_manager_that_takes_slices_only_takes_no_job(monkeypatch, tmp_path):
+    """Stand-ins: a job that has a cgroup, and an engine with the systemd manager."""
+    job = scope.ClusterJob("42", "/slurm/uid_0/job_42", str(tmp_path))
+    monkeypatch.setattr(scope.ClusterJob, "here", lambda: job)
+    found = Podman(None, tmp_path)
+    monkeypatch.setattr(found, "info", lambda: HEALTHY | {"cgroup_manager": "systemd"})
+    (check,) = doctor._probe_limits(found, found.info(), in_job=True)
+    bad(check, "takes slices only", "set container.cgroup_parent to `engine`")
 
 
 def test_limits_that_the_kernel_does_not_have():
