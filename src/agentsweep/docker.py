@@ -20,6 +20,7 @@ from pathlib import Path
 
 from agentsweep import skopeo
 from agentsweep.engine import (
+    BARE_FOLDERS,
     IMAGE_TIMEOUT_S,
     LABEL,
     OWNER_LABEL,
@@ -132,7 +133,7 @@ class Docker(Engine):
         archive = self.workdir / f"empty-{os.getpid()}.tar"
         try:
             with tarfile.open(archive, "w") as tar:
-                for name in ("proc", "sys", "dev", "etc", "tmp", "run", "var"):
+                for name in BARE_FOLDERS:
                     folder = tarfile.TarInfo(name)
                     folder.type, folder.mode = tarfile.DIRTYPE, 0o755
                     tar.addfile(folder)

@@ -23,6 +23,8 @@ OWNER_LABEL = "agentsweep.owner"
 _FINISH_S = 30
 # What moves whole images may take: they have gigabytes, and registries are slow.
 IMAGE_TIMEOUT_S = 3600
+# What a container's root must have before the host's userland is mounted over it.
+BARE_FOLDERS = ("proc", "sys", "dev", "etc", "tmp", "run", "var")
 
 _ENVIRONMENT = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR"),

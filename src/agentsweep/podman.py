@@ -16,6 +16,7 @@ from pathlib import Path
 
 from agentsweep import strays
 from agentsweep.engine import (
+    BARE_FOLDERS,
     IMAGE_TIMEOUT_S,
     LABEL,
     OWNER_LABEL,
@@ -195,7 +196,7 @@ def _state_of_engine(*binaries: str) -> str:
 def _empty_root(parent: Path) -> Iterator[Path]:
     """A directory that is a container's root once the host's userland is mounted over it."""
     root = parent / f"rootfs-{os.getpid()}"
-    for name in ("proc", "sys", "dev", "etc", "tmp", "run", "var"):
+    for name in BARE_FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
     try:
         yield root
