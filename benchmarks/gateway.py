@@ -53,7 +53,7 @@ def main() -> None:
 def play(folder: Path) -> str:
     """A scenario that answers at once."""
     path = folder / "scenario.yaml"
-    path.write_text("turns: [{text: Yes.}]\n")
+    path.write_text("turns: [{text: Yes.}]\n", encoding="utf-8")
     return str(path)
 
 

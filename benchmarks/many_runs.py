@@ -60,7 +60,7 @@ def main() -> int:
 def endpoint(folder: Path) -> tuple[LineService, str]:
     """A gateway that plays a scenario of one tool call, and stands for the real endpoint."""
     (folder / "scenario.yaml").write_text(
-        "turns: [{tools: [{Bash: {command: ls}}]}, {text: Done.}]"
+        "turns: [{tools: [{Bash: {command: ls}}]}, {text: Done.}]", encoding="utf-8"
     )
     service = LineService("agentsweep.gateway", folder / "errors")
     ready = service.ask(
@@ -79,8 +79,8 @@ def settings(folder: Path, address: str, replicates: int) -> Path:
     """A sweep of so many replicates of one cell."""
     key = folder / "key"
     key.touch(mode=0o600)
-    key.write_text(KEY)
-    (folder / "images.lock.yaml").write_text("images: {}\n")
+    key.write_text(KEY, encoding="utf-8")
+    (folder / "images.lock.yaml").write_text("images: {}\n", encoding="utf-8")
     task = {"kind": "prompt", "image": f"oci-archive:{ARCHIVE}", "prompt": "Look."}
     agent = {"model_id": "claude-haiku-4-5-20251001", "version": "2.1.330", "model": "live"}
     path = folder / "config.yaml"
@@ -94,7 +94,8 @@ def settings(folder: Path, address: str, replicates: int) -> Path:
                 "images": {"lock": str(folder / "images.lock.yaml")},
                 "paths": {"results": str(folder / "results"), "store": str(folder / "store")},
             }
-        )
+        ),
+        encoding="utf-8",
     )
     agentsweep("lock", "--config", path)
     return path
@@ -112,7 +113,7 @@ def make_image(folder: Path, loaded: config.Config) -> dict:
         *("--uid", image.uid, "--gid", image.gid, "--tag", "localhost/agentsweep/many:bench"),
         *("--out", folder / "image.json"),
     )
-    return json.loads((folder / "image.json").read_text())
+    return json.loads((folder / "image.json").read_text(encoding="utf-8"))
 
 
 def run(loaded: config.Config, cell: config.Cell, image: dict, folder: Path) -> None:
@@ -147,7 +148,7 @@ def left() -> dict[str, int]:
     ]
     found = engines.find_engine("podman", "auto", workspace.engine_dir())
     names = found.call("ps", "--all", "--format", "{{.Names}}").stdout.split()
-    unix = Path("/proc/net/unix").read_text()
+    unix = Path("/proc/net/unix").read_text(encoding="utf-8")
     return {
         "descriptors of the runner": len(list(Path("/proc/self/fd").iterdir())),
         "services": sum("agentsweep.gateway" in w or "agentsweep.sampler" in w for w in words),

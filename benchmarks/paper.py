@@ -75,7 +75,12 @@ def run_whole(clone: Path, data: Path) -> tuple[float, float, float]:
     ]
     begin = time.monotonic()
     process = subprocess.Popen(
-        command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=clone,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
     )
     watch = Watch(process.pid)
     watch.start()
@@ -112,7 +117,7 @@ def tree(pid: int) -> Iterator[int]:
     yield pid
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
-            children = task.read_text().split()
+            children = task.read_text(encoding="utf-8").split()
         except OSError:
             continue
         for child in children:
@@ -121,7 +126,7 @@ def tree(pid: int) -> Iterator[int]:
 
 def pss_bytes(pid: int) -> int:
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)

@@ -48,7 +48,9 @@ def main() -> int:
 def chosen(folder: Path, number: int) -> list[Path]:
     """Session files spread over a data set, those with sub-agents first."""
     paths = sorted(folder.glob("*/attempt_*/trace.jsonl"))
-    with_agents = [path for path in paths if '"isSidechain":true' in path.read_text()]
+    with_agents = [
+        path for path in paths if '"isSidechain":true' in path.read_text(encoding="utf-8")
+    ]
     others = [path for path in paths if path not in with_agents]
     wanted = with_agents[: number * 3 // 5]
     step = max(1, len(others) // max(1, number - len(wanted)))
@@ -58,7 +60,7 @@ def chosen(folder: Path, number: int) -> list[Path]:
 def replay(folder: Path, sessions: list[Path]) -> int:
     """One cell for each session."""
     archive = empty_image(folder)
-    (folder / "images.lock.yaml").write_text("images: {}\n")
+    (folder / "images.lock.yaml").write_text("images: {}\n", encoding="utf-8")
     agents = {
         f"session-{number:02d}": {
             "model": {"replay": str(path.resolve())},
@@ -78,7 +80,7 @@ def replay(folder: Path, sessions: list[Path]) -> int:
         "paths": {"results": str(folder / "results"), "store": str(folder / "store")},
     }
     config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(settings, sort_keys=False))
+    config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     for arguments in (["--cores", "1", "--", "lock"], ["--cores", "2", "-k", "--", "dataset"]):
         # The configuration goes before the rest: it would take a target for another file.
         command = ["snakemake", "--quiet", "--configfile", str(config), *arguments]
@@ -91,7 +93,8 @@ def empty_image(folder: Path) -> Path:
     archive, tag = folder / "empty.tar", "localhost/agentsweep/bench-empty"
     (folder / "Containerfile").write_text(
         f"FROM oci-archive:{ROOT / 'images' / 'logstats.tar'}\n"
-        "RUN find /testbed -mindepth 1 -delete\n"
+        "RUN find /testbed -mindepth 1 -delete\n",
+        encoding="utf-8",
     )
     found = engines.find_engine("podman", "auto", workspace.engine_dir())
     for command in (

@@ -60,10 +60,12 @@ def main() -> None:
 
 def prepare(folder: Path):
     """A configuration of one cell and its fixed image."""
-    (folder / "scenario.yaml").write_text(yaml.safe_dump({"turns": [{"text": "2 + 2 = 4."}]}))
+    (folder / "scenario.yaml").write_text(
+        yaml.safe_dump({"turns": [{"text": "2 + 2 = 4."}]}), encoding="utf-8"
+    )
     reference = f"oci-archive:{ARCHIVE}"
     (folder / "lock.yaml").write_text(
-        yaml.safe_dump({"images": {reference: images.resolve(reference)}})
+        yaml.safe_dump({"images": {reference: images.resolve(reference)}}), encoding="utf-8"
     )
     task = {"kind": "prompt", "image": reference, "workdir": "/testbed", "prompt": "What is 2+2?",
             "scenario": str(folder / "scenario.yaml")}  # fmt: skip
@@ -74,13 +76,13 @@ def prepare(folder: Path):
         "images": {"lock": str(folder / "lock.yaml")},
         "paths": {"store": str(folder / "store"), "results": str(folder / "results")},
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    (folder / "config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     settings = config.load([folder / "config.yaml"])
     image = settings.image_of("task")
     found = engines.find_engine("auto", "auto", workspace.engine_dir())
     pulled = images.pull(found, image.reference, image.digest, image.config_digest)
     record = images.fix(found, pulled, image.workdir, image.uid, image.gid, image.tag)
-    (folder / "image.json").write_text(json.dumps(record))
+    (folder / "image.json").write_text(json.dumps(record), encoding="utf-8")
     return settings, record
 
 
@@ -93,7 +95,7 @@ def run_measured(folder: Path, replicate: int) -> tuple[float, dict]:
     begin = time.monotonic()
     subprocess.run([*command, "--out", str(out)], check=True, cwd=ROOT, capture_output=True)
     seconds = time.monotonic() - begin
-    result = json.loads((out / "result.json").read_text())
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert result["outcome"] == "completed", result["outcome_detail"]
     return seconds, result["phases"]
 
@@ -113,10 +115,10 @@ def run_bare(folder: Path, settings, record: dict) -> float:
                  "log": str(folder / "api.jsonl"), "token": token})  # fmt: skip
     argv = agent.arguments(cli, agent.session_id("0" * 64, 1))
     start = agent.start_script(argv, agent.environment(cli, "unix:", token, marks=False))
-    (control / "start").write_text(start)
+    (control / "start").write_text(start, encoding="utf-8")
     (control / "start").chmod(0o755)
-    (control / "task-environment.sh").write_text(agent.task_environment(None))
-    (control / "env-file.sh").write_text(agent.env_file(system_search=True))
+    (control / "task-environment.sh").write_text(agent.task_environment(None), encoding="utf-8")
+    (control / "env-file.sh").write_text(agent.env_file(system_search=True), encoding="utf-8")
     binary = ROOT / job["agent"]["binary"]
     mounts = [f"{control}:{agent.CONTROL}:ro", f"{binary}:{agent.CONTAINER_BINARY}:ro"]
     mounts += [f"{folder / n}:{agent.CONTROL}/{n}:rw" for n in ("session", "marks", "home")]
@@ -131,7 +133,13 @@ def run_bare(folder: Path, settings, record: dict) -> float:
     )  # fmt: skip
     begin = time.monotonic()
     done = subprocess.run(
-        command, input=job["prompt"], capture_output=True, text=True, cwd=folder, check=False
+        command,
+        input=job["prompt"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+        encoding="utf-8",
     )
     seconds = time.monotonic() - begin
     gateway.stop()

@@ -50,6 +50,7 @@ class Sampler:
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
+            encoding="utf-8",
         )
         # The runner starts it before the container too, so that it has loaded by then.
         time.sleep(0.8)
@@ -66,13 +67,16 @@ class Sampler:
     def cpu_us(self) -> float:
         """CPU time so far of all its threads."""
         tasks = Path(f"/proc/{self._process.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e3
+        return (
+            sum(int((task / "schedstat").read_text(encoding="utf-8").split()[0]) for task in tasks)
+            / 1e3
+        )
 
     def stop(self) -> dict:
         self._ask(cmd="end")
         self._ask(cmd="stop")
         self._process.wait(20)
-        return json.loads(self._summary.read_text())
+        return json.loads(self._summary.read_text(encoding="utf-8"))
 
     def _ask(self, **message) -> dict:
         self._process.stdin.write(json.dumps(message) + "\n")

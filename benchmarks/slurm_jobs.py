@@ -62,8 +62,8 @@ def _ready(path: Path, cluster: Cluster) -> Clone:
     clone = Clone.make(path)
     for name in ("agents", "images"):
         clone.file(name).symlink_to(ROOT / name)
-    clone.file("config/config.yaml").write_text(CONFIG)
-    clone.file("config/images.lock.yaml").write_text("images: {}\n")
+    clone.file("config/config.yaml").write_text(CONFIG, encoding="utf-8")
+    clone.file("config/images.lock.yaml").write_text("images: {}\n", encoding="utf-8")
     for arguments in (["--cores", "1", "lock"], ["--cores", "2", "runs"]):
         clone.snakemake(*arguments, env=_environment(cluster))
     return clone

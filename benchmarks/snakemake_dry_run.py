@@ -59,12 +59,12 @@ def build(clone: Path, cells: int) -> tuple[int, int]:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
         copy(ROOT / part, clone / part)
     replicates = max(1, round(cells / 2 / len(MEMORY) / len(CPUS)))
-    configuration = yaml.safe_load((clone / "config/config.yaml").read_text())
+    configuration = yaml.safe_load((clone / "config/config.yaml").read_text(encoding="utf-8"))
     tasks = list(configuration["tasks"])[:2]
     configuration["sweep"] = {
         "tasks": tasks, "memory": MEMORY, "cpus": CPUS, "replicates": replicates,
     }  # fmt: skip
-    (clone / "config/config.yaml").write_text(yaml.safe_dump(configuration))
+    (clone / "config/config.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
     wanted = images(clone)
     extracted, made = [], 0
     for task in tasks:
@@ -86,7 +86,7 @@ def build(clone: Path, cells: int) -> tuple[int, int]:
     for name in wanted:
         path = clone / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x")
+        path.write_text("x", encoding="utf-8")
     return made, len(wanted)
 
 
@@ -143,7 +143,7 @@ def dry_run(clone: Path) -> tuple[float, float, float]:
 def snakemake(clone: Path, *arguments: str) -> subprocess.CompletedProcess:
     done = subprocess.run(
         ["snakemake", *arguments], cwd=clone, text=True, check=False,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
     )  # fmt: skip
     if done.returncode != 0:
         sys.exit(f"snakemake {' '.join(arguments)} failed:\n{done.stdout[-3000:]}")

@@ -184,7 +184,7 @@ def _decode(lines: list[bytes]) -> None:
 def make_run(folder: Path, data: bytes, seconds: int) -> None:
     """A run directory with that trace, samples at 50 Hz for that long, and nothing else."""
     (folder / "trace.jsonl").write_bytes(data)
-    (folder / "result.json").write_text("{}")
+    (folder / "result.json").write_text("{}", encoding="utf-8")
     for name in ("marks.jsonl", "api.jsonl", "patch.diff"):
         (folder / name).touch()
     with tarfile.open(folder / "session.tar", "w") as archive:

@@ -72,7 +72,7 @@ def build_all(names: list[str], images: Path, cache: Path, base: str) -> None:
         raise InfraError(f"the demo's images are for x86_64, and this machine is {os.uname()[4]}")
     cache.mkdir(parents=True, exist_ok=True)
     images.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
+    with (cache / "lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stale = [name for name in stale if not is_current(name, images)]
         if not stale:
@@ -87,7 +87,7 @@ def build_all(names: list[str], images: Path, cache: Path, base: str) -> None:
 def is_current(name: str, images: Path) -> bool:
     """Whether the archive is there and was built from this recipe."""
     try:
-        record = json.loads((images / f"{name}.json").read_text())
+        record = json.loads((images / f"{name}.json").read_text(encoding="utf-8"))
         return record["recipe"] == recipe(*folders(name)) and (images / f"{name}.tar").is_file()
     except (OSError, ValueError, KeyError):
         return False
@@ -154,7 +154,7 @@ def pip_download(*arguments: str | Path) -> None:
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps"]
     command += arguments
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     if done.returncode != 0:
         errors = [
             line for line in done.stderr.splitlines() if line.lstrip().lower()[:6] == "error:"
@@ -231,7 +231,7 @@ def debootstrap(archive: Path) -> None:
     environment = os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     environment |= {"http_proxy": proxy} if proxy.startswith("http") else {}
     log = archive.with_name("debootstrap.log")
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         done = subprocess.run(
             [
                 *as_root, *(["--preserve-env=PATH,http_proxy"] if as_root else []),
@@ -242,7 +242,9 @@ def debootstrap(archive: Path) -> None:
             env=environment, check=False,
         )  # fmt: skip
     if done.returncode != 0:
-        raise InfraError(f"debootstrap failed ({log}): {last_line(log.read_text())}")
+        raise InfraError(
+            f"debootstrap failed ({log}): {last_line(log.read_text(encoding='utf-8'))}"
+        )
 
 
 def mirror() -> str:
@@ -258,7 +260,11 @@ def mirror() -> str:
 def apt(tool: str, *arguments: str) -> str:
     try:
         done = subprocess.run(
-            [f"apt-{tool}", *arguments], capture_output=True, text=True, check=False
+            [f"apt-{tool}", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            encoding="utf-8",
         )
     except FileNotFoundError:
         return ""
@@ -273,7 +279,7 @@ def podman_build(engine: Engine, context: Path, log: Path, tag: str, network: st
         "build", "--layers=false", "--network", network, "--tag", tag, *arguments, str(context),
         check=False, timeout_s=1800,
     )  # fmt: skip
-    log.write_text(done.stdout + done.stderr)
+    log.write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode != 0:
         raise InfraError(f"`podman build` of {tag} failed ({log}): {last_line(done.stderr)}")
 

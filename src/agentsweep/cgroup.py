@@ -217,7 +217,9 @@ class CgroupReader(ABC):
         found: list[int] = []
         for directory, _, _ in os.walk(top):
             try:
-                found += map(int, Path(directory, "cgroup.procs").read_text().split())
+                found += map(
+                    int, Path(directory, "cgroup.procs").read_text(encoding="utf-8").split()
+                )
             except OSError:
                 # A cgroup that vanished during the walk has no processes.
                 continue
@@ -337,7 +339,7 @@ def read_first(paths: Iterable[Path]) -> str | None:
     """The content of the first of these files that there is and that is not empty."""
     for path in paths:
         try:
-            text = path.read_text().strip()
+            text = path.read_text(encoding="utf-8").strip()
         except OSError:
             continue
         if text:
@@ -349,7 +351,7 @@ def _mounts(proc: Path, sysfs: Path) -> tuple[dict[str, Path], Path | None]:
     """v1 controllers with their mounts, and the v2 mount."""
     v1: dict[str, Path] = {}
     v2: Path | None = None
-    for line in (proc / "mounts").read_text().splitlines():
+    for line in (proc / "mounts").read_text(encoding="utf-8").splitlines():
         _, point, kind, options, *_ = line.split(" ")
         # proc(5): blanks in paths are written as octal escapes.
         point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point)
@@ -366,7 +368,7 @@ def _mounts(proc: Path, sysfs: Path) -> tuple[dict[str, Path], Path | None]:
 def _membership(pid: int, proc: Path) -> dict[str, str]:
     """Controller to cgroup path of a process; the key of v2 is the empty string. proc(5)."""
     try:
-        text = (proc / str(pid) / "cgroup").read_text()
+        text = (proc / str(pid) / "cgroup").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
         raise CgroupGone(f"process {pid} has gone: its container ended") from None
     members: dict[str, str] = {}

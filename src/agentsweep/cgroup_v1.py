@@ -134,7 +134,9 @@ class CgroupV1(CgroupReader):
             try:
                 control = os.open(memory / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    (memory / "cgroup.event_control").write_text(f"{event} {control}")
+                    (memory / "cgroup.event_control").write_text(
+                        f"{event} {control}", encoding="utf-8"
+                    )
                 finally:
                     os.close(control)
             except OSError:

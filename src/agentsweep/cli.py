@@ -350,7 +350,7 @@ def _image_record(config, cell, path: Path | None) -> dict:
 def _record(path: Path, keys: tuple[str, ...], cure: str) -> dict:
     """A record of ours, with all its keys; one sentence where it is not one."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: {cure}") from None
     except ValueError:
@@ -390,7 +390,9 @@ def _import(arguments: argparse.Namespace) -> None:
 def _dataset(arguments: argparse.Namespace) -> None:
     from agentsweep import dataset
 
-    folders = [Path(line) for line in arguments.list.read_text().splitlines() if line]
+    folders = [
+        Path(line) for line in arguments.list.read_text(encoding="utf-8").splitlines() if line
+    ]
     rows = dataset.aggregate(folders, arguments.out, arguments.patches)
     _say(f"{arguments.out}: {_counted(rows)}")
 
@@ -398,7 +400,9 @@ def _dataset(arguments: argparse.Namespace) -> None:
 def _patches(arguments: argparse.Namespace) -> None:
     from agentsweep import patches
 
-    lines = [line.split("\t") for line in arguments.list.read_text().splitlines() if line]
+    lines = [
+        line.split("\t") for line in arguments.list.read_text(encoding="utf-8").splitlines() if line
+    ]
     found = patches.collect([(task, Path(run)) for task, run in lines], arguments.out)
     _say(f"{arguments.out}: {found} patches of {len(lines)} runs")
 
@@ -439,7 +443,7 @@ def _validate(arguments: argparse.Namespace) -> None:
 
 
 def _validations(arguments: argparse.Namespace) -> None:
-    paths = [Path(line) for line in arguments.list.read_text().splitlines() if line]
+    paths = [Path(line) for line in arguments.list.read_text(encoding="utf-8").splitlines() if line]
     if not paths:
         print("no task of the sweep has a row whose tests can be graded")
     for path in paths:
@@ -600,7 +604,7 @@ def _store_show(arguments: argparse.Namespace) -> None:
     attempts = _open_store(arguments).resolve(arguments.attempt)
     if arguments.json:
         for attempt in attempts:
-            print((attempt.path / "result.json").read_text().rstrip())
+            print((attempt.path / "result.json").read_text(encoding="utf-8").rstrip())
         return
     print("\n\n".join(store_view.describe(attempt) for attempt in attempts))
 
@@ -624,7 +628,7 @@ def _store_remove(arguments: argparse.Namespace) -> None:
 
 def _is_locked(path: Path) -> bool:
     """Whether a living process holds a spec's lock."""
-    with path.open("a") as handle:
+    with path.open("a", encoding="utf-8") as handle:
         return not locks.take(handle.fileno())
 
 

@@ -116,7 +116,7 @@ def _record_path(place: Place, key: str) -> Path:
 def _kept(place: Place, key: str) -> dict | None:
     """The record of what is kept; None where there is none, of this kind of place."""
     try:
-        kept = json.loads(_record_path(place, key).read_text())
+        kept = json.loads(_record_path(place, key).read_text(encoding="utf-8"))
         source = kept["kept"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

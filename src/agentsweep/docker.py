@@ -92,7 +92,7 @@ class Docker(Engine):
 
     def _start_problem(self, raw: dict) -> str | None:
         """Why a container cannot be started and seen here; found out once per boot and daemon."""
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
         state = repr((boot, raw["ID"], raw["ServerVersion"], self.runtime))
         stamp = self.workdir / f"docker-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
         if stamp.exists():
@@ -113,7 +113,7 @@ class Docker(Engine):
     def start(self, container_id: str, name: str) -> Container:
         container = super().start(container_id, name)
         try:
-            members = Path(f"/proc/{container.pid}/cgroup").read_text()
+            members = Path(f"/proc/{container.pid}/cgroup").read_text(encoding="utf-8")
         except OSError:
             members = ""
         if container.id not in members:

@@ -134,7 +134,7 @@ def _user_controllers() -> Path:
 def _delegation(path: Path, pinned: bool) -> Check:
     """Which controllers systemd hands to this user's own tree; pinned runs need one more."""
     try:
-        controllers = path.read_text().split()
+        controllers = path.read_text(encoding="utf-8").split()
     except OSError:
         return Check(
             "delegation", "warn", f"{path} cannot be read", "log in through systemd (not `su`)"
@@ -310,6 +310,7 @@ def _version_check(name: str, binary: Path, wanted: str) -> Check:
                 errors="replace",
                 timeout=_START_TIMEOUT_S,
                 check=False,
+                encoding="utf-8",
             )
         except subprocess.TimeoutExpired:
             return Check(title, "fail", *_silent(f"`{binary} --version`"))

@@ -194,6 +194,7 @@ class Engine(ABC):
             env=engine_environment(),
             # Ctrl-C in a terminal is for the runner, which then cleans up with the engine.
             start_new_session=True,
+            encoding="utf-8",
         )
         with process:
             try:

@@ -30,7 +30,7 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
     Raises AgentsweepError for files that are not those that the grading wrote.
     """
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         numbers = range(1, record["n_commands"] + 1)
         whole = record["evidence_sha256"] == digest(folder)
     except (OSError, ValueError, KeyError, TypeError):

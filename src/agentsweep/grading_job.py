@@ -138,7 +138,7 @@ def validation(config: Config, task: str) -> dict | None:
     None where there is none, or a damaged one, which another validation writes again.
     """
     try:
-        record = json.loads(_record_path(config, task).read_text())
+        record = json.loads(_record_path(config, task).read_text(encoding="utf-8"))
         whole = bool(record["problems"]) != record["valid"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

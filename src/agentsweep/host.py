@@ -22,7 +22,9 @@ def facts() -> dict:
 def noise() -> dict:
     """What does: load average over one minute, and pages swapped since boot; proc(5)."""
     counters = dict(
-        line.split()[:2] for line in Path("/proc/vmstat").read_text().splitlines() if line
+        line.split()[:2]
+        for line in Path("/proc/vmstat").read_text(encoding="utf-8").splitlines()
+        if line
     )
     return {
         "load1": os.getloadavg()[0],
@@ -61,7 +63,7 @@ def free_bytes(path: Path) -> int:
 
 
 def _meminfo() -> dict[str, int]:
-    lines = Path("/proc/meminfo").read_text().splitlines()
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     return {
         name: int(rest.split()[0]) * 1024
         for name, _, rest in (line.partition(":") for line in lines)
@@ -69,7 +71,7 @@ def _meminfo() -> dict[str, int]:
 
 
 def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
             return value.strip()

@@ -152,7 +152,7 @@ def ensure(engine: Engine, record: dict) -> dict:
         found = engine.image_id(record["tag"])
         again = engine.workdir / f"{record['tag'].rpartition(':')[2]}.image.json"
         with contextlib.suppress(OSError, ValueError):
-            known = json.loads(again.read_text())
+            known = json.loads(again.read_text(encoding="utf-8"))
             if found and known["id"] == found:
                 return known
         pulled = pull(engine, record["reference"], record["digest"], record["config_digest"])

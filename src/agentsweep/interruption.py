@@ -26,7 +26,9 @@ def kept_unsealed(store: Store, attempt: Attempt) -> Iterator[None]:
         stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
         # The disk may be what failed: what cannot be said there is said on stderr.
         with contextlib.suppress(OSError, AgentsweepError):
-            (attempt.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n")
+            (attempt.path / "error.txt").write_text(
+                f"{type(error).__name__}: {error}\n", encoding="utf-8"
+            )
         with contextlib.suppress(OSError, AgentsweepError):
             store.finish(attempt, "interrupted" if stopped else "failed")
         raise

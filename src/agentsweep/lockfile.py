@@ -98,6 +98,8 @@ def update(path: Path, found: Mapping[str, Mapping[str, str | int]]) -> int:
     if changed or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(_HEADER + yaml.safe_dump({"images": after}, width=1000))
+        temporary.write_text(
+            _HEADER + yaml.safe_dump({"images": after}, width=1000), encoding="utf-8"
+        )
         temporary.rename(path)
     return changed

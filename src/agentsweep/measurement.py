@@ -282,11 +282,11 @@ class Measurement:
         env = agent.environment(self.settings, base_url, self.token, marks=True)
         task = self.job["task"]
         environment = agent.task_environment(task["environment"])
-        (control / Path(agent.TASK_ENVIRONMENT).name).write_text(environment)
+        (control / Path(agent.TASK_ENVIRONMENT).name).write_text(environment, encoding="utf-8")
         env_file = agent.env_file(self.settings.system_search)
-        (control / Path(agent.ENV_FILE).name).write_text(env_file)
+        (control / Path(agent.ENV_FILE).name).write_text(env_file, encoding="utf-8")
         start = control / "start"
-        start.write_text(agent.start_script(self.argv, env, task["python"]))
+        start.write_text(agent.start_script(self.argv, env, task["python"]), encoding="utf-8")
         start.chmod(0o755)
         uid, gid = self.job["container"]["uid"], self.job["container"]["gid"]
         for folder in (self.attempt.path / "session", self.scratch / "home"):
@@ -345,7 +345,7 @@ class Measurement:
         if not ready.get("ready"):
             raise InfraError(f"the sampler cannot start: {ready.get('error', ready)}")
         prompt = self.scratch / "prompt"
-        prompt.write_text(self.job["prompt"])
+        prompt.write_text(self.job["prompt"], encoding="utf-8")
         for left in self.cleaning.result():
             self.say(f"removed {left}, left behind by a run that was killed")
         begin = self.sampler.ask({"cmd": "begin"})
@@ -467,7 +467,7 @@ class Measurement:
         raise InfraError("the agent did not start within 60 s: see whether the engine hangs")
 
     def _found(self, note: Path) -> "_Found":
-        inside, start_utc_ns = int(note.read_text()), note.lstat().st_mtime_ns
+        inside, start_utc_ns = int(note.read_text(encoding="utf-8")), note.lstat().st_mtime_ns
         pid = None
         with contextlib.suppress(CgroupGone):
             pid = watch.host_pid(self.cgroup, inside)
@@ -565,9 +565,11 @@ class Measurement:
     def _stop_services(self) -> dict:
         for service in (self.gateway, self.sampler):
             if service.stop() != 0:
-                said = (self.attempt.path / "services.log").read_text(errors="replace")
+                said = (self.attempt.path / "services.log").read_text(
+                    errors="replace", encoding="utf-8"
+                )
                 raise InfraError(f"{service.name} failed: {engine.last_line(said)}")
-        summary = json.loads((self.scratch / "sampler.json").read_text())
+        summary = json.loads((self.scratch / "sampler.json").read_text(encoding="utf-8"))
         if summary.get("write_error"):
             raise InfraError(f"the sampler could not write: {summary['write_error']}")
         return summary

@@ -18,7 +18,7 @@ def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:
     """
     found: dict[tuple[str, str], Path] = {}
     for task, folder in runs:
-        patch = json.loads((folder / "result.json").read_text())["patch"]
+        patch = json.loads((folder / "result.json").read_text(encoding="utf-8"))["patch"]
         if patch["status"] != "ok" or (task, patch["sha256"]) in found:
             continue
         if file_sha256(folder / "patch.diff") != patch["sha256"]:
@@ -38,7 +38,7 @@ def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:
 def read(path: Path) -> list[dict]:
     """What `collect` wrote; AgentsweepError where somebody else did."""
     try:
-        rows = json.loads(path.read_text())
+        rows = json.loads(path.read_text(encoding="utf-8"))
         whole = all({"task", "patch_sha256", "run"} == set(row) for row in rows)
     except (ValueError, TypeError):
         whole = False

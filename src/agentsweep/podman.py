@@ -51,10 +51,10 @@ class Podman(Engine):
     def info(self) -> dict:
         stamp = self.workdir / f"info-{self.name}-{self.runtime}-{_state_of_engine(self.name)}"
         with contextlib.suppress(OSError, ValueError):
-            return json.loads(stamp.read_text())
+            return json.loads(stamp.read_text(encoding="utf-8"))
         found = self._ask_info()
         part = stamp.with_name(f"{stamp.name}.{os.getpid()}")
-        part.write_text(json.dumps(found))
+        part.write_text(json.dumps(found), encoding="utf-8")
         part.rename(stamp)
         return found
 
@@ -124,7 +124,7 @@ class Podman(Engine):
         options = ["--quiet", *_tls(plain_http), "--digestfile", str(note)]
         try:
             self.call("push", *options, image, f"docker://{target}", timeout_s=IMAGE_TIMEOUT_S)
-            return note.read_text().strip()
+            return note.read_text(encoding="utf-8").strip()
         finally:
             note.unlink(missing_ok=True)
 
@@ -186,7 +186,7 @@ def _state_of_engine(*binaries: str) -> str:
     paths = [Path(shutil.which(name) or name) for name in binaries]
     paths += [folder / f"{name}.conf" for folder in folders for name in ("storage", "containers")]
     paths += [Path(os.environ[name]) for name in _CONFIGURATION if os.environ.get(name)]
-    state = [Path("/proc/sys/kernel/random/boot_id").read_text()]
+    state = [Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")]
     for path in paths:
         state.append(f"{path} {path.stat().st_mtime_ns if path.exists() else None}")
     return hashlib.sha256(repr(state).encode()).hexdigest()[:16]

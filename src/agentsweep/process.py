@@ -25,7 +25,7 @@ def owner_tag() -> str:
 
     `view` is the user and the pid namespace: what decides whose processes can be seen.
     """
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return f"{socket.gethostname()}/{boot}/{_view()}/{os.getpid()}/{_start_ticks(os.getpid())}"
 
 
@@ -41,7 +41,7 @@ def owner_is_dead(tag: str) -> bool:
     host, boot, view, pid, start = parts
     if host != socket.gethostname() or view.split("-")[0] != str(os.getuid()):
         return False
-    if boot != Path("/proc/sys/kernel/random/boot_id").read_text().strip():
+    if boot != Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip():
         return True
     return view == _view() and str(_start_ticks(int(pid))) != start
 
@@ -53,7 +53,7 @@ def _view() -> str:
 def _start_ticks(pid: int) -> int | None:
     """Field 22 of /proc/<pid>/stat, counted after the name (which may hold spaces); proc(5)."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
         return None
     return int(text.rpartition(")")[2].split()[19])
@@ -124,7 +124,7 @@ class LineService:
 
     def _last_words(self) -> str:
         try:
-            lines = self._log.read_text(errors="replace").strip().splitlines()
+            lines = self._log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
         except OSError:
             lines = []
         return lines[-1] if lines else f"exit code {self._process.poll()}"

@@ -400,7 +400,7 @@ class Sampler:
             "write_error": self._write_error or self._ledger.write_error,
         }
         part = self._summary_path.with_suffix(".part")
-        part.write_text(json.dumps(summary) + "\n")
+        part.write_text(json.dumps(summary) + "\n", encoding="utf-8")
         part.replace(self._summary_path)
 
     def _watch(

@@ -46,7 +46,7 @@ class Attempt:
     def result(self) -> dict | None:
         """The attempt's `result.json`, or None where it was never written or is unreadable."""
         try:
-            found = json.loads((self.path / "result.json").read_text())
+            found = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
@@ -88,7 +88,7 @@ class Store:
     def spec(self, key: str) -> dict | None:
         """The spec behind a hash, or None where the file is missing."""
         try:
-            return json.loads((self.root / key / "spec.json").read_text())
+            return json.loads((self.root / key / "spec.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 

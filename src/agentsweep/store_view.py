@@ -70,7 +70,7 @@ def describe(attempt: Attempt) -> str:
     lines = {"attempt": f"{attempt.id} ({attempt.state})", "path": str(attempt.path)}
     error = attempt.path / "error.txt"
     if error.is_file():
-        lines["error"] = error.read_text(errors="replace").strip()[:_ERROR_CHARS]
+        lines["error"] = error.read_text(errors="replace", encoding="utf-8").strip()[:_ERROR_CHARS]
     if "outcome" in result:
         lines |= {
             "outcome": f"{at('outcome')}: {at('outcome_detail')[:_ERROR_CHARS]}",

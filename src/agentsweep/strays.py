@@ -32,7 +32,7 @@ def monitors(proc: Path = Path("/proc")) -> list[Monitor]:
     found = []
     for folder in proc.glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
-            words = (folder / "cmdline").read_text(errors="replace").split("\0")
+            words = (folder / "cmdline").read_text(errors="replace", encoding="utf-8").split("\0")
             if Path(words[0]).name == "conmon" and folder.stat().st_uid == os.getuid():
                 values = (words[words.index(option) + 1] for option in ("-c", "-n", "-r"))
                 found.append(Monitor(*values))

@@ -91,7 +91,9 @@ class Sweep:
             return True
         result = Path(self.config["paths"]["results"]) / "runs" / cell.id / "result.json"
         try:
-            return json.loads(result.read_text())["spec_sha256"] == self.config.spec_sha256(cell)
+            return json.loads(result.read_text(encoding="utf-8"))[
+                "spec_sha256"
+            ] == self.config.spec_sha256(cell)
         except (OSError, ValueError, KeyError, TypeError):
             return False
 

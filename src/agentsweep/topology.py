@@ -27,7 +27,7 @@ class Topology:
         usable = set(usable)
         cores = {tuple(sorted(_siblings(cpu, sysfs) & usable)) for cpu in usable}
         nodes = [
-            tuple(sorted(parse_list(path.read_text()) & usable))
+            tuple(sorted(parse_list(path.read_text(encoding="utf-8")) & usable))
             for path in sorted(sysfs.glob("node/node[0-9]*/cpulist"))
         ]
         whole = tuple(sorted(usable))
@@ -72,7 +72,9 @@ def _siblings(cpu: int, sysfs: Path) -> set[int]:
     """All threads of a CPU's core; the older name is all that kernels before 5.1 have."""
     for name in _THREADS:
         try:
-            return parse_list((sysfs / f"cpu/cpu{cpu}/topology/{name}").read_text()) | {cpu}
+            return parse_list(
+                (sysfs / f"cpu/cpu{cpu}/topology/{name}").read_text(encoding="utf-8")
+            ) | {cpu}
         except FileNotFoundError:
             continue
     return {cpu}

@@ -109,22 +109,22 @@ def _frozen(reader: CgroupReader, init_pid: int) -> Iterator[None]:
         file, stop, go = _v1_freezer(init_pid), "FROZEN", "THAWED"
     try:
         with contextlib.suppress(OSError):
-            file.write_text(stop)
+            file.write_text(stop, encoding="utf-8")
             deadline = time.monotonic() + 0.5
-            while reader.version == 1 and file.read_text().strip() != stop:
+            while reader.version == 1 and file.read_text(encoding="utf-8").strip() != stop:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(0.002)
         yield
     finally:
         with contextlib.suppress(OSError):
-            file.write_text(go)
+            file.write_text(go, encoding="utf-8")
 
 
 def _v1_freezer(pid: int) -> Path:
     """The state file of a process's own freezer; one that cannot be written where it has none."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers == "freezer" and path != "/":
                 return Path("/sys/fs/cgroup/freezer", path.lstrip("/"), "freezer.state")
@@ -135,7 +135,9 @@ def _init_and_pause(init_pid: int) -> set[int]:
     """PID 1 (an init) and the `sleep` that it was started with."""
     keep = {init_pid}
     with contextlib.suppress(OSError):
-        children = Path(f"/proc/{init_pid}/task/{init_pid}/children").read_text().split()
+        children = (
+            Path(f"/proc/{init_pid}/task/{init_pid}/children").read_text(encoding="utf-8").split()
+        )
         for child in map(int, children):
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
@@ -152,7 +154,7 @@ def host_pid(reader: CgroupReader, inside: int) -> int | None:
     """
     for pid in reader.pids():
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
                 if line.startswith("NSpid:") and int(line.split()[-1]) == inside:
                     return pid
     return None

@@ -46,7 +46,7 @@ def create(name: str) -> Path:
     folder = root() / "runs" / name
     remove(folder)
     folder.mkdir(parents=True)
-    (folder / _OWNER).write_text(owner_tag())
+    (folder / _OWNER).write_text(owner_tag(), encoding="utf-8")
     return folder
 
 
@@ -102,7 +102,7 @@ def _remove_dead(engine: Engine) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         for folder in sorted(runs.iterdir()):
             with contextlib.suppress(FileNotFoundError):
-                if owner_is_dead((folder / _OWNER).read_text()):
+                if owner_is_dead((folder / _OWNER).read_text(encoding="utf-8")):
                     remove(folder)
                     removed.append(f"scratch directory {folder.name}")
     return removed
@@ -112,6 +112,6 @@ def _remove_dead(engine: Engine) -> list[str]:
 def node_lock(folder: Path, name: str) -> Iterator[None]:
     """One process of this node at a time."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.lock").open("w") as handle:
+    with (folder / f"{name}.lock").open("w", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -62,7 +62,9 @@ class AccountingCluster(Cluster):
         )  # fmt: skip
         self.until(socket.exists, "mariadbd")
         conf = self.root / "slurmdbd.conf"
-        conf.write_text(_DBD_CONF.format(root=self.root, loopback=LOOPBACK, port=self.port))
+        conf.write_text(
+            _DBD_CONF.format(root=self.root, loopback=LOOPBACK, port=self.port), encoding="utf-8"
+        )
         conf.chmod(0o600)
         # Its configuration cannot name the socket.
         self.run("slurmdbd", "env", f"MYSQL_UNIX_PORT={socket}", "slurmdbd", "-D")

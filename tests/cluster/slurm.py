@@ -160,7 +160,13 @@ class Cluster:
     def client(self, *command: str, check: bool = True) -> str:
         """What a Slurm client says."""
         done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=False, timeout=60
+            command,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            encoding="utf-8",
         )
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(command)}: {done.stderr}")
@@ -171,7 +177,7 @@ class Cluster:
         storage = {"CONTAINERS_STORAGE_CONF": str(self.root / node / "storage.conf")}
         done = subprocess.run(
             ["podman", *arguments], env=os.environ | storage, cwd=self.root,
-            capture_output=True, text=True, check=False, timeout=120,
+            capture_output=True, text=True, check=False, timeout=120, encoding="utf-8",
         )  # fmt: skip
         if check and done.returncode != 0:
             raise AssertionError(f"podman {' '.join(arguments)} on {node}: {done.stderr}")
@@ -188,7 +194,7 @@ class Cluster:
 
     def images_taken(self, node: str) -> list[tuple[str, str]]:
         """How the node came by its images: (load, pull or commit; last argument), a call each."""
-        lines = (self.root / "images.log").read_text().splitlines()
+        lines = (self.root / "images.log").read_text(encoding="utf-8").splitlines()
         words = [line.split() for line in lines]
         return [(found[1], found[-1]) for found in words if found[0] == node]
 
@@ -198,7 +204,7 @@ class Cluster:
         heard: dict[str, set[str]] = {}
         for folder in self._processes(lambda environment: str(self.root).encode() in environment):
             with contextlib.suppress(OSError):
-                name = (folder / "comm").read_text().strip()
+                name = (folder / "comm").read_text(encoding="utf-8").strip()
                 for handle in (folder / "fd").iterdir():
                     with contextlib.suppress(OSError):
                         if address := addresses.get(str(handle.readlink())):
@@ -253,12 +259,12 @@ class Cluster:
             f"CPUs={self.cpus} RealMemory={self.memory_mb} State=UNKNOWN"
             for name in self.names
         )
-        user = subprocess.check_output(["id", "-un"], text=True).strip()
+        user = subprocess.check_output(["id", "-un"], text=True, encoding="utf-8").strip()
         conf = _CONF.format(
             host=_HOST, loopback=LOOPBACK, user=user, root=self.root, port=free_port(),
             nodes=nodes, more=self.more,
         )  # fmt: skip
-        (self.root / "slurm.conf").write_text(conf)
+        (self.root / "slurm.conf").write_text(conf, encoding="utf-8")
         (self.root / "bin").mkdir()
         self._write_program("task_prolog", _PROLOG)
         for name, text in _PROGRAMS.items():
@@ -268,11 +274,11 @@ class Cluster:
             own = self.root / name
             for folder in ("spool", "tmp", "graph", "run"):
                 (own / folder).mkdir(parents=True)
-            (own / "storage.conf").write_text(_STORAGE.format(root=own))
+            (own / "storage.conf").write_text(_STORAGE.format(root=own), encoding="utf-8")
 
     def _write_program(self, name: str, text: str, program: str | None = None) -> None:
         path = self.root / name
-        path.write_text(text.format(root=self.root, program=program))
+        path.write_text(text.format(root=self.root, program=program), encoding="utf-8")
         path.chmod(0o755)
 
     def run(self, name: str, *command: str) -> None:
@@ -290,7 +296,7 @@ class Cluster:
         while not met():
             for name, process in self.processes.items():
                 if process.poll() is not None:
-                    said = (self.root / f"{name}.out").read_text()[-500:]
+                    said = (self.root / f"{name}.out").read_text(encoding="utf-8")[-500:]
                     raise AssertionError(f"{name} ended at once: {said}")
             if time.monotonic() > deadline:
                 raise AssertionError(f"{what} did not come up within {within_s:.0f} s")
@@ -330,7 +336,7 @@ def _listeners() -> dict[str, str]:
     """The address of each listening TCP socket of this host, by how /proc/<pid>/fd links to it."""
     addresses = {}
     for family, name in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
-        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+        for line in Path(f"/proc/net/{name}").read_text(encoding="utf-8").splitlines()[1:]:
             words = line.split()
             local, state, inode = words[1].split(":")[0], words[3], words[9]
             if state == "0A":

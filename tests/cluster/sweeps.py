@@ -45,11 +45,13 @@ def prepared(
     for name in ("agents", "images"):
         clone.file(name).symlink_to(ROOT / name)
     for name, text in files.items():
-        clone.file(name).write_text(text)
+        clone.file(name).write_text(text, encoding="utf-8")
     for old, new in changes:
         clone.replace(config, old, new)
-    clone.file(config).write_text(clone.file(config).read_text() + more)
-    clone.file("config/images.lock.yaml").write_text("images: {}\n")
+    clone.file(config).write_text(
+        clone.file(config).read_text(encoding="utf-8") + more, encoding="utf-8"
+    )
+    clone.file("config/images.lock.yaml").write_text("images: {}\n", encoding="utf-8")
     for command in ((*LOCAL, "lock"), (*SLURM, "images")):
         with started(clone, cluster, *command) as sweep:
             finished(clone, sweep)
@@ -78,4 +80,4 @@ def started(
 
 def finished(clone: Clone, sweep: subprocess.Popen) -> None:
     """Wait for its good end."""
-    assert sweep.wait(600) == 0, clone.file("out").read_text()[-6000:]
+    assert sweep.wait(600) == 0, clone.file("out").read_text(encoding="utf-8")[-6000:]

@@ -178,9 +178,9 @@ def table(cells: list[tuple[str, str, int]]) -> str:
 def waiting(base: Clone, path: Path, replicates: int, workdir: str = "/testbed") -> Clone:
     """A clone whose runs each wait to be told to go on."""
     clone = base.copy(path)
-    clone.file("config/tasks/wait.yaml").write_text(WAIT % workdir)
+    clone.file("config/tasks/wait.yaml").write_text(WAIT % workdir, encoding="utf-8")
     cells = [("wait", "512MiB", replicate) for replicate in range(replicates)]
-    clone.file("config/cells.csv").write_text(table(cells))
+    clone.file("config/cells.csv").write_text(table(cells), encoding="utf-8")
     return clone
 
 
@@ -206,7 +206,7 @@ def go_on(cluster: Cluster, clone: Clone, told: set) -> bool:
 
 
 def said_of(clone: Clone) -> str:
-    return clone.file("out").read_text()
+    return clone.file("out").read_text(encoding="utf-8")
 
 
 def until(met, sweep: subprocess.Popen | None, what: str, within_s: float = 240) -> None:
@@ -227,7 +227,7 @@ def rows(clone: Clone, table: str, columns: list[str]) -> list[dict]:
 def image_ids(clone: Clone) -> set[str]:
     """The ids of the images that a clone's runs are in."""
     records = clone.path.glob("results/images/*/image.json")
-    return {json.loads(path.read_text())["id"] for path in records}
+    return {json.loads(path.read_text(encoding="utf-8"))["id"] for path in records}
 
 
 def unmeasured(numbers):
@@ -258,7 +258,8 @@ def test_the_figures_say_the_same(both):
     assert len(names) == FIGURES
     for name in names:
         numbers = [
-            json.loads(c.file(folder / f"{name}.json").read_text()) for c in (both.there, both.here)
+            json.loads(c.file(folder / f"{name}.json").read_text(encoding="utf-8"))
+            for c in (both.there, both.here)
         ]
         there, here = map(unmeasured, numbers)
         if here != numbers[1]:

@@ -86,16 +86,18 @@ class Images:
 
     @property
     def tag(self) -> str:
-        return json.loads(self.record.read_text())["tag"]
+        return json.loads(self.record.read_text(encoding="utf-8"))["tag"]
 
 
 @pytest.fixture(scope="session")
 def images(daemon, tmp_path_factory) -> Images:
     folder = tmp_path_factory.mktemp("images")
     lab = Lab(folder, None)
-    lab.lock.write_text("images: {}\n")
+    lab.lock.write_text("images: {}\n", encoding="utf-8")
     agentsweep("lock", "--config", lab.config({"turns": [{"text": "unused"}]}))
-    locked = yaml.safe_load(lab.lock.read_text())["images"][f"oci-archive:{ARCHIVE}"]
+    locked = yaml.safe_load(lab.lock.read_text(encoding="utf-8"))["images"][
+        f"oci-archive:{ARCHIVE}"
+    ]
     pulled, record = folder / "pulled.json", folder / "image.json"
     agentsweep(
         "image-pull", "--reference", f"oci-archive:{ARCHIVE}", "--digest", locked["digest"],
@@ -166,7 +168,7 @@ class Lab:
         play = None
         if scenario is not None:
             play = self.folder / "scenario.yaml"
-            play.write_text(yaml.safe_dump(scenario, sort_keys=False))
+            play.write_text(yaml.safe_dump(scenario, sort_keys=False), encoding="utf-8")
         task = {
             "kind": "prompt",
             "image": f"oci-archive:{ARCHIVE}",
@@ -196,12 +198,13 @@ class Lab:
                     "machine": {"ledger": str(self.folder / "ledger")},
                     "paths": {"store": str(self.store), "results": str(self.folder / "results")},
                 }
-            )
+            ),
+            encoding="utf-8",
         )
         return path
 
     def arguments(self, config: Path) -> list[str]:
-        loaded = yaml.safe_load(config.read_text())["sweep"]
+        loaded = yaml.safe_load(config.read_text(encoding="utf-8"))["sweep"]
         cell = f"task~task/agent~claude/mem~{loaded['memory'][0]}_cpus~{loaded['cpus'][0]}_rep~0"
         record = str(self.images.record)
         return ["run", cell, "--config", str(config), "--image", record, "--out", str(self.out)]
@@ -221,7 +224,7 @@ class Lab:
                 *self.arguments(self.config(scenario, **settings)),
             ],
             cwd=ROOT,
-            stdout=(self.folder / "log").open("a"),
+            stdout=(self.folder / "log").open("a", encoding="utf-8"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -229,10 +232,12 @@ class Lab:
         return process
 
     def result(self) -> dict:
-        return json.loads((self.out / "result.json").read_text())
+        return json.loads((self.out / "result.json").read_text(encoding="utf-8"))
 
     def lines(self, name: str) -> list[dict]:
-        return [json.loads(line) for line in (self.out / name).read_text().splitlines()]
+        return [
+            json.loads(line) for line in (self.out / name).read_text(encoding="utf-8").splitlines()
+        ]
 
     def key(self) -> str:
         """The beginning of the only spec's hash in the store."""
@@ -358,7 +363,8 @@ def registry(tmp_path):
                 "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
                 "http": {"addr": f"127.0.0.1:{port}"},
             }
-        )
+        ),
+        encoding="utf-8",
     )
     with (tmp_path / "registry.log").open("wb") as log:
         server = subprocess.Popen(
@@ -371,7 +377,9 @@ def registry(tmp_path):
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 break
             except OSError:
-                assert server.poll() is None, (tmp_path / "registry.log").read_text()
+                assert server.poll() is None, (tmp_path / "registry.log").read_text(
+                    encoding="utf-8"
+                )
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
         yield Registry(port, tmp_path)
@@ -387,7 +395,7 @@ def two_images(tmp_path):
     for word in ("first", "second"):
         root = tmp_path / word
         root.mkdir()
-        (root / "said").write_text(word)
+        (root / "said").write_text(word, encoding="utf-8")
         archive = tmp_path / f"{word}.tar"
         tar = subprocess.run(["tar", "-c", "-C", str(root), "."], capture_output=True, check=True)
         done = subprocess.run(

@@ -54,7 +54,7 @@ class Daemon:
     def docker(self, *arguments: str, check: bool = True) -> str:
         return subprocess.run(
             ["docker", *arguments], env=os.environ | self.environment, cwd=self.folder,
-            capture_output=True, text=True, check=check, timeout=120,
+            capture_output=True, text=True, check=check, timeout=120, encoding="utf-8",
         ).stdout  # fmt: skip
 
     def _wait(self) -> None:
@@ -64,7 +64,9 @@ class Daemon:
             if time.monotonic() > deadline:
                 state = f"gave no answer in {_START_S} s"
             if state:
-                last = "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
+                last = "\n".join(
+                    self._log.read_text(errors="replace", encoding="utf-8").splitlines()[-15:]
+                )
                 raise AssertionError(f"dockerd {state}:\n{last}")
             time.sleep(0.1)
 
@@ -103,7 +105,7 @@ class Daemon:
                 os.kill(pid, number)
 
     def _mounts(self) -> list[str]:
-        lines = Path("/proc/mounts").read_text().splitlines()
+        lines = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
         points = [line.split(" ")[1] for line in lines]
         return [point for point in reversed(points) if point.startswith(f"{self.folder}/")]
 

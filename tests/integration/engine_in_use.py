@@ -13,7 +13,12 @@ NAME = "podman"
 def ask(*arguments: str) -> str:
     """What the engine prints, whether it succeeds or not."""
     done = subprocess.run(
-        [NAME, *arguments], capture_output=True, text=True, cwd="/tmp", check=False
+        [NAME, *arguments],
+        capture_output=True,
+        text=True,
+        cwd="/tmp",
+        check=False,
+        encoding="utf-8",
     )
     return done.stdout
 

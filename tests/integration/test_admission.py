@@ -29,13 +29,13 @@ class Sweep:
         folder.mkdir()
         self.lab = Lab(folder, images)
         self.config = self.lab.config({"turns": turns})
-        content = yaml.safe_load(self.config.read_text())
+        content = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         content["sweep"] = sweep
         content["measure"] = {"mem_overhead": "100MiB"}
         content["machine"] = {"memory": "1200MiB", "wait_s": 60, "ledger": str(ledger)}
         # Four at once by their CPUs, were it not for their memory; pinned ones need real CPUs.
         content["machine"]["cpus"] = 4 if "cpu_modes" not in sweep else None
-        self.config.write_text(yaml.safe_dump(content))
+        self.config.write_text(yaml.safe_dump(content), encoding="utf-8")
         self.limits = [
             f"mem~{memory}_cpus~{cpus}{'' if mode == 'quota' else f'-{mode}'}_rep~0"
             for memory in sweep["memory"]
@@ -47,7 +47,7 @@ class Sweep:
         return [self.start_cell(limits) for limits in self.limits]
 
     def start_cell(self, limits: str) -> subprocess.Popen:
-        log = (self.lab.folder / f"{limits}.log").open("w")
+        log = (self.lab.folder / f"{limits}.log").open("w", encoding="utf-8")
         arguments = [
             *("run", f"task~task/agent~claude/{limits}", "--config", str(self.config)),
             *("--image", str(self.lab.images.record), "--out", str(self.lab.folder / limits)),
@@ -60,13 +60,13 @@ class Sweep:
         return process
 
     def log(self, limits: str) -> str:
-        return (self.lab.folder / f"{limits}.log").read_text()
+        return (self.lab.folder / f"{limits}.log").read_text(encoding="utf-8")
 
     def results(self) -> list[dict]:
         for limits, process in zip(self.limits, self.lab.started, strict=True):
             assert process.wait(120) == 0, self.log(limits)
         paths = [self.lab.folder / limits / "result.json" for limits in self.limits]
-        return [json.loads(path.read_text()) for path in paths]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_pinned_runs_of_two_sweeps_have_cpus_of_their_own(sweep):
     for one, result, cpuset in zip(both, results, pinned, strict=True):
         effective = result["limits"]["effective"]
         assert (effective["cpuset"], effective["nproc"], effective["cpus"]) == (cpuset, 1, None)
-        trace = (one.lab.folder / one.limits[0] / "trace.jsonl").read_text()
+        trace = (one.lab.folder / one.limits[0] / "trace.jsonl").read_text(encoding="utf-8")
         assert re.search(rf"\b1\\nCpus_allowed_list:\\t{cpuset}\b", trace)
 
 

@@ -25,8 +25,8 @@ def fixed_image_where_it_is_looked_for(lab, config) -> str:
     image = configuration.load([config]).image_of("task")
     folder = lab.folder / "results" / "images" / image.directory
     folder.mkdir(parents=True)
-    record = json.loads(lab.images.record.read_text()) | {"tag": image.tag}
-    (folder / "image.json").write_text(json.dumps(record))
+    record = json.loads(lab.images.record.read_text(encoding="utf-8")) | {"tag": image.tag}
+    (folder / "image.json").write_text(json.dumps(record), encoding="utf-8")
     engine_in_use.ask("tag", lab.images.tag, image.tag)
     return image.tag
 
@@ -53,10 +53,12 @@ def test_the_doctor_sees_that_an_agent_finds_no_library_in_the_image(lab):
     tag = fixed_image_where_it_is_looked_for(lab, config)
     binary = lab.folder / "agents" / "claude-2.1.330" / "claude"
     binary.parent.mkdir(parents=True)
-    binary.write_text("#!/bin/sh\necho 'libc.so.6: version GLIBC_2.26 not found' >&2\nexit 1\n")
+    binary.write_text(
+        "#!/bin/sh\necho 'libc.so.6: version GLIBC_2.26 not found' >&2\nexit 1\n", encoding="utf-8"
+    )
     binary.chmod(0o755)
     broken = lab.folder / "broken.yaml"
-    broken.write_text(f"paths: {{agents: {binary.parent.parent}}}\n")
+    broken.write_text(f"paths: {{agents: {binary.parent.parent}}}\n", encoding="utf-8")
     try:
         found = checks("--config", config, "--config", broken)
     finally:
@@ -90,7 +92,7 @@ def test_a_run_by_hand_needs_no_more_than_the_cell(lab):
     shown = agentsweep(*store, "show", row["attempt"]).stdout
     assert "completed" in shown and "512.0 MiB of memory" in shown and len(shown) < 3000
     whole = json.loads(agentsweep(*store, "show", row["attempt"], "--json").stdout)
-    assert whole == json.loads((out / "result.json").read_text())
+    assert whole == json.loads((out / "result.json").read_text(encoding="utf-8"))
 
     summary = json.loads(agentsweep("trace", out / "trace.jsonl").stdout)
     assert summary["lines"]["unusable"] == 0

@@ -17,7 +17,7 @@ def test_what_is_two_plus_two(lab, container):
     )
     assert result["outcome"] == "completed"
     assert result["stream"]["result"]["result"] == "2 + 2 = 4."
-    assert "What is 2+2?" in (lab.out / "trace.jsonl").read_text()
+    assert "What is 2+2?" in (lab.out / "trace.jsonl").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("container", [CLASSIC, SAFE], ids=["classic", "safe"])
@@ -40,7 +40,7 @@ def test_code_in_an_empty_directory(lab, container):
     agentsweep(*arguments)
     result = lab.result()
     assert result["outcome"] == "completed", result
-    patch = (lab.out / "patch.diff").read_text()
+    patch = (lab.out / "patch.diff").read_text(encoding="utf-8")
     assert "+print('hello')" in patch
     assert patch.count("diff --git") == 1
     assert lab.lines("marks.jsonl")[0]["exit_code"] == 0
@@ -58,7 +58,11 @@ def test_a_repository_task_ends_in_a_patch(lab, container, tmp_path):
     assert result["patch"]["status"] == "ok"
     patch = lab.out / "patch.diff"
     done = subprocess.run(
-        ["git", "apply", "--numstat", patch], capture_output=True, text=True, check=True
+        ["git", "apply", "--numstat", patch],
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     names = {line.split("\t")[2] for line in done.stdout.splitlines()}
     assert names == {"new.txt", "binary.bin", "README.md", "build.sh"}
@@ -72,7 +76,7 @@ def test_the_gateway_is_the_only_way_out(lab):
     )
     turns = [bash(look), DONE]
     lab.run({"turns": turns}, container=SAFE)
-    trace = (lab.out / "trace.jsonl").read_text()
+    trace = (lab.out / "trace.jsonl").read_text(encoding="utf-8")
     assert "REACHED" not in trace.replace("echo REACHED", "")
     assert "CapEff:\\t0000000000000000" in trace
 
@@ -93,7 +97,7 @@ def test_the_classic_configuration_does_not_show_the_hosts_cgroups(lab):
 def test_the_tasks_environment_is_active_in_every_call(lab):
     task = {"environment": "export PATH=/opt/tools:$PATH\nexport TASK_SAYS=hello"}
     lab.run({"turns": [bash('echo "$TASK_SAYS ${PATH%%:*}"; type grep'), DONE]}, task=task)
-    trace = (lab.out / "trace.jsonl").read_text()
+    trace = (lab.out / "trace.jsonl").read_text(encoding="utf-8")
     assert "hello /opt/tools" in trace
     assert "grep is /usr/bin/grep" in trace
 

@@ -32,7 +32,7 @@ class Node:
     def engine(self, *arguments: str) -> str:
         return subprocess.run(
             [engine_in_use.NAME, *arguments], env=self.environment, cwd=self.folder,
-            capture_output=True, text=True, check=True,
+            capture_output=True, text=True, check=True, encoding="utf-8",
         ).stdout  # fmt: skip
 
     def images(self) -> list[str]:
@@ -46,7 +46,8 @@ class PodmanNode(Node):
         storage = folder / "storage.conf"
         storage.write_text(
             f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/graph"\n'
-            f'runroot = "{folder}/run"\n'
+            f'runroot = "{folder}/run"\n',
+            encoding="utf-8",
         )
         return {"CONTAINERS_STORAGE_CONF": str(storage)}
 
@@ -79,9 +80,9 @@ def nodes():
 
 def lock(lab: Lab, reference: str) -> dict:
     """Lock an image alone; returns its entry."""
-    lab.lock.write_text("images: {}\n")
+    lab.lock.write_text("images: {}\n", encoding="utf-8")
     agentsweep("lock", "--config", lab.config({"turns": [DONE]}, task={"image": reference}))
-    return yaml.safe_load(lab.lock.read_text())["images"][reference]
+    return yaml.safe_load(lab.lock.read_text(encoding="utf-8"))["images"][reference]
 
 
 def pull(node: Node, reference: str, locked: dict, keep: list, out: Path, check: bool = True):
@@ -105,7 +106,10 @@ def test_a_pulled_image_comes_from_the_archive_with_its_id(
     pull(nodes[0], registry.reference, locked, keep, tmp_path / "pulled.json")
     shutil.rmtree(tmp_path / "registry")
     pull(nodes[1], registry.reference, locked, keep, tmp_path / "pulled.json")
-    assert json.loads((tmp_path / "pulled.json").read_text())["id"] == locked["config_digest"]
+    assert (
+        json.loads((tmp_path / "pulled.json").read_text(encoding="utf-8"))["id"]
+        == locked["config_digest"]
+    )
     assert nodes[1].images() == [locked["config_digest"]]
 
 
@@ -128,13 +132,13 @@ def test_a_run_loads_the_fixed_image_once_and_only_if_it_is_the_one(how, request
         *("--uid", "1000", "--gid", "1000", "--tag", TAG), *keep, "--out", record,
         env=nodes[0].environment,
     )  # fmt: skip
-    fixed = json.loads(record.read_text())
+    fixed = json.loads(record.read_text(encoding="utf-8"))
 
     def run(node: Node, turn: str, check: bool = True):
         config = lab.config({"turns": [{"text": turn}]})
-        written = yaml.safe_load(config.read_text())
+        written = yaml.safe_load(config.read_text(encoding="utf-8"))
         written["images"] |= images
-        config.write_text(yaml.safe_dump(written))
+        config.write_text(yaml.safe_dump(written), encoding="utf-8")
         return agentsweep(*lab.arguments(config), env=node.environment, check=check)
 
     run(nodes[1], "first")
@@ -145,8 +149,8 @@ def test_a_run_loads_the_fixed_image_once_and_only_if_it_is_the_one(how, request
     assert lab.result()["outcome"] == "completed"
 
     path = kept / f"{TAG.rpartition(':')[2]}.json"
-    named = json.loads(path.read_text())
-    path.write_text(json.dumps(named | {"id": "sha256:" + "0" * 64}))
+    named = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(named | {"id": "sha256:" + "0" * 64}), encoding="utf-8")
     refused = run(nodes[2], "third", check=False)
     assert refused.returncode == 1
     assert "is not the image sha256:000000000000 that its record names" in refused.stderr
@@ -154,4 +158,4 @@ def test_a_run_loads_the_fixed_image_once_and_only_if_it_is_the_one(how, request
     # Without a record the node makes the image itself and keeps it for the others.
     path.unlink()
     run(nodes[2], "third")
-    assert json.loads(path.read_text())["id"] == lab.result()["image"]["id"]
+    assert json.loads(path.read_text(encoding="utf-8"))["id"] == lab.result()["image"]["id"]

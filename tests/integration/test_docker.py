@@ -22,7 +22,8 @@ def broken_podman(tmp_path):
     """An environment in which Podman is there and starts nothing."""
     storage = tmp_path / "storage.conf"
     storage.write_text(
-        f'[storage]\ndriver = "nonesuch"\ngraphroot = "{tmp_path}/g"\nrunroot = "{tmp_path}/r"\n'
+        f'[storage]\ndriver = "nonesuch"\ngraphroot = "{tmp_path}/g"\nrunroot = "{tmp_path}/r"\n',
+        encoding="utf-8",
     )
     # What worked before is remembered there.
     with tempfile.TemporaryDirectory(prefix="auto-") as scratch:

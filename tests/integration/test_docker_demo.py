@@ -30,7 +30,7 @@ class Demo:
     def __init__(self, clone: Clone, daemon, grid: dict):
         self.clone, self.daemon, self.grid = clone, daemon, grid
         settings = {"container": {"engine": "docker"}, "sweep": grid}
-        clone.file("docker.yaml").write_text(yaml.safe_dump(settings))
+        clone.file("docker.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
         for target in ("lock", "all"):
             self.snakemake("--cores", "all", target)
 
@@ -96,11 +96,14 @@ def test_its_tables_and_figures_are_those_of_any_engine(demo):
 def test_the_log_says_which_engine_it_was(demo):
     logs = list(demo.clone.path.glob("logs/agent_run/**/*.log"))
     assert len(logs) == len(demo.table("runs"))
-    assert all(path.read_text().count("docker 2") == 1 for path in logs)
+    assert all(path.read_text(encoding="utf-8").count("docker 2") == 1 for path in logs)
 
 
 def test_nothing_is_left_to_do_and_no_container_is_left(demo):
     assert planned(demo.snakemake("-n")) == {}
     assert demo.daemon.docker("ps", "--all", "--quiet") == ""
-    records = [json.loads(p.read_text()) for p in demo.clone.path.glob("results/images/*/i*.json")]
+    records = [
+        json.loads(p.read_text(encoding="utf-8"))
+        for p in demo.clone.path.glob("results/images/*/i*.json")
+    ]
     assert {record["engine"]["name"] for record in records} == {"docker"}

@@ -55,7 +55,7 @@ def test_a_stopped_runner_leaves_nothing(lab, number):
     assert lab.nothing_left(), lab.leftovers()
     assert lab.attempts() == ["attempt-1.interrupted"]
     assert not lab.out.exists()
-    assert f"interrupted by {number.name}" in (lab.folder / "log").read_text()
+    assert f"interrupted by {number.name}" in (lab.folder / "log").read_text(encoding="utf-8")
 
 
 def test_a_container_removed_from_outside_is_no_data(lab):
@@ -64,7 +64,7 @@ def test_a_container_removed_from_outside_is_no_data(lab):
     (name,) = lab.leftovers()["containers"]
     engine_in_use.ask("rm", "--force", name)
     assert runner.wait(30 * PATIENCE) == 1
-    log = (lab.folder / "log").read_text()
+    log = (lab.folder / "log").read_text(encoding="utf-8")
     assert "went away" in log
     assert "Traceback" not in log
     assert lab.attempts() == ["attempt-1.failed"]
@@ -76,7 +76,7 @@ def test_two_runs_of_one_cell_at_once_make_one_run(lab):
     first, second = lab.start(QUICK), lab.start(QUICK)
     assert (first.wait(60 * PATIENCE), second.wait(60 * PATIENCE)) == (0, 0)
     assert lab.attempts() == ["attempt-1"]
-    assert (lab.folder / "log").read_text().count("recalled sealed attempt") == 1
+    assert (lab.folder / "log").read_text(encoding="utf-8").count("recalled sealed attempt") == 1
     assert lab.nothing_left(), lab.leftovers()
 
 
@@ -121,7 +121,7 @@ def test_a_disk_that_fills_up_loses_nothing_sealed(lab, small_disk):
         while True:
             out.write(b"\0" * 2**20)
     assert runner.wait(60 * PATIENCE) == 1
-    log = (lab.folder / "log").read_text()
+    log = (lab.folder / "log").read_text(encoding="utf-8")
     assert "disk" in log
     assert "Traceback" not in log
     done = lab.run({"turns": [bash("sleep 4"), DONE]}, check=False)

@@ -125,7 +125,7 @@ class Place:
         number = len(list(self.folder.glob("*.jsonl")))
         log = self.folder / f"api-{number}.jsonl"
         path = self.folder / f"scenario-{number}.yaml"
-        path.write_text(scenario.replace("WORK", str(self.work)))
+        path.write_text(scenario.replace("WORK", str(self.work)), encoding="utf-8")
         gateway = LineService("agentsweep.gateway", self.folder / "gateway.txt")
         try:
             address = gateway.ask(
@@ -140,12 +140,12 @@ class Place:
             ended = self.cli(address, prompt, args, variables)
         finally:
             code = gateway.stop()
-        assert code == 0, (self.folder / "gateway.txt").read_text()
-        assert TOKEN not in log.read_text()
+        assert code == 0, (self.folder / "gateway.txt").read_text(encoding="utf-8")
+        assert TOKEN not in log.read_text(encoding="utf-8")
         return Ended(
             ended.returncode,
             [json.loads(line) for line in ended.stdout.splitlines()],
-            [json.loads(line) for line in log.read_text().splitlines()],
+            [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()],
             ended.stderr.decode(),
         )
 
@@ -205,7 +205,7 @@ def place():
 
 
 def play_session(place, **more) -> Ended:
-    (place.work / "given.txt").write_text("what was given\n")
+    (place.work / "given.txt").write_text("what was given\n", encoding="utf-8")
     ended = place.run(SESSION, **more)
     assert ended.code == 0, ended.stderr
     return ended
@@ -222,8 +222,8 @@ def test_a_whole_session(place, listen):
     assert (result["is_error"], result["terminal_reason"]) == (False, "completed")
 
     # What the tools did is real.
-    assert (place.work / "made.txt").read_text() == "goodbye world\n"
-    assert len((place.work / "lookers.txt").read_text().split()) == 2
+    assert (place.work / "made.txt").read_text(encoding="utf-8") == "goodbye world\n"
+    assert len((place.work / "lookers.txt").read_text(encoding="utf-8").split()) == 2
     names = [call["name"] for call in ended.calls()]
     assert names == ["Bash", "Bash", "Read", "Write", "Edit", "Agent", "Agent", "Bash"]
     results = ended.results()
@@ -264,7 +264,7 @@ def test_a_whole_session(place, listen):
 
     # Its trace holds our message ids, each with its stop reason, and the thinking.
     (trace,) = (place.home / "config").glob(f"projects/*/{session}.jsonl")
-    records = [json.loads(line) for line in trace.read_text().splitlines()]
+    records = [json.loads(line) for line in trace.read_text(encoding="utf-8").splitlines()]
     messages = [r["message"] for r in records if r["type"] == "assistant"]
     assert {m["id"] for m in messages} == {row["message_id"] for row in main}
     thoughts = [b["thinking"] for m in messages for b in m["content"] if b["type"] == "thinking"]
@@ -320,7 +320,7 @@ def test_the_cli_gets_over_a_fault(place, fault, seen):
     ended = place.run(faulty(fault))
     assert ended.code == 0, ended.stderr
     assert (ended.result["result"], ended.result["is_error"]) == ("It is written.", False)
-    assert (place.work / "once.txt").read_text() == "once\n"
+    assert (place.work / "once.txt").read_text(encoding="utf-8") == "once\n"
     rows = [(row["turn"], row["status"], row["error"]) for row in ended.rows]
     assert rows == [(0, 200, None), *((1, *each) for each in seen), (1, 200, None)]
     assert [row["retry"] for row in ended.rows] == [0, *range(len(seen) + 1)]
@@ -355,7 +355,7 @@ def test_the_cli_gives_up_when_a_fault_stays(place, fault, status):
 def test_a_turn_that_broke_off_with_part_of_it_kept_is_played_again(place, turn):
     ended = place.run(f"turns:\n  - {turn}\n  - {{text: End.}}\n")
     assert (ended.code, ended.result["result"]) == (0, "End.")
-    assert (place.work / "once.txt").read_text() == "once\n"
+    assert (place.work / "once.txt").read_text(encoding="utf-8") == "once\n"
     assert [row["turn"] for row in ended.rows] == [0, 0, 1]
 
 
@@ -376,7 +376,7 @@ def test_a_resumed_session_goes_on_after_a_summary(place):
     )
     session = str(uuid.uuid4())
     path, log = place.folder / "s.yaml", place.folder / "api.jsonl"
-    path.write_text(scenario.replace("WORK", str(place.work)))
+    path.write_text(scenario.replace("WORK", str(place.work)), encoding="utf-8")
     gateway = LineService("agentsweep.gateway", place.folder / "gateway.txt")
     settings = {"mode": "scripted", "scenario": str(path), "listen": "tcp:127.0.0.1:0"}
     address = gateway.ask({**settings, "log": str(log), "token": TOKEN})["address"]
@@ -388,8 +388,8 @@ def test_a_resumed_session_goes_on_after_a_summary(place):
         gateway.stop()
     assert (compacted.returncode, ended.returncode) == (0, 0)
     assert json.loads(ended.stdout.splitlines()[-1])["result"] == "All counted."
-    assert (place.work / "n.txt").read_text() == "one\ntwo\nthree\n"
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (place.work / "n.txt").read_text(encoding="utf-8") == "one\ntwo\nthree\n"
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     assert [(row["kind"], row["turn"]) for row in rows] == [
         ("main", 0),
         ("main", 1),

@@ -25,7 +25,7 @@ class Bench:
         self.folder = folder
         reference = f"oci-archive:{ROOT / 'images' / TASK}.tar"
         lock = {reference: images.resolve(reference)}
-        (folder / "lock.yaml").write_text(yaml.safe_dump({"images": lock}))
+        (folder / "lock.yaml").write_text(yaml.safe_dump({"images": lock}), encoding="utf-8")
         self.settings = {
             "paths": {"store": str(folder / "store"), "results": str(folder / "results")},
             "images": {"lock": str(folder / "lock.yaml")},
@@ -41,7 +41,7 @@ class Bench:
             "container": {"engine": engine_in_use.NAME},
             "grading": {"memory": "512MiB", "timeout_s": 60},
         }
-        base = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+        base = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
         self.settings = config.merge(base, self.settings)
         self.config = self.load()
         self.row = self.config.task(TASK).row
@@ -84,7 +84,7 @@ class Bench:
 
     def grade(self, patch, chosen=None):
         found = grading_job.grade(chosen or self.config, TASK, patch, self.out, lambda: self.engine)
-        return found, json.loads((self.out / "grade.json").read_text())
+        return found, json.loads((self.out / "grade.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -258,11 +258,11 @@ echo ">>>>> Test Exit Code: $SWEBENCH_TEST_EXIT_CODE"
     ],
 )
 def test_a_row_that_brings_its_own_script(bench, tmp_path, cut, gold, empty):
-    rows = (ROOT / "config" / "rows" / "bench.jsonl").read_text().splitlines()
+    rows = (ROOT / "config" / "rows" / "bench.jsonl").read_text(encoding="utf-8").splitlines()
     row = next(row for row in map(json.loads, rows) if "starlette" in row["instance_id"])
     script = EVAL_SCRIPT.format(base=row["base_commit"], tests=TESTS)
     row |= {"eval_script": script.replace(cut, "cut") if cut else script}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     source = {"file": str(tmp_path / "rows.jsonl"), "id": row["instance_id"]}
     chosen = bench.load(tasks={TASK: {"row": source}})
     for patch, expected in ((row["patch"].encode(), gold), (b"", empty)):
@@ -273,7 +273,7 @@ def test_a_row_that_brings_its_own_script(bench, tmp_path, cut, gold, empty):
 def test_the_command_grades_a_file(bench, tmp_path):
     """The same through the command line, which recalls what is sealed."""
     patch = tmp_path / "gold.diff"
-    patch.write_text(bench.row.patch)
+    patch.write_text(bench.row.patch, encoding="utf-8")
     done = agentsweep(
         "grade", TASK, "--patch", patch, "--out", tmp_path / "out",
         "--config", json.dumps(bench.settings),

@@ -14,7 +14,7 @@ from conftest import DONE, PATIENCE, SLEEP, bash, services_of, stop
 
 
 def log_of(lab) -> str:
-    log = (lab.folder / "log").read_text()
+    log = (lab.folder / "log").read_text(encoding="utf-8")
     assert "Traceback" not in log
     return log
 
@@ -52,7 +52,7 @@ chmod 500 /run/agentsweep/session/projects
             assert member.isfile()
             assert b"root:" not in archive.extractfile(member).read()
     assert any(name.startswith("projects/-testbed/") for name in names)
-    assert "Finished." in (lab.out / "trace.jsonl").read_text()
+    assert "Finished." in (lab.out / "trace.jsonl").read_text(encoding="utf-8")
     assert lab.nothing_left(), lab.leftovers()
     assert not list(lab.store.glob("*/attempt-1/session"))
 
@@ -132,7 +132,7 @@ def test_an_engine_client_that_is_killed_makes_no_data(lab):
     lab.wait_for_tool()
     found = subprocess.run(
         ["pgrep", "--full", "--parent", str(runner.pid), "exec --interactive"],
-        capture_output=True, text=True, check=True,
+        capture_output=True, text=True, check=True, encoding="utf-8",
     )  # fmt: skip
     for pid in found.stdout.split():
         os.kill(int(pid), signal.SIGKILL)
@@ -160,12 +160,12 @@ def set_anew(name: str) -> None:
         int(engine_in_use.ask("inspect", "--format", "{{.State.Pid}}", name))
     )
     if reader.version == 2:
-        (reader.paths[""] / "memory.max").write_text(str(2**30))
+        (reader.paths[""] / "memory.max").write_text(str(2**30), encoding="utf-8")
         return
     for file in ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes"):
         path = reader.paths["memory"] / file
         if path.exists():
-            path.write_text(str(2**30))
+            path.write_text(str(2**30), encoding="utf-8")
 
 
 @pytest.mark.parametrize("delay_s", [0.2, 0.5])
@@ -205,7 +205,7 @@ def test_a_patch_survives_what_git_cannot_read_and_what_hides(lab):
     result = lab.run({"turns": [bash(hide), DONE]})
     assert result["patch"]["status"] == "ok", result["patch"]
     assert "closed.txt" in result["patch"]["reason"]
-    patch = (lab.out / "patch.diff").read_text()
+    patch = (lab.out / "patch.diff").read_text(encoding="utf-8")
     assert "diff --git a/README.md b/README.md" in patch
     assert "diff --git a/new.txt b/new.txt" in patch
 

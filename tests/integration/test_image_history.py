@@ -29,7 +29,7 @@ git rev-list --all | wc -l; find .git ! -user 1000
 
 
 def test_the_fix_takes_the_future_out_of_the_image(images, tmp_path):
-    pulled = json.loads(images.record.with_name("pulled.json").read_text())
+    pulled = json.loads(images.record.with_name("pulled.json").read_text(encoding="utf-8"))
     name, tag = f"agentsweep-test-{tmp_path.name}", f"{images.tag}-planted"
     record = tmp_path / "image.json"
     engine = engine_in_use.find()
@@ -47,7 +47,9 @@ def test_the_fix_takes_the_future_out_of_the_image(images, tmp_path):
         base, solution = said.split()
         engine.call("commit", name, tag)
         planted = engine.image_id(tag)
-        (tmp_path / "pulled.json").write_text(json.dumps(pulled | {"id": planted}))
+        (tmp_path / "pulled.json").write_text(
+            json.dumps(pulled | {"id": planted}), encoding="utf-8"
+        )
         refused = fix(solution, check=False)
         assert refused.returncode != 0
         assert f"does not come after the base commit {solution}" in refused.stderr
@@ -58,7 +60,7 @@ def test_the_fix_takes_the_future_out_of_the_image(images, tmp_path):
     finally:
         engine.remove(name)
         engine.call("rmi", f"{tag}-fixed", tag, check=False)
-    history = json.loads(record.read_text())["history"]
+    history = json.loads(record.read_text(encoding="utf-8"))["history"]
     assert (history["base_commit"], history["base_commit_found"]) == (base, True)
     assert (history["commits"], history["nested"]) == (2, 0)
     removed = history["removed"]
@@ -68,7 +70,7 @@ def test_the_fix_takes_the_future_out_of_the_image(images, tmp_path):
 def test_a_fixed_image_starts_as_its_base_does_and_is_nobodys(images, tmp_path):
     """A container that somebody makes of it is none of ours, and so is not cleaned up."""
     engine = engine_in_use.find()
-    pulled = json.loads(images.record.with_name("pulled.json").read_text())
+    pulled = json.loads(images.record.with_name("pulled.json").read_text(encoding="utf-8"))
     tag, name, record = f"{images.tag}-start", f"agentsweep-{tmp_path.name}", tmp_path / "i.json"
     changes = ('ENTRYPOINT ["/bin/sh", "-c"]', 'CMD ["echo started"]', "USER 1000")
     options = [word for change in changes for word in ("--change", change)]
@@ -77,7 +79,7 @@ def test_a_fixed_image_starts_as_its_base_does_and_is_nobodys(images, tmp_path):
         engine.call("commit", *options, name, tag)
         engine.remove(name)
         base = pulled | {"id": engine.image_id(tag)}
-        (tmp_path / "pulled.json").write_text(json.dumps(base))
+        (tmp_path / "pulled.json").write_text(json.dumps(base), encoding="utf-8")
         agentsweep(
             "image-fix", "--pulled", tmp_path / "pulled.json", "--workdir", "/testbed",
             "--uid", "1000", "--gid", "1000", "--tag", f"{tag}-fixed", "--out", record,

@@ -44,7 +44,7 @@ def job_shell(tmp_path):
     elif version == 2 and os.getuid() != 0 and shutil.which("systemd-run"):
         # The manager that takes a cgroup which is no slice as a parent.
         settings = tmp_path / "containers.conf"
-        settings.write_text('[engine]\ncgroup_manager = "cgroupfs"\n')
+        settings.write_text('[engine]\ncgroup_manager = "cgroupfs"\n', encoding="utf-8")
         scope = ["systemd-run", "--user", "--scope", "--quiet", "--property=Delegate=yes"]
         yield [*scope, "sh", "-ec", V2, "sh"], {"CONTAINERS_CONF": str(settings)}
     else:
@@ -63,7 +63,9 @@ def _v1_cgroups():
             for folder in (*reversed(step.parents), step):
                 file = folder / name
                 if step.parents[2] in (folder, *folder.parents) and file.exists():
-                    file.write_text((folder.parent / name).read_text())
+                    file.write_text(
+                        (folder.parent / name).read_text(encoding="utf-8"), encoding="utf-8"
+                    )
     try:
         yield steps
     finally:
@@ -94,7 +96,7 @@ def test_a_run_in_a_job_says_where_its_container_was(lab, job_shell, setting, fo
     done = subprocess.run(
         [*shell, sys.executable, "-m", "agentsweep.cli", *lab.arguments(config)],
         cwd=ROOT, env=environment,
-        capture_output=True, text=True, check=False, timeout=120 * PATIENCE,
+        capture_output=True, text=True, check=False, timeout=120 * PATIENCE, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = lab.result()

@@ -65,7 +65,9 @@ WORK = {
 def endpoint(folder: Path, scenario: dict):
     """An endpoint that plays a scenario for whoever has the key: its address, and its record."""
     folder.mkdir()
-    (folder / "scenario.yaml").write_text(yaml.safe_dump(scenario, sort_keys=False))
+    (folder / "scenario.yaml").write_text(
+        yaml.safe_dump(scenario, sort_keys=False), encoding="utf-8"
+    )
     service = LineService("agentsweep.gateway", folder / "errors")
     try:
         ready = service.ask(
@@ -86,7 +88,7 @@ def endpoint(folder: Path, scenario: dict):
 def key_file(tmp_path) -> Path:
     path = tmp_path / "key"
     path.touch(mode=0o600)
-    path.write_text(f"{KEY}\n")
+    path.write_text(f"{KEY}\n", encoding="utf-8")
     return path
 
 
@@ -179,8 +181,8 @@ def test_a_recording_that_was_cut_off_ends_in_diverged(lab, key_file):
     with endpoint(lab.folder / "upstream", {"turns": [bash("echo 1"), DONE]}) as address:
         lab.run(None, model=live(address, f"file:{key_file}"))
     source = lab.folder / "cut.jsonl"
-    lines = (lab.out / "trace.jsonl").read_text().splitlines(keepends=True)
-    source.write_text("".join(line for line in lines if "Finished." not in line))
+    lines = (lab.out / "trace.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    source.write_text("".join(line for line in lines if "Finished." not in line), encoding="utf-8")
     lab.out = lab.folder / "replay"
     result = lab.run(None, model={"model": {"replay": str(source)}})
     assert result["outcome"] == "diverged"
@@ -292,7 +294,7 @@ def test_an_agent_that_looks_for_the_key_finds_none_and_reaches_nothing(lab, key
 def test_a_wrong_key_is_no_data(lab, tmp_path):
     path = tmp_path / "wrong"
     path.touch(mode=0o600)
-    path.write_text("sk-wrong")
+    path.write_text("sk-wrong", encoding="utf-8")
     with endpoint(lab.folder / "upstream", {"turns": [DONE]}) as address:
         done = lab.run(None, model=live(address, f"file:{path}"), check=False)
     assert done.returncode == 1
@@ -324,7 +326,7 @@ def test_gateways_leave_nothing_behind(tmp_path):
     """Many one after another, then twenty at once. Whole runs: benchmarks/many_runs.py."""
     import socket
 
-    (tmp_path / "scenario.yaml").write_text("turns: [{text: x}]")
+    (tmp_path / "scenario.yaml").write_text("turns: [{text: x}]", encoding="utf-8")
 
     def descriptors() -> set[str]:
         return {str(p.name) for p in Path("/proc/self/fd").iterdir()}
@@ -362,5 +364,7 @@ def test_gateways_leave_nothing_behind(tmp_path):
     assert descriptors() == before
     assert not list(tmp_path.glob("*.sock"))
     assert len(list(tmp_path.glob("*.jsonl"))) == 60
-    left = subprocess.run(["pgrep", "--full", str(tmp_path)], capture_output=True, text=True)
+    left = subprocess.run(
+        ["pgrep", "--full", str(tmp_path)], capture_output=True, text=True, encoding="utf-8"
+    )
     assert left.stdout == ""

@@ -126,7 +126,7 @@ def test_the_kernel_kills_the_container(lab):
     assert result["oom"]["kill_count"] >= 1
     assert result["oom"]["tool_count"] == result["oom"]["kill_count"] - 1
     # What the agent had written by then is not lost with its processes.
-    assert "+changed" in (lab.out / "patch.diff").read_text()
+    assert "+changed" in (lab.out / "patch.diff").read_text(encoding="utf-8")
 
 
 def test_sigkill_that_nobody_of_ours_sent_is_no_oom(lab):

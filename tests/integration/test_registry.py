@@ -20,25 +20,25 @@ def test_the_pull_gives_what_was_locked_and_not_what_the_tag_says_now(registry, 
     first, second = two_images
     registry.push(first)
     lab = Lab(registry.folder, Images(registry.folder / "images.lock.yaml", Path("unused")))
-    lab.lock.write_text("images: {}\n")
+    lab.lock.write_text("images: {}\n", encoding="utf-8")
     config = lab.config({"turns": [DONE]}, task={"image": registry.reference})
     agentsweep("lock", "--config", config)
-    locked = yaml.safe_load(lab.lock.read_text())["images"][registry.reference]
+    locked = yaml.safe_load(lab.lock.read_text(encoding="utf-8"))["images"][registry.reference]
 
     registry.push(second)
     pulled = registry.folder / "pulled.json"
     pull(registry, locked, pulled)
-    record = json.loads(pulled.read_text())
+    record = json.loads(pulled.read_text(encoding="utf-8"))
     assert record["digest"] == locked["digest"]
     assert record["id"] == locked["config_digest"]
     assert record["pull_s"] > 0
     # Already on this node: the registry is not asked again.
     pull(registry, locked, pulled)
-    assert json.loads(pulled.read_text())["pull_s"] == 0
+    assert json.loads(pulled.read_text(encoding="utf-8"))["pull_s"] == 0
 
     # A lock that is made anew follows the tag.
     agentsweep("lock", "--config", config)
-    moved = yaml.safe_load(lab.lock.read_text())["images"][registry.reference]
+    moved = yaml.safe_load(lab.lock.read_text(encoding="utf-8"))["images"][registry.reference]
     assert moved["digest"] != locked["digest"]
     # A digest and an image that do not belong together are refused.
     engine_in_use.ask("rmi", "--force", record["id"])

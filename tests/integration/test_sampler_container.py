@@ -54,7 +54,7 @@ class Box:
     def sample(self, rate_hz: float = 50) -> dict:
         self.sampler = subprocess.Popen(
             [sys.executable, "-m", "agentsweep.sampler"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, encoding="utf-8",
         )  # fmt: skip
         return self.ask(
             pid=self.pid,
@@ -84,7 +84,7 @@ class Box:
     def stop(self) -> dict:
         self.ask(cmd="stop")
         assert self.sampler.wait(20 * PATIENCE) == 0
-        return json.loads((self.folder / "sampler.json").read_text())
+        return json.loads((self.folder / "sampler.json").read_text(encoding="utf-8"))
 
     def start(self, *argv: str, **how) -> subprocess.Popen:
         how = {"stdout": subprocess.PIPE, "stdin": subprocess.PIPE, "text": True} | how
@@ -103,7 +103,10 @@ class Box:
         return self.run(WRAPPER, command)
 
     def marks(self) -> list[dict]:
-        return [json.loads(line) for line in (self.folder / "marks.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line)
+            for line in (self.folder / "marks.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
 
     def samples(self) -> list[dict]:
         return read_samples(self.folder / "samples.arrow")[0].to_pylist()
@@ -376,7 +379,7 @@ def test_a_kill_of_the_whole_container_is_in_its_last_counters(box):
         made = box(128)
         made.sample()
         made.ask(cmd="begin")
-        Path(f"/proc/{made.pid}/oom_score_adj").write_text("1000")
+        Path(f"/proc/{made.pid}/oom_score_adj").write_text("1000", encoding="utf-8")
         # Several that share the memory, so that none of them is a worse victim than PID 1.
         share = "python3 -c 'x = bytearray(60 << 20); import time; time.sleep(9)' & "
         made.start("bash", "-c", share * 4 + "wait")
@@ -548,7 +551,7 @@ def test_an_ancestor_with_a_smaller_limit_binds(box):
     parent = Path(f"/sys/fs/cgroup/memory{level}")
     parent.mkdir()
     try:
-        (parent / "memory.limit_in_bytes").write_text(str(200 * MIB))
+        (parent / "memory.limit_in_bytes").write_text(str(200 * MIB), encoding="utf-8")
         made = box(300, "0.5", "--cgroup-parent", level)
         limits = CgroupReader.for_pid(made.pid).effective_limits()
         assert (limits["memory_bytes"], limits["memory_level"]) == (200 * MIB, level)

@@ -72,5 +72,6 @@ def test_the_gateways_own_token_is_in_no_result(lab):
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
     )
     assert process.stdout == ""

@@ -41,15 +41,15 @@ def write(directory: Path, **files: str) -> Path:
     """Files with `__` for the dot in their names."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        (directory / name.replace("__", ".")).write_text(text)
+        (directory / name.replace("__", ".")).write_text(text, encoding="utf-8")
     return directory
 
 
 def proc(root: Path, mounts: str, membership: str, pid: int = PID) -> Path:
     """A /proc with the mounts of this process and the cgroups of one."""
     (root / "proc" / str(pid)).mkdir(parents=True, exist_ok=True)
-    (root / "proc" / "mounts").write_text(mounts)
-    (root / "proc" / str(pid) / "cgroup").write_text(membership)
+    (root / "proc" / "mounts").write_text(mounts, encoding="utf-8")
+    (root / "proc" / str(pid) / "cgroup").write_text(membership, encoding="utf-8")
     return root / "proc"
 
 
@@ -59,13 +59,13 @@ def laid_out(recording: dict, root: Path) -> tuple[Path, Path]:
         directory = root / "sys" / level
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            (directory / name).write_text(text)
+            (directory / name).write_text(text, encoding="utf-8")
     mounts = "".join(f"{line}\n" for line in recording["mounts"])
     return proc(root, mounts, recording["membership"]), root / "sys"
 
 
 RECORDINGS = Path(__file__).parent / "cgroup_recordings"
-_TYPICAL = json.loads((RECORDINGS / "rootless-crun.json").read_text())
+_TYPICAL = json.loads((RECORDINGS / "rootless-crun.json").read_text(encoding="utf-8"))
 LEAF = _TYPICAL["membership"].strip().removeprefix("0::")
 
 

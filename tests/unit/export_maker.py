@@ -46,7 +46,7 @@ def seal(loaded, cell_id: str = CELL, patch: bytes = b"", session: Path | None =
             more = {"agent": {"version": None, "session_id": session.stem}} | more
             put_session(attempt.path, session)
         content = result(loaded, cell, patch, **more)
-        (attempt.path / "result.json").write_text(json.dumps(content))
+        (attempt.path / "result.json").write_text(json.dumps(content), encoding="utf-8")
         (attempt.path / "patch.diff").write_bytes(patch)
         return where.finish(attempt, "sealed").path
 

@@ -41,7 +41,7 @@ def check_vector_files(out) -> None:
     assert b"/FontFile2" in pdf, "no embedded TrueType font"
     assert b"/Type3" not in pdf
     assert b"CreationDate" not in pdf
-    svg = Path(f"{out}.svg").read_text()
+    svg = Path(f"{out}.svg").read_text(encoding="utf-8")
     assert "<text" not in svg, "a text that needs a font of the reader's"
     assert "<dc:date>" not in svg
 

@@ -45,7 +45,7 @@ class Gateway:
 
     def __init__(self, folder: Path, scenario: str, listen: str = "tcp:127.0.0.1:0", **more):
         self.log = folder / "api.jsonl"
-        (folder / "scenario.yaml").write_text(scenario)
+        (folder / "scenario.yaml").write_text(scenario, encoding="utf-8")
         self.errors = folder / "stderr.txt"
         self.service = LineService("agentsweep.gateway", self.errors)
         started = {
@@ -101,7 +101,7 @@ class Gateway:
         """The lines of the record; waits until there are `count` of them."""
         deadline = time.monotonic() + 10
         while True:
-            rows = [json.loads(line) for line in self.log.read_text().splitlines()]
+            rows = [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
             if count is None or len(rows) >= count:
                 return rows
             assert time.monotonic() < deadline, f"{len(rows)} exchanges, expected {count}"

@@ -264,13 +264,13 @@ def make_run(folder: Path) -> Path:
     """A whole published run."""
     folder.mkdir(parents=True)
     main = session().data()
-    (folder / "result.json").write_text(json.dumps(result()))
+    (folder / "result.json").write_text(json.dumps(result()), encoding="utf-8")
     (folder / "trace.jsonl").write_bytes(main)
     project = f"projects/-testbed/{SESSION}"
     files = {f"{project}.jsonl": main, f"{project}/subagents/agent-sub1.jsonl": subagent().data()}
     (folder / "session.tar").write_bytes(tar(files))
     (folder / "marks.jsonl").write_bytes(lines(marks()))
     (folder / "api.jsonl").write_bytes(lines(exchanges()))
-    (folder / "patch.diff").write_text("diff")
+    (folder / "patch.diff").write_text("diff", encoding="utf-8")
     write_samples(folder / "samples.arrow")
     return folder

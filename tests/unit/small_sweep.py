@@ -41,4 +41,4 @@ def write(folder):
     """Write all files below a directory."""
     for name, text in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")

@@ -150,6 +150,7 @@ def holder(line, name, mib, says):
         [sys.executable, "-c", HOLDER, name, str(mib), str(line.folder)],
         stdout=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
     try:
         assert process.stdout.readline() == f"{says}\n"
@@ -196,7 +197,7 @@ def test_a_killed_process_in_the_line_holds_up_nobody(line):
 def test_a_file_that_was_cut_short_by_a_crash_counts_as_held(line):
     with line("a"):
         pass
-    (line.folder / "7.json").write_text('{"name": "x", "sta')
+    (line.folder / "7.json").write_text('{"name": "x", "sta', encoding="utf-8")
     cleaned = []
     with line("a", clean=lambda: cleaned.append("cleaned")):
         assert cleaned == ["cleaned"]
@@ -209,7 +210,7 @@ def test_when_the_cleaning_fails_nothing_is_given_out(line):
 
     with line("a"):
         pass
-    (line.folder / "7.json").write_text("{}")
+    (line.folder / "7.json").write_text("{}", encoding="utf-8")
     with pytest.raises(InfraError, match="container x cannot be removed"), line("a", clean=clean):
         pass
     assert sorted(path.name for path in line.folder.iterdir()) == ["7.json", "lock"]
@@ -222,8 +223,8 @@ def test_those_on_other_cpus_share_the_memory_alone(line):
         "usable": list_text({cpu + 4096 for cpu in HERE}), "cpuset": None, "owner": "another job",
     }  # fmt: skip
     path = line.folder / "1.json"
-    path.write_text(json.dumps(content))
-    with path.open() as other:
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with path.open(encoding="utf-8") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with line("a", 300, 4):
             pass
@@ -256,7 +257,7 @@ def test_pinned_runs_have_cpus_of_their_own(line, monkeypatch):
 
 
 def test_a_directory_that_cannot_be_written_is_told_in_a_sentence(line):
-    line.folder.write_text("not a directory")
+    line.folder.write_text("not a directory", encoding="utf-8")
     with (
         pytest.raises(InfraError, match=r"in which runs stand in line: .*: mend it or set machine"),
         line("a"),
@@ -266,7 +267,7 @@ def test_a_directory_that_cannot_be_written_is_told_in_a_sentence(line):
 
 def test_a_lock_that_is_never_given_back_is_told_in_a_sentence(line):
     line.folder.mkdir()
-    with (line.folder / "lock").open("w") as lock:
+    with (line.folder / "lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with (
             pytest.raises(InfraError, match=r"^a: .*/lock is locked by another process"),

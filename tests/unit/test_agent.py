@@ -54,15 +54,18 @@ def run_start(tmp_path, monkeypatch, lines, python=None):
     environment, pid = tmp_path / "env.sh", tmp_path / "pid"
     monkeypatch.setattr(agent, "TASK_ENVIRONMENT", str(environment))
     monkeypatch.setattr(agent, "AGENT_PID", str(pid))
-    environment.write_text(agent.task_environment(lines))
+    environment.write_text(agent.task_environment(lines), encoding="utf-8")
     script = tmp_path / "start"
-    script.write_text(agent.start_script(["env"], {"ODD": "a 'b' $c `d`"}, python))
+    script.write_text(
+        agent.start_script(["env"], {"ODD": "a 'b' $c `d`"}, python), encoding="utf-8"
+    )
     return subprocess.run(
         ["bash", script],
         env={"PATH": "/usr/bin:/bin", "ANTHROPIC_AUTH_TOKEN": "from outside"},
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
     )
 
 
@@ -72,7 +75,7 @@ def test_the_start_script_cleans_the_environment(tmp_path, monkeypatch):
     assert "ODD=a 'b' $c `d`" in lines
     assert "TASK=1" in lines
     assert "from outside" not in done.stdout
-    assert int((tmp_path / "pid").read_text()) > 0
+    assert int((tmp_path / "pid").read_text(encoding="utf-8")) > 0
 
 
 def test_a_wrong_python_stops_before_the_agent(tmp_path, monkeypatch):
@@ -84,9 +87,11 @@ def test_a_wrong_python_stops_before_the_agent(tmp_path, monkeypatch):
 
 def test_shadowed_search_tools_are_put_back(tmp_path, monkeypatch):
     monkeypatch.setattr(agent, "TASK_ENVIRONMENT", str(tmp_path / "environment"))
-    (tmp_path / "environment").write_text("export TASK=1\n")
+    (tmp_path / "environment").write_text("export TASK=1\n", encoding="utf-8")
     script = f"grep() {{ echo shadow; }}\n{agent.env_file(system_search=True)}\necho $TASK | grep 1"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert done.stdout == "1\n"
     assert "unset" not in agent.env_file(system_search=False)
 
@@ -114,12 +119,12 @@ def test_the_locked_binary_passes_and_another_does_not(tmp_path):
 
 def test_versions_come_from_the_lock_file(tmp_path):
     lock = tmp_path / "agents.lock.yaml"
-    lock.write_text("claude:\n  2.1.330: {binary_sha256: abc}\n")
+    lock.write_text("claude:\n  2.1.330: {binary_sha256: abc}\n", encoding="utf-8")
     assert agent.binary_sha256(lock, "2.1.330") == "abc"
     assert agent.locked_binary(lock, tmp_path, "2.1.330") == tmp_path / "claude-2.1.330/claude"
     with pytest.raises(ConfigError, match=r"'9\.9\.9' is not locked; locked are 2\.1\.330"):
         agent.binary_sha256(lock, "9.9.9")
-    lock.write_text("[]")
+    lock.write_text("[]", encoding="utf-8")
     with pytest.raises(ConfigError, match="not a lock file"):
         agent.binary_sha256(lock, "2.1.330")
 
@@ -128,10 +133,10 @@ def test_the_trace_is_found_by_session_id_in_any_project(tmp_path):
     wanted = tmp_path / "projects/-testbed/id.jsonl"
     for path in (wanted, tmp_path / "projects/-testbed/other.jsonl"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}\n")
+        path.write_text("{}\n", encoding="utf-8")
     second = tmp_path / "projects/-tmp/id.jsonl"
     second.parent.mkdir()
-    second.write_text("")
+    second.write_text("", encoding="utf-8")
     assert agent.find_trace(tmp_path, "id") == wanted
     assert agent.find_trace(tmp_path, "none") is None
 
@@ -140,12 +145,12 @@ def test_only_regular_files_of_the_session_are_archived(tmp_path):
     """The agent writes this tree, and whoever archives it may be root."""
     secret = tmp_path / "secret"
     (secret / "-testbed").mkdir(parents=True)
-    (secret / "-testbed" / "id.jsonl").write_text("secret" * 100)
+    (secret / "-testbed" / "id.jsonl").write_text("secret" * 100, encoding="utf-8")
     session = tmp_path / "session"
     project = session / "projects" / "-testbed"
     (project / "id" / "subagents").mkdir(parents=True)
-    (project / "id.jsonl").write_text("{}\n")
-    (project / "id" / "subagents" / "agent-1.jsonl").write_text("{}\n")
+    (project / "id.jsonl").write_text("{}\n", encoding="utf-8")
+    (project / "id" / "subagents" / "agent-1.jsonl").write_text("{}\n", encoding="utf-8")
     (project / "link.jsonl").symlink_to(secret / "-testbed" / "id.jsonl")
     (project / "dangling").symlink_to("nowhere")
     (session / "projects" / "evil").symlink_to(secret / "-testbed")
@@ -154,7 +159,7 @@ def test_only_regular_files_of_the_session_are_archived(tmp_path):
         huge.truncate(2**41)
     kept = agent.archive_session(session, "id", tmp_path / "trace", tmp_path / "tar")
     assert kept == {"files": 2, "bytes": 6, "skipped": 1}
-    assert (tmp_path / "trace").read_text() == "{}\n"
+    assert (tmp_path / "trace").read_text(encoding="utf-8") == "{}\n"
     with tarfile.open(tmp_path / "tar") as archive:
         assert archive.getnames() == [
             "projects/-testbed/id.jsonl",
@@ -164,7 +169,7 @@ def test_only_regular_files_of_the_session_are_archived(tmp_path):
     (session / "projects").symlink_to(secret)
     empty = {"files": 0, "bytes": 0, "skipped": 0}
     assert agent.archive_session(session, "id", tmp_path / "trace", tmp_path / "tar") == empty
-    assert (tmp_path / "trace").read_text() == ""
+    assert (tmp_path / "trace").read_text(encoding="utf-8") == ""
 
 
 def test_a_session_tree_of_any_depth_and_size_ends(tmp_path, monkeypatch):
@@ -173,11 +178,11 @@ def test_a_session_tree_of_any_depth_and_size_ends(tmp_path, monkeypatch):
     code = "import os\nfor _ in range(1200): os.mkdir('d'); os.chdir('d')\nopen('x', 'w')"
     subprocess.run([sys.executable, "-c", code], cwd=projects, check=True)
     for number in range(5):
-        (projects / f"{number}.jsonl").write_text("x")
+        (projects / f"{number}.jsonl").write_text("x", encoding="utf-8")
     (projects / "a").mkdir()
-    (projects / "a" / "id.jsonl").write_text("main")
+    (projects / "a" / "id.jsonl").write_text("main", encoding="utf-8")
     monkeypatch.setattr(agent, "_SESSION_FILES", 3)
     kept = agent.archive_session(tmp_path, "id", tmp_path / "trace", tmp_path / "tar")
     assert kept == {"files": 3, "bytes": 6, "skipped": 3}
-    assert (tmp_path / "trace").read_text() == "main"
+    assert (tmp_path / "trace").read_text(encoding="utf-8") == "main"
     subprocess.run(["rm", "-rf", str(projects)], check=True)

@@ -17,7 +17,8 @@ from agentsweep.row_fields import row_of
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [json.loads(line) for line in (ROOT / "config/rows/bench.jsonl").open(encoding="utf-8")]
 TASKS = {
-    path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "config/tasks").glob("*.yaml")
+    path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in (ROOT / "config/tasks").glob("*.yaml")
 }
 
 each_row = pytest.mark.parametrize("fields", ROWS, ids=lambda fields: fields["instance_id"])
@@ -70,7 +71,7 @@ def test_the_issue_does_not_say_the_fix(fields):
 
 @each_row
 def test_source_is_locked_and_of_the_rows_version(fields):
-    lock = (ROOT / "demo" / folder(fields) / "source.lock").read_text()
+    lock = (ROOT / "demo" / folder(fields) / "source.lock").read_text(encoding="utf-8")
     package = fields["repo"].split("/")[1]
     assert f"\n{package}=={fields['version']} --hash=sha256:" in lock
     assert lock.startswith(f"# {fields['license_name']}. ")
@@ -83,13 +84,15 @@ def test_a_task_of_the_sweep_plays_the_row(fields):
     assert task["row"] == {"file": "config/rows/bench.jsonl", "id": fields["instance_id"]}
     # The row says these; what would be said twice could differ.
     assert not {"image", "instance_id", "problem_statement"} & set(task)
-    bench = yaml.safe_load((ROOT / "config/bench.yaml").read_text())
+    bench = yaml.safe_load((ROOT / "config/bench.yaml").read_text(encoding="utf-8"))
     assert folder(fields) in bench["sweep"]["tasks"]
 
 
 @each_row
 def test_scenario_edits_what_the_fix_edits(fields):
-    scenario = yaml.safe_load((ROOT / TASKS[folder(fields)]["scenario"]).read_text())
+    scenario = yaml.safe_load(
+        (ROOT / TASKS[folder(fields)]["scenario"]).read_text(encoding="utf-8")
+    )
     edited = {
         arguments["file_path"].removeprefix("/testbed/")
         for turn in scenario["turns"]
@@ -101,6 +104,6 @@ def test_scenario_edits_what_the_fix_edits(fields):
 
 
 def test_every_row_has_an_image_that_the_makefile_builds():
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     named = re.search(r"^BENCH_TASKS := (.*)$", makefile, re.MULTILINE)[1].split()
     assert named == [folder(fields) for fields in ROWS]

@@ -43,4 +43,4 @@ def test_a_call_with_the_same_numbers_as_its_phase_does_not_end_the_phase(tmp_pa
     reader.watermark_bytes = 60
     assert ledger.end_phase(now) == (800, "watermark")
     ledger.close()
-    assert len((tmp_path / "marks.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "marks.jsonl").read_text(encoding="utf-8").splitlines()) == 2

@@ -72,8 +72,10 @@ def test_a_hybrid_host_gives_pressure_and_fine_cpu_times_too(tmp_path):
 
 def test_pressure_of_a_v2_side_that_is_not_the_containers_is_not_taken(tmp_path):
     root, sysfs = v1(tmp_path, hybrid=True)
-    membership = (root / str(PID) / "cgroup").read_text()
-    (root / str(PID) / "cgroup").write_text(membership.replace(f"0::{V1_LEAF}", "0::/"))
+    membership = (root / str(PID) / "cgroup").read_text(encoding="utf-8")
+    (root / str(PID) / "cgroup").write_text(
+        membership.replace(f"0::{V1_LEAF}", "0::/"), encoding="utf-8"
+    )
     write(sysfs / "unified", cpu__pressure="some avg10=0 avg60=0 avg300=0 total=99\n")
     assert counters_of((root, sysfs))["cpu_pressure_some_usec"] is None
 
@@ -81,24 +83,26 @@ def test_pressure_of_a_v2_side_that_is_not_the_containers_is_not_taken(tmp_path)
 def test_a_v1_controller_decides_for_v1_and_a_named_hierarchy_does_not(tmp_path):
     assert reader_of(v1(tmp_path / "one")).version == 1
     root, sysfs = v2(tmp_path / "two")
-    mounts = (root / "mounts").read_text()
+    mounts = (root / "mounts").read_text(encoding="utf-8")
     (root / "mounts").write_text(
-        mounts + "cgroup /sys/fs/cgroup/systemd cgroup rw,xattr,name=systemd 0 0\n"
+        mounts + "cgroup /sys/fs/cgroup/systemd cgroup rw,xattr,name=systemd 0 0\n",
+        encoding="utf-8",
     )
     assert reader_of((root, sysfs)).version == 2
 
 
 def test_controllers_mounted_together_are_found(tmp_path):
     root, sysfs = v1(tmp_path)
-    mounts = (root / "mounts").read_text()
+    mounts = (root / "mounts").read_text(encoding="utf-8")
     for name in ("cpu", "cpuacct"):
         mounts = mounts.replace(f"cgroup /sys/fs/cgroup/{name} cgroup rw,relatime,{name} 0 0\n", "")
     (root / "mounts").write_text(
-        mounts + "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,relatime,cpu,cpuacct 0 0\n"
+        mounts + "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,relatime,cpu,cpuacct 0 0\n",
+        encoding="utf-8",
     )
-    membership = (root / str(PID) / "cgroup").read_text()
+    membership = (root / str(PID) / "cgroup").read_text(encoding="utf-8")
     membership = membership.replace(f"2:cpu:{V1_LEAF}\n", "").replace(":cpuacct:", ":cpu,cpuacct:")
-    (root / str(PID) / "cgroup").write_text(membership)
+    (root / str(PID) / "cgroup").write_text(membership, encoding="utf-8")
     joint = sysfs / "cpu,cpuacct" / V1_LEAF[1:]
     write(joint, cpu__stat="nr_periods 5\n", cpuacct__usage="9000\n", cpu__cfs_quota_us="-1\n")
     found = counters_of((root, sysfs))
@@ -122,7 +126,7 @@ def test_a_file_that_a_kernel_does_not_have_costs_its_own_columns_only(tmp_path,
 def test_a_kernel_that_does_not_account_io_gives_none_and_not_zero(tmp_path):
     root, sysfs = v1(tmp_path)
     for path in sysfs.rglob("blkio.throttle.io_service_bytes_recursive"):
-        path.write_text("Total 0\n")
+        path.write_text("Total 0\n", encoding="utf-8")
     assert counters_of((root, sysfs))["io_write_bytes"] is None
 
 
@@ -146,7 +150,7 @@ def test_a_process_that_has_gone(tmp_path):
 
 def test_a_cgroup_that_has_gone(tmp_path):
     root, sysfs = v2(tmp_path)
-    (root / str(PID) / "cgroup").write_text("0::/elsewhere\n")
+    (root / str(PID) / "cgroup").write_text("0::/elsewhere\n", encoding="utf-8")
     with pytest.raises(CgroupGone, match="/elsewhere has gone"):
         CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
 
@@ -165,7 +169,7 @@ def test_a_cgroup_that_goes_between_finding_and_opening(tmp_path):
 
 def test_a_cgroup_outside_of_our_namespace_is_refused(tmp_path):
     root, sysfs = v2(tmp_path)
-    (root / str(PID) / "cgroup").write_text("0::/../../other\n")
+    (root / str(PID) / "cgroup").write_text("0::/../../other\n", encoding="utf-8")
     with pytest.raises(InfraError, match="outside of what can be seen"):
         reader_of((root, sysfs))
 
@@ -178,8 +182,8 @@ def test_no_cgroups_at_all(tmp_path):
 
 def test_v1_without_the_memory_controller_is_refused(tmp_path):
     root, sysfs = v1(tmp_path)
-    mounts = (root / "mounts").read_text()
-    (root / "mounts").write_text(mounts.replace("memory", "hugetlb"))
+    mounts = (root / "mounts").read_text(encoding="utf-8")
+    (root / "mounts").write_text(mounts.replace("memory", "hugetlb"), encoding="utf-8")
     with pytest.raises(InfraError, match="without the memory controller"):
         reader_of((root, sysfs))
 
@@ -196,7 +200,7 @@ def test_a_file_that_outgrows_its_buffer_is_read_whole(tmp_path):
     reader.open()
     assert reader.read().io_read_bytes == 1
     lines = (f"8:{n} rbytes=1000 wbytes=1 rios=1 wios=1 dbytes=0 dios=0\n" for n in range(500))
-    (sysfs / LEAF[1:] / "io.stat").write_text("".join(lines))
+    (sysfs / LEAF[1:] / "io.stat").write_text("".join(lines), encoding="utf-8")
     assert reader.read().io_read_bytes == 500_000
     assert reader.read().io_read_bytes == 500_000
     reader.close()
@@ -316,7 +320,7 @@ def test_the_same_bytes_are_parsed_once_and_others_again(tmp_path):
     path = sysfs / LEAF[1:] / "memory.current"
     found = []
     for text in ("1\n", "1\n", "2\n", "1\n"):
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         found.append(reader.read().memory_current_bytes)
     reader.close()
     assert found == [1, 1, 2, 1]

@@ -91,9 +91,13 @@ def test_v2_oom_notice_is_told_from_a_met_limit(tmp_path):
     reader = CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
     reader.open()
     assert reader.oom_eventfd() is not None
-    events.write_text("low 0\nhigh 0\nmax 10\noom 2\noom_kill 3\noom_group_kill 0\n")
+    events.write_text(
+        "low 0\nhigh 0\nmax 10\noom 2\noom_kill 3\noom_group_kill 0\n", encoding="utf-8"
+    )
     assert reader.drain_oom_events() is False
-    events.write_text("low 0\nhigh 0\nmax 10\noom 3\noom_kill 3\noom_group_kill 0\n")
+    events.write_text(
+        "low 0\nhigh 0\nmax 10\noom 3\noom_kill 3\noom_group_kill 0\n", encoding="utf-8"
+    )
     assert reader.drain_oom_events() is True
     assert reader.drain_oom_events() is False
     reader.close()

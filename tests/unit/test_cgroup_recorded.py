@@ -35,7 +35,7 @@ LEVELS = {
 
 
 def raw_of(name: str) -> dict:
-    return json.loads((RECORDINGS / f"{name}.json").read_text())
+    return json.loads((RECORDINGS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 class Recorded:
@@ -222,7 +222,7 @@ KILLS = {"rootless-crun-oom": 2, "root-small-slice": 1, "docker-cgroupfs": 2}
 def test_kills_are_those_that_the_workload_saw(one):
     found, seen = one.counters(), one.did["killed"]
     assert seen == KILLS.get(one.kind, 0)
-    events = (one.sysfs / one.reader.level[1:] / "memory.events").read_text()
+    events = (one.sysfs / one.reader.level[1:] / "memory.events").read_text(encoding="utf-8")
     # A group's first victim is counted as such and once more as one of the group.
     groups = int(re.search(r"^oom_group_kill (\d+)", events, re.MULTILINE)[1])
     assert groups == (one.kind == "docker-cgroupfs")
@@ -235,10 +235,12 @@ def test_a_kill_in_a_cgroup_below_counts_too(make):
     """As a container that makes cgroups has it: here the scope, with crun's leaf below it."""
     one = make("rootless-crun-oom")
     scope = one.reader.level.removesuffix("/container")
-    (one.proc / str(PID) / "cgroup").write_text(f"0::{scope}\n")
+    (one.proc / str(PID) / "cgroup").write_text(f"0::{scope}\n", encoding="utf-8")
     one.reader = CgroupReader.for_pid(PID, root=one.proc, sysfs=one.sysfs)
     assert one.reader.level == scope
-    assert "oom_kill 0" in (one.sysfs / scope[1:] / "memory.events.local").read_text()
+    assert "oom_kill 0" in (one.sysfs / scope[1:] / "memory.events.local").read_text(
+        encoding="utf-8"
+    )
     assert one.counters().memory_oom_kill == 2
 
 
@@ -246,13 +248,13 @@ def test_a_kill_by_an_ancestors_limit_is_noticed(make):
     """The kernel counts `oom` at the limit that was met, and `oom_kill` where the victim was."""
     one = make("root-small-slice")
     path = one.sysfs / one.reader.level[1:] / "memory.events"
-    after = path.read_text()
+    after = path.read_text(encoding="utf-8")
     assert "oom 0\noom_kill 1\n" in after
-    path.write_text(after.replace("oom_kill 1", "oom_kill 0"))
+    path.write_text(after.replace("oom_kill 1", "oom_kill 0"), encoding="utf-8")
     one.reader.open()
     assert one.reader.oom_eventfd() is not None
     assert one.reader.drain_oom_events() is False
-    path.write_text(after)
+    path.write_text(after, encoding="utf-8")
     assert one.reader.drain_oom_events() is True
     one.reader.close()
 
@@ -362,7 +364,7 @@ def with_kernel(one: Recorded, monkeypatch) -> tuple[CgroupReader, FakePeak]:
     said = one.said["watermark"]
     path = one.sysfs / one.reader.level[1:] / "memory.peak"
     fake = FakePeak(path, writable="reset_after_bump" in said)
-    fake.all_time = int(path.read_text())
+    fake.all_time = int(path.read_text(encoding="utf-8"))
     fake.current = said.get("current_before", 0)
     monkeypatch.setattr("agentsweep.cgroup_v2.os", fake)
     monkeypatch.setattr("agentsweep.cgroup.os", fake)

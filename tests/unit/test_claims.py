@@ -71,7 +71,7 @@ FAMILIES = [
 
 def published(tmp_path, text):
     path = tmp_path / "published.csv"
-    path.write_text(HEADER + text)
+    path.write_text(HEADER + text, encoding="utf-8")
     return claims.read_published(path)
 
 
@@ -95,7 +95,7 @@ def test_agreement_is_to_the_printed_digits(tmp_path, number, factor, value, agr
 
 def test_what_is_no_table_of_printed_values_is_refused_with_its_line(tmp_path):
     path = tmp_path / "published.csv"
-    path.write_text("claim,value\n")
+    path.write_text("claim,value\n", encoding="utf-8")
     with pytest.raises(AgentsweepError, match=r"published\.csv: line 1: the columns must be claim"):
         claims.read_published(path)
     with pytest.raises(AgentsweepError, match="line 3: number and factor must be numbers"):
@@ -118,7 +118,7 @@ def test_the_four_files(tmp_path):
     lines = "a_b/c|d,H,1235 MB,1235,1,\ncount,H,29,29,1,counted_wrongly & more\n"
     said = published(tmp_path, lines)
     claims.write(rows(), said, tmp_path / "out")
-    with (tmp_path / "out" / "claims.csv").open(newline="") as file:
+    with (tmp_path / "out" / "claims.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
     assert lines == [
         ["claim", "dataset", "mode", "value", "unit", "n", "definition"],
@@ -128,16 +128,16 @@ def test_the_four_files(tmp_path):
         ["count", "H", "paper", "28", "tasks", "33", "Counted."],
         ["none", "H+L", "corrected", "", "%", "0", "Nothing to count."],
     ]  # fmt: skip
-    entries = json.loads((tmp_path / "out" / "claims.json").read_text())
+    entries = json.loads((tmp_path / "out" / "claims.json").read_text(encoding="utf-8"))
     assert [(e.get("printed"), e.get("reproduced")) for e in entries] == [
         ("1235 MB", True), (None, None), ("29", False), (None, None),
     ]  # fmt: skip
     assert (entries[1]["low"], entries[1]["high"]) == (0.2, 0.3)
-    markdown = (tmp_path / "out" / "claims.md").read_text()
+    markdown = (tmp_path / "out" / "claims.md").read_text(encoding="utf-8")
     assert "| `a_b/c\\|d` | H | 1235 MB | 1235 | = | 0.25 (0.2 to 0.3) | MB | 3 / 2 |" in markdown
     assert "| `count` | H | 29 | 28 | differs | - | tasks | 33 |" in markdown
     assert "- `count`, H (29): counted_wrongly & more" in markdown
-    latex = (tmp_path / "out" / "claims.tex").read_text()
+    latex = (tmp_path / "out" / "claims.tex").read_text(encoding="utf-8")
     assert "a\\_b/c|d & H & 1235 MB & 1235 & 0.25 (0.2 to 0.3) & MB & 3 / 2 \\\\" in latex
     body = latex.split("\\midrule")[1]
     assert all(len(re.findall(r"(?<!\\)&", line)) == 6 for line in body.splitlines() if "&" in line)
@@ -170,7 +170,7 @@ def test_a_sweep_of_ones_own_has_every_claim_and_exact_cpu_times(tmp_path):
     # Nobody wrote down what a prompt of a measured run held.
     assert values["prompt_without_issue", CORRECTED].value is None
     claims.write(found, {}, tmp_path / "out")
-    assert "differs" not in (tmp_path / "out" / "claims.md").read_text()
+    assert "differs" not in (tmp_path / "out" / "claims.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_what_is_printed_comes_out_or_the_difference_is_explained(real):
 def test_the_table_in_the_docs_is_what_comes_out(real):
     computed, printed = real
     made = set(claims.markdown(computed, printed).splitlines())
-    text = (ROOT / "docs" / "agentcgroup.md").read_text()
+    text = (ROOT / "docs" / "agentcgroup.md").read_text(encoding="utf-8")
     table = [line for line in text.splitlines() if line.startswith("| `") and "_bytes" not in line]
     table = [line for line in table if line.count("|") == 9]
     assert len(table) > 100
@@ -225,7 +225,7 @@ def test_the_numbers_in_the_docs_are_those_of_the_claims(real):
     """The sentences of docs/agentcgroup.md, number by number."""
     computed, _ = real
     corrected = {(r.claim, r.dataset): r.value for r in computed if r.mode == CORRECTED}
-    text = " ".join((ROOT / "docs" / "agentcgroup.md").read_text().split())
+    text = " ".join((ROOT / "docs" / "agentcgroup.md").read_text(encoding="utf-8").split())
 
     def value(claim, dataset):
         return corrected[claim, dataset].value

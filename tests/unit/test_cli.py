@@ -73,7 +73,7 @@ def put(root: Path, cell_id: str = CELL, state: str = "sealed", result="made"):
             (attempt.path / name).write_bytes(b"x" * 2048)
         (attempt.path / "result.json").unlink()
         if result is not None:
-            (attempt.path / "result.json").write_text(result)
+            (attempt.path / "result.json").write_text(result, encoding="utf-8")
         return attempt if state == "partial" else where.finish(attempt, state)
 
 
@@ -144,8 +144,8 @@ def test_a_configuration_that_is_too_long_for_an_argument_comes_on_standard_inpu
     ],
 )
 def test_a_broken_configuration_is_one_sentence(refused, sweep, arguments, said):
-    (sweep / "bad.yaml").write_text("a: [\n")
-    (sweep / "uid0.yaml").write_text(small_sweep.CONFIG + "container: {uid: 0}\n")
+    (sweep / "bad.yaml").write_text("a: [\n", encoding="utf-8")
+    (sweep / "uid0.yaml").write_text(small_sweep.CONFIG + "container: {uid: 0}\n", encoding="utf-8")
     assert said in refused("plan", *arguments)
 
 
@@ -177,14 +177,14 @@ def test_run_needs_a_cell_of_the_sweep(refused, sweep):
 )
 def test_run_refuses_an_image_record_that_is_none(refused, sweep, text, said):
     if text is not None:
-        (sweep / "image.json").write_text(text)
+        (sweep / "image.json").write_text(text, encoding="utf-8")
     error = refused("run", CELL, "--image", "image.json")
     assert said in error and "image.json" in error and "snakemake --cores 1 images" in error
     assert not (sweep / "store").exists()
 
 
 def test_run_refuses_an_image_that_is_not_locked(refused, sweep):
-    (sweep / "config" / "images.lock.yaml").write_text("images: {}\n")
+    (sweep / "config" / "images.lock.yaml").write_text("images: {}\n", encoding="utf-8")
     error = refused("run", CELL)
     assert "config/images.lock.yaml: oci-archive:images/fix.tar is not in it" in error
     assert "`snakemake --cores 1 lock`" in error
@@ -194,7 +194,7 @@ def test_run_finds_the_image_and_the_place_of_its_files_by_itself(run, sweep, mo
     loaded = config.load([Path("config/config.yaml")])
     folder = sweep / "results" / "images" / loaded.image_of("fix").directory
     folder.mkdir(parents=True)
-    (folder / "image.json").write_text(json.dumps(image_record()))
+    (folder / "image.json").write_text(json.dumps(image_record()), encoding="utf-8")
     seen = {}
 
     def measure(job, spec, image, out, say):
@@ -217,7 +217,7 @@ def test_a_sealed_cell_is_recalled_without_engine_agent_or_image(run, sweep, mon
 
 
 def test_an_archive_without_the_cell_is_said_before_an_image_is_asked_for(refused, sweep):
-    with (sweep / "config" / "config.yaml").open("a") as handle:
+    with (sweep / "config" / "config.yaml").open("a", encoding="utf-8") as handle:
         handle.write("agent: {on_miss: fail}\n")
     assert "no sealed run" in refused("run", CELL)
 
@@ -228,15 +228,15 @@ def test_a_damaged_result_in_the_store_is_not_taken_for_data(refused, sweep):
 
 
 def test_without_an_engine_run_says_how_to_get_one(refused, sweep, monkeypatch):
-    (sweep / "image.json").write_text(json.dumps(image_record()))
+    (sweep / "image.json").write_text(json.dumps(image_record()), encoding="utf-8")
     monkeypatch.setenv("PATH", "")
     error = refused("run", CELL, "--image", "image.json")
     assert "podman or docker is not on PATH" in error and "`make system`" in error
 
 
 def test_a_store_that_cannot_be_written_is_one_sentence(refused, sweep):
-    (sweep / "image.json").write_text(json.dumps(image_record()))
-    (sweep / "store").write_text("a file where the store should be\n")
+    (sweep / "image.json").write_text(json.dumps(image_record()), encoding="utf-8")
+    (sweep / "store").write_text("a file where the store should be\n", encoding="utf-8")
     for command in (("run", CELL, "--image", "image.json"), ("plan",)):
         assert "store" in refused(*command)
 
@@ -286,7 +286,7 @@ def test_extract_and_dataset_say_what_they_wrote(run, refused, tmp_path):
     folder, out = run_maker.make_run(tmp_path / "run"), tmp_path / "tables"
     code, said, _ = run("extract", folder, "--run-id", "r", "--out", out)
     assert code == 0 and said.startswith(f"{out}: ") and "1 runs" in said
-    (tmp_path / "list").write_text(f"{out}\n")
+    (tmp_path / "list").write_text(f"{out}\n", encoding="utf-8")
     code, said, _ = run("dataset", "--list", tmp_path / "list", "--out", tmp_path / "dataset")
     assert code == 0 and "1 runs" in said
     nowhere = ("--run-id", "r", "--out", tmp_path / "t2")
@@ -303,7 +303,7 @@ def test_extract_and_dataset_say_what_they_wrote(run, refused, tmp_path):
 def test_image_commands_refuse_what_is_no_record(refused, tmp_path):
     fix = ("--workdir", "/w", "--uid", 1000, "--gid", 1000, "--tag", "t", "--out", tmp_path / "o")
     assert "is missing" in refused("image-fix", "--pulled", tmp_path / "none", *fix)
-    (tmp_path / "pulled.json").write_text("{}")
+    (tmp_path / "pulled.json").write_text("{}", encoding="utf-8")
     said = refused("image-fix", "--pulled", tmp_path / "pulled.json", *fix)
     assert "no complete record" in said
 
@@ -351,12 +351,14 @@ def test_a_damaged_result_is_listed_and_shown_as_such(run, sweep, text):
 
 def test_show_is_short_however_large_the_attempt(run, sweep):
     attempt = put(sweep / "store")
-    result = json.loads((attempt.path / "result.json").read_text())
+    result = json.loads((attempt.path / "result.json").read_text(encoding="utf-8"))
     result["outcome_detail"] = "much " * 10**6
-    (attempt.path / "result.json").write_text(json.dumps(result))
+    (attempt.path / "result.json").write_text(json.dumps(result), encoding="utf-8")
     (attempt.path / "session" / "projects").mkdir(parents=True)
     for number in range(300):
-        (attempt.path / "session" / "projects" / f"{number}.jsonl").write_text("x" * 100)
+        (attempt.path / "session" / "projects" / f"{number}.jsonl").write_text(
+            "x" * 100, encoding="utf-8"
+        )
     _, out, _ = run("store", "show", attempt.id[:12])
     assert len(out) < 3000
     for what in (attempt.id, "completed", "watermark", "512.0 MiB", "session/ 29.3 KiB"):
@@ -367,7 +369,7 @@ def test_show_is_short_however_large_the_attempt(run, sweep):
 
 def test_show_says_why_an_attempt_failed(run, sweep):
     attempt = put(sweep / "store", state="failed", result=None)
-    (attempt.path / "error.txt").write_text("InfraError: the engine hangs\n")
+    (attempt.path / "error.txt").write_text("InfraError: the engine hangs\n", encoding="utf-8")
     _, out, _ = run("store", "show", attempt.id)
     assert "the engine hangs" in out and "none was written" in out
     assert run("store", "show", attempt.id, "--json")[0] == 1
@@ -407,7 +409,7 @@ def test_the_store_is_named_on_either_side_of_the_action(run, refused, sweep):
     before = run("store", "--store", "archive", "list")
     assert before[0] == 0 and before == run("store", "list", "--store", "archive")
     assert "no such directory" in refused("store", "list")
-    (sweep / "store").write_text("no store\n")
+    (sweep / "store").write_text("no store\n", encoding="utf-8")
     assert "no such directory" in refused("store", "list")
 
 

@@ -22,7 +22,7 @@ def package(tmp_path, monkeypatch):
         "e": "from . import d\n",
     }
     for name, text in sources.items():
-        (tmp_path / f"{name}.py").write_text(text)
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
     monkeypatch.setattr(codehash, "SOURCE", tmp_path)
     forget()
     yield tmp_path
@@ -51,13 +51,13 @@ def test_closure_follows_every_form_of_import(package):
 def test_digest_changes_with_what_is_imported_and_with_nothing_else(package, edited, changed):
     before = digest("agentsweep.a")
     source = package / f"{edited}.py"
-    source.write_text(source.read_text() + "# edited\n")
+    source.write_text(source.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
     assert (digest("agentsweep.a") != before) == changed
 
 
 def test_digest_is_of_contents_not_of_times_or_places(package, tmp_path_factory, monkeypatch):
     script = package / "figure.py"
-    script.write_text("from agentsweep import c\n")
+    script.write_text("from agentsweep import c\n", encoding="utf-8")
     before = digest(script)
     for path in package.iterdir():
         path.touch()
@@ -67,7 +67,7 @@ def test_digest_is_of_contents_not_of_times_or_places(package, tmp_path_factory,
         path.rename(moved / path.name)
     monkeypatch.setattr(codehash, "SOURCE", moved)
     assert digest(moved / "figure.py") == before
-    (moved / "c.py").write_text("thing = 2\n")
+    (moved / "c.py").write_text("thing = 2\n", encoding="utf-8")
     assert digest(moved / "figure.py") != before
 
 
@@ -76,7 +76,7 @@ def test_digest_is_of_contents_not_of_times_or_places(package, tmp_path_factory,
 
 def test_package_itself_runs_nothing():
     """It is left out of every hash, so that a new version number makes nothing stale."""
-    tree = ast.parse((codehash.SOURCE / "__init__.py").read_text())
+    tree = ast.parse((codehash.SOURCE / "__init__.py").read_text(encoding="utf-8"))
     kinds = [type(node) for node in tree.body]
     assert kinds == [ast.Expr, ast.Assign]
 
@@ -100,7 +100,7 @@ def test_data_set_and_figures_do_not_depend_on_the_parser():
 @pytest.mark.parametrize(("command", "module"), [("_extract", "extract"), ("_dataset", "dataset")])
 def test_command_runs_no_other_module_than_the_one_that_is_hashed(command, module):
     """The rules hash the module, not the command line, which imports everything."""
-    tree = ast.parse((codehash.SOURCE / "cli.py").read_text())
+    tree = ast.parse((codehash.SOURCE / "cli.py").read_text(encoding="utf-8"))
     function = next(
         node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == command
     )

@@ -30,9 +30,9 @@ def load(*files, **overrides):
 
 
 def replace(name: str, old: str, new: str) -> None:
-    text = Path(name).read_text()
+    text = Path(name).read_text(encoding="utf-8")
     assert old in text, f"{old!r} is not in {name}"
-    Path(name).write_text(text.replace(old, new))
+    Path(name).write_text(text.replace(old, new), encoding="utf-8")
 
 
 # (file, old text, new text, the one line that says what is wrong)
@@ -253,7 +253,7 @@ BROKEN_CELLS = [
 
 @pytest.mark.parametrize(("old", "new", "line"), BROKEN_CELLS)
 def test_broken_cells_are_refused_with_their_line(project, old, new, line):
-    Path("cells.csv").write_text(CELLS.replace(old, new))
+    Path("cells.csv").write_text(CELLS.replace(old, new), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load(sweep={"cells": "cells.csv"})
     assert len(caught.value.problems) == 1
@@ -281,7 +281,7 @@ def test_everything_that_is_wrong_is_said_at_once(project):
 
 
 def test_message_names_the_file_that_holds_the_value(project):
-    Path("more.yaml").write_text("sweep: {cpus: [0]}\n")
+    Path("more.yaml").write_text("sweep: {cpus: [0]}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"^more.yaml: sweep.cpus\[0\]"):
         load("config.yaml", "more.yaml")
     merged = config.merge(yaml.safe_load(CONFIG), {"sweep": {"replicates": 0}})
@@ -289,13 +289,13 @@ def test_message_names_the_file_that_holds_the_value(project):
         config.load(merged)
     with pytest.raises(ConfigError, match=r"^--config: sweep.replicates: 0 "):
         config.load(merged, files=["config.yaml"])
-    Path("more.yaml").write_text("sweep: {replicates: 0}\n")
+    Path("more.yaml").write_text("sweep: {replicates: 0}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"^more.yaml: sweep.replicates: 0 "):
         config.load(merged, files=["config.yaml", "more.yaml"])
 
 
 def test_layers_are_merged_key_by_key(project):
-    Path("more.yaml").write_text("sweep: {memory: [4g]}\nagent: {timeout_s: 7}\n")
+    Path("more.yaml").write_text("sweep: {memory: [4g]}\nagent: {timeout_s: 7}\n", encoding="utf-8")
     loaded = load("config.yaml", "more.yaml")
     assert {cell.memory for cell in loaded.cells()} == {"4GiB"}
     assert {cell.cpus for cell in loaded.cells()} == {"0.5", "2"}
@@ -323,7 +323,7 @@ def test_spellings_of_one_size_and_cpu_count_are_one_cell(project):
 
 @pytest.mark.parametrize("delimiter", [",", "\t"])
 def test_cells_of_a_table_replace_the_grid(project, delimiter):
-    Path("cells.csv").write_text(CELLS.replace(",", delimiter))
+    Path("cells.csv").write_text(CELLS.replace(",", delimiter), encoding="utf-8")
     assert load(sweep={"cells": "cells.csv"}).cells() == [
         Cell("fix", "claude", "1GiB", "0.5", 0),
         Cell("fix", "claude", "2GiB", "1", 3),
@@ -395,7 +395,10 @@ def test_spec_of_an_image_without_a_lock_entry_says_so(project):
 def test_comments_in_config_task_and_scenario_change_no_spec(project):
     before = [load().spec(cell) for cell in load().cells()]
     for name in ("config.yaml", "fix.yaml", "scenario.yaml"):
-        Path(name).write_text("# a comment\n" + Path(name).read_text() + "# and another\n")
+        Path(name).write_text(
+            "# a comment\n" + Path(name).read_text(encoding="utf-8") + "# and another\n",
+            encoding="utf-8",
+        )
     assert [load().spec(cell) for cell in load().cells()] == before
 
 
@@ -455,7 +458,7 @@ def test_a_live_agent_has_its_endpoint_in_the_spec_and_its_credential_in_the_job
 
 def test_no_job_spec_or_command_line_holds_a_secret(project, monkeypatch):
     monkeypatch.setenv("KEY", "sk-canary")
-    Path("key").write_text("sk-canary")
+    Path("key").write_text("sk-canary", encoding="utf-8")
     for reference in ("env:KEY", "file:key"):
         loaded = load(agents={"claude": {"model": "live", "credential": reference}})
         cell = loaded.cells()[0]
@@ -517,7 +520,7 @@ def recorded(project):
         folder.mkdir(parents=True, exist_ok=True)
         of_run = {"model": {"mode": "live"}, "replicate": replicate}
         result = {"names": {"task": "fix", "instance_id": "fix"}, "spec": of_run}
-        (folder / "result.json").write_text(json.dumps(result))
+        (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
         (folder / "trace.jsonl").write_bytes(
             small_session().data().replace(b"Done.", text.encode())
         )
@@ -577,7 +580,7 @@ def test_a_recording_that_is_missing_is_said_once_with_all_else_that_is_wrong(pr
     recorded("recordings/a")
     recorded("recordings/b")
     replace("fix.yaml", "kind: swe", "kind: swe\nhints: none")
-    Path("other.yaml").write_text(TASK)
+    Path("other.yaml").write_text(TASK, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load(
             tasks={"other": "other.yaml"},
@@ -633,10 +636,13 @@ NEEDED = {
 
 def test_schema_tells_truly_which_keys_rerun_agents(project):
     Path("config/agents.lock.yaml").write_text(
-        AGENTS_LOCK.replace("}}", '}, "2.1.331": {binary_sha256: "' + "e" * 64 + '"}}')
+        AGENTS_LOCK.replace("}}", '}, "2.1.331": {binary_sha256: "' + "e" * 64 + '"}}'),
+        encoding="utf-8",
     )
-    Path("other.lock.yaml").write_text(Path("config/agents.lock.yaml").read_text())
-    Path("other.images.yaml").write_text(IMAGES_LOCK)
+    Path("other.lock.yaml").write_text(
+        Path("config/agents.lock.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    Path("other.images.yaml").write_text(IMAGES_LOCK, encoding="utf-8")
     known = dict(schema.keys("config"))
     tested = {key for key in known if key.split(".")[0] not in ("sweep", "tasks", "imports")}
     assert tested == OTHER_VALUES.keys() | ONLY_VALUE
@@ -824,11 +830,11 @@ def test_lock_file_is_written_once_and_keeps_what_others_need(project):
     path = Path("config/images.lock.yaml")
     entry = {"digest": DIGEST, "config_digest": DIGEST, "platform": "linux/amd64"}
     assert lockfile.update(path, {REFERENCE: entry}) == 0
-    assert path.read_text() == IMAGES_LOCK
+    assert path.read_text(encoding="utf-8") == IMAGES_LOCK
     assert lockfile.update(path, {"docker://r.io/a": entry}) == 1
     assert lockfile.read(path).keys() == {REFERENCE, "docker://r.io/a"}
     assert lockfile.read(path)["docker://r.io/a"] == lockfile.Locked(**entry)
-    assert path.read_text().startswith("# Image references")
+    assert path.read_text(encoding="utf-8").startswith("# Image references")
 
 
 # The repository's own files
@@ -846,7 +852,9 @@ def test_own_config_is_valid(monkeypatch):
 
 def _table(heading: str) -> dict[str, list[str]]:
     """The rows of a table in config/README.md: key -> the other columns."""
-    section = (ROOT / "config" / "README.md").read_text().split(f"## {heading}\n")[1]
+    section = (
+        (ROOT / "config" / "README.md").read_text(encoding="utf-8").split(f"## {heading}\n")[1]
+    )
     section = section.split("\n## ")[0]
     rows = [line.strip().strip("|").split(" | ") for line in section.splitlines() if "|" in line]
     return {row[0].strip().strip("`"): [cell.strip() for cell in row[1:]] for row in rows[2:]}
@@ -874,14 +882,16 @@ def test_readme_says_truly_whether_a_change_reruns_agents():
 
 
 def test_own_config_mentions_no_key_that_the_schema_lacks():
-    text = (ROOT / "config" / "config.yaml").read_text()
+    text = (ROOT / "config" / "config.yaml").read_text(encoding="utf-8")
     assert text.startswith(
         "# yaml-language-server: $schema=../workflow/schemas/config.schema.yaml\n"
     )
     for path in (ROOT / "workflow" / "schemas").glob("*.yaml"):
         import jsonschema
 
-        jsonschema.Draft202012Validator.check_schema(yaml.safe_load(path.read_text()))
+        jsonschema.Draft202012Validator.check_schema(
+            yaml.safe_load(path.read_text(encoding="utf-8"))
+        )
 
 
 def test_every_key_has_a_description():

@@ -51,13 +51,15 @@ def test_task_and_its_scenario_are_valid(path, monkeypatch):
 
 
 def test_every_kind_of_task_is_there():
-    kinds = {yaml.safe_load(path.read_text())["kind"] for path in TASKS}
+    kinds = {yaml.safe_load(path.read_text(encoding="utf-8"))["kind"] for path in TASKS}
     assert kinds == {"prompt", "code", "swe"}
 
 
 def calls(name: str) -> list[tuple[str, dict]]:
     """The tool calls of a scenario, in order."""
-    turns = yaml.safe_load((ROOT / f"config/scenarios/{name}.yaml").read_text())["turns"]
+    turns = yaml.safe_load((ROOT / f"config/scenarios/{name}.yaml").read_text(encoding="utf-8"))[
+        "turns"
+    ]
     return [call for turn in turns for tool in turn.get("tools", ()) for call in tool.items()]
 
 
@@ -113,6 +115,7 @@ def test_logstats_own_tests_pass():
     done = subprocess.run(
         [sys.executable, "-B", "-m", "unittest"],
         cwd=ROOT / "demo/logstats/repository", capture_output=True, text=True, check=False,
+        encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.search(r"Ran [1-9]", done.stderr)
@@ -139,7 +142,7 @@ def demo(builder, tmp_path, monkeypatch):
     folder = tmp_path / "demo"
     for part in ("base", "logstats", "starlette-1147"):
         (folder / part).mkdir(parents=True)
-        (folder / part / "Containerfile").write_text("FROM x\n")
+        (folder / part / "Containerfile").write_text("FROM x\n", encoding="utf-8")
     monkeypatch.setattr(builder, "DEMO", folder)
     monkeypatch.setattr(builder, "find_engine", lambda *_: FakeEngine())
     return builder
@@ -182,7 +185,7 @@ def test_images_are_built_once(demo, tmp_path):
     engine = run(demo, tmp_path)
     assert engine.count("build") == 3  # the base and two images
     assert engine.count("rmi") == 3
-    record = json.loads((tmp_path / "images/logstats.json").read_text())
+    record = json.loads((tmp_path / "images/logstats.json").read_text(encoding="utf-8"))
     assert record == {"recipe": demo.recipe("logstats"), "digest": "sha256:" + "0" * 64}
     assert run(demo, tmp_path) is None
 
@@ -193,7 +196,7 @@ def test_a_changed_image_is_built_again_and_no_other(demo, tmp_path, change):
     recipe = demo.DEMO / "logstats/Containerfile"
     match change:
         case "content":
-            recipe.write_text("FROM y\n")
+            recipe.write_text("FROM y\n", encoding="utf-8")
         case "name":
             recipe.rename(recipe.with_name("Dockerfile"))
         case "mode":
@@ -217,7 +220,7 @@ def test_images_of_source_releases_share_a_recipe_and_are_different_images(build
 
 def test_a_changed_base_changes_every_image(demo, tmp_path):
     run(demo, tmp_path)
-    (demo.DEMO / "base/Containerfile").write_text("FROM y\n")
+    (demo.DEMO / "base/Containerfile").write_text("FROM y\n", encoding="utf-8")
     assert run(demo, tmp_path).count("build") == 3
 
 

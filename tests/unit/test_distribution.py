@@ -41,9 +41,13 @@ class Engine(Podman):
         if arguments[0] != "image":
             self.calls.append(arguments[0])
         if arguments[0] == "save":
-            Path(arguments[arguments.index("--output") + 1]).write_text("an image")
+            Path(arguments[arguments.index("--output") + 1]).write_text(
+                "an image", encoding="utf-8"
+            )
         if arguments[0] == "push":
-            Path(arguments[arguments.index("--digestfile") + 1]).write_text(DIGEST)
+            Path(arguments[arguments.index("--digestfile") + 1]).write_text(
+                DIGEST, encoding="utf-8"
+            )
         if arguments[0] in ("load", "pull"):
             self.has.add(self.brings)
         return SimpleNamespace(stdout="application/vnd.oci.image.manifest.v1+json")
@@ -93,7 +97,9 @@ def test_the_first_node_makes_what_nobody_kept(place, node, monkeypatch):
     assert first.calls[-1] == ("save" if place.registry is None else "push")
     # One with another recipe, below the same name, counts for nothing.
     path = place.directory / "0123.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"uid": 2}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"uid": 2}), encoding="utf-8"
+    )
     assert distribution.ensure(node(has=[CONFIG]), RECORD, place) == made
 
 

@@ -46,7 +46,7 @@ def binary(tmp_path):
 
     def make(script: str) -> Path:
         path = tmp_path / "claude"
-        path.write_text(script)
+        path.write_text(script, encoding="utf-8")
         path.chmod(0o755)
         return path
 
@@ -115,15 +115,15 @@ def test_delegation(tmp_path):
     """Stand-in: a file in the place of systemd's, which only cgroup v2 hosts have."""
     controllers = tmp_path / "cgroup.controllers"
     bad(doctor._delegation(controllers, pinned=False), "log in through systemd", state="warn")
-    controllers.write_text("memory pids\n")
+    controllers.write_text("memory pids\n", encoding="utf-8")
     bad(
         doctor._delegation(controllers, pinned=False),
         "not delegated to you: cpu",
         "Delegate=cpu memory pids",
     )
-    controllers.write_text("cpuset cpu io memory pids\n")
+    controllers.write_text("cpuset cpu io memory pids\n", encoding="utf-8")
     good(doctor._delegation(controllers, pinned=True))
-    controllers.write_text("cpu io memory pids\n")
+    controllers.write_text("cpu io memory pids\n", encoding="utf-8")
     good(doctor._delegation(controllers, pinned=False))
     said = "not delegated to you: cpuset"
     bad(doctor._delegation(controllers, pinned=True), said, "Delegate=cpu cpuset memory pids")
@@ -190,7 +190,7 @@ def test_an_agent_that_is_missing_or_another_one(sweep):
     bad(agent_check(loaded), "is missing", "make agent")
     path = Path(loaded.job(loaded.cells()[0])["agent"]["binary"])
     path.parent.mkdir(parents=True)
-    path.write_text("changed")
+    path.write_text("changed", encoding="utf-8")
     bad(agent_check(loaded), "not the locked agent binary", "delete it and run `make agent`")
 
 
@@ -305,7 +305,7 @@ def test_certificates(tmp_path):
     assert doctor._certificates(places, needed=False).state == "note"
     places[0].touch()
     bad(doctor._certificates(places, needed=True))
-    places[1].write_text("-----BEGIN CERTIFICATE-----")
+    places[1].write_text("-----BEGIN CERTIFICATE-----", encoding="utf-8")
     good(doctor._certificates(places, needed=True))
 
 
@@ -334,7 +334,7 @@ def test_the_configuration_directory(tmp_path):
     store = tmp_path / "not" / "yet" / "there"
     good(doctor._configuration_directory(store, os.getuid(), os.getgid()))
     assert not any(tmp_path.iterdir())
-    (tmp_path / "file").write_text("in the way\n")
+    (tmp_path / "file").write_text("in the way\n", encoding="utf-8")
     check = doctor._configuration_directory(tmp_path / "file", os.getuid(), os.getgid())
     bad(check, "cannot be made in", "paths.store")
 
@@ -374,17 +374,21 @@ def test_the_look_into_an_image_sees_what_is_writable(tmp_path):
     """Stand-in: this host's shell and directories in the place of a container's."""
     for folder, answer in ((tmp_path, "writable"), (tmp_path / "none", "read-only")):
         script = doctor._LOOK.replace(doctor.agent.CONFIG_DIR, str(folder))
-        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["sh", "-c", script], capture_output=True, text=True, check=True, encoding="utf-8"
+        )
         assert done.stdout.split() == [str(os.getuid()), answer, "marks"]
     script = f"PATH=/nowhere; {doctor._LOOK}"
-    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert done.stdout.split()[-1] == "unmarked"
 
 
 def test_images_that_are_not_locked_or_not_fixed(sweep):
     (check,) = [c for c in doctor._image_checks(sweep(), None) if c.name == "image fix"]
     bad(check, "not yet fixed", state="note")
-    Path("config/images.lock.yaml").write_text("images: {}\n")
+    Path("config/images.lock.yaml").write_text("images: {}\n", encoding="utf-8")
     (check,) = [c for c in doctor._image_checks(sweep(), None) if c.name == "image fix"]
     bad(check, "not locked", "`snakemake --cores 1 lock`")
 

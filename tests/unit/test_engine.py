@@ -181,10 +181,11 @@ def client(tmp_path, monkeypatch):
     def make(said: str, error: str = "", code: int = 0) -> Docker:
         program = tmp_path / "bin" / "docker"
         program.parent.mkdir(exist_ok=True)
-        (tmp_path / "said").write_text(said)
-        (tmp_path / "error").write_text(error)
+        (tmp_path / "said").write_text(said, encoding="utf-8")
+        (tmp_path / "error").write_text(error, encoding="utf-8")
         program.write_text(
-            f"#!/bin/sh\n/bin/cat {tmp_path}/said; /bin/cat {tmp_path}/error >&2; exit {code}\n"
+            f"#!/bin/sh\n/bin/cat {tmp_path}/said; /bin/cat {tmp_path}/error >&2; exit {code}\n",
+            encoding="utf-8",
         )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(program.parent))

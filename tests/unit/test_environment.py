@@ -24,7 +24,7 @@ def split(requirement: str) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def project() -> dict:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,14 @@ def declared(project) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def locked() -> dict[str, str]:
-    lines = LOCKS[0].read_text().splitlines()
+    lines = LOCKS[0].read_text(encoding="utf-8").splitlines()
     return dict(split(line.rstrip(" \\")) for line in lines if re.match("[A-Za-z]", line))
 
 
 def test_conda_environment_agrees_with_the_package(project, declared):
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))[
+        "dependencies"
+    ]
     conda = dict(split(item) for item in environment if isinstance(item, str))
     assert conda.pop("python") == project["project"]["requires-python"]
     assert conda.pop("pip") == ""
@@ -62,7 +64,7 @@ def test_lock_holds_every_declared_dependency_within_its_bounds(declared, locked
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_lock_holds_names_versions_and_hashes_only(lock):
     versions, hashes = 0, 0
-    for line in lock.read_text().splitlines():
+    for line in lock.read_text(encoding="utf-8").splitlines():
         if line.strip().startswith("#"):
             continue
         for word in line.rstrip(" \\").split():
@@ -76,17 +78,17 @@ def test_lock_holds_names_versions_and_hashes_only(lock):
 
 
 def test_every_dependency_is_justified(declared):
-    text = (ROOT / "docs/dependencies.md").read_text()
+    text = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
     named = {re.sub(r"[ (].*", "", cell) for cell in re.findall(r"^\| (\S.*?) \|", text, re.M)}
     assert set(declared) <= named
 
 
 def test_every_system_package_is_justified():
-    script = (ROOT / "tools/system.sh").read_text()
+    script = (ROOT / "tools/system.sh").read_text(encoding="utf-8")
     packages = set()
     for words in re.findall(r'packages="(?:\$packages )?([^"]+)"', script):
         packages |= set(words.split())
-    system = (ROOT / "docs/dependencies.md").read_text().partition("## System")[2]
+    system = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8").partition("## System")[2]
     for package in packages:
         assert re.search(rf"^\|.*\b{re.escape(package)}\b.*\|", system, re.M), package
 
@@ -94,7 +96,7 @@ def test_every_system_package_is_justified():
 def test_committed_files_name_no_package_index():
     found = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT, capture_output=True, text=True, check=False, encoding="utf-8",
     )  # fmt: skip
     if found.returncode != 0:
         pytest.skip("NOT CHECKED: this is not a git clone")
@@ -105,7 +107,9 @@ def test_committed_files_name_no_package_index():
 
 
 def test_agent_lock_holds_versions_and_hashes():
-    versions = yaml.safe_load((ROOT / "config/agents.lock.yaml").read_text())["claude"]
+    versions = yaml.safe_load((ROOT / "config/agents.lock.yaml").read_text(encoding="utf-8"))[
+        "claude"
+    ]
     for version, entry in versions.items():
         assert re.fullmatch(r"\d+\.\d+\.\d+", version)
         assert re.fullmatch(r"[0-9a-f]{64}", entry["binary_sha256"])

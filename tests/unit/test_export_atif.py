@@ -51,7 +51,7 @@ def exported(sweep, model):
         loaded = export_maker.load(sweep)
         folder = export_maker.seal(loaded, **given)
         export_atif.export(loaded, sweep / "out", lambda line: None)
-        made = json.loads((sweep / "out" / f"{export_maker.CELL}.json").read_text())
+        made = json.loads((sweep / "out" / f"{export_maker.CELL}.json").read_text(encoding="utf-8"))
         held = model.model_validate(made)
         assert held.model_dump(mode="json", exclude_unset=True) == made
         check_references(made)
@@ -95,7 +95,9 @@ def raw_records(main: Path) -> list[dict]:
     """The records of a recorded session, each once, read without any code of ours."""
     paths = [main, *sorted(main.parent.glob(f"{main.stem}/subagents/*.jsonl"))]
     paths += sorted(main.parent.glob("agent-*.jsonl"))
-    records = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    records = [
+        json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     return list({r.get("uuid", f"none {i}"): r for i, r in enumerate(records)}.values())
 
 
@@ -384,7 +386,7 @@ def test_a_run_that_left_no_session_is_a_trajectory_that_says_so(exported, sweep
         (folder / name).unlink()
     said = []
     export_atif.export(loaded, sweep / "out", said.append)
-    made = json.loads((sweep / "out" / f"{export_maker.CELL}.json").read_text())
+    made = json.loads((sweep / "out" / f"{export_maker.CELL}.json").read_text(encoding="utf-8"))
     assert [step["source"] for step in made["steps"]] == ["system"]
     assert made["extra"]["outcome"] == "oom_container"
     assert made["extra"]["trace_status"] == "missing"
@@ -401,7 +403,9 @@ def test_what_json_or_utf8_cannot_hold_does_no_harm(exported, tmp_path):
     session.text("m6", "half \ud83d and NUL \0", 9)
     main = tmp_path / f"{session.session}.jsonl"
     # Escaped, as the CLI writes halves of emojis.
-    main.write_text("".join(f"{json.dumps(record)}\n" for record in session.records))
+    main.write_text(
+        "".join(f"{json.dumps(record)}\n" for record in session.records), encoding="utf-8"
+    )
     made, _ = exported(session=main)
     odd, nested = made["steps"][-2]["tool_calls"]
     assert odd["arguments"] == {"half": "?", "nan": "nan", "null": None}

@@ -30,7 +30,7 @@ def load(sweep):
 
 def harness_predictions(path: Path) -> dict[str, dict]:
     """As swebench 5.0.2 reads them: `get_predictions_from_file`, then one for each instance."""
-    with open(str(path)) as lines:  # noqa: PTH123 - as there, with the locale's encoding
+    with open(str(path), encoding="utf-8") as lines:  # noqa: PTH123 - as there, with the locale's encoding
         predictions = [json.loads(line) for line in lines]
     assert all(isinstance(p, dict) and "instance_id" in p for p in predictions)
     keyed = {p["instance_id"]: p for p in predictions}
@@ -48,9 +48,9 @@ def test_an_exported_patch_gives_the_tree_that_the_agent_left(load, tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "crlf.txt").write_bytes(b"one\r\ntwo\r\n")
-    (tree / "gone.txt").write_text("gone\n")
-    (tree / "run.sh").write_text("true\n")
-    (tree / "open end").write_text("no line end")
+    (tree / "gone.txt").write_text("gone\n", encoding="utf-8")
+    (tree / "run.sh").write_text("true\n", encoding="utf-8")
+    (tree / "open end").write_text("no line end", encoding="utf-8")
     git("init", "-q", cwd=tree)
     git("config", "core.autocrlf", "false", cwd=tree)
     git("add", "--all", cwd=tree)
@@ -59,7 +59,7 @@ def test_an_exported_patch_gives_the_tree_that_the_agent_left(load, tmp_path):
     (tree / "crlf.txt").write_bytes(b"one\r\n2\r\rx\r\n\x0c\xe2\x80\xa8")
     (tree / "gone.txt").unlink()
     (tree / "run.sh").chmod(0o755)
-    (tree / "open end").write_text("still none, \N{SNOWMAN} \N{GRINNING FACE}\t ")
+    (tree / "open end").write_text("still none, \N{SNOWMAN} \N{GRINNING FACE}\t ", encoding="utf-8")
     (tree / "binary").write_bytes(bytes(range(256)) * 4)
     (tree / "ünder").mkdir()
     (tree / "ünder" / "link").symlink_to("../run.sh")
@@ -72,7 +72,7 @@ def test_an_exported_patch_gives_the_tree_that_the_agent_left(load, tmp_path):
     prediction = harness_predictions(tmp_path / "out" / f"{POINT}.jsonl")["fix"]
     # As the harness hands it to git.
     received = tmp_path / "received.diff"
-    received.write_text(prediction["model_patch"] or "")
+    received.write_text(prediction["model_patch"] or "", encoding="utf-8")
     assert received.read_bytes() == left
     copy = tmp_path / "copy"
     git("clone", "-q", str(tree), str(copy), cwd=tmp_path)
@@ -178,8 +178,10 @@ def test_results_without_their_store_count_where_they_are_of_the_same_spec(load,
     sealed.rename(run)
     export(load(), tmp_path / "out")
     assert harness_predictions(tmp_path / "out" / f"{POINT}.jsonl")["fix"]["model_patch"] == "p"
-    content = json.loads((run / "result.json").read_text())
-    (run / "result.json").write_text(json.dumps(content | {"spec_sha256": "0" * 64}))
+    content = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    (run / "result.json").write_text(
+        json.dumps(content | {"spec_sha256": "0" * 64}), encoding="utf-8"
+    )
     with pytest.raises(AgentsweepError, match="no cell of this sweep has a finished run"):
         export(load(), tmp_path / "out")
 
@@ -220,7 +222,12 @@ def test_it_is_read_in_any_locale(load, tmp_path):
     script = f"import json; print(ascii([json.loads(l) for l in open({str(path)!r})]))"
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
-        ["python", "-c", script], env=environment, capture_output=True, text=True, check=True
+        ["python", "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     assert "\\u2603" in done.stdout
 

@@ -78,18 +78,18 @@ def replay(run):
         "diverged": {"turn": 4, "conversation": "main", "reason": "the recording ends"},
         "unrecorded_subagents": 0,
     }
-    (run / "result.json").write_text(json.dumps(ended))
+    (run / "result.json").write_text(json.dumps(ended), encoding="utf-8")
     made = exchanges()
     made[0]["recorded"] = [recorded("b1"), recorded("b2")]
     made[1]["recorded"] = None
     made[2]["recorded"] = [
-        recorded("r1", name="Read", exit_code=None, text="another text"),
+        recorded("r1", name="Read", exit_code=None, text="another text", encoding="utf-8"),
         recorded("a1", name="Task", sent_name="Agent", has_result=False, text=None, is_error=None),
     ]
     failed = {"is_error": True, "exit_code": 2, "text": "Exit code 2"}
     made[3]["recorded"] = [recorded("sb1", **failed)]
     # A retry, of which nothing may be taken over.
-    made[5]["recorded"] = [recorded("b1", text="not this")]
+    made[5]["recorded"] = [recorded("b1", text="not this", encoding="utf-8")]
     (run / "api.jsonl").write_bytes(lines(made))
     return run
 
@@ -390,7 +390,9 @@ def test_paths_of_a_search_are_compared_below_the_working_directory(replay):
                 block["content"] = "a.py"
     (replay / "trace.jsonl").write_bytes(made.data())
     log = exchanges()
-    log[0]["recorded"] = [recorded("r1", name="Grep", exit_code=None, text="/testbed/a.py")]
+    log[0]["recorded"] = [
+        recorded("r1", name="Grep", exit_code=None, text="/testbed/a.py", encoding="utf-8")
+    ]
     (replay / "api.jsonl").write_bytes(lines(log))
     calls = calls_of(tables_of(replay))
     assert calls["r1"]["replay_status"] == "same"
@@ -412,9 +414,9 @@ def test_a_replay_whose_record_is_lost_is_still_a_replay(replay):
 
 
 def test_a_replay_that_stayed_with_its_recording(replay):
-    ended = json.loads((replay / "result.json").read_text())
+    ended = json.loads((replay / "result.json").read_text(encoding="utf-8"))
     ended["replay"]["diverged"] = None
-    (replay / "result.json").write_text(json.dumps(ended))
+    (replay / "result.json").write_text(json.dumps(ended), encoding="utf-8")
     (row,) = tables_of(replay)["runs"]
     assert (row["diverged_turn"], row["diverged_reason"]) == (None, None)
 
@@ -651,7 +653,7 @@ def test_fields_of_the_wrong_type_are_null(run):
             for key in path[:-1]:
                 target = target[key]
             target[path[-1]] = chance.choice(wrong)
-        (run / "result.json").write_text(json.dumps(changed))
+        (run / "result.json").write_text(json.dumps(changed), encoding="utf-8")
         (row,) = tables_of(run)["runs"]
         assert row["n_tool_calls"] == 5, paths[first : first + 6]
     replayed = exchange(1, 2, 3, recorded=[recorded("b1")])
@@ -691,7 +693,7 @@ def test_without_samples_the_run_itself_gives_the_clocks(run):
     assert calls_of(tables_of(run))["r1"]["start_ns"] == mono(6.0)
     changed = result()
     del changed["agent_start_ns"]
-    (run / "result.json").write_text(json.dumps(changed))
+    (run / "result.json").write_text(json.dumps(changed), encoding="utf-8")
     made = tables_of(run)
     assert calls_of(made)["r1"]["start_ns"] == mono(6.0)
     assert made["runs"][0]["model_s"] is None

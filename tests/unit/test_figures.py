@@ -144,7 +144,7 @@ def bare(path):
 def test_every_figure_has_a_script_and_a_caption():
     assert FIGURES == EXPECTED
     for name in FIGURES:
-        text = (REPORT / f"{name}.rst").read_text()
+        text = (REPORT / f"{name}.rst").read_text(encoding="utf-8")
         assert text.rstrip().endswith(".. include:: {{ snakemake.output.caption }}")
 
 
@@ -179,7 +179,7 @@ def test_files(datasets, tmp_path, name, shape):
     with Image.open(f"{out}.png") as image:
         assert image.width <= style.TEXT * 300
         assert len(set(image.convert("L").resize((60, 60)).get_flattened_data())) > 3
-    said = json.loads(Path(f"{out}.json").read_text())
+    said = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))
     assert said["n_runs"] == len(Dataset(datasets(shape)).runs)
     assert said["source"]["datasets"] == ["synthetic"]
     assert "data set synthetic (measured)" in said["caption"]
@@ -201,7 +201,7 @@ def test_empty_data_set_is_one_line(tmp_path, name):
     done = subprocess.run(
         [sys.executable, SCRIPTS / f"{name}.py", "--dataset", tmp_path / "d",
          "--out", tmp_path / name],
-        capture_output=True, text=True,
+        capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
@@ -217,7 +217,9 @@ def test_same_data_give_the_same_bytes(datasets, tmp_path, name):
         home = tmp_path / f"home{number}"
         home.mkdir()
         settings = home / "matplotlibrc"
-        settings.write_text("font.size: 20\nsavefig.dpi: 30\n" if number == 2 else "")
+        settings.write_text(
+            "font.size: 20\nsavefig.dpi: 30\n" if number == 2 else "", encoding="utf-8"
+        )
         environment = os.environ | {
             "MATPLOTLIBRC": str(settings),
             "PYTHONHASHSEED": str(number),
@@ -438,7 +440,7 @@ def test_caption_text_is_no_markup(tmp_path):
 
     sentence = "Task a_b__c-1_, *x* `y` |z| <w> \\v."
     captions.write(captions.Caption([sentence], {}), tmp_path / "f")
-    html = publish_parts((tmp_path / "f.rst").read_text(), writer="html")["body"]
+    html = publish_parts((tmp_path / "f.rst").read_text(encoding="utf-8"), writer="html")["body"]
     assert html.strip() == f"<p>{sentence.replace('<', '&lt;').replace('>', '&gt;')}</p>"
 
 

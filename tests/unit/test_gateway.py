@@ -166,7 +166,7 @@ def test_the_token_is_taken_from_either_header_and_never_written(start, tmp_path
     assert gateway.service.stop() == 0
     for path in tmp_path.rglob("*"):
         if path.is_file():
-            assert TOKEN not in path.read_text(), path
+            assert TOKEN not in path.read_text(encoding="utf-8"), path
 
 
 # HTTP
@@ -368,10 +368,10 @@ def test_a_dead_gateways_socket_is_replaced_and_a_file_is_not(start, tmp_path):
     assert path.exists()
     assert start(listen=f"unix:{path}").call("HEAD", "/")[0] == 200
     other = tmp_path / "file"
-    other.write_text("kept")
+    other.write_text("kept", encoding="utf-8")
     with pytest.raises(InfraError, match="is in use"):
         start(listen=f"unix:{other}")
-    assert other.read_text() == "kept"
+    assert other.read_text(encoding="utf-8") == "kept"
 
 
 def test_a_socket_path_that_is_too_long_or_nowhere(start, tmp_path):
@@ -431,7 +431,7 @@ def test_half_a_request_is_no_exchange(start):
             connection.sendall(part)
     gateway.call("HEAD", "/")
     assert [row["path"] for row in gateway.exchanges(1)] == ["/"]
-    assert gateway.errors.read_text() == ""
+    assert gateway.errors.read_text(encoding="utf-8") == ""
 
 
 def test_what_runs_when_the_gateway_ends_is_written_down(start):
@@ -470,7 +470,7 @@ def test_a_full_disk_stops_no_run_but_is_an_error(start):
     assert gateway.ask([user("Go.")])["stop_reason"] == "tool_use"
     assert "No space left on device" in gateway.service.ask({"cmd": "status"})["log_failed"]
     assert gateway.service.stop() == 1
-    (line,) = gateway.errors.read_text().splitlines()
+    (line,) = gateway.errors.read_text(encoding="utf-8").splitlines()
     assert line == "log: /dev/full: No space left on device; exchanges are missing from it"
 
 
@@ -523,7 +523,7 @@ def run_gateway(line: bytes) -> tuple[int, str, str]:
     ],
 )
 def test_settings_that_cannot_be_served(tmp_path, change, expected):
-    (tmp_path / "s.yaml").write_text(BASIC)
+    (tmp_path / "s.yaml").write_text(BASIC, encoding="utf-8")
     settings = {
         "mode": "scripted",
         "scenario": str(tmp_path / "s.yaml"),
@@ -546,7 +546,7 @@ def test_a_first_line_that_is_no_settings(line):
 
 
 def test_a_broken_scenario_is_told_line_by_line(tmp_path):
-    (tmp_path / "s.yaml").write_text("turns: [{text: 4}, {txt: x}]\n")
+    (tmp_path / "s.yaml").write_text("turns: [{text: 4}, {txt: x}]\n", encoding="utf-8")
     settings = {"mode": "scripted", "listen": "tcp:127.0.0.1:0", "log": str(tmp_path / "l")}
     settings |= {"token": TOKEN, "scenario": str(tmp_path / "s.yaml")}
     code, _, errors = run_gateway(json.dumps(settings).encode() + b"\n")
@@ -555,7 +555,7 @@ def test_a_broken_scenario_is_told_line_by_line(tmp_path):
 
 
 def test_commands_that_come_with_the_settings_are_obeyed(tmp_path):
-    (tmp_path / "s.yaml").write_text(BASIC)
+    (tmp_path / "s.yaml").write_text(BASIC, encoding="utf-8")
     settings = {"mode": "scripted", "listen": "tcp:127.0.0.1:0", "log": str(tmp_path / "l")}
     settings |= {"token": TOKEN, "scenario": str(tmp_path / "s.yaml")}
     command = [sys.executable, "-m", "agentsweep.gateway"]
@@ -570,7 +570,7 @@ def test_commands_that_come_with_the_settings_are_obeyed(tmp_path):
 
 
 def test_it_ends_with_its_parent(tmp_path):
-    (tmp_path / "s.yaml").write_text(BASIC)
+    (tmp_path / "s.yaml").write_text(BASIC, encoding="utf-8")
     settings = {"mode": "scripted", "listen": f"unix:{tmp_path}/s", "log": str(tmp_path / "l")}
     settings |= {"token": TOKEN, "scenario": str(tmp_path / "s.yaml")}
     # The grandchild's stdin is held open by us, so that only its parent's death can end it.
@@ -604,7 +604,10 @@ def test_it_ends_with_its_parent(tmp_path):
 
 def _is_zombie(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            == "Z"
+        )
     except OSError:
         return True
 

@@ -32,14 +32,17 @@ def load(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fix.yaml").write_text(
         "kind: swe\nimage: oci-archive:images/fix.tar\nscenario: scenario.yaml\n"
-        f"row: {{file: rows.jsonl, id: {row_maker.first()['instance_id']}}}\n"
+        f"row: {{file: rows.jsonl, id: {row_maker.first()['instance_id']}}}\n",
+        encoding="utf-8",
     )
 
     def loaded(grading=None, row=None, digest=None):
-        (tmp_path / "rows.jsonl").write_text(row_maker.jsonl([row or row_maker.first()]))
+        (tmp_path / "rows.jsonl").write_text(
+            row_maker.jsonl([row or row_maker.first()]), encoding="utf-8"
+        )
         if digest:
             lock = small_sweep.IMAGES_LOCK.replace("a" * 64, digest * 64)
-            (tmp_path / "config/images.lock.yaml").write_text(lock)
+            (tmp_path / "config/images.lock.yaml").write_text(lock, encoding="utf-8")
         return merged(grading)
 
     def merged(grading):
@@ -112,7 +115,7 @@ def write(folder, members, **record):
             member.size = len(content.encode())
             archive.addfile(member, io.BytesIO(content.encode()))
     usual |= {"evidence_sha256": evidence.digest(folder)}
-    (folder / evidence.RECORD).write_text(json.dumps(usual | record))
+    (folder / evidence.RECORD).write_text(json.dumps(usual | record), encoding="utf-8")
 
 
 def test_a_task_is_valid_when_its_patch_resolves_it_each_time(load, tmp_path, monkeypatch):
@@ -156,7 +159,7 @@ def test_a_damaged_validation_is_none(load, tmp_path, monkeypatch, content):
     loaded = load()
     grading_job.validate(loaded, "fix", None)
     (path,) = grading_job.store(loaded).root.glob("validations/*.json")
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     assert grading_job.validation(loaded, "fix") is None
     assert grading_job.invalidity(loaded, "fix") is None
 
@@ -171,7 +174,7 @@ def run(tmp_path):
         (folder / "patch.diff").write_bytes(patch)
         actual = hashlib.sha256(patch).hexdigest()
         said = {"status": status, "sha256": sha256 or actual, "bytes": len(patch)}
-        (folder / "result.json").write_text(json.dumps({"patch": said}))
+        (folder / "result.json").write_text(json.dumps({"patch": said}), encoding="utf-8")
         return folder
 
     return made
@@ -202,7 +205,7 @@ def test_equal_patches_of_a_task_are_listed_once(run, tmp_path):
 @pytest.mark.parametrize("content", ["[{", "{}}", "7", "[7]", '[{"task": "t"}]'])
 def test_a_list_of_patches_that_somebody_else_wrote_is_refused(tmp_path, content):
     listed = tmp_path / "patches.json"
-    listed.write_text(content)
+    listed.write_text(content, encoding="utf-8")
     with pytest.raises(AgentsweepError, match=f"{listed} is no list of patches: remove it"):
         patches.read(listed)
 
@@ -216,7 +219,7 @@ def test_a_patch_that_is_not_the_runs_own_is_refused(run, tmp_path):
 def test_links_and_broken_ends_of_evidence_are_left_out(tmp_path):
     """The archive is made by whoever wrote the patch."""
     secret = tmp_path / "secret"
-    secret.write_text("of this machine")
+    secret.write_text("of this machine", encoding="utf-8")
     path = tmp_path / evidence.ARCHIVE
     with tarfile.open(path, "w:gz") as archive:
         link = tarfile.TarInfo("./log-1")
@@ -246,7 +249,7 @@ def test_an_archive_is_read_no_further_than_it_may_unpack(tmp_path, monkeypatch)
 
 def cut_record(folder):
     record = folder / evidence.RECORD
-    record.write_text(record.read_text()[:20])
+    record.write_text(record.read_text(encoding="utf-8")[:20], encoding="utf-8")
 
 
 def cut_archive(folder):
@@ -255,7 +258,7 @@ def cut_archive(folder):
 
 
 def empty_record(folder):
-    (folder / evidence.RECORD).write_text("[]")
+    (folder / evidence.RECORD).write_text("[]", encoding="utf-8")
 
 
 def remove_archive(folder):

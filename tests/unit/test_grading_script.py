@@ -29,7 +29,7 @@ def repository(tree):
     """A work tree with one file that its repository does not know."""
     for name, content in FILES.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        (tree / name).write_text(content)
+        (tree / name).write_text(content, encoding="utf-8")
     for command in (("init", "-q"), ("add", ".", ":!untracked.py"), ("commit", "-qm", "base")):
         subprocess.run([*GIT, *command], cwd=tree, check=True)
     return tree
@@ -45,11 +45,13 @@ def applied(tmp_path, monkeypatch):
 
     def apply(patch):
         row = row_fields.row_of(row_maker.first(test_patch=TEST_PATCH), "row")
-        (given / "patch.diff").write_text(patch)
-        (given / "test.diff").write_text(TEST_PATCH)
+        (given / "patch.diff").write_text(patch, encoding="utf-8")
+        (given / "test.diff").write_text(TEST_PATCH, encoding="utf-8")
         script = grading_script.apply_script(row, str(tree), empty=not patch)
         subprocess.run(["sh", "-c", script], check=True, capture_output=True)
-        return tree, {path.name: path.read_text().splitlines() for path in left.iterdir()}
+        return tree, {
+            path.name: path.read_text(encoding="utf-8").splitlines() for path in left.iterdir()
+        }
 
     return apply
 
@@ -166,5 +168,5 @@ def test_a_patch_does_not_reach_the_settings_of_git(applied, tmp_path):
     tree, said = applied(hook + FIX)
     assert said["applied_by"] == ["patch --fuzz=5"]
     assert contents(tree)["code.py"] == "new code\n"
-    assert "fsmonitor" not in (tree / ".git/config").read_text()
+    assert "fsmonitor" not in (tree / ".git/config").read_text(encoding="utf-8")
     assert not (tmp_path / "ran").exists()

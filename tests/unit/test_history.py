@@ -47,20 +47,20 @@ class Repository:
     def __call__(self, *words, check=True, text=None):
         done = subprocess.run(
             ["git", *_GUARDS, *words], cwd=self.path, env=ENVIRONMENT, input=text,
-            capture_output=True, text=True, check=False,
+            capture_output=True, text=True, check=False, encoding="utf-8",
         )  # fmt: skip
         assert not check or done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def commit(self, text):
-        (self.path / "file").write_text(text)
+        (self.path / "file").write_text(text, encoding="utf-8")
         self("add", "file")
         self("commit", "--quiet", "-m", text)
         return self("rev-parse", "HEAD")
 
     def write(self, name, text):
         (self.git_dir / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.git_dir / name).write_text(text)
+        (self.git_dir / name).write_text(text, encoding="utf-8")
 
     def pack_everything(self):
         self("update-ref", "refs/all", self.future)
@@ -86,7 +86,7 @@ def run(path, base=None, **environment):
     return subprocess.run(
         ["sh", "-c", history.script(str(path), os.getuid(), os.getgid(), base)],
         env={"PATH": os.environ["PATH"], **environment},
-        cwd="/", capture_output=True, text=True, check=False,
+        cwd="/", capture_output=True, text=True, check=False, encoding="utf-8",
     )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def _broken(r):
 
 
 def _stash(r):
-    (r.path / "file").write_text("solution")
+    (r.path / "file").write_text("solution", encoding="utf-8")
     r("stash", "--quiet")
     # Its commit is another one, its content is the solution's.
     assert r("rev-parse", "stash:file") == r.solution
@@ -257,7 +257,9 @@ def _alternate_again(repository, copy):
     # The lender went with the first run.
     assert not (repository.path.parent / "lender" / ".git").exists()
     again = Repository(repository.path.parent / "again")
-    (copy / ".git/objects/info/alternates").write_text(f"{again.git_dir}/objects\n")
+    (copy / ".git/objects/info/alternates").write_text(
+        f"{again.git_dir}/objects\n", encoding="utf-8"
+    )
 
 
 def test_what_was_removed_is_counted_and_a_second_time_finds_nothing(repository):
@@ -293,16 +295,16 @@ def test_a_detached_head_stays_one_and_the_environment_does_not_matter(repositor
     }
     scrubbed(repository.path, **bent)
     repository.assert_clean()
-    assert (repository.git_dir / "HEAD").read_text().strip() == repository.head
+    assert (repository.git_dir / "HEAD").read_text(encoding="utf-8").strip() == repository.head
     assert repository("for-each-ref") == ""
     assert other.knows(other.future)
 
 
 def test_index_and_work_tree_stay_as_they_are(repository):
-    (repository.path / "staged").write_text("staged")
+    (repository.path / "staged").write_text("staged", encoding="utf-8")
     repository("add", "staged")
-    (repository.path / "new").write_text("new")
-    (repository.path / "file").write_text("changed")
+    (repository.path / "new").write_text("new", encoding="utf-8")
+    (repository.path / "file").write_text("changed", encoding="utf-8")
     before = repository("status", "--short")
     scrubbed(repository.path)
     repository.assert_clean()
@@ -316,7 +318,7 @@ def test_a_shallow_history_stays_shallow(repository, tmp_path):
     repository("clone", "--quiet", "--depth", "2", "--no-single-branch", source, "../shallow")
     clone = tmp_path / "shallow"
     assert scrubbed(clone, repository.base)["commits"] == 2
-    assert (clone / ".git/shallow").read_text().split() == [repository.base]
+    assert (clone / ".git/shallow").read_text(encoding="utf-8").split() == [repository.base]
     repository("-C", str(clone), "fsck", "--unreachable", "--no-reflogs")
 
 
@@ -391,7 +393,7 @@ def test_submodules_and_nested_repositories_are_cleaned_too(
 def test_where_there_is_no_repository_there_is_nothing_to_do(tmp_path):
     (tmp_path / "file").touch()
     assert scrubbed(tmp_path) is None
-    (tmp_path / ".git").write_text("gitdir: /nonexistent\n")
+    (tmp_path / ".git").write_text("gitdir: /nonexistent\n", encoding="utf-8")
     assert scrubbed(tmp_path) is None
 
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 from agentsweep import host
 
@@ -26,7 +27,11 @@ def test_noise_is_numbers():
 def test_free_space_is_known_before_there_is_a_directory(tmp_path):
     free = host.free_bytes(tmp_path / "not" / "yet")
     done = subprocess.run(
-        ["df", "--output=avail", "-B1", tmp_path], capture_output=True, text=True, check=True
+        ["df", "--output=avail", "-B1", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     assert abs(free - int(done.stdout.split()[-1])) < 2**30
 
@@ -38,7 +43,8 @@ def test_another_pid_namespace_is_recognised():
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(host.__file__))},  # noqa: PTH120
+        env=os.environ | {"PYTHONPATH": str(Path(host.__file__).parents[1])},
+        encoding="utf-8",
     )
     if done.returncode == 0:
         assert done.stdout.strip() == "False"

@@ -134,7 +134,7 @@ def write(**source) -> None:
         "tasks": {"mine": {"rows": rows}},
         "agents": {"claude": live},
     }
-    Path("config.yaml").write_text(yaml.safe_dump(content))
+    Path("config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 def agentsweep(hub, *arguments: str, **environment) -> subprocess.CompletedProcess:
@@ -144,7 +144,7 @@ def agentsweep(hub, *arguments: str, **environment) -> subprocess.CompletedProce
         capture_output=True, text=True, check=False,
         env=os.environ | {
             "HF_ENDPOINT": hub.address, "HF_HOME": f"{Path.cwd()}/hf", "HF_TOKEN": "hf_secret",
-        } | environment,
+        } | environment, encoding="utf-8",
     )  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def test_a_set_is_fetched_once_and_then_read_without_the_hub(hub, project):
     done = agentsweep(hub, "tasks", "--out", "tasks.json")
     assert done.returncode == 0, done.stderr
     assert hub.asked == []
-    said = json.loads(Path("tasks.json").read_text())
+    said = json.loads(Path("tasks.json").read_text(encoding="utf-8"))
     assert [task["name"] for task in said["tasks"]] == [f"shop__till-{n}" for n in range(9)]
     assert said["sets"]["mine"]["source"] == {
         "hub": NAME, "config": None, "split": "test", "revision": COMMIT,
@@ -250,13 +250,13 @@ def test_a_configuration_without_the_hub_has_nothing_to_fetch(hub, project):
 
 
 def test_a_single_task_may_be_a_row_on_the_hub(hub, project):
-    content = yaml.safe_load(Path("config.yaml").read_text())
+    content = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8"))
     row = content["tasks"].pop("mine")["rows"] | {"id": "shop__till-7"}
     content["tasks"]["seven"] = {"row": row}
-    Path("config.yaml").write_text(yaml.safe_dump(content))
+    Path("config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     assert agentsweep(hub, "fetch-tasks").returncode == 0
     assert agentsweep(hub, "tasks", "--out", "tasks.json").returncode == 0
-    [task] = json.loads(Path("tasks.json").read_text())["tasks"]
+    [task] = json.loads(Path("tasks.json").read_text(encoding="utf-8"))["tasks"]
     assert (task["name"], task["instance_id"]) == ("seven", first()["instance_id"])
 
 

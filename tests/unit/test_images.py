@@ -118,7 +118,7 @@ def test_a_fixed_image_of_this_node_is_used_as_it_is(tmp_path):
 def test_an_image_that_was_fixed_again_here_is_known(tmp_path):
     record = {"tag": "localhost/a:1", "id": OTHER}
     again = record | {"id": "localhost/a:1"}
-    (tmp_path / "1.image.json").write_text(json.dumps(again))
+    (tmp_path / "1.image.json").write_text(json.dumps(again), encoding="utf-8")
     engine = Engine(tmp_path, has=["localhost/a:1"])
     assert images.ensure(engine, record) == again
     assert engine.calls == []

@@ -342,9 +342,9 @@ def test_a_summary_above_runs_hides_none_of_them(tmp_path):
     found = places(tmp_path)
     assert found == ["a__b-1/attempt_1", "c__d-2"]
     for above in (tmp_path, tmp_path / "a__b-1"):
-        (above / "results.json").write_text("{}")
+        (above / "results.json").write_text("{}", encoding="utf-8")
         assert places(tmp_path) == found
-    (tmp_path / "a__b-1" / "tool_calls.json").write_text("[]")
+    (tmp_path / "a__b-1" / "tool_calls.json").write_text("[]", encoding="utf-8")
     assert places(tmp_path) == found
 
 
@@ -792,7 +792,7 @@ def test_a_number_of_an_attempt_too_long_for_a_column(tmp_path):
 
 def test_other_files_and_directories_are_no_runs(tmp_path):
     attempt(tmp_path / "data" / "a__b-1" / "attempt_1")
-    (tmp_path / "data" / "progress.json").write_text("{}")
+    (tmp_path / "data" / "progress.json").write_text("{}", encoding="utf-8")
     (tmp_path / "data" / "a__b-1" / "notes").mkdir()
     (tmp_path / "data" / "plots").mkdir()
     (tmp_path / "data" / "plots" / "a.png").write_bytes(b"")

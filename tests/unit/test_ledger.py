@@ -35,7 +35,7 @@ def test_attempts_are_counted_up_to_the_limit_and_no_further(tmp_path):
         "cell-3: not started, because this invocation has started 2 of 2 live runs "
         "(agent.max_live_runs): raise it, or run again for as many more"
     )
-    lines = (tmp_path / "live" / "one").read_text().splitlines()
+    lines = (tmp_path / "live" / "one").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["cell"] for line in lines] == ["cell-1", "cell-2"]
 
 
@@ -100,6 +100,6 @@ def test_many_at_once_never_pass_the_limit(tmp_path):
         for _ in range(4)
     ]
     assert [process.wait(60) for process in processes] == [0] * 4
-    lines = (tmp_path / "live" / "one").read_text().splitlines()
+    lines = (tmp_path / "live" / "one").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 30
     assert all(json.loads(line)["cell"] for line in lines)

@@ -106,7 +106,7 @@ def sets(tmp_path_factory):
 def test_every_figure_has_a_script_and_a_caption():
     assert FIGURES == EXPECTED
     for name in FIGURES:
-        text = (ROOT / "workflow" / "report" / f"paper_{name}.rst").read_text()
+        text = (ROOT / "workflow" / "report" / f"paper_{name}.rst").read_text(encoding="utf-8")
         assert text.rstrip().endswith(".. include:: {{ snakemake.output.caption }}")
 
 
@@ -225,7 +225,7 @@ def test_nothing_that_counts_is_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, SCRIPTS / "timeseries.py", "--tables", tmp_path / "S",
          "--out", tmp_path / "t"],
-        capture_output=True, text=True,
+        capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1

@@ -33,7 +33,7 @@ def seal(loaded, cell, wall_s, usd=None) -> None:
         names = {"task": cell.task, "agent": cell.agent}
         result = {"names": names, "spec": json.loads(spec), "wall_s": wall_s}
         result["stream"] = {"result": {"total_cost_usd": usd} if usd is not None else None}
-        (attempt.path / "result.json").write_text(json.dumps(result))
+        (attempt.path / "result.json").write_text(json.dumps(result), encoding="utf-8")
         store.finish(attempt, "sealed")
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_result_gives_no_time_and_no_error(load):
     loaded = load()
     cell = loaded.cells()[0]
     seal(loaded, cell, 100.0)
-    next(loaded.store().root.rglob("result.json")).write_text("{}")
+    next(loaded.store().root.rglob("result.json")).write_text("{}", encoding="utf-8")
     rows = plan.make(loaded, LARGE)
     assert rows[0].state == plan.SEALED
     assert rows[1].estimate_s is None

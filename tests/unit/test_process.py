@@ -16,7 +16,9 @@ def test_this_process_lives():
 
 def test_an_ended_process_is_dead():
     code = "from agentsweep.process import owner_tag; print(owner_tag())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert owner_is_dead(done.stdout.strip())
 
 
@@ -44,7 +46,7 @@ def test_whom_we_may_not_see_is_not_dead():
 
 
 def test_a_service_that_was_stopped_is_not_waited_for(tmp_path, monkeypatch):
-    (tmp_path / "silent_service.py").write_text("import time\ntime.sleep(60)\n")
+    (tmp_path / "silent_service.py").write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     service = LineService("silent_service", tmp_path / "log")
     with pytest.raises(InfraError, match=r"silent_service gave no answer within 0\.3 s"):

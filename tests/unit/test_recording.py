@@ -247,8 +247,12 @@ def run_directory(tmp_path, session, exchanges) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "trace.jsonl").write_bytes(session.data())
-    (folder / "result.json").write_text(json.dumps({"agent": {"session_id": SESSION}}))
-    (folder / "api.jsonl").write_text("".join(json.dumps(e) + "\n" for e in exchanges))
+    (folder / "result.json").write_text(
+        json.dumps({"agent": {"session_id": SESSION}}), encoding="utf-8"
+    )
+    (folder / "api.jsonl").write_text(
+        "".join(json.dumps(e) + "\n" for e in exchanges), encoding="utf-8"
+    )
     with tarfile.open(folder / "session.tar", "w") as archive:
         archive.add(folder / "trace.jsonl", f"projects/-testbed/{SESSION}.jsonl")
     return folder

@@ -193,7 +193,7 @@ def test_a_run_is_played_with_what_was_recorded_beside_its_session(tmp_path):
     assert source.files == tuple(folder / name for name in names)
     shutil.copytree(folder, tmp_path / "b" / "c")
     assert found(tmp_path / "b" / "c").sha256 == source.sha256
-    (folder / "patch.diff").write_text("another")
+    (folder / "patch.diff").write_text("another", encoding="utf-8")
     assert found(folder).sha256 == source.sha256
     seen = {source.sha256}
     for name in names:

@@ -112,8 +112,8 @@ def test_parquet_and_jsonl_give_the_same_hashes(tmp_path):
                 config[key] = [config[key]] if isinstance(config[key], str) else config[key]
             config["env_vars"] = {k: str(v) for k, v in (config.get("env_vars") or {}).items()}
             config["env_vars"] = config["env_vars"] or None
-    (tmp_path / "rows.jsonl").write_text(jsonl(rows))
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "rows.jsonl").write_text(jsonl(rows), encoding="utf-8")
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     names = dict.fromkeys(key for row in rows for key in row)
     table = pyarrow.table({key: [row.get(key) for row in rows] for key in names})
     parquet.write_table(table, tmp_path / "rows.parquet", row_group_size=2)
@@ -217,7 +217,7 @@ BROKEN = [
 def test_a_broken_row_is_refused_with_one_line(tmp_path, row, line):
     good = classic(instance_id="shop__till-1")
     path = tmp_path / "rows.jsonl"
-    path.write_text(jsonl([good, row]))
+    path.write_text(jsonl([good, row]), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         row_files.rows(row_files.entries(path))
     assert caught.value.problems == [f"{path}: row 2: {line}"]
@@ -303,7 +303,7 @@ def test_a_byte_order_mark_and_other_line_ends_are_no_part_of_a_row(tmp_path, na
 )  # fmt: skip
 def test_a_file_that_is_none_of_rows_is_one_line(tmp_path, name, text, said):
     path = tmp_path / name
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         row_files.entries(path)
     found, expected = caught.value.problems[0], said.format(path)

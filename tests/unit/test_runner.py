@@ -148,7 +148,7 @@ def test_a_run_has_its_room_to_its_end_and_knows_its_cpus(job, tmp_path, measure
 
     def look(measurement):
         (path,) = (tmp_path / "ledger").glob("*.json")
-        assert json.loads(path.read_text())["cpuset"] == jobs[0]["limits"]["cpuset"]
+        assert json.loads(path.read_text(encoding="utf-8"))["cpuset"] == jobs[0]["limits"]["cpuset"]
         return completed()
 
     made = runner.Measurement.__init__
@@ -241,7 +241,7 @@ def test_a_crash_of_ours_is_kept_for_a_look(job, tmp_path, measured):
         run(job, tmp_path)
     assert states(job) == ["failed"]
     (attempt,) = Store(job["paths"]["store"]).attempts(KEY)
-    assert (attempt.path / "error.txt").read_text().startswith("ZeroDivisionError")
+    assert (attempt.path / "error.txt").read_text(encoding="utf-8").startswith("ZeroDivisionError")
 
 
 # Live runs

@@ -159,7 +159,10 @@ def end(ledger: Ledger, memory: FakeMemory, call: Call, source: str = "mark") ->
 
 
 def lines(tmp_path: Path) -> list[dict]:
-    return [json.loads(line) for line in (tmp_path / "marks.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (tmp_path / "marks.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def test_overlapping_calls_each_get_the_peak_of_their_own_time(tmp_path, ledger_of):
@@ -334,10 +337,10 @@ def test_a_log_that_cannot_be_read_says_none(tmp_path):
 def test_a_log_tells_of_kills_from_now_on_only(tmp_path):
     # A regular file has no records, so that one read gives one appended record here too.
     path = tmp_path / "kmsg"
-    path.write_text(KILL.format(cgroup="/c", comm="old"))
+    path.write_text(KILL.format(cgroup="/c", comm="old"), encoding="utf-8")
     log = OomLog("/c", path)
     assert log.victims() == []
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(KILL.format(cgroup="/c", comm="new"))
     assert [victim.comm for victim in log.victims()] == ["new"]
     assert [victim.as_dict()["comm"] for victim in log.victims()] == ["new"]
@@ -351,6 +354,7 @@ def start(first_line: str | None) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, "-m", "agentsweep.sampler"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        encoding="utf-8",
     )  # fmt: skip
     if first_line is not None:
         process.stdin.write(first_line + "\n")
@@ -394,7 +398,11 @@ def test_a_sampler_ends_with_its_parent(tmp_path):
     )
     # The sampler's stdin stays open here, so that only the death signal can end it.
     parent = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
     child = int(parent.stdout.readline())
     time.sleep(1.5)
@@ -402,7 +410,7 @@ def test_a_sampler_ends_with_its_parent(tmp_path):
     parent.wait()
     deadline = time.monotonic() + 10
     while Path(f"/proc/{child}/cmdline").exists() and time.monotonic() < deadline:
-        if "Z" in Path(f"/proc/{child}/stat").read_text().rpartition(")")[2][:3]:
+        if "Z" in Path(f"/proc/{child}/stat").read_text(encoding="utf-8").rpartition(")")[2][:3]:
             return
         time.sleep(0.05)
     assert not Path(f"/proc/{child}").exists()

@@ -96,7 +96,9 @@ def test_the_exit_status_is_passed_on_and_told(control, listener, status):
     ],
 )
 def test_any_quoting_runs_as_bash_would_run_it(control, listener, command):
-    plain = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, input="")
+    plain = subprocess.run(
+        ["/bin/bash", "-c", command], capture_output=True, text=True, input="", encoding="utf-8"
+    )
     wrapped = run(control, command)
     assert (wrapped.stdout, wrapped.returncode) == (plain.stdout, plain.returncode)
     assert wrapped.stderr == plain.stderr
@@ -118,7 +120,7 @@ def test_binary_output_is_not_touched(control, listener):
 
 
 def test_the_environment_is_as_without_the_wrapper(control, listener, tmp_path):
-    (tmp_path / "rc").write_text("echo sourced; export FROM_RC=1\n")
+    (tmp_path / "rc").write_text("echo sourced; export FROM_RC=1\n", encoding="utf-8")
     env = {
         "PATH": os.environ["PATH"],
         "BASH_ENV": str(tmp_path / "rc"),
@@ -129,11 +131,11 @@ def test_the_environment_is_as_without_the_wrapper(control, listener, tmp_path):
     # The wrapper is started by another bash, as the agent does it.
     plain = subprocess.run(
         ["/bin/bash", "-c", f"/bin/bash -c {command!r}; exit"],
-        env=env, capture_output=True, text=True,
+        env=env, capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     wrapped = subprocess.run(
         ["/bin/bash", "-c", f"{control / 'bash-mark'} {command!r}; exit"],
-        env=env, capture_output=True, text=True,
+        env=env, capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert "hello you" in plain.stdout
     assert wrapped.stdout == plain.stdout
@@ -147,7 +149,9 @@ def test_the_command_has_none_of_the_wrappers_descriptors(control, listener):
 
 def test_ignored_signals_stay_as_they_were(control, listener):
     command = "grep SigIgn /proc/self/status"
-    plain = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True)
+    plain = subprocess.run(
+        ["/bin/bash", "-c", command], capture_output=True, text=True, encoding="utf-8"
+    )
     assert run(control, command).stdout == plain.stdout
 
 
@@ -166,7 +170,9 @@ def test_a_command_that_is_killed_ends_with_137_and_no_word_of_it(control, liste
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "USR1", "QUIT"])
 def test_a_signal_to_the_wrapper_reaches_the_command(control, listener, name):
     command = f"trap 'echo got; exit 9' {name}; echo up; while :; do sleep 0.05; done"
-    process = subprocess.Popen([control / "bash-mark", command], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [control / "bash-mark", command], stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     assert process.stdout.readline() == "up\n"
     process.send_signal(getattr(signal, f"SIG{name}"))
     out, _ = process.communicate(timeout=20)
@@ -319,7 +325,7 @@ def test_a_huge_line_is_bounded_and_the_next_is_heard(control, requests):
 
 def make_call(control: Path, pid: int) -> int:
     os.mkfifo(control / "marks" / f"ack.{pid}")
-    (control / "marks" / f"call.{pid}").write_text("echo hi")
+    (control / "marks" / f"call.{pid}").write_text("echo hi", encoding="utf-8")
     return os.open(control / "marks" / f"ack.{pid}", os.O_RDWR)
 
 
@@ -360,7 +366,7 @@ def test_an_answer_fifo_that_is_none_is_refused(control, requests, tmp_path, kin
         os.mkfifo(target)
         path.symlink_to(target)
     elif kind == "file":
-        path.write_text("")
+        path.write_text("", encoding="utf-8")
     elif kind == "directory":
         path.mkdir()
     elif kind == "device":
@@ -379,7 +385,7 @@ def test_a_command_file_that_is_none_is_not_read(control, requests, tmp_path, ki
     path = control / "marks" / "call.5"
     path.unlink()
     secret = tmp_path / "secret"
-    secret.write_text("canary")
+    secret.write_text("canary", encoding="utf-8")
     if kind == "link":
         path.symlink_to(secret)
     elif kind == "fifo":
@@ -388,14 +394,14 @@ def test_a_command_file_that_is_none_is_not_read(control, requests, tmp_path, ki
         path.mkdir()
     descriptor, command = requests.open_call(5)
     assert command == ""
-    assert secret.read_text() == "canary"
+    assert secret.read_text(encoding="utf-8") == "canary"
     os.close(descriptor)
     os.close(holder)
 
 
 def test_a_huge_command_is_cut(control, requests):
     holder = make_call(control, 5)
-    with (control / "marks" / "call.5").open("w") as file:
+    with (control / "marks" / "call.5").open("w", encoding="utf-8") as file:
         file.truncate(10**9)
     descriptor, command = requests.open_call(5)
     assert len(command) == 131072
@@ -413,13 +419,13 @@ def test_bytes_that_are_no_text_still_make_a_line_of_json(control, requests):
 
 
 def test_a_request_file_that_is_no_fifo_is_refused(tmp_path):
-    (tmp_path / "req").write_text("")
+    (tmp_path / "req").write_text("", encoding="utf-8")
     with pytest.raises(FileNotFoundError, match="is not a FIFO"):
         Requests(tmp_path)
 
 
 def test_the_wrapper_is_executable_and_needs_bash_and_mkfifo_only(control):
-    text = (control / "bash-mark").read_text()
+    text = (control / "bash-mark").read_text(encoding="utf-8")
     assert os.access(control / "bash-mark", os.X_OK)
     assert text.startswith("#!/bin/bash -p\n")
     env = {"PATH": str(control / "bin")}

@@ -46,7 +46,7 @@ def load(tmp_path, text):
     if isinstance(text, bytes):
         path.write_bytes(text)
     else:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return scenario.load(path)
 
 
@@ -458,7 +458,7 @@ def test_the_scenarios_of_this_repository_are_valid(path):
 
 
 def test_the_example_in_the_documentation_is_valid(tmp_path):
-    text = (ROOT / "docs" / "scenarios.md").read_text()
+    text = (ROOT / "docs" / "scenarios.md").read_text(encoding="utf-8")
     examples = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     assert any("subagents:" in example for example in examples)
     for example in examples:

@@ -273,7 +273,7 @@ def test_odd_messages_do_no_harm(start, content):
     odd = {"role": "assistant", "content": content}
     result = {"role": "user", "content": [{"type": "tool_result", "content": content}]}
     assert gateway.call("POST", "/v1/messages", request([user("Go."), odd, result]))[0] == 200
-    assert gateway.errors.read_text() == ""
+    assert gateway.errors.read_text(encoding="utf-8") == ""
 
 
 SUMMARY = "CRITICAL: Respond with TEXT ONLY. Do NOT call any tools."

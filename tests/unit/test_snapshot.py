@@ -13,7 +13,13 @@ class Local:
 
     def exec(self, _, *argv, user=None, workdir=None, check=True, timeout_s=60):
         done = subprocess.run(
-            argv, cwd=workdir, capture_output=True, text=True, timeout=timeout_s, check=False
+            argv,
+            cwd=workdir,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            encoding="utf-8",
         )
         assert not check or done.returncode == 0, done.stderr
         return done
@@ -31,7 +37,12 @@ class Local:
 def git(*arguments, cwd) -> str:
     identity = ("-c", "user.name=a", "-c", "user.email=a@b")
     done = subprocess.run(
-        ["git", *identity, *arguments], cwd=cwd, capture_output=True, text=True, check=True
+        ["git", *identity, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     return done.stdout
 
@@ -40,10 +51,10 @@ def git(*arguments, cwd) -> str:
 def tree(tmp_path):
     tree = tmp_path / "work tree"
     tree.mkdir()
-    (tree / "a.txt").write_text("one\n")
-    (tree / "b.txt").write_text("two\n")
-    (tree / ".gitignore").write_text("*.log\n")
-    (tree / "kept.log").write_text("in git although it is ignored\n")
+    (tree / "a.txt").write_text("one\n", encoding="utf-8")
+    (tree / "b.txt").write_text("two\n", encoding="utf-8")
+    (tree / ".gitignore").write_text("*.log\n", encoding="utf-8")
+    (tree / "kept.log").write_text("in git although it is ignored\n", encoding="utf-8")
     git("init", "-q", cwd=tree)
     git("add", "--all", "--force", cwd=tree)
     git("commit", "-qm", "start", cwd=tree)
@@ -57,7 +68,7 @@ def start(tree) -> dict:
 def patch(tree, begin, tmp_path) -> tuple[list[str] | None, str]:
     target = tmp_path / "patch.diff"
     unread = snapshot.write_patch(Local(), "c", "0:0", str(tree), begin, target)
-    return unread, target.read_text()
+    return unread, target.read_text(encoding="utf-8")
 
 
 def names(text: str) -> set[str]:
@@ -71,15 +82,15 @@ def test_nothing_changed_is_an_empty_patch(tree, tmp_path):
 
 def test_new_changed_deleted_and_committed_files_are_in_it(tree, tmp_path):
     begin = start(tree)
-    (tree / "a.txt").write_text("more\n")
+    (tree / "a.txt").write_text("more\n", encoding="utf-8")
     git("commit", "-qam", "hidden in a commit", cwd=tree)
     (tree / "b.txt").unlink()
-    (tree / "c.txt").write_text("new\n")
-    (tree / "staged.txt").write_text("new\n")
+    (tree / "c.txt").write_text("new\n", encoding="utf-8")
+    (tree / "staged.txt").write_text("new\n", encoding="utf-8")
     git("add", "staged.txt", cwd=tree)
-    (tree / "ignored.log").write_text("x")
+    (tree / "ignored.log").write_text("x", encoding="utf-8")
     (tree / ".claude").mkdir()
-    (tree / ".claude" / "settings.json").write_text("{}")
+    (tree / ".claude" / "settings.json").write_text("{}", encoding="utf-8")
     unread, text = patch(tree, begin, tmp_path)
     assert unread == []
     assert names(text) == {"a.txt", "b.txt", "c.txt", "staged.txt"}
@@ -106,18 +117,18 @@ def test_the_patch_makes_the_end_out_of_the_start(tree, tmp_path):
 def test_flags_of_the_index_hide_nothing(tree, tmp_path, flag):
     begin = start(tree)
     git("update-index", flag, "a.txt", cwd=tree)
-    (tree / "a.txt").write_text("more\n")
+    (tree / "a.txt").write_text("more\n", encoding="utf-8")
     _, text = patch(tree, begin, tmp_path)
     assert names(text) == {"a.txt"}
 
 
 def test_configuration_does_not_change_the_patch(tree, tmp_path):
     begin = start(tree)
-    (tree / "a.txt").write_text("more\n")
-    (tree / "z ü.txt").write_text("new\n")
+    (tree / "a.txt").write_text("more\n", encoding="utf-8")
+    (tree / "z ü.txt").write_text("new\n", encoding="utf-8")
     _, before = patch(tree, begin, tmp_path)
     order = tmp_path / "order"
-    order.write_text("z*\n")
+    order.write_text("z*\n", encoding="utf-8")
     for name, value in (
         ("diff.noprefix", "true"),
         ("diff.mnemonicPrefix", "true"),
@@ -137,7 +148,7 @@ def test_configuration_does_not_change_the_patch(tree, tmp_path):
 def test_an_empty_repository_inside_loses_only_itself(tree, tmp_path):
     begin = start(tree)
     git("init", "-q", "inner", cwd=tree)
-    (tree / "a.txt").write_text("more\n")
+    (tree / "a.txt").write_text("more\n", encoding="utf-8")
     unread, text = patch(tree, begin, tmp_path)
     assert names(text) == {"a.txt"}
     assert any("inner" in line for line in unread)
@@ -154,12 +165,12 @@ def test_a_directory_without_git_gets_one_outside(tmp_path, monkeypatch):
     monkeypatch.setattr(snapshot, "OUTSIDE_GIT_DIR", str(tmp_path / "start.git"))
     tree = tmp_path / "plain"
     tree.mkdir()
-    (tree / "old.txt").write_text("old\n")
+    (tree / "old.txt").write_text("old\n", encoding="utf-8")
     begin = start(tree)
     assert begin["git_dir"] == str(tmp_path / "start.git")
     assert begin["start_commit"] is None
     assert not (tree / ".git").exists()
-    (tree / "new.txt").write_text("new\n")
+    (tree / "new.txt").write_text("new\n", encoding="utf-8")
     assert names(patch(tree, begin, tmp_path)[1]) == {"new.txt"}
 
 

@@ -19,7 +19,9 @@ KEY = spec_sha256(SPEC)
 def seal(store: Store, content: str = "data"):
     with store.locked(KEY, SPEC):
         attempt = store.begin(KEY)
-        (attempt.path / "result.json").write_text(json.dumps({"outcome": content}))
+        (attempt.path / "result.json").write_text(
+            json.dumps({"outcome": content}), encoding="utf-8"
+        )
         return store.finish(attempt, "sealed")
 
 
@@ -55,12 +57,12 @@ def test_only_sealed_counts(tmp_path, state):
 def test_a_dead_runners_partial_is_kept_and_its_number_not_used_again(tmp_path):
     store = Store(tmp_path)
     with store.locked(KEY, SPEC):
-        (store.begin(KEY).path / "stream.jsonl").write_text("evidence")
+        (store.begin(KEY).path / "stream.jsonl").write_text("evidence", encoding="utf-8")
     with store.locked(KEY, SPEC):
         (retired,) = store.retire_partials(KEY)
         assert store.begin(KEY).number == retired.number + 1
     kept = tmp_path / KEY / "attempt-1.interrupted" / "stream.jsonl"
-    assert kept.read_text() == "evidence"
+    assert kept.read_text(encoding="utf-8") == "evidence"
 
 
 def _hold(root, started, seconds):
@@ -68,7 +70,7 @@ def _hold(root, started, seconds):
         started.set()
         time.sleep(seconds)
         seal_path = Store(root).begin(KEY)
-        (seal_path.path / "result.json").write_text("{}")
+        (seal_path.path / "result.json").write_text("{}", encoding="utf-8")
         Store(root).finish(seal_path, "sealed")
 
 
@@ -114,7 +116,9 @@ def test_a_second_cell_of_the_same_spec_does_not_touch_the_firsts_times(tmp_path
     publish(sealed, second, ("result.json",))
     assert (first / "result.json").stat().st_mtime == 1000
     assert (second / "result.json").stat().st_mtime > 1000
-    assert (second / "result.json").read_text() == (first / "result.json").read_text()
+    assert (second / "result.json").read_text(encoding="utf-8") == (
+        first / "result.json"
+    ).read_text(encoding="utf-8")
 
 
 def test_publishing_to_another_file_system_copies(tmp_path, monkeypatch):
@@ -125,7 +129,9 @@ def test_publishing_to_another_file_system_copies(tmp_path, monkeypatch):
 
     monkeypatch.setattr(store_module.os, "link", refuse)
     publish(sealed, tmp_path / "results", ("result.json",))
-    assert json.loads((tmp_path / "results/result.json").read_text()) == {"outcome": "data"}
+    assert json.loads((tmp_path / "results/result.json").read_text(encoding="utf-8")) == {
+        "outcome": "data"
+    }
 
 
 def test_a_published_file_is_newer_than_its_inputs(tmp_path):
@@ -174,5 +180,5 @@ def test_removal_takes_what_is_named_and_nothing_else(tmp_path):
 def test_a_damaged_result_is_no_result(tmp_path):
     sealed = seal(Store(tmp_path))
     for damaged in ('{"outcome"', "[]", "null"):
-        (sealed.path / "result.json").write_text(damaged)
+        (sealed.path / "result.json").write_text(damaged, encoding="utf-8")
         assert sealed.result() is None

@@ -65,7 +65,8 @@ def test_statuses_come_in_order(tmp_path):
         '{"path": "/v1/messages", "status": 429}\n{"path": "/api/hello", "status": 200}\n'
         '{"path": "/v1/messages", "status": null}\n'
         '{"path": "/v1/messages", "status": 200, "message_id": null}\n'
-        '{"path": "/v1/messages", "status": 200, "message_id": "m"}\n{"path": "/v1/mess'
+        '{"path": "/v1/messages", "status": 200, "message_id": "m"}\n{"path": "/v1/mess',
+        encoding="utf-8",
     )
     assert list(stream.api_statuses(path)) == [429, None, None, 200]
 

@@ -49,7 +49,7 @@ def seal(made, cell):
 def publish(cell, content: str):
     folder = Path("results/runs") / cell.id
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(content)
+    (folder / "result.json").write_text(content, encoding="utf-8")
 
 
 def test_misfits_are_left_out_with_a_line_each(sweep):
@@ -217,7 +217,7 @@ def test_commands_find_this_clones_modules_before_any_other():
     done = subprocess.run(
         ["bash", "-c", prefix + "echo $PYTHONPATH; echo $PATH"],
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": "/other"},
-        capture_output=True, text=True, check=True,
+        capture_output=True, text=True, check=True, encoding="utf-8",
     )  # fmt: skip
     assert done.stdout.splitlines() == ["/clone with space/src", "/env/bin:/usr/bin:/bin"]
     behind = shell_prefix(Path("/src"), Path("/env/bin/python"), prefer_path=True)

@@ -53,7 +53,7 @@ def test_every_column_says_what_it_is_and_its_unit_agrees_with_its_name(table):
 
 
 def test_data_dictionary_is_up_to_date():
-    written = (ROOT / "docs" / "data_dictionary.md").read_text()
+    written = (ROOT / "docs" / "data_dictionary.md").read_text(encoding="utf-8")
     assert written == tables.data_dictionary(), (
         "run `python -m agentsweep.tables > docs/data_dictionary.md`"
     )
@@ -248,7 +248,7 @@ print(pa.default_memory_pool().max_memory() / 2**20)
         return float(
             subprocess.run(
                 [sys.executable, "-c", code, str(tmp_path), str(times)],
-                check=True, capture_output=True, text=True,
+                check=True, capture_output=True, text=True, encoding="utf-8",
             ).stdout
         )  # fmt: skip
 

@@ -25,7 +25,7 @@ def project(tmp_path, monkeypatch):
     """A small valid configuration, and a file of nine rows."""
     small_sweep.write(tmp_path)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "rows.jsonl").write_text(jsonl(many(9)))
+    (tmp_path / "rows.jsonl").write_text(jsonl(many(9)), encoding="utf-8")
     return tmp_path
 
 
@@ -57,7 +57,7 @@ def ids(*numbers) -> list[str]:
 
 
 def one_row(row: dict, **keys):
-    Path("one.jsonl").write_text(jsonl([row]))
+    Path("one.jsonl").write_text(jsonl([row]), encoding="utf-8")
     loaded = load({"one": {"row": {"file": "one.jsonl", "id": row["instance_id"]}, **keys}})
     return loaded, loaded.task("one")
 
@@ -155,7 +155,7 @@ def test_a_set_is_a_task_for_each_row_by_its_name(project):
     task = loaded.task("shop__till-3")
     assert (task.instance_id, task.workdir) == ("shop__till-3", "/w")
     assert task.environment == "source /opt/miniconda3/bin/activate testbed"
-    Path("mine.yaml").write_text("rows: {file: rows.jsonl}\nworkdir: /w\n")
+    Path("mine.yaml").write_text("rows: {file: rows.jsonl}\nworkdir: /w\n", encoding="utf-8")
     in_a_file = load({"mine": "mine.yaml"})
     assert [in_a_file.spec(cell) for cell in in_a_file.cells()] == [
         loaded.spec(cell) for cell in loaded.cells()
@@ -176,7 +176,9 @@ def test_a_sweep_names_a_set_or_tasks_of_it(project):
         f"{where} is the same as 'shop__till-5' before it; leave one out"
     ]
     assert len(refused(tasks, ["mine", "mine"])) == 1
-    Path("cells.csv").write_text("task,agent,memory,cpus,replicate\nshop__till-4,claude,1g,1,0\n")
+    Path("cells.csv").write_text(
+        "task,agent,memory,cpus,replicate\nshop__till-4,claude,1g,1,0\n", encoding="utf-8"
+    )
     loaded = load(tasks)
     given = {**loaded.for_cell(loaded.cells()[0]), "tasks": tasks}
     given["sweep"] = {"cells": "cells.csv"}
@@ -186,7 +188,9 @@ def test_a_sweep_names_a_set_or_tasks_of_it(project):
 def test_a_cell_of_a_set_stands_alone(project):
     Path("scenarios").mkdir()
     for name in ids(*range(9)):
-        Path(f"scenarios/{name}.yaml").write_text(small_sweep.SCENARIO + f"# {name}\n")
+        Path(f"scenarios/{name}.yaml").write_text(
+            small_sweep.SCENARIO + f"# {name}\n", encoding="utf-8"
+        )
     loaded = load({"mine": {"rows": {"file": "rows.jsonl"}, "prompt": "Mend {problem_statement}",
                             "scenario": "scenarios/{instance_id}.yaml"}})  # fmt: skip
     assert loaded.task("shop__till-3").scenario == Path("scenarios/shop__till-3.yaml")
@@ -227,7 +231,7 @@ def test_a_sample_is_the_same_everywhere_and_grows(project):
     odd = {"repository": ["shop/scale"]}
     assert set(chosen(filter=odd, sample={"size": 2})) < set(chosen(filter=odd))
     # The order of the file is nothing to it.
-    Path("rows.jsonl").write_text(jsonl(many(9)[::-1]))
+    Path("rows.jsonl").write_text(jsonl(many(9)[::-1]), encoding="utf-8")
     assert sorted(chosen(sample={"size": 3})) == ids(*SAMPLE_OF_THREE)
 
 
@@ -269,7 +273,10 @@ def test_the_size_of_an_image_is_kept_in_the_lock_file_and_changes_no_run(projec
     assert lockfile.read(path)[small_sweep.REFERENCE].size_bytes == 7
     after = config.load([Path("config.yaml")])
     assert after.spec(after.cells()[0]) == before.spec(before.cells()[0])
-    path.write_text(path.read_text().replace("size_bytes: 7", "size_bytes: large"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("size_bytes: 7", "size_bytes: large"),
+        encoding="utf-8",
+    )
     with pytest.raises(ConfigError, match=r"size_bytes: 'large' is not a size; write a whole"):
         lockfile.read(path)
 
@@ -305,7 +312,7 @@ MINE = {"file": "rows.jsonl"}
     ],
 )  # fmt: skip
 def test_a_wrong_set_is_one_line(project, tasks, line):
-    Path("empty.jsonl").write_text("")
+    Path("empty.jsonl").write_text("", encoding="utf-8")
     assert refused(tasks, ["mine"]) == [f"--config: tasks.{line}"]
     assert refused(tasks) == [f"--config: tasks.{line}"]
 
@@ -325,10 +332,10 @@ def test_a_set_has_the_name_of_no_other_task(project):
 def test_tasks_on_one_image_have_one_base_commit(project):
     rows = many(3)
     rows[1]["docker_image"] = rows[0]["docker_image"]
-    Path("rows.jsonl").write_text(jsonl(rows))
+    Path("rows.jsonl").write_text(jsonl(rows), encoding="utf-8")
     assert len(load({"mine": {"rows": MINE}}).image_references()) == 2
     rows[1]["base_commit"] = "f" * 40
-    Path("rows.jsonl").write_text(jsonl(rows))
+    Path("rows.jsonl").write_text(jsonl(rows), encoding="utf-8")
     image = f"docker://docker.io/{rows[0]['docker_image']}"
     line = (
         f"--config: tasks.shop__till-1: has the image of 'shop__till-0' ({image}) and another "
@@ -342,7 +349,7 @@ def test_only_the_rows_that_are_taken_must_be_whole(project):
     rows = many(40)
     for row in rows[9:]:
         row["problem_statement"] = ""
-    Path("rows.jsonl").write_text(jsonl(rows))
+    Path("rows.jsonl").write_text(jsonl(rows), encoding="utf-8")
     assert chosen(filter={"ids": ids(3)}) == ids(3)
     said = refused({"mine": {"rows": MINE}}, ids(3, 99))
     assert len(said) == 21
@@ -354,7 +361,7 @@ def test_only_the_rows_that_are_taken_must_be_whole(project):
 
 def test_the_hash_of_a_set_is_that_of_its_rows_in_any_order(project):
     def sha256(rows):
-        Path("rows.jsonl").write_text(jsonl(rows))
+        Path("rows.jsonl").write_text(jsonl(rows), encoding="utf-8")
         return load_set("mine", {"rows": MINE}, "here", {}).sha256
 
     rows = many(3)
@@ -396,11 +403,13 @@ def test_results_say_which_tasks_a_sweep_had(project):
 
 def test_a_configuration_without_the_hub_loads_neither_its_client_nor_arrow(project):
     Path("with.yaml").write_text("tasks: {mine: {rows: {file: rows.jsonl}}}\n"
-                                 "sweep: {tasks: [fix]}\n")  # fmt: skip
+                                 "sweep: {tasks: [fix]}\n", encoding="utf-8")  # fmt: skip
     code = (
         "import sys; from agentsweep import cli, config, sweep; from pathlib import Path;"
         "config.load([Path('config.yaml'), Path('with.yaml')]);"
         "print([m for m in ('pyarrow', 'huggingface_hub', 'pandas') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -24,11 +24,11 @@ def read(tmp_path):
         for cpu, text in enumerate(siblings):
             folder = tmp_path / f"cpu/cpu{cpu}/topology"
             folder.mkdir(parents=True)
-            (folder / name).write_text(f"{text}\n")
+            (folder / name).write_text(f"{text}\n", encoding="utf-8")
         for number, text in enumerate(nodes):
             folder = tmp_path / f"node/node{number}"
             folder.mkdir(parents=True)
-            (folder / "cpulist").write_text(f"{text}\n")
+            (folder / "cpulist").write_text(f"{text}\n", encoding="utf-8")
         return Topology.read(range(len(siblings)) if usable is None else usable, tmp_path)
 
     return made
@@ -93,10 +93,10 @@ def recorded(tmp_path):
 
     def laid_out(name: str) -> tuple[Topology, tuple, tuple]:
         path = Path(__file__).parent / "topology_recordings" / f"{name}.json"
-        recording = json.loads(path.read_text())
+        recording = json.loads(path.read_text(encoding="utf-8"))
         for place, text in recording["files"].items():
             (tmp_path / name / place).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name / place).write_text(text)
+            (tmp_path / name / place).write_text(text, encoding="utf-8")
         rows = recording["lscpu"]
         cores, nodes = (
             tuple(

@@ -636,7 +636,9 @@ def test_companions_are_found_beside_and_below(tmp_path):
     main = write(tmp_path / f"{SESSION}.jsonl", small_session())
     below = tmp_path / SESSION / "subagents"
     write(below / "agent-a1.jsonl", subagent(name="a1"))
-    (below / "agent-a1.meta.json").write_text('{"toolUseId": "t2", "agentType": "Explore"}')
+    (below / "agent-a1.meta.json").write_text(
+        '{"toolUseId": "t2", "agentType": "Explore"}', encoding="utf-8"
+    )
     write(tmp_path / "agent-a2.jsonl", subagent(name="a2"))
     write(tmp_path / "agent-a3.jsonl", subagent(session_id="another", name="a3"))
     (tmp_path / "agent-a4.jsonl").mkdir()
@@ -665,7 +667,7 @@ def test_a_damaged_or_unreadable_companion_loses_nothing_else(tmp_path):
     below = tmp_path / SESSION / "subagents"
     path = write(below / "agent-a1.jsonl", subagent(name="a1"))
     path.write_bytes(path.read_bytes()[:-20])
-    (below / "agent-a1.meta.json").write_text("{broken")
+    (below / "agent-a1.meta.json").write_text("{broken", encoding="utf-8")
     made = summary(parse_file(main))
     assert made["status"] == "damaged" and made["lines"]["unusable"] == 1
     assert made["lines"]["problems"][0]["file"].endswith("agent-a1.jsonl")

@@ -42,7 +42,7 @@ def sent(path: Path) -> dict[str, dict]:
     if not log.exists():
         pytest.skip(f"{path.parent.name} has no request log")
     messages = {}
-    for line in log.read_text().splitlines():
+    for line in log.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         reply = entry.get("sent")
         if isinstance(reply, dict) and reply.get("message_id"):
@@ -151,7 +151,7 @@ def test_every_subagent_is_linked_or_a_warm_up(path):
 def test_requests_and_cost_agree_with_the_endpoint(path):
     truth = sent(path)
     made = summary(parse_file(path))
-    log = (path.parent / "mock_requests.log.jsonl").read_text().splitlines()
+    log = (path.parent / "mock_requests.log.jsonl").read_text(encoding="utf-8").splitlines()
     posts = [json.loads(line) for line in log]
     posts = [p for p in posts if p.get("method") == "POST" and "/v1/messages" in p["path"]]
     assert made["api"]["attempts"] == len(posts)
@@ -205,7 +205,7 @@ def test_exact_tool_times_lie_within_the_bounds():
     (path,) = EXAMPLES.glob("2.1.330_multi_tool_otel/3*.jsonl")
     spans = {}
     for dump in sorted(path.parent.glob("otlp/*.json")):
-        for name, span in _spans(json.loads(dump.read_text())):
+        for name, span in _spans(json.loads(dump.read_text(encoding="utf-8"))):
             if name == "claude_code.tool.execution":
                 spans[span["tool_use_id"]] = (span["start"], span["end"])
     calls = {call.id: call for call in parse_file(path).tool_calls}

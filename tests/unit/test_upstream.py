@@ -220,7 +220,12 @@ def authority(tmp_path_factory):
 
     def openssl(*arguments):
         done = subprocess.run(
-            ["openssl", *arguments], cwd=folder, check=True, capture_output=True, text=True
+            ["openssl", *arguments],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
         )
         return done.stdout
 
@@ -229,7 +234,7 @@ def authority(tmp_path_factory):
     openssl("req", "-x509", *new_key, *ca)
     contexts = []
     for name in ("IP:127.0.0.1", "DNS:elsewhere.example"):
-        (folder / "names").write_text(f"subjectAltName={name}\n")
+        (folder / "names").write_text(f"subjectAltName={name}\n", encoding="utf-8")
         openssl("req", *new_key, "-keyout", "key", "-out", "asked", "-subj", "/CN=server")
         by_ca = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial")
         openssl("x509", "-req", "-in", "asked", *by_ca, "-extfile", "names", "-out", "cert.pem")
@@ -492,7 +497,9 @@ def test_cookies_of_the_endpoint_are_not_sent_back():
 
 
 def test_passwords_from_netrc_are_not_sent(tmp_path, monkeypatch):
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password canary\n")
+    (tmp_path / "netrc").write_text(
+        "machine 127.0.0.1 login me password canary\n", encoding="utf-8"
+    )
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     endpoint = Endpoint(http(200))
     ask_once(endpoint, credential=None)
@@ -747,7 +754,7 @@ def test_https_to_a_server_that_speaks_no_tls():
     "variable", ["SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE"]
 )
 def test_a_wrong_certificate_file_is_named(tmp_path, variable):
-    (tmp_path / "empty.pem").write_text("nothing\n")
+    (tmp_path / "empty.pem").write_text("nothing\n", encoding="utf-8")
     for name, said in (
         ("missing.pem", "cannot be read (No such file or directory)"),
         ("empty.pem", "holds no certificate that can be read"),

@@ -150,7 +150,9 @@ def test_no_expected_test_at_all_resolves_nothing():
 def graded(tmp_path, monkeypatch):
     """Grades with one grading, of the patch aa of the task t, whose evidence is made up."""
     listed = tmp_path / "patches.json"
-    listed.write_text(json.dumps([{"task": "t", "patch_sha256": "aa", "run": "unused"}]))
+    listed.write_text(
+        json.dumps([{"task": "t", "patch_sha256": "aa", "run": "unused"}]), encoding="utf-8"
+    )
     record = RECORD | {"patch_sha256": "aa"}
     found = {tmp_path / "t" / "aa": (record, [command(**PASSED)])}
     monkeypatch.setattr(grades.evidence, "read", lambda folder: found[folder.with_name("aa")])
@@ -159,7 +161,9 @@ def graded(tmp_path, monkeypatch):
 
 def test_the_grading_of_another_patch_is_refused(graded, tmp_path):
     listed = tmp_path / "patches.json"
-    listed.write_text(json.dumps([{"task": "t", "patch_sha256": "bb", "run": "unused"}]))
+    listed.write_text(
+        json.dumps([{"task": "t", "patch_sha256": "bb", "run": "unused"}]), encoding="utf-8"
+    )
     with pytest.raises(AgentsweepError, match="t/bb is that of another patch: remove"):
         grades.Grades(listed)
 

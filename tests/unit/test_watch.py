@@ -51,7 +51,10 @@ class Service:
 
 def dead(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            in "ZX"
+        )
     except OSError:
         return True
 
@@ -73,9 +76,9 @@ def start():
 def test_all_but_init_and_its_pause_are_killed(start):
     init = start(sys.executable, "-c", "import subprocess as s; s.run(['sleep', 'infinity'])")
     children = Path(f"/proc/{init.pid}/task/{init.pid}/children")
-    while not children.read_text().split():
+    while not children.read_text(encoding="utf-8").split():
         time.sleep(0.01)
-    pause = int(children.read_text())
+    pause = int(children.read_text(encoding="utf-8"))
     while b"sleep" not in Path(f"/proc/{pause}/cmdline").read_bytes():
         time.sleep(0.01)
     # Called the same, and not the pause.
@@ -109,7 +112,7 @@ def test_a_process_is_found_by_its_number_inside():
     inside = int(
         next(
             line.split()[-1]
-            for line in Path("/proc/self/status").read_text().splitlines()
+            for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
             if line.startswith("NSpid:")
         )
     )
@@ -141,7 +144,7 @@ def test_quiet_counts_from_the_last_sign_of_life(tmp_path):
     now = time.monotonic()
     assert quiet.quiet_s(now + 1) == pytest.approx(0, abs=0.1)
     assert 8 < quiet.quiet_s(now + 10) < 10
-    (tmp_path / "stream.jsonl").write_text("x")
+    (tmp_path / "stream.jsonl").write_text("x", encoding="utf-8")
     assert quiet.quiet_s(now + 20) == 0
     assert 9 < quiet.quiet_s(now + 30) < 11
 

@@ -34,7 +34,9 @@ def node(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def dead_tag():
     code = "from agentsweep.process import owner_tag; print(owner_tag())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     return done.stdout.strip()
 
 
@@ -58,11 +60,11 @@ def test_somebody_elses_is_refused(node):
 
 def test_only_what_the_dead_own_is_removed(node, dead_tag):
     living, dead = workspace.create("living-1"), workspace.create("dead-1")
-    (dead / "owner").write_text(dead_tag)
+    (dead / "owner").write_text(dead_tag, encoding="utf-8")
     (dead / "home").mkdir()
     nest(dead / "home", 1200)
     torn = workspace.create("torn-1")
-    (torn / "owner").write_text("")
+    (torn / "owner").write_text("", encoding="utf-8")
     engine = Engine(
         workspace.engine_dir(),
         {"id": "a", "attempt": "dead-1", "owner": dead_tag},
@@ -80,7 +82,7 @@ def test_only_what_the_dead_own_is_removed(node, dead_tag):
 
 def test_a_removal_that_was_killed_is_finished_by_the_next_start(node, dead_tag, monkeypatch):
     folder = workspace.create("dead-1")
-    (folder / "owner").write_text(dead_tag)
+    (folder / "owner").write_text(dead_tag, encoding="utf-8")
     (folder / "home").mkdir()
     calls = []
     monkeypatch.setattr(workspace, "remove_trees", lambda *paths: calls.append(paths))
@@ -92,7 +94,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_start(node, dead_tag,
 
 
 def test_a_name_used_before_starts_empty(node):
-    (workspace.create("a-1") / "rest").write_text("x")
+    (workspace.create("a-1") / "rest").write_text("x", encoding="utf-8")
     assert [p.name for p in workspace.create("a-1").iterdir()] == ["owner"]
 
 

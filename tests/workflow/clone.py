@@ -44,9 +44,9 @@ class Clone:
 
     def replace(self, name: str, old: str, new: str) -> None:
         """Edit a file; the old text must be there."""
-        text = self.file(name).read_text()
+        text = self.file(name).read_text(encoding="utf-8")
         assert old in text, f"{old!r} is not in {name}"
-        self.file(name).write_text(text.replace(old, new))
+        self.file(name).write_text(text.replace(old, new), encoding="utf-8")
 
     def snakemake(self, *arguments: str, check: bool = True, **kwargs):
         """Run Snakemake here, as a user does whose environment is active."""

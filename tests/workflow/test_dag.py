@@ -54,8 +54,8 @@ def configure(clone, **overrides) -> None:
         settings[section] = (
             settings.get(section, {}) | values if isinstance(values, dict) else values
         )
-    clone.file("config/config.yaml").write_text(yaml.safe_dump(settings))
-    clone.file("config/images.lock.yaml").write_text(yaml.safe_dump(LOCK))
+    clone.file("config/config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    clone.file("config/images.lock.yaml").write_text(yaml.safe_dump(LOCK), encoding="utf-8")
 
 
 def test_fresh_clone_plans_the_whole_chain(small):
@@ -78,6 +78,7 @@ def plan_with_nothing(clone, empty, *arguments) -> str:
     done = subprocess.run(
         [shutil.which(command[0]), *command[1:]],
         cwd=clone.path, env={"PATH": str(empty)}, capture_output=True, text=True, timeout=60,
+        encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "agent_run" in done.stdout + done.stderr
@@ -145,7 +146,7 @@ def test_parsing_imports_nothing_heavy():
     )
     done = subprocess.run(
         [BIN / "python", "-c", code], capture_output=True, text=True, check=True,
-        env={"PYTHONPATH": str(ROOT / "src")},
+        env={"PYTHONPATH": str(ROOT / "src")}, encoding="utf-8",
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
 
@@ -219,9 +220,10 @@ def test_reservation_is_limit_and_overhead_in_whole_cores_and_decimal_megabytes(
 def test_sessions_are_capped_by_the_configuration_and_by_the_command_line(small):
     """The attribute is Snakemake's own, so that an upgrade may take it away."""
     configure(small, agent={"max_sessions": 1})
-    text = small.file("workflow/rules/common.smk").read_text()
+    text = small.file("workflow/rules/common.smk").read_text(encoding="utf-8")
     small.file("workflow/rules/common.smk").write_text(
-        text + '\nprint("CAP", workflow.global_resources["agent_sessions"].value)\n'
+        text + '\nprint("CAP", workflow.global_resources["agent_sessions"].value)\n',
+        encoding="utf-8",
     )
     assert "CAP 1\n" in small.snakemake("-n").stdout
     assert "CAP 9\n" in small.snakemake("-n", "--resources", "agent_sessions=9").stdout
@@ -241,7 +243,7 @@ def test_partial_takes_the_cells_that_have_their_run(small, monkeypatch):
     for cell, digest in ((cells[1], digests[1]), (cells[2], "0" * 64)):
         folder = small.file("results/runs") / cell.id
         folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps({"spec_sha256": digest}))
+        (folder / "result.json").write_text(json.dumps({"spec_sha256": digest}), encoding="utf-8")
     assert small.planned("--config", "partial=True")["trace_extract"] == 2
     assert small.planned()["trace_extract"] == 4
 
@@ -254,7 +256,9 @@ def test_another_results_directory_moves_every_output(small):
 
 def test_everything_runs_this_clones_modules(small):
     """The environment may have been made in another clone."""
-    small.file("src/agentsweep/doctor.py").write_text("raise SystemExit(f'HERE {__file__}')\n")
+    small.file("src/agentsweep/doctor.py").write_text(
+        "raise SystemExit(f'HERE {__file__}')\n", encoding="utf-8"
+    )
     small.replace(
         "workflow/rules/common.smk", "\nFIGURES = (", "\nprint(codehash.SOURCE)\nFIGURES = ("
     )
@@ -276,11 +280,11 @@ def test_unlocked_image_is_planned_and_then_refused_with_one_sentence(small):
 
 
 def test_reports_have_a_caption_for_every_figure(clone):
-    text = clone.file("workflow/rules/common.smk").read_text()
+    text = clone.file("workflow/rules/common.smk").read_text(encoding="utf-8")
     figures = text.split("\nFIGURES = (")[1].split(")")[0].replace('"', "").replace(",", "").split()
     assert len(figures) == 9
     for figure in figures:
-        assert clone.file(f"workflow/report/{figure}.rst").read_text().strip()
+        assert clone.file(f"workflow/report/{figure}.rst").read_text(encoding="utf-8").strip()
         assert clone.file(f"workflow/scripts/figures/{figure}.py").is_file()
 
 
@@ -338,10 +342,14 @@ def test_all_jobs_of_an_invocation_know_that_they_are_of_one(small):
     """Also those of an executor that passes on nothing but what is declared."""
     configure(small, agents=LIVE)
     small.file("src/agentsweep/doctor.py").write_text(
-        "import os\nraise SystemExit(f'IN {os.environ[\"AGENTSWEEP_INVOCATION\"]}.')\n"
+        "import os\nraise SystemExit(f'IN {os.environ[\"AGENTSWEEP_INVOCATION\"]}.')\n",
+        encoding="utf-8",
     )
     common = small.file("workflow/rules/common.smk")
-    common.write_text(common.read_text() + "\nprint('DECLARED', sorted(workflow.envvars))\n")
+    common.write_text(
+        common.read_text(encoding="utf-8") + "\nprint('DECLARED', sorted(workflow.envvars))\n",
+        encoding="utf-8",
+    )
 
     def name(**env) -> str:
         done = small.snakemake("--cores", "1", "doctor", check=False, env=env)
@@ -367,21 +375,21 @@ def all_replayed(tmp_path_factory):
 
     small = Clone.make(tmp_path_factory.mktemp("replays") / "base")
     small.file("recordings").mkdir()
-    small.file("recordings/a.jsonl").write_text(RECORDED)
+    small.file("recordings/a.jsonl").write_text(RECORDED, encoding="utf-8")
     replay(small)
     with contextlib.chdir(small.path):
         loaded = config.load([small.file("config/config.yaml")])
         specs = [loaded.spec(cell) for cell in loaded.cells()]
         image = small.file("results/images") / loaded.image_of("question").directory
     image.mkdir(parents=True)
-    (image / "pulled.json").write_text("{}")
-    (image / "image.json").write_text("{}")
+    (image / "pulled.json").write_text("{}", encoding="utf-8")
+    (image / "image.json").write_text("{}", encoding="utf-8")
     store = Store(small.file("store"))
     for spec in specs:
         with store.locked(spec_sha256(spec), spec):
             attempt = store.begin(spec_sha256(spec))
             for file in PUBLISHED:
-                (attempt.path / file).write_text('{"outcome": "completed"}')
+                (attempt.path / file).write_text('{"outcome": "completed"}', encoding="utf-8")
             store.finish(attempt, "sealed")
     small.snakemake("--cores", "1", "runs")
     assert small.planned("runs") == {}
@@ -447,7 +455,9 @@ def test_the_demos_run_is_replayed_by_one_more_file(clone, tmp_path, monkeypatch
     overlay = ["--configfile", "config/replay.yaml", "--cores", "2", "--resources", "mem_mb=9000"]
     done = made.snakemake("-n", *overlay, check=False)
     assert "there is no such file or directory: make the recording first" in done.stdout
-    named = yaml.safe_load(made.file("config/replay.yaml").read_text())["agents"]["replay"]
+    named = yaml.safe_load(made.file("config/replay.yaml").read_text(encoding="utf-8"))["agents"][
+        "replay"
+    ]
     monkeypatch.chdir(made.path)
     demo = config.load([made.file("config/config.yaml")])
     assert named["model"]["replay"] in [f"results/runs/{cell.id}" for cell in demo.cells()]
@@ -457,8 +467,8 @@ def test_the_demos_run_is_replayed_by_one_more_file(clone, tmp_path, monkeypatch
     ]
     recorded = made.file(named["model"]["replay"])
     recorded.mkdir(parents=True)
-    (recorded / "result.json").write_text("{}")
-    (recorded / "trace.jsonl").write_text(RECORDED)
+    (recorded / "result.json").write_text("{}", encoding="utf-8")
+    (recorded / "trace.jsonl").write_text(RECORDED, encoding="utf-8")
     done = made.snakemake("-n", *overlay)
     jobs = planned(done.stdout)
     assert (jobs["agent_run"], jobs["trace_extract"], jobs["dataset"]) == (9, 9, 1)
@@ -474,7 +484,7 @@ def test_no_rule_uses_what_the_workflow_must_not():
     """
     checkpoints = []
     for path in [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]:
-        words = path.read_text()
+        words = path.read_text(encoding="utf-8")
         for word in ("ancient(", "protected(", "\n    run:", "--config {params"):
             assert word not in words, f"{path.name}: {word}"
         checkpoints += re.findall(r"^checkpoint (\w+):", words, re.MULTILINE)
@@ -497,20 +507,20 @@ def test_a_task_set_is_planned_from_its_file_and_written_down(small):
     The filter is longer than an argument of a command may be.
     """
     rows = [row(f"shop__till-{number}") for number in range(3)]
-    small.file("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    small.file("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     live = {"model": "live", "model_id": "claude-haiku-4-5-20251001", "version": "2.1.330"}
     tasks = {"mine": {"rows": {"file": "rows.jsonl"}, "filter": {"ids": [
         "shop__till-0", "shop__till-2"], "repository": ["shop/till", "x" * 2**17]}}}  # fmt: skip
     configure(small, sweep={"tasks": ["mine"], "replicates": 1}, tasks=tasks,
               agents={"claude": live})  # fmt: skip
-    content = yaml.safe_load(small.file("config/config.yaml").read_text())
+    content = yaml.safe_load(small.file("config/config.yaml").read_text(encoding="utf-8"))
     del content["tasks"]["question"]
-    small.file("config/config.yaml").write_text(yaml.safe_dump(content))
+    small.file("config/config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     assert small.planned("runs")["agent_run"] == 4
     small.snakemake("--cores", "1", "results/tasks.json")
-    said = json.loads(small.file("results/tasks.json").read_text())
+    said = json.loads(small.file("results/tasks.json").read_text(encoding="utf-8"))
     assert [task["name"] for task in said["tasks"]] == ["shop__till-0", "shop__till-2"]
     assert small.planned("results/tasks.json") == {}
     rows[2]["test_patch"] += "\n"
-    small.file("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    small.file("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     assert small.planned("results/tasks.json") == {"tasks": 1}

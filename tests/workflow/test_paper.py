@@ -53,12 +53,15 @@ def make_data(path) -> None:
             attempt = path / name / task / "attempt_1"
             attempt.mkdir(parents=True)
             samples = [sample(second) for second in range(70)]
-            (attempt / "resources.json").write_text(json.dumps({"samples": samples}))
+            (attempt / "resources.json").write_text(
+                json.dumps({"samples": samples}), encoding="utf-8"
+            )
             (attempt / "results.json").write_text(
                 json.dumps({"claude_time": 80.0, "pull_time": 1.0, "permission_fix_time": 2.0,
-                            "start_time": samples[0]["timestamp"], "total_time": 83.0})
+                            "start_time": samples[0]["timestamp"], "total_time": 83.0}),
+                encoding="utf-8",
             )  # fmt: skip
-            (attempt / "trace.jsonl").write_text(session())
+            (attempt / "trace.jsonl").write_text(session(), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def plan(clone: Clone, *arguments: str) -> dict[str, int]:
 
 
 def test_everything_is_there_and_nothing_else_is_run(made):
-    with made.file("results/paper/claims.csv").open(newline="") as file:
+    with made.file("results/paper/claims.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0]) == ["claim", "dataset", "mode", "value", "unit", "n", "definition"]
     assert {line["dataset"] for line in lines} == {"H", "L", "H+L"}
@@ -123,13 +126,13 @@ def test_only_what_a_change_concerns_is_made_again(clone):
 
     data = clone.path.parent / "shared/data/agentcgroup"
     attempt = data / "all_images_haiku/a__b-1/attempt_1"
-    kept = (attempt / "results.json").read_text()
-    (attempt / "results.json").write_text(kept.replace("80.0", "81.0"))
+    kept = (attempt / "results.json").read_text(encoding="utf-8")
+    (attempt / "results.json").write_text(kept.replace("80.0", "81.0"), encoding="utf-8")
     assert figures(plan(clone)) == {"import_run": 1, **every}
     (data / "all_images_local/e__f-3").mkdir()
-    (data / "all_images_local/e__f-3/results.json").write_text(kept)
+    (data / "all_images_local/e__f-3/results.json").write_text(kept, encoding="utf-8")
     assert figures(plan(clone)) == {"import_run": 2, **every}
-    (attempt / "results.json").write_text(kept)
+    (attempt / "results.json").write_text(kept, encoding="utf-8")
     assert figures(plan(clone)) == {"import_run": 1, **every}
     # An attempt without a file is a row of `runs`, too.
     (data / "all_images_haiku/a__b-1/attempt_2").mkdir()
@@ -145,19 +148,22 @@ def test_only_what_a_change_concerns_is_made_again(clone):
     assert plan(clone) == {}
 
     published = clone.file("config/agentcgroup-published.csv")
-    published.write_text(published.read_text().replace("5.8 min,5.8", "5.9 min,5.9"))
+    published.write_text(
+        published.read_text(encoding="utf-8").replace("5.8 min,5.8", "5.9 min,5.9"),
+        encoding="utf-8",
+    )
     assert figures(plan(clone)) == {"claims": 1}
     clone.snakemake("--cores", "2", "paper", "--configfile", CONFIG)
-    assert "| 5.9 min |" in clone.file("results/paper/claims.md").read_text()
+    assert "| 5.9 min |" in clone.file("results/paper/claims.md").read_text(encoding="utf-8")
 
     script = clone.file("workflow/scripts/paper/timeseries.py")
-    script.write_text(script.read_text() + "\n# changed\n")
+    script.write_text(script.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
     assert plan(clone) == {"paper_timeseries": 1}
     # The importer's code makes all of it again, the claims' own only the claims.
     clone.replace("src/agentsweep/claims.py", "_PUBLISHED_COLUMNS", "_PRINTED_COLUMNS")
     assert figures(plan(clone)) == {"claims": 1, "paper": 1}
     code = clone.file("src/agentsweep/agentcgroup.py")
-    code.write_text(code.read_text() + "\n# changed\n")
+    code.write_text(code.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
     assert figures(plan(clone)) == {"import_run": 2, **every}
 
 
@@ -218,9 +224,9 @@ def test_a_sweep_of_ones_own_gets_the_paper_without_another_line(tmp_path):
     assert sum(rule.startswith("paper_") for rule in counts) == FIGURES
     # Runs of others come beside it where the configuration names some, and no run changes.
     make_data(tmp_path / "data")
-    settings = yaml.safe_load(clone.file("config/config.yaml").read_text())
+    settings = yaml.safe_load(clone.file("config/config.yaml").read_text(encoding="utf-8"))
     settings["imports"] = {"H": {"directory": "../data/all_images_haiku"}}
-    clone.file("config/config.yaml").write_text(yaml.safe_dump(settings))
+    clone.file("config/config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     assert clone.planned("paper") == counts | {"import_run": 1}
     assert "paper_timeseries" in clone.planned()
 
@@ -229,9 +235,9 @@ def test_reports_show_the_corrected_figures(made):
     report = made.path / "report.html"
     done = subprocess.run(
         [str(BIN / "snakemake"), "--report", str(report), "paper", "--configfile", CONFIG],
-        cwd=made.path, capture_output=True, text=True, timeout=120, check=False,
+        cwd=made.path, capture_output=True, text=True, timeout=120, check=False, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    page = report.read_text()
+    page = report.read_text(encoding="utf-8")
     report.unlink()
     assert page.count("corrected.svg") >= FIGURES

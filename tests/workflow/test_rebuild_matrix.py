@@ -113,19 +113,21 @@ def finished(tmp_path_factory):
     clone = Clone.make(tmp_path_factory.mktemp("matrix") / "base")
     clone.file("agents").symlink_to(ROOT / "agents")
     clone.file("images").symlink_to(ROOT / "images")
-    clone.file("config/config.yaml").write_text(CONFIG)
+    clone.file("config/config.yaml").write_text(CONFIG, encoding="utf-8")
     clone.file("config/images.lock.yaml").unlink()
-    clone.file("config/rows/matrix.jsonl").write_text(json.dumps(row()) + "\n")
+    clone.file("config/rows/matrix.jsonl").write_text(json.dumps(row()) + "\n", encoding="utf-8")
     for name, task in (("question", QUESTION), ("code", CODE)):
-        clone.file(f"config/tasks/{name}.yaml").write_text(task)
-        clone.file(f"config/scenarios/{name}.yaml").write_text(SCENARIO.format(name=name))
+        clone.file(f"config/tasks/{name}.yaml").write_text(task, encoding="utf-8")
+        clone.file(f"config/scenarios/{name}.yaml").write_text(
+            SCENARIO.format(name=name), encoding="utf-8"
+        )
     clone.snakemake("--cores", "1", "lock")
     assert graded(clone.snakemake("--cores", "2").stdout) == 1
     assert clone.planned() == {}
     assert (len(clone.sealed()), len(clone.gradings())) == (4, 1)
     yield clone
     for record in clone.path.parent.glob("*/results/images/*/image.json"):
-        made = yaml.safe_load(record.read_text())
+        made = yaml.safe_load(record.read_text(encoding="utf-8"))
         for image in (made["tag"], made["id"]):
             subprocess.run(["podman", "rmi", "--force", image], capture_output=True, check=False)
 
@@ -207,7 +209,9 @@ def change_grader(clone):
 
 def change_verdict(clone):
     source = clone.file("src/agentsweep/verdict.py")
-    source.write_text(source.read_text() + "\n# Another verdict.\n")
+    source.write_text(
+        source.read_text(encoding="utf-8") + "\n# Another verdict.\n", encoding="utf-8"
+    )
 
 
 def edit_test(clone):
@@ -227,14 +231,16 @@ def move_task_file(clone):
 def change_digest(clone):
     """Another manifest for the same layers, as an image that was compressed again has."""
     lock = clone.file("config/images.lock.yaml")
-    content = yaml.safe_load(lock.read_text())
+    content = yaml.safe_load(lock.read_text(encoding="utf-8"))
     content["images"]["oci-archive:images/starlette-1147.tar"]["digest"] = f"sha256:{'d' * 64}"
-    lock.write_text(yaml.safe_dump(content))
+    lock.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 def change_parser(clone):
     source = clone.file("src/agentsweep/trace.py")
-    source.write_text(source.read_text() + "\n# Another parser.\n")
+    source.write_text(
+        source.read_text(encoding="utf-8") + "\n# Another parser.\n", encoding="utf-8"
+    )
 
 
 def rename_data_set(clone):
@@ -243,13 +249,17 @@ def rename_data_set(clone):
 
 def change_figure(clone):
     script = clone.file("workflow/scripts/figures/wall_time.py")
-    script.write_text(script.read_text() + "\n# Another figure.\n")
+    script.write_text(
+        script.read_text(encoding="utf-8") + "\n# Another figure.\n", encoding="utf-8"
+    )
 
 
 def change_runner(clone):
     """How runs are made is told by the protocol number, not by the runner's bytes."""
     source = clone.file("src/agentsweep/measurement.py")
-    source.write_text(source.read_text() + "\n# Another runner.\n")
+    source.write_text(
+        source.read_text(encoding="utf-8") + "\n# Another runner.\n", encoding="utf-8"
+    )
 
 
 def touch_everything(clone):
@@ -357,7 +367,7 @@ def test_matrix(finished, tmp_path, line):
 def test_report_shows_every_figure_with_its_caption(finished):
     clone = finished.copy(finished.path.parent / "report")
     clone.snakemake("--report", "report.html")
-    page = clone.file("report.html").read_text()
+    page = clone.file("report.html").read_text(encoding="utf-8")
     captions = sorted(clone.file("results/figures").glob("*.json"))
     assert len(captions) == ALL_FIGURES
     for path in captions:

@@ -61,7 +61,7 @@ def sweep(tmp_path_factory):
     clone.file("agents").symlink_to(ROOT / "agents")
     clone.file("images").symlink_to(ROOT / "images")
     clone.file("config/images.lock.yaml").unlink()
-    clone.file("replay.yaml").write_text(yaml.safe_dump(CONFIG))
+    clone.file("replay.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
     # A work tree that no other sweep has, so that the image can be removed: the same one, written
     # in another way.
     clone.replace("config/tasks/starlette-1147.yaml", "kind: swe", "kind: swe\nworkdir: /testbed/")
@@ -69,7 +69,7 @@ def sweep(tmp_path_factory):
         clone.snakemake("--cores", "2", target, "--configfile", "replay.yaml")
     yield clone
     for record in clone.path.glob("results/images/*/image.json"):
-        made = json.loads(record.read_text())
+        made = json.loads(record.read_text(encoding="utf-8"))
         for image in (made["tag"], made["id"]):
             subprocess.run(["podman", "rmi", "--force", image], capture_output=True, check=False)
 
@@ -90,7 +90,7 @@ def test_every_cell_is_played_to_its_end(sweep):
 def test_every_cell_without_a_killed_tool_makes_the_same_change(sweep):
     patches = []
     for run in table(sweep, "runs"):
-        patch = sweep.file(f"results/runs/{run['run_id']}/patch.diff").read_text()
+        patch = sweep.file(f"results/runs/{run['run_id']}/patch.diff").read_text(encoding="utf-8")
         (change,) = (
             part
             for part in re.split(r"(?m)^(?=diff --git )", patch)
@@ -121,7 +121,7 @@ def test_fidelity_is_there_for_every_run_and_in_the_figure(sweep):
     assert all(0.5 < score < 0.9 for score in scores)
     assert max(scores) - min(scores) < 0.02
     assert {run["n_recorded_calls"] for run in runs} == {39}
-    caption = sweep.file("results/figures/fidelity.rst").read_text()
+    caption = sweep.file("results/figures/fidelity.rst").read_text(encoding="utf-8")
     assert "n = 9 runs." in caption
     assert "Distinct patches by task: starlette-1147 1 in 9 runs of 1 recording." in caption
     assert sweep.file("results/figures/fidelity.pdf").stat().st_size > 5000

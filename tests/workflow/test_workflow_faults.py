@@ -52,10 +52,10 @@ def ready(tmp_path_factory):
     clone = Clone.make(tmp_path_factory.mktemp("faults") / "base")
     clone.file("agents").symlink_to(ROOT / "agents")
     clone.file("images").symlink_to(ROOT / "images")
-    clone.file("config/config.yaml").write_text(CONFIG)
-    clone.file("config/images.lock.yaml").write_text("images: {}\n")
-    clone.file("config/tasks/wait.yaml").write_text(TASK)
-    clone.file("config/scenarios/wait.yaml").write_text(SCENARIO)
+    clone.file("config/config.yaml").write_text(CONFIG, encoding="utf-8")
+    clone.file("config/images.lock.yaml").write_text("images: {}\n", encoding="utf-8")
+    clone.file("config/tasks/wait.yaml").write_text(TASK, encoding="utf-8")
+    clone.file("config/scenarios/wait.yaml").write_text(SCENARIO, encoding="utf-8")
     clone.snakemake("--cores", "1", "lock")
     clone.snakemake("--cores", "1", "images")
     return clone
@@ -73,13 +73,13 @@ def start(clone: Clone) -> subprocess.Popen:
         cwd=clone.path,
         env={"PATH": f"{BIN}:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": os.environ.get("HOME", "/")},
         stdin=subprocess.DEVNULL,
-        stdout=clone.file("log").open("w"),
+        stdout=clone.file("log").open("w", encoding="utf-8"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
     while not [p for p in clone.path.glob("store/*/*.partial/api.jsonl") if p.stat().st_size]:
-        assert time.monotonic() < deadline, clone.file("log").read_text()
+        assert time.monotonic() < deadline, clone.file("log").read_text(encoding="utf-8")
         time.sleep(0.1)
     return process
 
@@ -92,6 +92,7 @@ def containers(clone: Clone) -> list[str]:
         text=True,
         check=True,
         cwd="/",
+        encoding="utf-8",
     )
     return [name for name in done.stdout.split() if any(key in name for key in keys)]
 

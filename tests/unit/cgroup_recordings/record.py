@@ -112,19 +112,21 @@ def _beside() -> None:
 
 
 def _may_be_killed() -> None:
-    Path("/proc/self/oom_score_adj").write_text("0")
+    Path("/proc/self/oom_score_adj").write_text("0", encoding="utf-8")
 
 
 def _pss_anon(process: Path) -> int:
     with contextlib.suppress(OSError):
-        found = re.search(r"Pss_Anon: +(\d+) kB", (process / "smaps_rollup").read_text())
+        found = re.search(
+            r"Pss_Anon: +(\d+) kB", (process / "smaps_rollup").read_text(encoding="utf-8")
+        )
         return int(found[1]) * 1024 if found else 0
     return 0
 
 
 def _write(path: Path, value: dict) -> None:
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(value))
+    part.write_text(json.dumps(value), encoding="utf-8")
     part.rename(path)
 
 
@@ -132,7 +134,9 @@ def _write(path: Path, value: dict) -> None:
 
 
 def run(*command: str, check: bool = True) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/tmp")
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd="/tmp", encoding="utf-8"
+    )
     if check and done.returncode != 0:
         sys.exit(f"{' '.join(command)}: {done.stderr}")
     return done.stdout.strip()
@@ -142,10 +146,10 @@ def tree(pid: int) -> dict:
     """/proc/mounts, the process's cgroup, and the files of that and of all above it."""
     mounts = [
         line
-        for line in Path("/proc/mounts").read_text().splitlines()
+        for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
         if line.split(" ")[2] in ("cgroup", "cgroup2", "proc", "sysfs")
     ]
-    membership = Path(f"/proc/{pid}/cgroup").read_text()
+    membership = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8")
     own = TOP / membership.strip().removeprefix("0::/")
     # crun's leaf is the container's own; so is the scope around it.
     near = (own, own.parent) if own.name == "container" else (own,)
@@ -165,7 +169,7 @@ def _files(folder: Path, everything: bool) -> dict[str, str]:
                 continue
             # Some can only be written to, and pressure cannot be read where it is switched off.
             with contextlib.suppress(OSError):
-                kept[path.name] = path.read_text()
+                kept[path.name] = path.read_text(encoding="utf-8")
     return kept
 
 
@@ -183,7 +187,7 @@ def watermark(own: Path, folder: Path) -> dict:
 
     said = {
         "mode": oct(path.stat().st_mode & 0o777),
-        "current_before": int((own / "memory.current").read_text()),
+        "current_before": int((own / "memory.current").read_text(encoding="utf-8")),
         "before": read(reset),
     }
     try:
@@ -197,7 +201,7 @@ def watermark(own: Path, folder: Path) -> dict:
     os.pwrite(other, b"reset\n", 0)
     return said | {
         "reset_after_other_reset": read(reset),
-        "current_after": int((own / "memory.current").read_text()),
+        "current_after": int((own / "memory.current").read_text(encoding="utf-8")),
         "bump_bytes": BUMP_MIB * MIB,
     }
 
@@ -252,7 +256,7 @@ def main() -> None:
             recording = _record(asked, engine, container, folder, options)
         finally:
             run(*engine, "rm", "--force", container, check=False)
-    asked.out.write_text(json.dumps(recording, indent=1, sort_keys=True) + "\n")
+    asked.out.write_text(json.dumps(recording, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _record(asked, engine: list[str], container: str, folder: Path, options: list[str]) -> dict:
@@ -260,8 +264,8 @@ def _record(asked, engine: list[str], container: str, folder: Path, options: lis
     state = json.loads(run(*engine, "inspect", container))[0]
     pid = state["State"]["Pid"]
     if asked.group:
-        level = Path(f"/proc/{pid}/cgroup").read_text().strip().removeprefix("0::/")
-        (TOP / level / "memory.oom.group").write_text("1")
+        level = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").strip().removeprefix("0::/")
+        (TOP / level / "memory.oom.group").write_text("1", encoding="utf-8")
     _wait(folder / "did.json")
     recording = tree(pid)
     said = {
@@ -291,7 +295,7 @@ def _record(asked, engine: list[str], container: str, folder: Path, options: lis
         "cpus": None if asked.no_cpus else CPUS,
         "pids": PIDS,
     }
-    recording["did"] = json.loads((folder / "did.json").read_text())
+    recording["did"] = json.loads((folder / "did.json").read_text(encoding="utf-8"))
     recording["said"] = said
     return recording
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 SYSFS = Path("/sys/devices/system")
 files = sorted([*SYSFS.glob("cpu/cpu[0-9]*/topology/*_list"), *SYSFS.glob("node/node*/cpulist")])
-said = subprocess.run(["lscpu", "-p=CPU,CORE,NODE"], capture_output=True, text=True, check=True)
+said = subprocess.run(
+    ["lscpu", "-p=CPU,CORE,NODE"], capture_output=True, text=True, check=True, encoding="utf-8"
+)
 rows = [line.split(",") for line in said.stdout.splitlines() if not line.startswith("#")]
 recording = {
-    "files": {str(path.relative_to(SYSFS)): path.read_text() for path in files},
+    "files": {str(path.relative_to(SYSFS)): path.read_text(encoding="utf-8") for path in files},
     "lscpu": [{"cpu": int(cpu), "core": int(core), "node": int(node)} for cpu, core, node in rows],
 }
 print(json.dumps(recording, indent=1))
