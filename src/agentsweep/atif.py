@@ -30,9 +30,9 @@ VERSION = "ATIF-v1.8"
 # Columns of `runs` (docs/data_dictionary.md) that travel in `extra`, so that a run that was killed
 # or starved shows as one.
 _RUN_COLUMNS = """run_id dataset task instance_id agent replicate spec_sha256 attempt_id outcome
-    outcome_detail exit_code terminal_reason oom_kill_count tool_oom_count agent_oom_victim
-    container_oom_victim mem_limit_bytes mem_effective_bytes swap_limit_bytes cpu_limit
-    cpu_effective cpu_mode pids_limit mem_peak_bytes mem_peak_source cpu_usage_usec
+    outcome_detail exit_code terminal_reason oom_kill_count tool_oom_count tool_oom_count_max
+    agent_oom_victim container_oom_victim mem_limit_bytes mem_effective_bytes swap_limit_bytes
+    cpu_limit cpu_effective cpu_mode pids_limit mem_peak_bytes mem_peak_source cpu_usage_usec
     cpu_throttled_usec wall_s agent_s patch_status patch_sha256 image_digest model_mode
     runner_sha256 trace_status damage"""
 _RUN_TOKENS = (*TOKENS, "output_tokens_final")

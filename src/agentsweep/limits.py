@@ -1,11 +1,13 @@
 """Whether a host can enforce a cell's limits, and whether it does."""
 
 import os
+import re
 
 from agentsweep import host
 from agentsweep.cpu_modes import CPUSET
 from agentsweep.errors import InfraError
 from agentsweep.topology import parse_list
+from agentsweep.units import format_size
 
 _PAGE_BYTES = 4096
 
@@ -33,25 +35,44 @@ def check_host(info: dict, uid: int) -> None:
 
 
 def limit_differences(wanted: dict, effective: dict) -> list[str]:
-    """What the kernel enforces other than what was asked; empty when all is as asked.
+    """What the kernel enforces other than what was requested; empty when all is as requested.
 
     wanted: memory_bytes, cpus, cpu_mode, and for the mode cpuset the CPUs as `cpuset`.
     """
     found = []
     asked = wanted["memory_bytes"] // _PAGE_BYTES * _PAGE_BYTES
     if effective["memory_bytes"] != asked:
-        found.append(f"memory limit is {effective['memory_bytes']} bytes, asked {asked}")
+        acts = _size(effective["memory_bytes"], "no limit")
+        found.append(f"the kernel enforces {acts} of memory, but {_size(asked)} were requested")
     if effective["swap_bytes"] is None and host.swap_bytes() > 0:
-        found.append("swap is not limited, and this machine has swap")
+        found.append("the kernel does not limit swap, and this machine has swap")
     elif effective["swap_bytes"]:
-        found.append(f"swap is open ({effective['swap_bytes']} bytes)")
+        found.append(f"the kernel allows {_size(effective['swap_bytes'])} of swap, not none")
     cpus = effective["cpus"]
     if wanted["cpu_mode"] == CPUSET:
         pinned = effective["cpuset"]
         if pinned is None or parse_list(pinned) != parse_list(wanted["cpuset"]):
-            found.append(f"CPUs are {pinned}, asked {wanted['cpuset']}")
+            acts = f"CPUs {pinned}" if pinned else "no CPUs"
+            found.append(
+                f"the kernel pins the container to {acts}, but CPUs {wanted['cpuset']} were "
+                "requested"
+            )
         if cpus is not None and cpus < float(wanted["cpus"]):
-            found.append(f"a quota gives {cpus} of the {wanted['cpus']} CPUs asked")
+            found.append(f"a quota leaves {cpus} of the {wanted['cpus']} CPUs requested")
     elif cpus is None or abs(cpus - float(wanted["cpus"])) > 0.005:
-        found.append(f"CPU limit is {cpus}, asked {wanted['cpus']}")
+        acts = "no limit of CPUs" if cpus is None else f"{cpus} CPUs"
+        found.append(f"the kernel enforces {acts}, but {wanted['cpus']} were requested")
     return found
+
+
+def changes(before: dict, now: dict) -> list[str]:
+    """What of a container's effective limits changed between two looks; empty when nothing did."""
+    return [
+        f"{name} was {before[name]} and became {now[name]}"
+        for name in before
+        if now[name] != before[name]
+    ]
+
+
+def _size(size_bytes: int | None, absent: str = "") -> str:
+    return absent if size_bytes is None else re.sub(r"(?<=\d)(?=\D)", " ", format_size(size_bytes))

@@ -22,6 +22,7 @@ from agentsweep import (
     engine,
     engines,
     host,
+    kills,
     limits,
     marks,
     outcome,
@@ -312,10 +313,7 @@ class Measurement:
         effective = self.effective | {"nproc": len(os.sched_getaffinity(self.container.pid))}
         differences = limits.limit_differences(wanted, effective)
         if differences:
-            raise InfraError(
-                f"this host does not enforce the limits of {self.job['cell']}: "
-                f"{'; '.join(differences)}: run `agentsweep doctor`"
-            )
+            raise self._not_enforced(f"{'; '.join(differences)}. Run `agentsweep doctor`.")
         return {
             "requested": {
                 "memory_bytes": wanted["memory_bytes"],
@@ -327,6 +325,23 @@ class Measurement:
             },
             "effective": effective,
         }
+
+    def _not_enforced(self, why: str) -> InfraError:
+        return InfraError(f"this host does not enforce the limits of {self.job['cell']}: {why}")
+
+    def _check_limits(self) -> None:
+        """InfraError where a limit is another than at the start: the run then had neither."""
+        try:
+            now = self.cgroup.effective_limits()
+        except CgroupGone:
+            return
+        changed = limits.changes(self.effective, now)
+        # The files of a container that goes vanish one by one, which is no change of a limit.
+        if changed and all(path.is_dir() for path in self.cgroup.paths.values()):
+            raise self._not_enforced(
+                f"{'; '.join(changed)} during the run. Something outside (often a reload of "
+                "systemd) set the container's limits anew."
+            )
 
     # 5. and 6. The agent
 
@@ -349,6 +364,7 @@ class Measurement:
         for left in self.cleaning.result():
             self.say(f"removed {left}, left behind by a run that was killed")
         begin = self.sampler.ask({"cmd": "begin"})
+        container_pids = frozenset(watch.init_and_pause(self.container.pid))
         command = self.engine.exec_arguments(
             self.container.id,
             f"{agent.CONTROL}/start",
@@ -385,6 +401,7 @@ class Measurement:
             start_ns = min(max(found.start_utc_ns - offset, start_ns), found.seen_ns)
         return _AgentRun(
             pid=found.pid,
+            container_pids=container_pids,
             start_ns=start_ns,
             start_utc_ns=start_ns + offset,
             end_ns=watched.end_ns,
@@ -432,13 +449,7 @@ class Measurement:
             if code in _NEVER_THE_AGENTS and result is None:
                 wrong = stream.last_words(path / "stderr.txt")
                 raise InfraError(f"the agent could not be run (exit code {code}): {wrong}")
-        effective = self.cgroup.effective_limits()
-        if effective != self.effective:
-            changed = [name for name in effective if effective[name] != self.effective[name]]
-            raise InfraError(
-                f"{', '.join(changed)} of {self.job['cell']} changed during the run: something "
-                "outside (often a reload of systemd) set the container's limits anew"
-            )
+        self._check_limits()
 
     def _check_disk(self) -> None:
         if host.free_bytes(self.attempt.path) < _FULL_BYTES:
@@ -478,7 +489,7 @@ class Measurement:
         path = self.attempt.path
         files = (path / "stream.jsonl", path / "stderr.txt", path / "api.jsonl")
         activity = watch.Activity(files, self.sampler, self.gateway)
-        begin = time.monotonic()
+        begin = looked = time.monotonic()
         with watch.exit_watch(pid) as exits:
             while True:
                 if exits.wait(0.25):
@@ -487,6 +498,10 @@ class Measurement:
                     end_ns = time.monotonic_ns()
                     return _Watched(end_ns, None, pid is not None and not exits.wait(0.5))
                 now = time.monotonic()
+                if now - looked > 1:
+                    # Not at the end alone: it may be set back, or be what kills the container.
+                    looked = now
+                    self._check_limits()
                 if now - begin > self.job["timeout_s"]:
                     reason = "timed_out"
                 elif activity.quiet_s(now) > self.job["stall_s"]:
@@ -577,17 +592,14 @@ class Measurement:
     def _judge(self, run: "_AgentRun", summary: dict) -> tuple[outcome.Judgement, dict]:
         # As of the agent's end: what the kernel kills of ours while git makes the patch under the
         # same limit is none of the agent's.
-        kills = run.end["oom_kill"] - (run.begin["counters"]["memory_oom_kill"] or 0)
-        victims = run.end["victims"]
+        found, victims = kills.in_phase(run.begin, run.end, host.sees_kernel_pids())
         last_kill_ns = summary.get("oom_kill_last_ns")
-        names_agent = victims is not None and run.pid is not None and host.sees_kernel_pids()
         seen = outcome.Evidence(
             exit_code=run.exit_code,
             stopped_by=run.stopped_by,
-            oom_kill_count=kills,
-            agent_killed_by_kernel=run.pid in {victim["pid"] for victim in victims}
-            if names_agent
-            else None,
+            kills=found,
+            agent_pids=frozenset() if run.pid is None else frozenset((run.pid,)),
+            container_pids=run.container_pids,
             oom_kill_near_end=last_kill_ns is not None
             and run.end_ns - _NEAR_END_NS < last_kill_ns < run.end["t_ns"],
             container_alive=run.alive,
@@ -600,8 +612,10 @@ class Measurement:
         )
         judged = outcome.judge(seen)
         return judged, {
-            "kill_count": kills,
-            "tool_count": judged.tool_oom_count,
+            "kill_count": found.count,
+            "tool_count": judged.tools.count,
+            "tool_count_max": judged.tools.at_most,
+            "agent_pid": run.pid,
             "agent_victim": judged.agent_victim,
             "container_victim": judged.container_victim,
             "victims": victims,
@@ -611,6 +625,7 @@ class Measurement:
 @dataclass
 class _AgentRun:
     pid: int | None
+    container_pids: frozenset[int]
     start_ns: int
     start_utc_ns: int
     end_ns: int

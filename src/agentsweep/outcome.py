@@ -7,6 +7,8 @@ for memory comes from kernel counters and kernel records alone: exit code 137 on
 
 from dataclasses import dataclass
 
+from agentsweep.kills import Kills, Survived
+
 OUTCOMES = (
     "completed",
     "no_work",
@@ -29,12 +31,11 @@ class Evidence:
 
     exit_code: the agent's exit code, None when it never ended by itself or was lost.
     stopped_by: `timed_out` or `stalled` when the runner ended the agent, else None.
-    oom_kill_count: kernel OOM kills in the container during the agent phase.
-    agent_killed_by_kernel: the kernel's own record names the agent's process as a victim; None
-        where that record cannot be read.
+    kills: kernel OOM kills in the container during the agent phase, in their order where known.
+    agent_pids: the agent's own process, on the host; empty when it had ended before it was found.
+    container_pids: the container's init and what keeps it alive.
     oom_kill_near_end: the kernel's kill counter rose in the last moments before the agent ended.
     container_alive: the container's init outlived the agent.
-    removed_from_outside: the container went away without an OOM kill of its init.
     result: the final `result` event of the CLI's output stream, or None.
     assistant_messages: genuine (not synthetic) assistant messages with text or a tool call.
     api_statuses: HTTP status of each request for a message, None where no answer was given.
@@ -45,8 +46,9 @@ class Evidence:
 
     exit_code: int | None
     stopped_by: str | None
-    oom_kill_count: int
-    agent_killed_by_kernel: bool | None
+    kills: Kills
+    agent_pids: frozenset[int]
+    container_pids: frozenset[int]
     oom_kill_near_end: bool
     container_alive: bool
     result: dict | None
@@ -61,12 +63,12 @@ class Evidence:
 class Judgement:
     """`outcome` is one of OUTCOMES or `infra_error`; `detail` is one sentence for a reader.
 
-    tool_oom_count: kills that hit neither the agent nor the container's init.
+    tools: the kills that the agent survived.
     """
 
     outcome: str
     detail: str
-    tool_oom_count: int
+    tools: Survived
     agent_victim: bool = False
     container_victim: bool = False
 
@@ -74,27 +76,28 @@ class Judgement:
 def judge(seen: Evidence) -> Judgement:
     """The outcome of a run; see `Evidence` for what it may rest on."""
     if not seen.container_alive:
-        if seen.oom_kill_count == 0:
+        whom = "no process" if seen.kills.count == 0 else "other processes than its init"
+        if seen.kills.count == 0 or seen.kills.hit(seen.container_pids) is False:
             return Judgement(
                 "infra_error",
-                "the container went away during the run and the kernel counted no OOM kill in it: "
-                "something outside removed it",
-                0,
+                "the container went away during the run and the kernel killed "
+                f"{whom} in it for memory: something outside removed it",
+                _survived(seen, ended_by_kill=False),
             )
         return Judgement(
             "oom_container",
-            f"the kernel killed the container's init for memory ({seen.oom_kill_count} kills)",
-            max(seen.oom_kill_count - 1, 0),
+            f"the kernel killed the container's init for memory ({seen.kills.count} kills)",
+            _survived(seen, ended_by_kill=True),
             container_victim=True,
         )
     if _agent_was_victim(seen):
         return Judgement(
             "oom_agent",
             "the kernel killed the agent's own process for memory",
-            max(seen.oom_kill_count - 1, 0),
+            _survived(seen, ended_by_kill=True),
             agent_victim=True,
         )
-    tools = seen.oom_kill_count
+    tools = _survived(seen, ended_by_kill=False)
     if seen.stopped_by:
         limit = {"timed_out": "the wall limit", "stalled": "the stall limit"}[seen.stopped_by]
         return Judgement(seen.stopped_by, f"the runner ended the agent at {limit}", tools)
@@ -109,14 +112,25 @@ def judge(seen: Evidence) -> Judgement:
 
 
 def _agent_was_victim(seen: Evidence) -> bool:
-    if seen.oom_kill_count == 0 or seen.exit_code != SIGKILL_EXIT or seen.stopped_by:
+    if seen.kills.count == 0 or seen.exit_code != SIGKILL_EXIT or seen.stopped_by:
         return False
-    if seen.agent_killed_by_kernel is not None:
-        return seen.agent_killed_by_kernel
-    return seen.oom_kill_near_end
+    named = seen.kills.hit(seen.agent_pids) if seen.agent_pids else None
+    return seen.oom_kill_near_end if named is None else named
 
 
-def _judge_end(seen: Evidence, tools: int) -> Judgement:
+def _survived(seen: Evidence, ended_by_kill: bool) -> Survived:
+    """The kills that the agent survived: all but its own and those after it."""
+    kills, ends = seen.kills, seen.agent_pids | seen.container_pids
+    named = kills.hit(ends)
+    if ended_by_kill or named:
+        return kills.before(ends)
+    if kills.count and seen.exit_code == SIGKILL_EXIT and (named is None or not seen.agent_pids):
+        # The runner killed it at a limit, or the kernel was quicker.
+        return Survived(None, kills.count)
+    return Survived(kills.count, kills.count)
+
+
+def _judge_end(seen: Evidence, tools: Survived) -> Judgement:
     """The agent ended by itself: what do its exit code and its result event say?
 
     `subtype` says `success` even after a fatal API error, so it is not looked at.

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from agentsweep.cpu_modes import CPUSET
 from agentsweep.fidelity import summarise
+from agentsweep.kills import Survived, before_agent
 from agentsweep.linked_run import TOKENS, Run
 from agentsweep.run_files import Fields, number, truth, whole, word
 from agentsweep.trace_records import KNOWN_TYPES, Message, Trace
@@ -140,11 +141,13 @@ def _cpus_in_force(asked: Fields, found: Fields) -> float | None:
 
 def _outcome(result: Fields) -> dict:
     said = Fields(result("stream", "result"))
+    tools = _tool_kills(result)
     return {
         "outcome": word(result("outcome")),
         "outcome_detail": word(result("outcome_detail")),
         "exit_code": whole(result("exit_code")),
-        "tool_oom_count": whole(result("oom", "tool_count")),
+        "tool_oom_count": tools.count,
+        "tool_oom_count_max": tools.at_most,
         "oom_kill_count": whole(result("oom", "kill_count")),
         "agent_oom_victim": truth(result("oom", "agent_victim")),
         "container_oom_victim": truth(result("oom", "container_victim")),
@@ -159,6 +162,24 @@ def _outcome(result: Fields) -> dict:
         # Of the patch, not of the run: the data set says it (agentsweep.grades).
         **dict.fromkeys(("resolved", "grade_status", "grade_detail")),
     }
+
+
+def _tool_kills(result: Fields) -> Survived:
+    """The kills that the agent survived.
+
+    A result from before `tool_count_max` counts all but the agent's own, those after it too: what
+    its victims' names do not order is unknown.
+    """
+    count, at_most = whole(result("oom", "tool_count")), whole(result("oom", "tool_count_max"))
+    kills = whole(result("oom", "kill_count"))
+    if at_most is not None or kills is None:
+        return Survived(count, at_most)
+    if truth(result("oom", "agent_victim")):
+        victims = result("oom", "victims")
+        return before_agent(kills, victims if isinstance(victims, list) else ())
+    if truth(result("oom", "container_victim")) and kills > 1:
+        return Survived(None, kills - 1)
+    return Survived(count, count)
 
 
 def _counters(result: Fields) -> dict:

@@ -344,7 +344,7 @@ class Sampler:
     def _begin(self) -> dict[str, Any]:
         now = self._now()
         self._ledger.begin_phase(self._last)
-        return now
+        return {**now, **self._oom_facts()}
 
     def _end(self) -> dict[str, Any]:
         now = self._now()
@@ -365,10 +365,13 @@ class Sampler:
         return {"stopping": True}
 
     def _oom_facts(self) -> dict[str, Any]:
-        """Kills since the container's start by the counter, or by the kernel log if it has more."""
+        """Kills since the container's start by the counter, victims since the sampler's by the log.
+
+        Which of the two has more is for `kills.in_phase` to see: they begin at different times.
+        """
         victims = self._log.victims()
         return {
-            "oom_kill": max(self._kills, len(victims or ())),
+            "oom_kill": self._kills,
             "victims": None if victims is None else [victim.as_dict() for victim in victims],
         }
 

@@ -83,7 +83,7 @@ def describe(attempt: Attempt) -> str:
             f"of it the agent {at('phases', 'agent_s', scale=1)} s",
             "memory": f"peak {_size(result, 'memory', 'peak_bytes')} "
             f"({at('memory', 'peak_source')}), {at('oom', 'kill_count')} OOM kills, "
-            f"{at('oom', 'tool_count')} of them tools",
+            f"{_survived(result)} of them survived by the agent",
             "agent": f"Claude Code {at('agent', 'version')}, session {at('agent', 'session_id')}",
             "image": f"{at('image', 'reference')} {at('image', 'digest')}",
             "engine": f"{at('engine', 'name')} {at('engine', 'version')}, "
@@ -136,6 +136,12 @@ def _files(folder: Path) -> list[tuple[str, int]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() or path.is_symlink()
     ]
+
+
+def _survived(result: dict) -> str:
+    """The kills that the agent survived, or what they are at most where that alone is known."""
+    count, at_most = _at(result, "oom", "tool_count"), _at(result, "oom", "tool_count_max")
+    return _cell(count) if count is not None or at_most is None else f"0 to {at_most}"
 
 
 def _cell(value) -> str:

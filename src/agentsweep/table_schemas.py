@@ -135,7 +135,19 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("outcome", "text", "", "One of the closed set of outcomes"),
         ("outcome_detail", "text", "", "The outcome in one sentence"),
         ("exit_code", "int", "", "Exit code of the agent; null when it was lost"),
-        ("tool_oom_count", "int", "kills", "Kernel OOM kills that the agent survived"),
+        (
+            "tool_oom_count",
+            "int",
+            "kills",
+            "Kernel OOM kills that the agent survived; null when their order is not known (the "
+            "agent was killed too, and the kernel's log does not say when)",
+        ),
+        (
+            "tool_oom_count_max",
+            "int",
+            "kills",
+            "What tool_oom_count is at most; equal to it when it is known",
+        ),
         ("oom_kill_count", "int", "kills", "Kernel OOM kills in the agent's phase"),
         ("agent_oom_victim", "bool", "", "Whether the kernel killed the agent for memory"),
         ("container_oom_victim", "bool", "", "Whether the kernel killed the container's init"),

@@ -77,7 +77,7 @@ def kill_all_but_init(reader: CgroupReader, init_pid: int, timeout_s: float = 30
         frozen = _frozen(reader, init_pid) if time.monotonic() - begin > 0.1 else _as_it_is()
         with frozen:
             try:
-                left = [pid for pid in reader.pids() if pid not in _init_and_pause(init_pid)]
+                left = [pid for pid in reader.pids() if pid not in init_and_pause(init_pid)]
             except CgroupGone:
                 return len(killed)
             for pid in left:
@@ -131,7 +131,7 @@ def _v1_freezer(pid: int) -> Path:
     return Path("/proc/self/no-freezer")
 
 
-def _init_and_pause(init_pid: int) -> set[int]:
+def init_and_pause(init_pid: int) -> set[int]:
     """PID 1 (an init) and the `sleep` that it was started with."""
     keep = {init_pid}
     with contextlib.suppress(OSError):

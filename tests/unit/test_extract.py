@@ -208,6 +208,34 @@ def test_the_run_row(run):
     assert {name: row[name] for name in expected} == expected
 
 
+VICTIMS = [{"comm": name, "pid": n} for n, name in enumerate(("cc1plus", "claude", "python3"))]
+
+
+@pytest.mark.parametrize(
+    ("oom", "count", "at_most"),
+    [
+        # As results are now.
+        ({"kill_count": 3, "tool_count": 1, "tool_count_max": 1, "agent_victim": True}, 1, 1),
+        ({"kill_count": 3, "tool_count": None, "tool_count_max": 2, "agent_victim": True}, None, 2),
+        # As they were: the agent's own kill alone was left out, and not those after it.
+        ({"kill_count": 3, "tool_count": 2, "agent_victim": True, "victims": VICTIMS}, 1, 1),
+        ({"kill_count": 3, "tool_count": 2, "agent_victim": True, "victims": None}, None, 2),
+        ({"kill_count": 1, "tool_count": 0, "agent_victim": True, "victims": None}, 0, 0),
+        ({"kill_count": 3, "tool_count": 2, "container_victim": True}, None, 2),
+        ({"kill_count": 1, "tool_count": 0, "container_victim": True}, 0, 0),
+        ({"kill_count": 3, "tool_count": 3, "victims": VICTIMS}, 3, 3),
+        ({"kill_count": 0, "tool_count": 0}, 0, 0),
+        ({}, None, None),
+    ],
+)
+def test_kills_that_the_agent_survived_in_results_of_now_and_before(run, oom, count, at_most):
+    told = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    told["oom"] = oom
+    (run / "result.json").write_text(json.dumps(told), encoding="utf-8")
+    (row,) = tables_of(run)["runs"]
+    assert (row["tool_oom_count"], row["tool_oom_count_max"]) == (count, at_most)
+
+
 def test_every_column_of_a_whole_run_is_known_except_what_the_kernel_does_not_give(run):
     (row,) = tables_of(run)["runs"]
     unknown = {name for name, value in row.items() if value is None}

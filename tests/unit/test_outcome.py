@@ -2,18 +2,34 @@
 
 import pytest
 
+from agentsweep.kills import Kills
 from agentsweep.outcome import OUTCOMES, Evidence, judge
 
 DONE = {"is_error": False, "terminal_reason": "completed", "subtype": "success"}
 FAILED = {"is_error": True, "terminal_reason": "api_error", "api_error_status": 400}
 
 
+AGENT, INIT, PAUSE, TOOL = 500, 400, 401, 600
+NO_KILLS = Kills(0, ())
+
+
+def killed(*pids: int) -> dict:
+    """The kernel's log names each victim."""
+    return {"kills": Kills(len(pids), pids)}
+
+
+def counted(count: int) -> dict:
+    """The kernel's log cannot be read."""
+    return {"kills": Kills(count, None)}
+
+
 def evidence(**changes) -> Evidence:
     values = {
         "exit_code": 0,
         "stopped_by": None,
-        "oom_kill_count": 0,
-        "agent_killed_by_kernel": None,
+        "kills": NO_KILLS,
+        "agent_pids": frozenset({AGENT}),
+        "container_pids": frozenset({INIT, PAUSE}),
         "oom_kill_near_end": False,
         "container_alive": True,
         "result": DONE,
@@ -30,9 +46,11 @@ REST = {"conversation": "main", "turn": 3, "turns": 5}
 
 
 KILLED = {"exit_code": 137, "result": None}
+CONTAINER_GONE = {"exit_code": None, "result": None, "container_alive": False}
 CASES = {
     "all well": ({}, "completed", 0),
-    "a tool was killed": ({"oom_kill_count": 2}, "completed", 2),
+    "a tool was killed": (killed(TOOL, TOOL + 1), "completed", 2),
+    "a tool was killed, no kernel log": (counted(2), "completed", 2),
     "no result event": ({"result": None}, "no_work", 0),
     "no assistant message": ({"assistant_messages": 0}, "no_work", 0),
     "exit code 1": ({"exit_code": 1}, "agent_error", 0),
@@ -45,7 +63,7 @@ CASES = {
         0,
     ),
     "killed over budget": (
-        {**KILLED, "oom_kill_count": 1, "agent_killed_by_kernel": True, "over_budget": "too much"},
+        {**KILLED, **killed(AGENT), "over_budget": "too much"},
         "oom_agent",
         0,
     ),
@@ -115,36 +133,85 @@ CASES = {
     "timed out": ({"exit_code": 143, "stopped_by": "timed_out", "result": None}, "timed_out", 0),
     "killed at the limit": ({**KILLED, "stopped_by": "timed_out"}, "timed_out", 0),
     "killed at the limit after a tool": (
-        {**KILLED, "stopped_by": "stalled", "oom_kill_count": 1, "oom_kill_near_end": True},
+        {**KILLED, **killed(TOOL), "stopped_by": "stalled", "oom_kill_near_end": True},
         "stalled",
         1,
     ),
-    "kernel names the agent": (
-        {**KILLED, "oom_kill_count": 3, "agent_killed_by_kernel": True},
+    "killed at the limit after a kill, no kernel log": (
+        {**KILLED, **counted(1), "stopped_by": "stalled", "oom_kill_near_end": True},
+        "stalled",
+        (None, 1),
+    ),
+    "ended at the limit after a kill, no kernel log": (
+        {**counted(1), "exit_code": 143, "stopped_by": "stalled"},
+        "stalled",
+        1,
+    ),
+    "killed by the kernel at the limit": (
+        {**KILLED, **killed(TOOL, AGENT, TOOL + 1), "stopped_by": "timed_out"},
+        "timed_out",
+        1,
+    ),
+    "kernel names the agent last": (
+        {**KILLED, **killed(TOOL, TOOL + 1, AGENT)},
         "oom_agent",
         2,
     ),
-    "kernel names another": (
-        {**KILLED, "oom_kill_count": 1, "agent_killed_by_kernel": False, "oom_kill_near_end": True},
-        "infra_error",
-        1,
-    ),
-    "no kernel log, kill at the end": (
-        {**KILLED, "oom_kill_count": 1, "oom_kill_near_end": True},
+    "kernel names the agent first": (
+        {**KILLED, **killed(AGENT, TOOL, TOOL + 1)},
         "oom_agent",
         0,
     ),
-    "no kernel log, kill long ago": ({**KILLED, "oom_kill_count": 1}, "infra_error", 1),
+    "kernel names the agent, records are missing": (
+        {**KILLED, "kills": Kills(5, (TOOL, AGENT, TOOL + 1))},
+        "oom_agent",
+        (None, 3),
+    ),
+    "kernel names another": (
+        {**KILLED, **killed(TOOL), "oom_kill_near_end": True},
+        "infra_error",
+        1,
+    ),
+    "kernel names another, a record is missing": (
+        {**KILLED, "kills": Kills(2, (TOOL,)), "oom_kill_near_end": True},
+        "oom_agent",
+        (None, 1),
+    ),
+    "the agent was never found": (
+        {**KILLED, **killed(TOOL), "agent_pids": frozenset(), "oom_kill_near_end": True},
+        "oom_agent",
+        0,
+    ),
+    "no kernel log, kill at the end": (
+        {**KILLED, **counted(1), "oom_kill_near_end": True},
+        "oom_agent",
+        0,
+    ),
+    "no kernel log, kills at the end": (
+        {**KILLED, **counted(3), "oom_kill_near_end": True},
+        "oom_agent",
+        (None, 2),
+    ),
+    "no kernel log, kill long ago": ({**KILLED, **counted(1)}, "infra_error", (None, 1)),
     "137 alone is not OOM": (KILLED, "infra_error", 0),
-    "container killed": (
-        {"exit_code": None, "result": None, "container_alive": False, "oom_kill_count": 1},
+    "container killed": ({**CONTAINER_GONE, **killed(TOOL, INIT)}, "oom_container", 1),
+    "container killed, then a tool": ({**CONTAINER_GONE, **killed(INIT, TOOL)}, "oom_container", 0),
+    "what keeps the container alive was killed": (
+        {**CONTAINER_GONE, **killed(PAUSE)},
         "oom_container",
         0,
     ),
-    "container removed": (
-        {"exit_code": None, "result": None, "container_alive": False},
+    "container killed, no kernel log": ({**CONTAINER_GONE, **counted(1)}, "oom_container", 0),
+    "container killed after some, no kernel log": (
+        {**CONTAINER_GONE, **counted(3)},
+        "oom_container",
+        (None, 2),
+    ),
+    "container removed": (CONTAINER_GONE, "infra_error", 0),
+    "container removed after a tool was killed": (
+        {**CONTAINER_GONE, **killed(TOOL)},
         "infra_error",
-        0,
+        1,
     ),
 }
 
@@ -153,7 +220,9 @@ CASES = {
 def test_judgement(case):
     changes, outcome, tools = CASES[case]
     judged = judge(evidence(**changes))
-    assert (judged.outcome, judged.tool_oom_count) == (outcome, tools)
+    count, at_most = tools if isinstance(tools, tuple) else (tools, tools)
+    assert judged.outcome == outcome
+    assert (judged.tools.count, judged.tools.at_most) == (count, at_most)
     assert judged.detail and "\n" not in judged.detail
 
 
@@ -163,7 +232,7 @@ def test_every_outcome_is_reached_and_none_beside_them():
 
 
 def test_victims_are_marked():
-    agent = judge(evidence(**CASES["kernel names the agent"][0]))
+    agent = judge(evidence(**CASES["kernel names the agent last"][0]))
     container = judge(evidence(**CASES["container killed"][0]))
     assert (agent.agent_victim, agent.container_victim) == (True, False)
     assert (container.agent_victim, container.container_victim) == (False, True)
