@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sys
-import time
 
 import engine_in_use
 import pytest
@@ -130,16 +129,13 @@ def test_the_same_engine_that_does_not_lie_makes_a_run(lab, lying_engine):
     assert result["limits"]["effective"]["memory_bytes"] == 512 * 2**20
 
 
-@pytest.mark.podman("Docker's daemon, and not its client, has the last word on a limit")
-def test_a_limit_that_is_set_anew_and_set_back_makes_no_data(lab):
-    """Between two looks of the watch nobody sees it, which is why it looks each second."""
+def test_a_limit_that_is_set_anew_ends_the_run_within_seconds(lab):
+    """It may be set back later, or be what kills the container: the end alone would not show it."""
     runner = lab.start({"turns": [bash(f"sleep {20 * PATIENCE}"), DONE]}, memory="512MiB")
     lab.wait_for_tool()
     (name,) = lab.leftovers()["containers"]
     set_memory(name, 2**30)
-    time.sleep(3 * PATIENCE)
-    set_memory(name, 2**29)
-    # It ends then, and not after all that the agent would have cost.
+    # Not after all that the agent would have cost.
     assert runner.wait(15 * PATIENCE) == 1
     log = (lab.folder / "log").read_text(encoding="utf-8")
     assert "does not enforce the limits" in log
@@ -149,16 +145,14 @@ def test_a_limit_that_is_set_anew_and_set_back_makes_no_data(lab):
 
 
 def set_memory(name: str, limit_bytes: int) -> None:
-    """Give a container another limit behind the engine's back."""
+    """Give a container a larger limit behind the engine's back."""
     pid = int(engine_in_use.ask("inspect", "--format", "{{.State.Pid}}", name))
     reader = CgroupReader.for_pid(pid)
     if reader.version == 2:
         (reader.paths[""] / "memory.max").write_text(str(limit_bytes), encoding="utf-8")
         return
-    files = ["memory.memsw.limit_in_bytes", "memory.limit_in_bytes"]
     # The limit with swap is never the smaller one.
-    larger = limit_bytes > reader.effective_limits()["memory_bytes"]
-    for file in files if larger else reversed(files):
+    for file in ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes"):
         (reader.paths["memory"] / file).write_text(str(limit_bytes), encoding="utf-8")
 
 
