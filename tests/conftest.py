@@ -1,13 +1,17 @@
 """What all tests share: how signals are handled when they begin, and their options."""
 
+import contextlib
 import signal
 
 import pytest
 
-# A shell that starts something in the background has it ignore these two, and every process below
-# inherits that: tests of how our processes take a signal would then test the shell.
+# A shell that starts something in the background has it ignore two signals, nohup a third, and
+# every process below inherits that: tests of how ours take a signal would then test the shell.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    # Under nohup: a handler lets this process live on as it should, and is not inherited.
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_addoption(parser):
@@ -27,6 +31,24 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     for name in ("podman", "docker"):
         config.addinivalue_line("markers", f"{name}(reason): run with `--engine {name}` alone")
+
+
+@pytest.fixture
+def arrow_pool():
+    """`with arrow_pool() as pool:` counts what Arrow allocates within, in `pool.max_memory()`."""
+    import pyarrow as pa
+
+    @contextlib.contextmanager
+    def counted():
+        usual = pa.default_memory_pool()
+        pool = pa.proxy_memory_pool(usual)
+        pa.set_memory_pool(pool)
+        try:
+            yield pool
+        finally:
+            pa.set_memory_pool(usual)
+
+    return counted
 
 
 @pytest.fixture(autouse=True)

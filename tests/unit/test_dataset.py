@@ -1,13 +1,15 @@
 """The data set: all runs in one file for each table, and how it is read."""
 
 import random
+import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import synthetic
 
 from agentsweep import dataset, tables
-from agentsweep.dataset import Dataset
+from agentsweep.dataset import Dataset, sample_arrays
 from agentsweep.errors import AgentsweepError
 
 
@@ -82,6 +84,32 @@ def test_samples_come_run_by_run_across_row_groups(runs, tmp_path, monkeypatch):
         assert arrays["t_ns"].tolist() == [sample["t_ns"] for sample in run.samples]
         assert arrays["cpu_usage_usec"].tolist() == [s["cpu_usage_usec"] for s in run.samples]
         assert np.isnan(arrays["memory_slab_bytes"]).all()
+
+
+def test_samples_of_one_run_are_in_memory(tmp_path, monkeypatch, arrow_pool):
+    """However many runs there are: those that a reader has done with are gone."""
+    monkeypatch.setitem(tables._ROW_GROUP_ROWS, "samples", 5_000)
+    samples = 4_000
+    columns = ["memory_current_bytes", "cpu_usage_usec"]
+    peaks = {}
+    for runs in (4, 40):
+        folder = tmp_path / str(runs)
+        folder.mkdir()
+        with tables.Writer("samples", folder / "samples.parquet") as writer:
+            for run in range(runs):
+                n = np.arange(samples, dtype=np.int64) * 977 % 1_000_003
+                given = dict.fromkeys(("t_ns", "utc_ns", *columns), n)
+                writer.write(pa.table({"run_id": [f"r{run:02d}"] * samples, **given}))
+        tracemalloc.start()
+        try:
+            with arrow_pool() as pool:
+                found = [len(arrays["t_ns"]) for _, arrays in sample_arrays(folder, columns)]
+                # numpy's arrays are Python's to count, Arrow's columns are not.
+                peaks[runs] = pool.max_memory() + tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert found == [samples] * runs
+    assert peaks[40] < 1.5 * peaks[4]
 
 
 def test_samples_of_some_runs(runs, tmp_path, monkeypatch):

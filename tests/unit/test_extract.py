@@ -208,6 +208,24 @@ def test_the_run_row(run):
     assert {name: row[name] for name in expected} == expected
 
 
+def test_what_an_error_message_says_it_used_is_in_no_number(run):
+    (before,) = tables_of(run)["runs"]
+    said = Session(prefix="e")
+    record = said.text("error", "API Error: 529", 9.5, stop="stop_sequence", model="<synthetic>")
+    record.update(isApiErrorMessage=True)
+    with (run / "trace.jsonl").open("ab") as trace:
+        trace.write(said.data())
+    made = tables_of(run)
+    (after,) = made["runs"]
+    assert after["n_messages"] == before["n_messages"] + 1
+    assert after["n_assistant_messages"] == before["n_assistant_messages"]
+    tokens = [name for name in before if name.endswith("_tokens")]
+    assert len(tokens) >= 4 and before["output_tokens"] > 0
+    assert {name: after[name] for name in tokens} == {name: before[name] for name in tokens}
+    (row,) = [row for row in made["messages"] if row["kind"] == "error"]
+    assert [row[name] for name in tokens if name in row] == [None] * len(tokens)
+
+
 VICTIMS = [{"comm": name, "pid": n} for n, name in enumerate(("cc1plus", "claude", "python3"))]
 
 

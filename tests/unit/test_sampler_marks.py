@@ -1,5 +1,6 @@
 """The mark protocol and the wrapper, on this host: real bash, real FIFOs, no container needed."""
 
+import contextlib
 import json
 import os
 import select
@@ -167,32 +168,47 @@ def test_a_command_that_is_killed_ends_with_137_and_no_word_of_it(control, liste
     assert listener.heard[1][2] == 137
 
 
+@pytest.fixture
+def launch(control):
+    """Starts a command under the wrapper; whatever a test comes to, nothing of it is left."""
+    started = []
+
+    def launch(command: str) -> subprocess.Popen:
+        started.append(
+            subprocess.Popen(
+                [control / "bash-mark", command],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            )
+        )  # fmt: skip
+        return started[-1]
+
+    yield launch
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "USR1", "QUIT"])
-def test_a_signal_to_the_wrapper_reaches_the_command(control, listener, name):
-    command = f"trap 'echo got; exit 9' {name}; echo up; while :; do sleep 0.05; done"
-    process = subprocess.Popen(
-        [control / "bash-mark", command], stdout=subprocess.PIPE, text=True, encoding="utf-8"
-    )
-    assert process.stdout.readline() == "up\n"
+def test_a_signal_to_the_wrapper_reaches_the_command(launch, listener, name):
+    process = launch(f"trap 'echo got; exit 9' {name}; echo up; while :; do sleep 0.05; done")
+    assert process.stdout.readline() == b"up\n"
     process.send_signal(getattr(signal, f"SIG{name}"))
     out, _ = process.communicate(timeout=20)
-    assert (out, process.returncode) == ("got\n", 9)
+    assert (out, process.returncode) == (b"got\n", 9)
     assert listener.heard[1][2] == 9
 
 
-def test_a_signal_without_a_trap_ends_both(control, listener):
-    process = subprocess.Popen([control / "bash-mark", "echo up; exec sleep 30"], stdout=-1)
+def test_a_signal_without_a_trap_ends_both(launch, listener):
+    process = launch("echo up; exec sleep 30")
     process.stdout.readline()
     process.terminate()
     assert process.wait(20) == 128 + signal.SIGTERM
 
 
-@pytest.mark.parametrize("attempt", range(5))
-def test_a_signal_to_the_group_ends_both_with_one_status(control, listener, attempt):
-    process = subprocess.Popen(
-        [control / "bash-mark", "echo up; while :; do sleep 0.01; done"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+@pytest.mark.parametrize("_attempt", range(5))
+def test_a_signal_to_the_group_ends_both_with_one_status(launch, listener, _attempt):
+    process = launch("echo up; while :; do sleep 0.01; done")
     process.stdout.readline()
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=20)
@@ -200,9 +216,8 @@ def test_a_signal_to_the_group_ends_both_with_one_status(control, listener, atte
     assert listener.heard[1][2] == 143
 
 
-def test_many_signals_do_not_change_the_status(control, listener):
-    command = "trap : USR1; echo up; for i in $(seq 20); do sleep 0.02; done; exit 5"
-    process = subprocess.Popen([control / "bash-mark", command], stdout=subprocess.PIPE)
+def test_many_signals_do_not_change_the_status(launch, listener):
+    process = launch("trap : USR1; echo up; for i in $(seq 20); do sleep 0.02; done; exit 5")
     process.stdout.readline()
     for _ in range(10):
         process.send_signal(signal.SIGUSR1)

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -153,6 +154,54 @@ def test_disk_trouble_is_one_sentence(tmp_path, number, says):
 def test_other_errors_are_not_dressed_up(tmp_path):
     with pytest.raises(OSError, match="Is a directory"), disk_errors(tmp_path):
         raise OSError(errno.EISDIR, "Is a directory")
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """What reaches the disk, in order: `sync` of a file or folder, and each rename's target."""
+    seen = []
+    real_sync, real_rename = os.fsync, Path.rename
+
+    def sync(handle):
+        seen.append(("sync", Path(f"/proc/self/fd/{handle}").readlink()))
+        real_sync(handle)
+
+    def rename(path, target):
+        seen.append(("rename", Path(target)))
+        return real_rename(path, target)
+
+    monkeypatch.setattr(store_module.os, "fsync", sync)
+    monkeypatch.setattr(store_module.Path, "rename", rename)
+    return seen
+
+
+@pytest.mark.parametrize("state", ["sealed", "failed", "interrupted"])
+def test_an_attempt_is_on_disk_before_its_name_and_its_name_before_anybody_relies_on_it(
+    tmp_path, disk, state
+):
+    store = Store(tmp_path)
+    with store.locked(KEY, SPEC):
+        attempt = store.begin(KEY)
+        (attempt.path / "session" / "deep").mkdir(parents=True)
+        written = [attempt.path / "result.json", attempt.path / "session" / "deep" / "x.jsonl"]
+        for path in written:
+            path.write_text("{}", encoding="utf-8")
+        (attempt.path / "link").symlink_to("nowhere")
+        disk.clear()
+        sealed = store.finish(attempt, state)
+    at = disk.index(("rename", sealed.path))
+    folders = [attempt.path, attempt.path / "session", attempt.path / "session" / "deep"]
+    assert {path for what, path in disk[:at] if what == "sync"} == {*written, *folders}
+    assert disk[at + 1 :] == [("sync", attempt.path.parent)]
+
+
+def test_a_durable_file_is_on_disk_before_its_name_and_its_name_after(tmp_path, disk):
+    target = tmp_path / "spec.json"
+    store_module.write_durably(target, b"{}")
+    (first, written), renamed, last = disk
+    assert (first, written.parent) == ("sync", tmp_path) and written != target
+    assert (renamed, last) == (("rename", target), ("sync", tmp_path))
+    assert target.read_bytes() == b"{}"
 
 
 def test_users_name_attempts_by_prefix(tmp_path):

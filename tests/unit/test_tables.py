@@ -257,6 +257,31 @@ print(pa.default_memory_pool().max_memory() / 2**20)
     assert many < 100
 
 
+def test_a_row_group_at_a_time_is_in_memory(tmp_path, monkeypatch, arrow_pool):
+    """Reading a table group by group takes what one group takes, however many there are."""
+    monkeypatch.setitem(tables._ROW_GROUP_ROWS, "samples", 5_000)
+    columns = ["run_id", "t_ns", "memory_current_bytes"]
+    peaks = {}
+    for groups in (4, 40):
+        path = tmp_path / f"{groups}.parquet"
+        with tables.Writer("samples", path) as writer:
+            for start in range(groups):
+                writer.write(wide(5_000, start))
+        with arrow_pool() as pool:
+            found = sum(g.num_rows for g in tables.row_groups("samples", path, columns))
+            peaks[groups] = pool.max_memory()
+        assert found == 5_000 * groups
+    assert peaks[40] < 1.5 * peaks[4]
+    # Times and one counter of a group are 120 kB; ten groups would be more than a megabyte.
+    assert peaks[40] < 2**20
+
+
+def wide(count: int, start: int) -> pa.Table:
+    whole = [f.name for f in SCHEMAS["samples"] if f.type == pa.int64()]
+    values = pa.array([(n + start) * 7919 % 1_000_003 for n in range(count)], pa.int64())
+    return pa.table({"run_id": ["r"] * count, **dict.fromkeys(whole, values)})
+
+
 def test_writing_imports_no_pandas(tmp_path):
     code = (
         "import sys; from agentsweep import tables; p = sys.argv[1]\n"

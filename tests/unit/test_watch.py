@@ -152,7 +152,10 @@ def test_quiet_counts_from_the_last_sign_of_life(tmp_path):
 def test_a_tool_at_work_and_traffic_are_signs_of_life(tmp_path):
     now = time.monotonic()
     working, _ = activity(tmp_path, calls=1)
-    assert working.quiet_s(now + 100) == 0
+    # The first look has nothing to compare with, so that it always is one.
+    assert [working.quiet_s(now + later) for later in (1, 100, 200)] == [0, 0, 0]
+    idle, _ = activity(tmp_path)
+    assert [idle.quiet_s(now + later) for later in (1, 101, 201)] == [0, 100, 200]
     talking, _ = activity(tmp_path, last_byte_ns=int((now + 95) * 1e9))
     talking.quiet_s(now + 1)
     assert 4 < talking.quiet_s(now + 100) < 6
