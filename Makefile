@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv/bin
 export PATH := $(CURDIR)/$(VENV):/usr/local/sbin:/usr/sbin:/sbin:$(PATH)
 export PYTHONUNBUFFERED := 1
+# Paths and standard streams are UTF-8, whatever the locale.
+export PYTHONUTF8 := 1
 MAKEFLAGS += --no-print-directory
 
 DEMO_IMAGES := images/starlette-1147.json images/logstats.json
