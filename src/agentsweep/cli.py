@@ -15,6 +15,7 @@ from agentsweep.errors import AgentsweepError, ConfigError
 
 DEFAULT_CONFIG = "config/config.yaml"
 _TICK_S = 1
+_NAME_CHARS = 400
 _PULLED_KEYS = ("reference", "digest", "config_digest", "id", "size_bytes", "pull_s")
 _IMAGE_KEYS = (
     *("reference", "digest", "config_digest", "tag", "id", "size_bytes"),
@@ -40,6 +41,13 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         print(f"agentsweep: {_os_sentence(error)}", file=sys.stderr)
+        return 1
+    except UnicodeEncodeError as error:
+        # Text is checked where it is read, so that this is the name of a file.
+        print(
+            f"agentsweep: {error.object[:_NAME_CHARS]}: the name is not UTF-8: rename it",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("agentsweep: interrupted", file=sys.stderr)

@@ -132,6 +132,7 @@ def agentsweep(*arguments, check: bool = True, **kwargs) -> subprocess.Completed
         cwd=ROOT,
         capture_output=True,
         text=True,
+        encoding="utf-8",
         timeout=300 * PATIENCE,
         check=False,
         **kwargs,
@@ -255,7 +256,8 @@ class Lab:
                 return found[0]
             time.sleep(0.05)
         log = self.folder / "log"
-        raise AssertionError(f"no {pattern}: {log.read_text() if log.exists() else ''}")
+        said = log.read_text(encoding="utf-8") if log.exists() else ""
+        raise AssertionError(f"no {pattern}: {said}")
 
     def wait_for_tool(self) -> None:
         """Until the agent has asked for its first answer and got it: a tool is at work."""
