@@ -51,6 +51,11 @@ def kernel_text(path: Path) -> str:
     return path.read_bytes().decode("utf-8", "surrogateescape")
 
 
+def kernel_lines(path: Path) -> list[str]:
+    """Its lines. Not splitlines, which also splits at a form feed or U+0085 within a name."""
+    return [line for line in kernel_text(path).split("\n") if line]
+
+
 def is_text(value: str) -> bool:
     """Whether a string can be written as UTF-8: half a surrogate pair cannot."""
     try:

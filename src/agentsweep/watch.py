@@ -125,7 +125,7 @@ def _frozen(reader: CgroupReader, init_pid: int) -> Iterator[None]:
 def _v1_freezer(pid: int) -> Path:
     """The state file of a process's own freezer; one that cannot be written where it has none."""
     with contextlib.suppress(OSError):
-        for line in utf8.kernel_text(Path(f"/proc/{pid}/cgroup")).splitlines():
+        for line in utf8.kernel_lines(Path(f"/proc/{pid}/cgroup")):
             _, controllers, path = line.split(":", 2)
             if controllers == "freezer" and path != "/":
                 return Path("/sys/fs/cgroup/freezer", path.lstrip("/"), "freezer.state")
@@ -156,7 +156,7 @@ def host_pid(reader: CgroupReader, inside: int) -> int | None:
     for pid in reader.pids():
         with contextlib.suppress(OSError):
             # The name above it may hold any bytes: tools name themselves, and are cut at 15.
-            for line in utf8.kernel_text(Path(f"/proc/{pid}/status")).split("\n"):
+            for line in utf8.kernel_lines(Path(f"/proc/{pid}/status")):
                 if line.startswith("NSpid:") and int(line.split()[-1]) == inside:
                     return pid
     return None

@@ -236,9 +236,8 @@ class Lab:
         return json.loads((self.out / "result.json").read_text(encoding="utf-8"))
 
     def lines(self, name: str) -> list[dict]:
-        return [
-            json.loads(line) for line in (self.out / name).read_text(encoding="utf-8").splitlines()
-        ]
+        # Of bytes: text would also be split at U+2028, which is plain text within a line.
+        return [json.loads(line) for line in (self.out / name).read_bytes().splitlines()]
 
     def key(self) -> str:
         """The beginning of the only spec's hash in the store."""
