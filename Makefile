@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv/bin
 export PATH := $(CURDIR)/$(VENV):/usr/local/sbin:/usr/sbin:/sbin:$(PATH)
 export PYTHONUNBUFFERED := 1
+# Paths and standard streams are UTF-8, whatever the locale.
+export PYTHONUTF8 := 1
 MAKEFLAGS += --no-print-directory
 
 DEMO_IMAGES := images/starlette-1147.json images/logstats.json
@@ -82,9 +84,10 @@ lock: images ## write the digests of the demo's images to config/images.lock.yam
 	  grep -q "$$digest" config/images.lock.yaml 2>/dev/null || missing=1; \
 	done; [ -z "$${missing:-}" ] || snakemake --quiet --cores 1 lock
 
-lint: env ## ruff, snakefmt, snakemake --lint
+lint: env ## ruff, encodings, snakefmt, snakemake --lint
 	ruff check .
 	ruff format --check .
+	python tools/check_encodings.py
 	snakefmt --check $(WORKFLOW)
 	snakemake --lint
 

@@ -9,7 +9,7 @@ packages="$packages podman runc crun catatonit skopeo debootstrap"
 if [ "$(id -u)" != 0 ] && [ -d /run/systemd/system ]; then
   packages="$packages dbus-user-session"
 fi
-[ "${1:-}" = test ] && packages="$packages docker-registry slurm-wlm munge"
+[ "${1:-}" = test ] && packages="$packages docker-registry locales slurm-wlm munge"
 if [ "${1:-}" = test ] && ! PATH="$PATH:/usr/sbin" command -v dockerd >/dev/null; then
   packages="$packages docker.io iptables"
 fi

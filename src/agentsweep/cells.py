@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def _cells_of_table(
         )
         return []
     delimiter = "\t" if "\t" in text.split("\n", 1)[0] else ","
-    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     columns = tuple(rows.fieldnames or ())
     given = [column for column in columns if column != MODE_COLUMN]
     if sorted(given) != sorted(CELL_COLUMNS) or len(columns) > len(given) + 1:

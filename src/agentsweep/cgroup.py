@@ -10,6 +10,7 @@ from pathlib import Path
 from agentsweep.cgroup_files import Parser, Values
 from agentsweep.counters import COLUMNS, Counters
 from agentsweep.errors import InfraError
+from agentsweep.utf8 import kernel_lines
 
 __all__ = ["COLUMNS", "CgroupGone", "CgroupReader", "Counters", "Raw"]
 
@@ -351,7 +352,7 @@ def _mounts(proc: Path, sysfs: Path) -> tuple[dict[str, Path], Path | None]:
     """v1 controllers with their mounts, and the v2 mount."""
     v1: dict[str, Path] = {}
     v2: Path | None = None
-    for line in (proc / "mounts").read_text(encoding="utf-8").splitlines():
+    for line in kernel_lines(proc / "mounts"):
         _, point, kind, options, *_ = line.split(" ")
         # proc(5): blanks in paths are written as octal escapes.
         point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point)
@@ -368,11 +369,11 @@ def _mounts(proc: Path, sysfs: Path) -> tuple[dict[str, Path], Path | None]:
 def _membership(pid: int, proc: Path) -> dict[str, str]:
     """Controller to cgroup path of a process; the key of v2 is the empty string. proc(5)."""
     try:
-        text = (proc / str(pid) / "cgroup").read_text(encoding="utf-8")
+        lines = kernel_lines(proc / str(pid) / "cgroup")
     except (FileNotFoundError, ProcessLookupError):
         raise CgroupGone(f"process {pid} has gone: its container ended") from None
     members: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in lines:
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             members[controller] = path

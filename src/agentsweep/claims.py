@@ -119,7 +119,7 @@ def read_published(path: Path) -> dict[tuple[str, str], Published]:
         raise AgentsweepError(
             f"{path}: cannot be read ({error}): check `paper.published`"
         ) from None
-    lines = csv.DictReader(text.splitlines())
+    lines = csv.DictReader(io.StringIO(text, newline=""))
     if tuple(lines.fieldnames or ()) != _PUBLISHED_COLUMNS:
         raise AgentsweepError(f"{path}: line 1: the columns must be {','.join(_PUBLISHED_COLUMNS)}")
     published = {}

@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentsweep import __version__, locks
+from agentsweep import __version__, locks, utf8
 from agentsweep.errors import AgentsweepError, ConfigError
 
 DEFAULT_CONFIG = "config/config.yaml"
 _TICK_S = 1
+_NAME_CHARS = 400
 _PULLED_KEYS = ("reference", "digest", "config_digest", "id", "size_bytes", "pull_s")
 _IMAGE_KEYS = (
     *("reference", "digest", "config_digest", "tag", "id", "size_bytes"),
@@ -24,6 +25,9 @@ _IMAGE_KEYS = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; errors are one line each on standard error, without a traceback."""
+    if argv is None:
+        utf8.restart_in_utf8()
+    utf8.set_streams()
     arguments = _parser().parse_args(argv)
     try:
         return arguments.command(arguments) or 0
@@ -37,6 +41,13 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         print(f"agentsweep: {_os_sentence(error)}", file=sys.stderr)
+        return 1
+    except UnicodeEncodeError as error:
+        # Text is checked where it is read, so that this is the name of a file.
+        print(
+            f"agentsweep: {error.object[:_NAME_CHARS]}: the name is not UTF-8: rename it",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("agentsweep: interrupted", file=sys.stderr)
@@ -267,7 +278,7 @@ def _config_source(arguments: argparse.Namespace) -> list[Path] | dict:
     sources = arguments.config or [DEFAULT_CONFIG]
     # No argument may have more than 128 KiB (MAX_ARG_STRLEN of Linux), which a long list passes.
     texts = [
-        sys.stdin.read() if source == "-" else source
+        _standard_input() if source == "-" else source
         for source in sources
         if source == "-" or source.lstrip().startswith("{")
     ]
@@ -289,6 +300,13 @@ def _config_source(arguments: argparse.Namespace) -> list[Path] | dict:
     if not isinstance(found, dict):
         raise ConfigError("--config: not a mapping: write the keys of a configuration")
     return found
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise ConfigError("--config -: standard input is not UTF-8: write it in UTF-8") from None
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -390,9 +408,7 @@ def _import(arguments: argparse.Namespace) -> None:
 def _dataset(arguments: argparse.Namespace) -> None:
     from agentsweep import dataset
 
-    folders = [
-        Path(line) for line in arguments.list.read_text(encoding="utf-8").splitlines() if line
-    ]
+    folders = [Path(line) for line in _lines(arguments.list)]
     rows = dataset.aggregate(folders, arguments.out, arguments.patches)
     _say(f"{arguments.out}: {_counted(rows)}")
 
@@ -400,9 +416,7 @@ def _dataset(arguments: argparse.Namespace) -> None:
 def _patches(arguments: argparse.Namespace) -> None:
     from agentsweep import patches
 
-    lines = [
-        line.split("\t") for line in arguments.list.read_text(encoding="utf-8").splitlines() if line
-    ]
+    lines = [line.split("\t") for line in _lines(arguments.list)]
     found = patches.collect([(task, Path(run)) for task, run in lines], arguments.out)
     _say(f"{arguments.out}: {found} patches of {len(lines)} runs")
 
@@ -443,7 +457,7 @@ def _validate(arguments: argparse.Namespace) -> None:
 
 
 def _validations(arguments: argparse.Namespace) -> None:
-    paths = [Path(line) for line in arguments.list.read_text(encoding="utf-8").splitlines() if line]
+    paths = [Path(line) for line in _lines(arguments.list)]
     if not paths:
         print("no task of the sweep has a row whose tests can be graded")
     for path in paths:
@@ -451,6 +465,11 @@ def _validations(arguments: argparse.Namespace) -> None:
         print(_validity(record))
         for problem in record["problems"]:
             print(f"    {problem}")
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a list of paths, which may have any character in them but a line feed."""
+    return [line for line in os.fsdecode(path.read_bytes()).split("\n") if line]
 
 
 def _validity(record: dict) -> str:

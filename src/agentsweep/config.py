@@ -21,11 +21,13 @@ from agentsweep.store import Store, spec_sha256
 from agentsweep.task_sets import TaskSet
 from agentsweep.tasks import Task, load_task
 from agentsweep.units import parse_cpus, parse_size
+from agentsweep.utf8 import is_text
 
 # What a run may take beside its agent: loading an image of some gigabytes, collecting, sealing.
 START_UP_S = 900
 
 _MODEL_ALIASES = {"default", "best", "haiku", "sonnet", "opus", "opusplan", "fable"}
+_NOT_TEXT = "half of a surrogate pair is not Unicode text; write the whole character"
 _OWN_ARGUMENTS = {
     *("-p", "--print", "--verbose", "--output-format", "--input-format", "--model"),
     *("--session-id", "--dangerously-skip-permissions", "--max-turns", "--tools"),
@@ -413,6 +415,10 @@ def _reach(content, path: tuple) -> tuple[int, object]:
 
 
 def _checked(merged: dict, place: _Places) -> Config:
+    # Out of JSON: YAML files are refused where they are read.
+    wrong = [f"{place(path)}: {_NOT_TEXT}" for path in _not_text(merged)]
+    if wrong:
+        raise ConfigError(wrong)
     wrong = [f"{place(path)}: {said}" for path, said in schema.problems("config", merged)]
     if wrong:
         raise ConfigError(wrong)
@@ -446,6 +452,21 @@ def _checked(merged: dict, place: _Places) -> Config:
     if wrong:
         raise ConfigError(list(dict.fromkeys(wrong)))
     return Config(data, tasks, locked, cells, sets.values())
+
+
+def _not_text(value, path: tuple = ()) -> Iterator[tuple]:
+    """Where a configuration holds a string that is not Unicode text."""
+    if isinstance(value, str):
+        if not is_text(value):
+            yield path
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if isinstance(key, str) and not is_text(key):
+                yield path
+            yield from _not_text(inner, (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _not_text(inner, (*path, index))
 
 
 def _settings(data: Mapping, name: str) -> dict:

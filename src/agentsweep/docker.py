@@ -33,6 +33,7 @@ from agentsweep.engine import (
 )
 from agentsweep.errors import InfraError
 from agentsweep.process import owner_tag
+from agentsweep.utf8 import kernel_text
 
 _ELSEWHERE = (
     "run agentsweep on the daemon's own machine, outside of any container (Docker Desktop has a "
@@ -113,7 +114,7 @@ class Docker(Engine):
     def start(self, container_id: str, name: str) -> Container:
         container = super().start(container_id, name)
         try:
-            members = Path(f"/proc/{container.pid}/cgroup").read_text(encoding="utf-8")
+            members = kernel_text(Path(f"/proc/{container.pid}/cgroup"))
         except OSError:
             members = ""
         if container.id not in members:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentsweep.errors import InfraError
+from agentsweep.utf8 import CHILD_LOCALE
 
 LABEL = "agentsweep.attempt"
 OWNER_LABEL = "agentsweep.owner"
@@ -27,7 +28,7 @@ IMAGE_TIMEOUT_S = 3600
 BARE_FOLDERS = ("proc", "sys", "dev", "etc", "tmp", "run", "var")
 
 _ENVIRONMENT = (
-    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR"),
+    *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR"),
     *("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "DBUS_SESSION_BUS_ADDRESS"),
     *("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT"),
     *("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"),
@@ -383,7 +384,7 @@ def host_userland(extra: tuple[str, ...] = ()) -> tuple[Mount, ...]:
 
 def engine_environment() -> dict[str, str]:
     """The environment of engine calls: no credential can reach an engine that never saw one."""
-    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | CHILD_LOCALE
 
 
 def last_line(text: str) -> str:

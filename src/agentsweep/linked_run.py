@@ -17,6 +17,7 @@ from agentsweep.intervals import Interval
 from agentsweep.run_files import (
     Damage,
     Fields,
+    prompt_was_garbled,
     read_lines,
     read_marks,
     read_trace,
@@ -133,6 +134,9 @@ class Run:
         session_id = word(result("agent", "session_id"))
         keep = keep_content or self.is_replay
         self.trace, self.trace_status = read_trace(run_dir, session_id, damage, keep)
+        if prompt_was_garbled(run_dir / "trace.jsonl", word(result("spec", "prompt_sha256"))):
+            self.trace_status = "damaged"
+            damage.add("trace.jsonl", "the agent got a garbled prompt, not that of the spec")
         self.offset_ns = self._offset()
         start, end = whole(result("agent_start_ns")), whole(result("agent_end_ns"))
         # The agent's phase on the monotonic clock.

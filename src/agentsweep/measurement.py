@@ -360,7 +360,7 @@ class Measurement:
         if not ready.get("ready"):
             raise InfraError(f"the sampler cannot start: {ready.get('error', ready)}")
         prompt = self.scratch / "prompt"
-        prompt.write_text(self.job["prompt"], encoding="utf-8")
+        prompt.write_bytes(self.job["prompt"].encode())
         for left in self.cleaning.result():
             self.say(f"removed {left}, left behind by a run that was killed")
         begin = self.sampler.ask({"cmd": "begin"})

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agentsweep import utf8
 from agentsweep.errors import InfraError
 
 # The exit code of a service of ours that says, in the last line on stderr, what it cannot do.
@@ -53,7 +54,7 @@ def _view() -> str:
 def _start_ticks(pid: int) -> int | None:
     """Field 22 of /proc/<pid>/stat, counted after the name (which may hold spaces); proc(5)."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        text = utf8.kernel_text(Path(f"/proc/{pid}/stat"))
     except (FileNotFoundError, ProcessLookupError):
         return None
     return int(text.rpartition(")")[2].split()[19])
@@ -131,6 +132,6 @@ class LineService:
 
 
 def service_environment() -> dict[str, str]:
-    """What a service needs to start, and nothing else."""
-    keep = ("PATH", "LANG", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
-    return {name: os.environ[name] for name in keep if name in os.environ}
+    """What a service needs to start, and nothing else; its paths are UTF-8 as those here are."""
+    keep = ("PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
+    return {name: os.environ[name] for name in keep if name in os.environ} | utf8.PYTHON_LOCALE

@@ -16,6 +16,7 @@ from agentsweep.errors import ConfigError
 from agentsweep.image_names import benchmark_image, image_problems, qualified
 from agentsweep.schema import show
 from agentsweep.task_row import TaskRow
+from agentsweep.utf8 import is_text
 
 LAYOUTS = ("testbed", "repository")
 # What SWE-bench's harness runs and reads where a row says nothing else.
@@ -105,7 +106,7 @@ class _Fields:
             if needed:
                 self.wrong.append(f"{key}: {show(value)} is empty; {needed}")
             return None
-        if "\0" in value or not _is_unicode(value):
+        if "\0" in value or not is_text(value):
             self.wrong.append(
                 f"{key}: it has a NUL or half a character in it; write text that is valid UTF-8"
             )
@@ -404,11 +405,3 @@ def _number_or_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -5,6 +5,7 @@ the others say.
 """
 
 import contextlib
+import itertools
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -12,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentsweep.attribution import Mark
+from agentsweep.spec import text_sha256
 from agentsweep.trace import Source, agent_id_of, parse_sources
 from agentsweep.trace_records import Trace
 
 _ARCHIVE = "session.tar"
 _COMPARED_BYTES = 256
 _MAX_INT = 2**63 - 1
+# The CLI writes some records of its own before the prompt.
+_PROMPT_WITHIN = 50
 
 
 @dataclass(slots=True)
@@ -147,6 +151,24 @@ def read_trace(
     if status == "ok" and any(note.startswith(_ARCHIVE) for note in damage.notes):
         status = "damaged"  # sub-agents may be missing
     return trace, status
+
+
+def prompt_was_garbled(trace: Path, prompt_sha256: str | None) -> bool:
+    """Whether a run's agent got bytes that were not UTF-8 in place of the prompt of its spec.
+
+    Early versions wrote the prompt in the locale's encoding. The agent then read U+FFFD for what it
+    could not decode, in a text that the spec's hash does not know.
+    """
+    if prompt_sha256 is None:
+        return False
+    for record in itertools.islice(read_lines(trace, Damage()), _PROMPT_WITHIN):
+        said = Fields(record)("message", "content")
+        if record.get("type") == "user" and isinstance(said, str):
+            texts = (said, said.strip(), f"{said}\n")
+            return "\N{REPLACEMENT CHARACTER}" in said and prompt_sha256 not in map(
+                text_sha256, texts
+            )
+    return False
 
 
 @contextlib.contextmanager

@@ -44,6 +44,7 @@ def run_cell(job: dict, spec: str, image: dict, out: Path, say: Say = print) -> 
         sealed = store.sealed(key)
         if sealed is not None:
             say(f"recalled sealed attempt {sealed.id}: no new run")
+            _tell_of_garbled_prompt(store, sealed, spec, say)
         else:
             if job["on_miss"] == "fail":
                 raise AgentsweepError(
@@ -57,6 +58,17 @@ def run_cell(job: dict, spec: str, image: dict, out: Path, say: Say = print) -> 
             raise InfraError(f"{sealed.path}/result.json is damaged: `agentsweep store remove` it")
         publish(sealed, out, PUBLISHED)
     return result
+
+
+def _tell_of_garbled_prompt(store: Store, sealed: Attempt, spec: str, say: Say) -> None:
+    # Only a recall needs it, and a run's process is to start quickly.
+    from agentsweep.run_files import prompt_was_garbled
+
+    if prompt_was_garbled(sealed.path / "trace.jsonl", json.loads(spec).get("prompt_sha256")):
+        say(
+            f"the agent of {sealed.id} got a garbled prompt, not that of the spec: run "
+            f"`agentsweep store --store {store.root} remove {sealed.id} --yes` and start again"
+        )
 
 
 def _back_off(store: Store, key: str, say: Say) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentsweep.utf8 import kernel_text
+
 # A monitor ends by itself within hundredths of a second after `podman rm`.
 _GRACE_S = 0.1
 _PATIENCE_S = 10
@@ -32,7 +34,7 @@ def monitors(proc: Path = Path("/proc")) -> list[Monitor]:
     found = []
     for folder in proc.glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
-            words = (folder / "cmdline").read_text(errors="replace", encoding="utf-8").split("\0")
+            words = kernel_text(folder / "cmdline").split("\0")
             if Path(words[0]).name == "conmon" and folder.stat().st_uid == os.getuid():
                 values = (words[words.index(option) + 1] for option in ("-c", "-n", "-r"))
                 found.append(Monitor(*values))

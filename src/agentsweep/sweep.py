@@ -236,11 +236,11 @@ def shell_prefix(source: Path, python: Path, prefer_path: bool) -> str:
     """What every rule's command starts with, so that it runs this clone's code.
 
     It takes the place of Snakemake's own strict mode, so it sets that again: a failure before a
-    pipe must fail the job.
+    pipe must fail the job. Python is told to take paths for UTF-8, whatever the node's locale.
     The interpreter's directory goes before PATH, or after it where a deployment method (conda)
     has just put its own environment there.
     """
     bin_directory = shlex.quote(str(python.parent))
     path = f"$PATH:{bin_directory}" if prefer_path else f"{bin_directory}:$PATH"
-    export = f"export PYTHONPATH={shlex.quote(str(source))} PATH={path}"
+    export = f"export PYTHONUTF8=1 PYTHONPATH={shlex.quote(str(source))} PATH={path}"
     return f"set -euo pipefail; {export}; "

@@ -23,7 +23,6 @@ from agentsweep.trace_records import (
     ToolCall,
     Trace,
     Usage,
-    as_text,
     format_time,
     is_session_record,
 )
@@ -397,5 +396,5 @@ def why_not(trace: Trace) -> str:
 
 
 def _refuse(sentence: str) -> int:
-    sys.stderr.write(f"agentsweep trace: {as_text(sentence)}\n")
+    sys.stderr.write(f"agentsweep trace: {sentence}\n")
     return 2

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from agentsweep import utf8
 from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.errors import InfraError
 from agentsweep.process import LineService
@@ -124,7 +125,7 @@ def _frozen(reader: CgroupReader, init_pid: int) -> Iterator[None]:
 def _v1_freezer(pid: int) -> Path:
     """The state file of a process's own freezer; one that cannot be written where it has none."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines():
+        for line in utf8.kernel_lines(Path(f"/proc/{pid}/cgroup")):
             _, controllers, path = line.split(":", 2)
             if controllers == "freezer" and path != "/":
                 return Path("/sys/fs/cgroup/freezer", path.lstrip("/"), "freezer.state")
@@ -154,7 +155,8 @@ def host_pid(reader: CgroupReader, inside: int) -> int | None:
     """
     for pid in reader.pids():
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            # The name above it may hold any bytes: tools name themselves, and are cut at 15.
+            for line in utf8.kernel_lines(Path(f"/proc/{pid}/status")):
                 if line.startswith("NSpid:") and int(line.split()[-1]) == inside:
                     return pid
     return None

@@ -132,6 +132,7 @@ def agentsweep(*arguments, check: bool = True, **kwargs) -> subprocess.Completed
         cwd=ROOT,
         capture_output=True,
         text=True,
+        encoding="utf-8",
         timeout=300 * PATIENCE,
         check=False,
         **kwargs,
@@ -235,9 +236,8 @@ class Lab:
         return json.loads((self.out / "result.json").read_text(encoding="utf-8"))
 
     def lines(self, name: str) -> list[dict]:
-        return [
-            json.loads(line) for line in (self.out / name).read_text(encoding="utf-8").splitlines()
-        ]
+        # Of bytes: text would also be split at U+2028, which is plain text within a line.
+        return [json.loads(line) for line in (self.out / name).read_bytes().splitlines()]
 
     def key(self) -> str:
         """The beginning of the only spec's hash in the store."""
@@ -255,7 +255,8 @@ class Lab:
                 return found[0]
             time.sleep(0.05)
         log = self.folder / "log"
-        raise AssertionError(f"no {pattern}: {log.read_text() if log.exists() else ''}")
+        said = log.read_text(encoding="utf-8") if log.exists() else ""
+        raise AssertionError(f"no {pattern}: {said}")
 
     def wait_for_tool(self) -> None:
         """Until the agent has asked for its first answer and got it: a tool is at work."""

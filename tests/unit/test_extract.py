@@ -31,7 +31,8 @@ from session_maker import SESSION, Session, small_session, stamp, succeeded
 from agentsweep import tables
 from agentsweep.extract import extract
 from agentsweep.linked_run import Curve, Run
-from agentsweep.run_files import Damage, read_result
+from agentsweep.run_files import Damage, prompt_was_garbled, read_result
+from agentsweep.spec import text_sha256
 from agentsweep.trace_lines import LineReport
 
 FILES = (
@@ -800,3 +801,46 @@ def test_the_trace_command_imports_no_pyarrow(run):
 
 def test_line_reports_start_clean():
     assert not LineReport().damaged
+
+
+RIGHT = "Gr\u00f6\u00dfe in Stra\u00dfe\n"
+
+
+@pytest.mark.parametrize(
+    ("got", "status"),
+    [
+        (RIGHT, "ok"),
+        (RIGHT.strip(), "ok"),
+        ("Gr\ufffd\ufffde in Stra\ufffde\n", "damaged"),
+        # Whatever else the CLI may have made of it is no sign of another locale.
+        ("another text", "ok"),
+    ],
+)
+def test_an_agent_that_got_a_garbled_prompt_is_told_of(tmp_path, got, status):
+    """Early versions sealed it under the hash of the right text."""
+    folder = make_run(tmp_path / "run")
+    session = Session()
+    session.user(got, 1.5)
+    session.text("m1", "Done.", 8.0, stop="end_turn", output=30)
+    written = session.data()
+    (folder / "trace.jsonl").write_bytes(written)
+    (folder / "session.tar").write_bytes(tar({f"projects/-testbed/{SESSION}.jsonl": written}))
+    said = result()
+    said["spec"]["prompt_sha256"] = text_sha256(RIGHT)
+    (folder / "result.json").write_text(json.dumps(said), encoding="utf-8")
+    extract(folder, RUN_ID, tmp_path / "out")
+    (row,) = tables.read("runs", tmp_path / "out" / "runs.parquet").to_pylist()
+    assert row["trace_status"] == status
+    assert ("garbled prompt" in (row["damage"] or "")) == (status == "damaged")
+
+
+def test_a_prompt_that_has_the_replacement_character_itself_is_not_garbled(tmp_path):
+    folder = make_run(tmp_path / "run")
+    session = Session()
+    session.user("what is \ufffd?", 1.5)
+    (folder / "trace.jsonl").write_bytes(session.data())
+    right = text_sha256("what is \ufffd?")
+    assert not prompt_was_garbled(folder / "trace.jsonl", right)
+    assert prompt_was_garbled(folder / "trace.jsonl", text_sha256("what is \u00f6?"))
+    assert not prompt_was_garbled(folder / "trace.jsonl", None)
+    assert not prompt_was_garbled(folder / "absent.jsonl", right)

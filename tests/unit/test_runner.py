@@ -12,6 +12,7 @@ from agentsweep import interruption, runner
 from agentsweep.admission import Need, admitted
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.ledger import VARIABLE, Ledger
+from agentsweep.spec import text_sha256
 from agentsweep.store import Store, spec_sha256
 
 SPEC = '{"protocol":1}'
@@ -81,6 +82,23 @@ def test_a_run_is_sealed_and_then_recalled(job, tmp_path, measured):
     assert run(job | {"on_miss": "fail"}, tmp_path, said) == completed()
     assert "recalled sealed attempt" in said[0]
     assert states(job) == ["sealed"]
+
+
+def test_a_recalled_run_says_that_its_agent_got_a_garbled_prompt(job, tmp_path, measured):
+    record = {"type": "user", "message": {"role": "user", "content": "Gr\ufffd\ufffde"}}
+
+    def garbled(measurement):
+        trace = measurement.attempt.path / "trace.jsonl"
+        trace.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        return completed()
+
+    measured.append(garbled)
+    spec = json.dumps({"prompt_sha256": text_sha256("Gr\u00f6\u00dfe")})
+    runner.run_cell(job, spec, {}, tmp_path / "out", say=print)
+    said = []
+    runner.run_cell(job, spec, {}, tmp_path / "out", say=said.append)
+    (sentence,) = [line for line in said if "garbled prompt" in line]
+    assert f"remove {spec_sha256(spec)[:12]}-1 --yes" in sentence
 
 
 def test_nothing_is_spent_where_that_is_forbidden(job, tmp_path, measured):

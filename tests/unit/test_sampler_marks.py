@@ -69,8 +69,9 @@ def listener(control):
 def run(control: Path, command: str, **how) -> subprocess.CompletedProcess:
     how.setdefault("input", "")
     return subprocess.run(
-        [control / "bash-mark", command], capture_output=True, text=True, timeout=30, **how
-    )
+        [control / "bash-mark", command],
+        capture_output=True, text=True, encoding="utf-8", timeout=30, **how,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("status", [0, 1, 42, 127, 255])

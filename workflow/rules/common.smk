@@ -19,6 +19,20 @@ SOURCE = (
 )
 sys.path.insert(0, str(SOURCE))
 
+from agentsweep import utf8
+
+# Snakemake names files and jobs in the locale's encoding, which is chosen when Python starts.
+if not utf8.is_on():
+    # Not with -d, after which relative arguments mean other files.
+    if Path(sys.argv[0]).name in ("snakemake", "__main__.py") and (
+        workflow.overwrite_workdir is None
+    ):
+        utf8.restart_in_utf8()
+    raise WorkflowError(
+        f"the locale's encoding is {sys.getfilesystemencoding()}, in which Snakemake cannot name "
+        "every file: set PYTHONUTF8=1 in its environment"
+    )
+
 from agentsweep import (
     agentcgroup,
     codehash,
