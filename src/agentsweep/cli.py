@@ -13,7 +13,6 @@ from pathlib import Path
 from agentsweep import __version__, locks
 from agentsweep.errors import AgentsweepError, ConfigError
 
-DEFAULT_CONFIG = "config/config.yaml"
 _TICK_S = 1
 _PULLED_KEYS = ("reference", "digest", "config_digest", "id", "size_bytes", "pull_s")
 _IMAGE_KEYS = (
@@ -234,8 +233,8 @@ def _config(parser: argparse.ArgumentParser) -> None:
         "--config",
         action="append",
         metavar="FILE|JSON|-",
-        help="configuration file, or the configuration itself as JSON (`-` reads it from standard "
-        f"input); may be repeated, later ones win (default: {DEFAULT_CONFIG})",
+        help="configuration file, laid over config/config.yaml; may be repeated, later ones win. "
+        "Or a whole configuration as JSON (`-` reads it from standard input), which stands alone",
     )
 
 
@@ -263,8 +262,10 @@ def _load_config(arguments: argparse.Namespace):
 
 
 def _config_source(arguments: argparse.Namespace) -> list[Path] | dict:
-    """What --config names: files, or a configuration itself."""
-    sources = arguments.config or [DEFAULT_CONFIG]
+    """What --config names: files and those below them, or a configuration itself."""
+    from agentsweep import layers
+
+    sources = arguments.config or []
     # No argument may have more than 128 KiB (MAX_ARG_STRLEN of Linux), which a long list passes.
     texts = [
         sys.stdin.read() if source == "-" else source
@@ -272,12 +273,12 @@ def _config_source(arguments: argparse.Namespace) -> list[Path] | dict:
         if source == "-" or source.lstrip().startswith("{")
     ]
     if not texts:
-        if not arguments.config and not Path(DEFAULT_CONFIG).exists():
+        if not sources and not layers.BASE.exists():
             raise ConfigError(
-                f"{DEFAULT_CONFIG}: there is no such file: start agentsweep in the project's "
+                f"{layers.BASE}: there is no such file: start agentsweep in the project's "
                 "directory, or name your configuration with --config"
             )
-        return [Path(source) for source in sources]
+        return layers.files(Path(source) for source in sources)
     if len(sources) > 1:
         raise ConfigError("--config: JSON stands alone: put it into a file to lay it over another")
     try:

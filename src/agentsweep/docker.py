@@ -5,10 +5,8 @@ true on the daemon's machine. Whether that is this one is looked at with every c
 """
 
 import contextlib
-import csv
 import functools
 import hashlib
-import io
 import json
 import os
 import re
@@ -27,7 +25,7 @@ from agentsweep.engine import (
     Container,
     ContainerSpec,
     Engine,
-    Mount,
+    bind_option,
     host_userland,
     last_line,
 )
@@ -202,18 +200,10 @@ class Docker(Engine):
             options += ["--runtime", self.runtime]
         if spec.mask_cgroups:
             options += ["--tmpfs", "/sys/fs/cgroup:ro"]
-        return options + [word for mount in spec.mounts for word in ("--mount", _bind(mount))]
+        return options + [word for mount in spec.mounts for word in ("--mount", bind_option(mount))]
 
 
 _LABELS = (LABEL, OWNER_LABEL)
-
-
-def _bind(mount: Mount) -> str:
-    """The value of `--mount`, which is a line of CSV; unlike `--volume` it makes no directory."""
-    fields = ["type=bind", f"source={mount.source.absolute()}", f"target={mount.target}"]
-    line = io.StringIO()
-    csv.writer(line).writerow([*fields, *(["readonly"] if mount.read_only else [])])
-    return line.getvalue().strip()
 
 
 def _has(raw: dict, word: str) -> bool:

@@ -6,6 +6,8 @@ working directory of the call when a container meets its memory limit.
 """
 
 import contextlib
+import csv
+import io
 import json
 import os
 import resource
@@ -47,6 +49,14 @@ class Mount:
     source: Path
     target: str
     read_only: bool = True
+
+
+def bind_option(mount: Mount) -> str:
+    """The value of `--mount`: a line of CSV, which holds any path; it makes no directory."""
+    fields = ["type=bind", f"source={mount.source.absolute()}", f"target={mount.target}"]
+    line = io.StringIO()
+    csv.writer(line).writerow([*fields, *(["readonly"] if mount.read_only else [])])
+    return line.getvalue().strip()
 
 
 @dataclass(frozen=True)

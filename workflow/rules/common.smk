@@ -1,6 +1,7 @@
 """The configuration, checked once, and what the rules look up in it.
 
-REQUIRES `config` (merged by Snakemake from config/config.yaml, --configfile and --config).
+REQUIRES `config` (merged by Snakemake from config/config.yaml, --configfile and --config). Where none
+of them says what to sweep, the demo's file, config/demo.yaml, is laid below them.
 PROVIDES the functions that rules use as inputs, params and resources. Reads files only: parsing
 needs no engine, no network and no key.
 """
@@ -24,6 +25,7 @@ from agentsweep import (
     codehash,
     distribution,
     grading_job,
+    layers,
     ledger,
     patches,
     sweep,
@@ -32,13 +34,13 @@ from agentsweep import (
 from agentsweep.errors import ConfigError
 from agentsweep.machine import Machine
 
-shell.prefix(
-    sweep.shell_prefix(
-        SOURCE,
-        python=Path(sys.executable),
-        prefer_path=bool(workflow.deployment_settings.deployment_method),
-    )
+prefix = sweep.shell_prefix(
+    SOURCE,
+    python=Path(sys.executable),
+    prefer_path=bool(workflow.deployment_settings.deployment_method),
 )
+# Snakemake formats it.
+shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
 
 # Jobs inherit it, also those that are run on other machines.
 if workflow.is_main_process:
@@ -58,9 +60,13 @@ RUNS_ARE_HERE = (
 )
 
 try:
+    completed, below = layers.of_workflow(
+        config, workflow.overwrite_configfiles or [], workflow.config_settings.config or {}
+    )
+    config.update(completed)
     SWEEP = sweep.Sweep(
         config,
-        workflow.configfiles,
+        [*below, *workflow.configfiles],
         announce=workflow.is_main_process,
         machine=Machine.here() if RUNS_ARE_HERE else None,
     )
@@ -69,6 +75,14 @@ try:
     ATTEMPTS = sweep.imported_attempts(IMPORTS.values())
 except ConfigError as error:
     raise WorkflowError(*error.problems) from None
+
+# Beside the Snakefile, wherever the working directory is. As a relative path where it can be: the
+# set of inputs is then the same in a clone that was moved.
+ENVIRONMENT = (
+    "environment.yml"
+    if SOURCE.parent.samefile(".")
+    else str(SOURCE.parent / "environment.yml")
+)
 
 TABLES = ("runs", "tool_calls", "api_calls", "messages", "samples")
 DATASET_TABLES = (*TABLES, "tests", "hosts")

@@ -13,7 +13,7 @@ rule dataset:
         patches=patch_list,
         grades=grades,
         # Other versions of the libraries may write other files.
-        environment="environment.yml",
+        environment=ENVIRONMENT,
     output:
         expand("<results>/dataset/{table}.parquet", table=DATASET_TABLES),
     log:

@@ -10,7 +10,7 @@ rule claims:
     input:
         tables=paper_tables,
         published=filter(None, [SWEEP.config["paper"]["published"]]),
-        environment="environment.yml",
+        environment=ENVIRONMENT,
     output:
         expand("<results>/paper/claims.{format}", format=CLAIMS),
     log:
@@ -35,7 +35,7 @@ for figure in PAPER_FIGURES:
             f"paper_{figure}"
         input:
             tables=paper_tables,
-            environment="environment.yml",
+            environment=ENVIRONMENT,
         output:
             expand(
                 f"<results>/paper/{figure}_{{mode}}.{{format}}",
