@@ -25,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; errors are one line each on standard error, without a traceback."""
     arguments = _parser().parse_args(argv)
     try:
+        if getattr(arguments, "is_job", False):
+            return _as_job(arguments, sys.argv[1:] if argv is None else argv)
         return arguments.command(arguments) or 0
     except AgentsweepError as error:
         for line in str(error).splitlines():
@@ -40,6 +42,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("agentsweep: interrupted", file=sys.stderr)
         return 130
+
+
+def _as_job(arguments: argparse.Namespace, words: list[str]) -> int:
+    """A command that jobs of the workflow run, and that is tried again where that may help."""
+    from agentsweep import retries
+
+    return retries.run(lambda: arguments.command(arguments) or 0, words, _say)
 
 
 def _os_sentence(error: OSError) -> str:
@@ -73,10 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run one cell, or recall it from the store")
     run.add_argument("cell", help="cell id, as `agentsweep plan` lists them")
     _config(run)
-    run.add_argument("--spec", help="refuse unless the cell's spec is this one")
+    run.add_argument("--spec", help="refuse unless the cell's spec, or its SHA-256, is this one")
     run.add_argument("--image", type=Path, help="record of the fixed image (image.json)")
     run.add_argument("--out", type=Path, help="where the run's files go")
-    run.set_defaults(command=_run)
+    run.set_defaults(command=_run, is_job=True)
 
     extract = commands.add_parser("extract", help="one run's files to tables")
     extract.add_argument("run_dir", type=Path)
@@ -123,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--patch", type=Path, required=True)
     grade.add_argument("--out", type=Path, required=True, help="directory for the grading's files")
     _config(grade)
-    grade.set_defaults(command=_grade)
+    grade.set_defaults(command=_grade, is_job=True)
 
     validate = commands.add_parser(
         "validate-task", help="whether a task's gold patch resolves it and no patch does not"
@@ -131,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("task", help="the task's name in the configuration")
     validate.add_argument("--out", type=Path, required=True, help="the record to write")
     _config(validate)
-    validate.set_defaults(command=_validate)
+    validate.set_defaults(command=_validate, is_job=True)
 
     validations = commands.add_parser("validations", help="say which tasks are valid")
     validations.add_argument(
@@ -184,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     _engine(pull)
     _images(pull)
     pull.add_argument("--out", type=Path, required=True)
-    pull.set_defaults(command=_image_pull)
+    pull.set_defaults(command=_image_pull, is_job=True)
 
     fix = commands.add_parser("image-fix", help="give an image's work tree to the agent's user")
     fix.add_argument("--pulled", type=Path, required=True)
@@ -196,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     _engine(fix)
     _images(fix)
     fix.add_argument("--out", type=Path, required=True)
-    fix.set_defaults(command=_image_fix)
+    fix.set_defaults(command=_image_fix, is_job=True)
 
     store = commands.add_parser("store", help="look into the run store")
     _store(store, Path("store"))
@@ -315,7 +324,7 @@ def _run(arguments: argparse.Namespace) -> None:
     config = _load_config(arguments)
     cell = config.cell(arguments.cell)
     spec = config.spec(cell)
-    if arguments.spec is not None and arguments.spec != spec:
+    if arguments.spec not in (None, spec, config.spec_sha256(cell)):
         raise AgentsweepError(
             f"{cell.id}: its task, scenario or settings changed after the workflow was planned: "
             "start the workflow again"

@@ -29,7 +29,7 @@ from agentsweep.engine import (
     host_userland,
     last_line,
 )
-from agentsweep.errors import InfraError
+from agentsweep.errors import InfraError, LastingError
 from agentsweep.process import owner_tag
 
 _ELSEWHERE = (
@@ -71,7 +71,7 @@ class Docker(Engine):
         if raw.get("ServerVersion"):
             return raw
         if "host" in raw:
-            raise InfraError("`docker` is a name of Podman here: use `container.engine: podman`")
+            raise LastingError("`docker` is a name of Podman here: use `container.engine: podman`")
         # Older clients end with 0 and say it in the answer.
         raise InfraError(_no_answer((raw.get("ServerErrors") or [last_line(done.stderr)])[0]))
 
@@ -115,7 +115,7 @@ class Docker(Engine):
         except OSError:
             members = ""
         if container.id not in members:
-            raise InfraError(
+            raise LastingError(
                 f"Docker's daemon says that container {name} is process {container.pid}, and here "
                 f"that is another one or none, so that its counters cannot be read: {_ELSEWHERE}"
             )
@@ -190,7 +190,9 @@ class Docker(Engine):
         # `--init` puts its program into /sbin, where the host's would hide it.
         program = shutil.which("docker-init")
         if program is None:
-            raise InfraError("`userland: host` needs docker-init on PATH: install it with dockerd")
+            raise LastingError(
+                "`userland: host` needs docker-init on PATH: install it with dockerd"
+            )
         return [], [program, "--", "sleep", "infinity"]
 
     def _own_options(self, spec: ContainerSpec) -> list[str]:

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agentsweep.errors import InfraError
+from agentsweep.errors import InfraError, LastingError
 
 LABEL = "agentsweep.attempt"
 OWNER_LABEL = "agentsweep.owner"
@@ -174,7 +174,7 @@ class Engine(ABC):
         try:
             done = self._run(self.command(*arguments), timeout_s, finish)
         except FileNotFoundError:
-            raise InfraError(f"{self.name} is not installed: {self.install_hint}") from None
+            raise LastingError(f"{self.name} is not installed: {self.install_hint}") from None
         except subprocess.TimeoutExpired:
             raise EngineTimeout(
                 f"`{self.name} {arguments[0]}` gave no answer within {timeout_s:.0f} s: "

@@ -2,7 +2,7 @@
 
 `agentsweep --config my.yaml` and `snakemake --configfile my.yaml` use the same layers, lowest
 first: the demo's file (only where nothing else says what to sweep), the base file, and what was
-named, in its order. A mapping is merged key by key; any other value takes the place of the one below it.
+named, in its order. A mapping is merged key by key; any other value replaces the one below.
 """
 
 import copy

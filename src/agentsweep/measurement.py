@@ -33,7 +33,7 @@ from agentsweep import (
 )
 from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.cpu_modes import CPUSET
-from agentsweep.errors import InfraError
+from agentsweep.errors import InfraError, LastingError
 from agentsweep.hashes import file_sha256
 from agentsweep.process import LineService, owner_tag
 from agentsweep.store import Attempt
@@ -312,7 +312,7 @@ class Measurement:
         effective = self.effective | {"nproc": len(os.sched_getaffinity(self.container.pid))}
         differences = limits.limit_differences(wanted, effective)
         if differences:
-            raise InfraError(
+            raise LastingError(
                 f"this host does not enforce the limits of {self.job['cell']}: "
                 f"{'; '.join(differences)}: run `agentsweep doctor`"
             )
@@ -417,7 +417,7 @@ class Measurement:
         if found.start_utc_ns is None:
             wrong = stream.last_words(path / "stderr.txt")
             if code == agent.WRONG_PYTHON:
-                raise InfraError(
+                raise LastingError(
                     f"the environment of task {self.job['names']['task']} is not the one it states "
                     f"({wrong}, wanted {self.job['task']['python']}): mend `environment` or "
                     "`python` in the task file"
@@ -442,7 +442,7 @@ class Measurement:
 
     def _check_disk(self) -> None:
         if host.free_bytes(self.attempt.path) < _FULL_BYTES:
-            raise InfraError(
+            raise LastingError(
                 f"the disk that holds {self.attempt.path.parent} filled up during the run: free "
                 "some space and run again"
             )

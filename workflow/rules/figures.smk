@@ -27,6 +27,7 @@ for figure in FIGURES:
             ),
         log:
             f"<logs>/figures/{figure}.log",
+        retries: RETRIES
         conda:
             "../envs/analysis.yaml"
         resources:

@@ -15,6 +15,7 @@ rule claims:
         expand("<results>/paper/claims.{format}", format=CLAIMS),
     log:
         "<logs>/paper/claims.log",
+    retries: RETRIES
     conda:
         "../envs/analysis.yaml"
     params:
@@ -53,6 +54,7 @@ for figure in PAPER_FIGURES:
             ),
         log:
             f"<logs>/paper/{figure}.log",
+        retries: RETRIES
         conda:
             "../envs/analysis.yaml"
         params:
