@@ -85,25 +85,23 @@ rule lock:
     """Look every image reference up and write its digest to the lock file."""
     log:
         "<logs>/lock.log",
+    retries: RETRIES
     conda:
         "workflow/envs/runner.yaml"
     params:
         config=whole_config,
     shell:
-        "agentsweep lock --config - <<'END' 2>&1 | tee {log:q}\n"
-        "{params.config}\n"
-        "END"
+        "agentsweep lock --config - < {params.config:q} 2>&1 | tee {log:q}"
 
 
 rule doctor:
     """Check this host, and say how to mend it."""
     log:
         "<logs>/doctor.log",
+    retries: RETRIES
     conda:
         "workflow/envs/runner.yaml"
     params:
         config=whole_config,
     shell:
-        "agentsweep doctor --config - <<'END' 2>&1 | tee {log:q}\n"
-        "{params.config}\n"
-        "END"
+        "agentsweep doctor --config - < {params.config:q} 2>&1 | tee {log:q}"

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentsweep import locks, workspace
-from agentsweep.errors import InfraError
+from agentsweep.errors import InfraError, LastingError
 from agentsweep.machine import Machine
 from agentsweep.topology import Topology, list_text, parse_list
 
@@ -83,7 +83,7 @@ def admitted(
     if misfit is None and need.pinned and topology.choose(usable, need.cores) is None:
         misfit = f"needs {_cores(need.cores)} of its own, and may use CPUs {list_text(usable)} only"
     if misfit is not None:
-        raise InfraError(f"{need.name} {misfit}: {need.cure}")
+        raise LastingError(f"{need.name} {misfit}: {need.cure}")
     line = _Line(_directory(settings), need, room, topology, clean)
     begin = time.monotonic()
     deadline = begin + settings["wait_s"]
@@ -290,7 +290,7 @@ def _its_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InfraError(
+        raise LastingError(
             f"{folder}, in which runs stand in line: {error.strerror}: mend it or set "
             "machine.ledger"
         ) from error

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep.errors import ConfigError, InfraError
+from agentsweep.errors import ConfigError, LastingError
 from agentsweep.hashes import file_sha256
 
 CONTAINER_BINARY = "/opt/agentsweep/claude"
@@ -202,7 +202,7 @@ def binary_sha256(lock: Path, version: str) -> str:
 def check_binary(path: Path, expected_sha256: str) -> None:
     """InfraError unless the file is the locked binary; the hash is remembered by size and time."""
     if not path.is_file():
-        raise InfraError(f"the agent binary {path} is missing: fetch it with `make agent`")
+        raise LastingError(f"the agent binary {path} is missing: fetch it with `make agent`")
     state = path.stat()
     facts = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
     stamp = path.with_name("claude.sha256.json")
@@ -218,12 +218,12 @@ def check_binary(path: Path, expected_sha256: str) -> None:
         with contextlib.suppress(OSError):
             stamp.write_text(json.dumps(facts | {"sha256": digest}), encoding="utf-8")
     if digest != expected_sha256:
-        raise InfraError(
+        raise LastingError(
             f"{path} is not the locked agent binary (sha256 {digest[:12]}..., locked "
             f"{expected_sha256[:12]}...): delete it and run `make agent`"
         )
     if not os.access(path, os.X_OK):
-        raise InfraError(f"{path} is not executable: run `chmod 755 {path}`")
+        raise LastingError(f"{path} is not executable: run `chmod 755 {path}`")
 
 
 def warm(path: Path) -> None:

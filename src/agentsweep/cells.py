@@ -80,11 +80,12 @@ def cells_of(
         values = sweep[key]
         if values is None and key in ("tasks", "agents"):
             values = list(data[key])
-        if values is None:
+        # Without a task nothing is measured, and no limit is needed.
+        if values is None and sweep["tasks"] != []:
             wrong.append(
                 f"{place(('sweep', key))}: missing; write a list, or name a table in sweep.cells"
             )
-            values = []
+        values = values or []
         of_key = sets if key == "tasks" else {}
         axes.append(_axis(("sweep", key), values, one, place, wrong, of_key))
     modes = sweep["cpu_modes"] or [data["container"]["cpu_mode"]]
@@ -160,7 +161,8 @@ def _cells_of_table(
 ) -> list[Cell]:
     """The cells that a CSV or TSV file lists, one a line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        # Spreadsheets save `CSV UTF-8` with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         wrong.append(
             f"{place(('sweep', 'cells'))}: {str(path)!r} is not a readable CSV or TSV file"

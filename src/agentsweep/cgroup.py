@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agentsweep.cgroup_files import Parser, Values
 from agentsweep.counters import COLUMNS, Counters
-from agentsweep.errors import InfraError
+from agentsweep.errors import InfraError, LastingError
 from agentsweep.utf8 import kernel_lines
 
 __all__ = ["COLUMNS", "CgroupGone", "CgroupReader", "Counters", "Raw"]
@@ -70,7 +70,7 @@ class CgroupReader(ABC):
                 if controller in members
             }
             if "memory" not in paths:
-                raise InfraError(
+                raise LastingError(
                     "this host has cgroup v1 without the memory controller, so that no memory "
                     "limit acts: boot it without cgroup_disable=memory or with cgroup v2"
                 )
@@ -80,7 +80,7 @@ class CgroupReader(ABC):
                 unified = _directory(v2_mount, members[""], must_exist=False)
             return CgroupV1(paths, v1_mounts, unified)
         if v2_mount is None or "" not in members:
-            raise InfraError(
+            raise LastingError(
                 f"no cgroup file system is mounted under {sysfs}: mount cgroup2 there, or run "
                 "agentsweep on the host itself and not in a container"
             )
@@ -382,7 +382,7 @@ def _membership(pid: int, proc: Path) -> dict[str, str]:
 
 def _directory(mount: Path, member: str, must_exist: bool = True) -> Path | None:
     if member.startswith("/.."):
-        raise InfraError(
+        raise LastingError(
             f"the cgroup {member} lies outside of what can be seen here: run agentsweep on the "
             "host itself, or in a container with --cgroupns=host"
         )

@@ -13,7 +13,6 @@ from pathlib import Path
 from agentsweep import __version__, locks, utf8
 from agentsweep.errors import AgentsweepError, ConfigError
 
-DEFAULT_CONFIG = "config/config.yaml"
 _TICK_S = 1
 _NAME_CHARS = 400
 _PULLED_KEYS = ("reference", "digest", "config_digest", "id", "size_bytes", "pull_s")
@@ -30,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     utf8.set_streams()
     arguments = _parser().parse_args(argv)
     try:
+        if getattr(arguments, "is_job", False):
+            return _as_job(arguments, sys.argv[1:] if argv is None else argv)
         return arguments.command(arguments) or 0
     except AgentsweepError as error:
         for line in str(error).splitlines():
@@ -52,6 +53,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("agentsweep: interrupted", file=sys.stderr)
         return 130
+
+
+def _as_job(arguments: argparse.Namespace, words: list[str]) -> int:
+    """A command that jobs of the workflow run, and that is tried again where that may help."""
+    from agentsweep import retries
+
+    return retries.run(lambda: arguments.command(arguments) or 0, words, _say)
 
 
 def _os_sentence(error: OSError) -> str:
@@ -85,10 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run one cell, or recall it from the store")
     run.add_argument("cell", help="cell id, as `agentsweep plan` lists them")
     _config(run)
-    run.add_argument("--spec", help="refuse unless the cell's spec is this one")
+    run.add_argument("--spec", help="refuse unless the cell's spec, or its SHA-256, is this one")
     run.add_argument("--image", type=Path, help="record of the fixed image (image.json)")
     run.add_argument("--out", type=Path, help="where the run's files go")
-    run.set_defaults(command=_run)
+    run.set_defaults(command=_run, is_job=True)
 
     extract = commands.add_parser("extract", help="one run's files to tables")
     extract.add_argument("run_dir", type=Path)
@@ -135,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--patch", type=Path, required=True)
     grade.add_argument("--out", type=Path, required=True, help="directory for the grading's files")
     _config(grade)
-    grade.set_defaults(command=_grade)
+    grade.set_defaults(command=_grade, is_job=True)
 
     validate = commands.add_parser(
         "validate-task", help="whether a task's gold patch resolves it and no patch does not"
@@ -143,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("task", help="the task's name in the configuration")
     validate.add_argument("--out", type=Path, required=True, help="the record to write")
     _config(validate)
-    validate.set_defaults(command=_validate)
+    validate.set_defaults(command=_validate, is_job=True)
 
     validations = commands.add_parser("validations", help="say which tasks are valid")
     validations.add_argument(
@@ -196,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     _engine(pull)
     _images(pull)
     pull.add_argument("--out", type=Path, required=True)
-    pull.set_defaults(command=_image_pull)
+    pull.set_defaults(command=_image_pull, is_job=True)
 
     fix = commands.add_parser("image-fix", help="give an image's work tree to the agent's user")
     fix.add_argument("--pulled", type=Path, required=True)
@@ -208,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     _engine(fix)
     _images(fix)
     fix.add_argument("--out", type=Path, required=True)
-    fix.set_defaults(command=_image_fix)
+    fix.set_defaults(command=_image_fix, is_job=True)
 
     store = commands.add_parser("store", help="look into the run store")
     _store(store, Path("store"))
@@ -245,8 +253,8 @@ def _config(parser: argparse.ArgumentParser) -> None:
         "--config",
         action="append",
         metavar="FILE|JSON|-",
-        help="configuration file, or the configuration itself as JSON (`-` reads it from standard "
-        f"input); may be repeated, later ones win (default: {DEFAULT_CONFIG})",
+        help="configuration file, laid over config/config.yaml; may be repeated, later ones win. "
+        "Or a whole configuration as JSON (`-` reads it from standard input), which stands alone",
     )
 
 
@@ -274,8 +282,10 @@ def _load_config(arguments: argparse.Namespace):
 
 
 def _config_source(arguments: argparse.Namespace) -> list[Path] | dict:
-    """What --config names: files, or a configuration itself."""
-    sources = arguments.config or [DEFAULT_CONFIG]
+    """What --config names: files and those below them, or a configuration itself."""
+    from agentsweep import layers
+
+    sources = arguments.config or []
     # No argument may have more than 128 KiB (MAX_ARG_STRLEN of Linux), which a long list passes.
     texts = [
         _standard_input() if source == "-" else source
@@ -283,12 +293,12 @@ def _config_source(arguments: argparse.Namespace) -> list[Path] | dict:
         if source == "-" or source.lstrip().startswith("{")
     ]
     if not texts:
-        if not arguments.config and not Path(DEFAULT_CONFIG).exists():
+        if not sources and not layers.BASE.exists():
             raise ConfigError(
-                f"{DEFAULT_CONFIG}: there is no such file: start agentsweep in the project's "
+                f"{layers.BASE}: there is no such file: start agentsweep in the project's "
                 "directory, or name your configuration with --config"
             )
-        return [Path(source) for source in sources]
+        return layers.files(Path(source) for source in sources)
     if len(sources) > 1:
         raise ConfigError("--config: JSON stands alone: put it into a file to lay it over another")
     try:
@@ -332,7 +342,7 @@ def _run(arguments: argparse.Namespace) -> None:
     config = _load_config(arguments)
     cell = config.cell(arguments.cell)
     spec = config.spec(cell)
-    if arguments.spec is not None and arguments.spec != spec:
+    if arguments.spec not in (None, spec, config.spec_sha256(cell)):
         raise AgentsweepError(
             f"{cell.id}: its task, scenario or settings changed after the workflow was planned: "
             "start the workflow again"

@@ -14,6 +14,7 @@ from agentsweep import agent, agent_model, lockfile, replay_source, schema, task
 from agentsweep.cells import Cell, cells_of
 from agentsweep.errors import ConfigError
 from agentsweep.hub import HubSplit
+from agentsweep.layers import is_base, merge, own_names
 from agentsweep.machine import Machine, decimal_mb
 from agentsweep.replay_source import ReplaySource
 from agentsweep.spec import FIX_RECIPE, PROTOCOL, ImageRef, canonical, cores, text_sha256
@@ -361,16 +362,8 @@ def _merged(source: Iterable[Path] | Mapping, files=()) -> tuple[dict, list[tupl
     merged: dict = {}
     for _, content in layers:
         merged = merge(merged, content)
-    return merged, layers
-
-
-def merge(base: Mapping, over: Mapping) -> dict:
-    """`base` with `over` laid upon it, mapping by mapping, as Snakemake merges its configs."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
+    named = [content for path, content in layers if not is_base(Path(path))]
+    return own_names(merged, named), layers
 
 
 def _layers(files: Iterable) -> list[tuple[str, dict]]:

@@ -5,10 +5,8 @@ true on the daemon's machine. Whether that is this one is looked at with every c
 """
 
 import contextlib
-import csv
 import functools
 import hashlib
-import io
 import json
 import os
 import re
@@ -27,11 +25,11 @@ from agentsweep.engine import (
     Container,
     ContainerSpec,
     Engine,
-    Mount,
+    bind_option,
     host_userland,
     last_line,
 )
-from agentsweep.errors import InfraError
+from agentsweep.errors import InfraError, LastingError
 from agentsweep.process import owner_tag
 from agentsweep.utf8 import kernel_text
 
@@ -74,7 +72,7 @@ class Docker(Engine):
         if raw.get("ServerVersion"):
             return raw
         if "host" in raw:
-            raise InfraError("`docker` is a name of Podman here: use `container.engine: podman`")
+            raise LastingError("`docker` is a name of Podman here: use `container.engine: podman`")
         # Older clients end with 0 and say it in the answer.
         raise InfraError(_no_answer((raw.get("ServerErrors") or [last_line(done.stderr)])[0]))
 
@@ -118,7 +116,7 @@ class Docker(Engine):
         except OSError:
             members = ""
         if container.id not in members:
-            raise InfraError(
+            raise LastingError(
                 f"Docker's daemon says that container {name} is process {container.pid}, and here "
                 f"that is another one or none, so that its counters cannot be read: {_ELSEWHERE}"
             )
@@ -193,7 +191,9 @@ class Docker(Engine):
         # `--init` puts its program into /sbin, where the host's would hide it.
         program = shutil.which("docker-init")
         if program is None:
-            raise InfraError("`userland: host` needs docker-init on PATH: install it with dockerd")
+            raise LastingError(
+                "`userland: host` needs docker-init on PATH: install it with dockerd"
+            )
         return [], [program, "--", "sleep", "infinity"]
 
     def _own_options(self, spec: ContainerSpec) -> list[str]:
@@ -203,18 +203,10 @@ class Docker(Engine):
             options += ["--runtime", self.runtime]
         if spec.mask_cgroups:
             options += ["--tmpfs", "/sys/fs/cgroup:ro"]
-        return options + [word for mount in spec.mounts for word in ("--mount", _bind(mount))]
+        return options + [word for mount in spec.mounts for word in ("--mount", bind_option(mount))]
 
 
 _LABELS = (LABEL, OWNER_LABEL)
-
-
-def _bind(mount: Mount) -> str:
-    """The value of `--mount`, which is a line of CSV; unlike `--volume` it makes no directory."""
-    fields = ["type=bind", f"source={mount.source.absolute()}", f"target={mount.target}"]
-    line = io.StringIO()
-    csv.writer(line).writerow([*fields, *(["readonly"] if mount.read_only else [])])
-    return line.getvalue().strip()
 
 
 def _has(raw: dict, word: str) -> bool:

@@ -6,6 +6,8 @@ working directory of the call when a container meets its memory limit.
 """
 
 import contextlib
+import csv
+import io
 import json
 import os
 import resource
@@ -15,7 +17,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agentsweep.errors import InfraError
+from agentsweep.errors import InfraError, LastingError
 from agentsweep.utf8 import CHILD_LOCALE
 
 LABEL = "agentsweep.attempt"
@@ -48,6 +50,14 @@ class Mount:
     source: Path
     target: str
     read_only: bool = True
+
+
+def bind_option(mount: Mount) -> str:
+    """The value of `--mount`: a line of CSV, which holds any path; it makes no directory."""
+    fields = ["type=bind", f"source={mount.source.absolute()}", f"target={mount.target}"]
+    line = io.StringIO()
+    csv.writer(line).writerow([*fields, *(["readonly"] if mount.read_only else [])])
+    return line.getvalue().strip()
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,7 @@ class Engine(ABC):
         try:
             done = self._run(self.command(*arguments), timeout_s, finish)
         except FileNotFoundError:
-            raise InfraError(f"{self.name} is not installed: {self.install_hint}") from None
+            raise LastingError(f"{self.name} is not installed: {self.install_hint}") from None
         except subprocess.TimeoutExpired:
             raise EngineTimeout(
                 f"`{self.name} {arguments[0]}` gave no answer within {timeout_s:.0f} s: "

@@ -7,7 +7,7 @@ from pathlib import Path
 from agentsweep import limits, podman
 from agentsweep.docker import Docker
 from agentsweep.engine import Engine
-from agentsweep.errors import InfraError
+from agentsweep.errors import InfraError, LastingError
 from agentsweep.podman import Podman
 
 AUTO = "auto"
@@ -45,7 +45,7 @@ def find_engine(name: str, runtime: str, workdir: Path) -> Engine:
     present = [candidate for candidate in names if shutil.which(candidate)]
     if not present:
         hint = _CANDIDATES[names[0]][0].install_hint
-        raise InfraError(f"no container engine: {' or '.join(names)} is not on PATH; {hint}")
+        raise LastingError(f"no container engine: {' or '.join(names)} is not on PATH; {hint}")
     reasons, without_limits = [], None
     for candidate in present:
         for engine in _CANDIDATES[candidate][1](runtime, workdir):

@@ -21,3 +21,7 @@ class InfraError(AgentsweepError):
 
     Such a run is retried by the workflow and never looks like data.
     """
+
+
+class LastingError(InfraError):
+    """An InfraError that comes again until somebody changes something: no second try is made."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from agentsweep import history, skopeo, snapshot
 from agentsweep.engine import LABEL, OWNER_LABEL, ContainerSpec, Engine, timed
-from agentsweep.errors import ConfigError, InfraError
+from agentsweep.errors import ConfigError, LastingError
 from agentsweep.image_names import is_loopback
 from agentsweep.process import owner_tag
 from agentsweep.store import write_durably
@@ -39,7 +39,7 @@ def pull(engine: Engine, reference: str, digest: str, config_digest: str) -> dic
     else:
         seconds, image = timed(_pull, engine, reference, digest)
     if image != config_digest:
-        raise InfraError(
+        raise LastingError(
             f"{reference} is not the locked image (it is {image[:19]}, locked is "
             f"{config_digest[:19]}): if the change is meant, run `snakemake --cores 1 lock`"
         )
@@ -60,7 +60,9 @@ def _pull(engine: Engine, reference: str, digest: str) -> str:
         return engine.pull(f"{name}@{digest}", PLATFORM, is_loopback(reference))
     transport, _, path = reference.partition(":")
     if not Path(path).exists():
-        raise InfraError(f"image archive {path} is missing: build it (for the demo, `make images`)")
+        raise LastingError(
+            f"image archive {path} is missing: build it (for the demo, `make images`)"
+        )
     return engine.load_archive(transport, Path(path).resolve())
 
 

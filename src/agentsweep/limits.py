@@ -5,7 +5,7 @@ import re
 
 from agentsweep import host
 from agentsweep.cpu_modes import CPUSET
-from agentsweep.errors import InfraError
+from agentsweep.errors import LastingError
 from agentsweep.topology import parse_list
 from agentsweep.units import format_size
 
@@ -26,9 +26,9 @@ def check_host(info: dict, uid: int) -> None:
     """InfraError, with the reason and the cure, on a host that would ignore the limits."""
     reason = ignored(info)
     if reason is not None:
-        raise InfraError(reason)
+        raise LastingError(reason)
     if info["rootless"] and uid != os.getuid():
-        raise InfraError(
+        raise LastingError(
             f"with rootless {info['name']} the agent has your own user id: set container.uid to "
             f"{os.getuid()} (it is {uid})"
         )

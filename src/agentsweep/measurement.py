@@ -34,7 +34,7 @@ from agentsweep import (
 )
 from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.cpu_modes import CPUSET
-from agentsweep.errors import InfraError
+from agentsweep.errors import InfraError, LastingError
 from agentsweep.hashes import file_sha256
 from agentsweep.process import LineService, owner_tag
 from agentsweep.store import Attempt
@@ -313,7 +313,8 @@ class Measurement:
         effective = self.effective | {"nproc": len(os.sched_getaffinity(self.container.pid))}
         differences = limits.limit_differences(wanted, effective)
         if differences:
-            raise self._not_enforced(f"{'; '.join(differences)}. Run `agentsweep doctor`.")
+            sentence = self._not_enforced(f"{'; '.join(differences)}. Run `agentsweep doctor`.")
+            raise LastingError(sentence)
         return {
             "requested": {
                 "memory_bytes": wanted["memory_bytes"],
@@ -326,8 +327,8 @@ class Measurement:
             "effective": effective,
         }
 
-    def _not_enforced(self, why: str) -> InfraError:
-        return InfraError(f"this host does not enforce the limits of {self.job['cell']}: {why}")
+    def _not_enforced(self, why: str) -> str:
+        return f"this host does not enforce the limits of {self.job['cell']}: {why}"
 
     def _check_limits(self) -> None:
         """InfraError where a limit is another than at the start: the run then had neither."""
@@ -338,10 +339,11 @@ class Measurement:
         changed = limits.changes(self.effective, now)
         # The files of a container that goes vanish one by one, which is no change of a limit.
         if changed and all(path.is_dir() for path in self.cgroup.paths.values()):
-            raise self._not_enforced(
+            sentence = self._not_enforced(
                 f"{'; '.join(changed)} during the run. Something outside (often a reload of "
                 "systemd) set the container's limits anew."
             )
+            raise InfraError(sentence)
 
     # 5. and 6. The agent
 
@@ -434,7 +436,7 @@ class Measurement:
         if found.start_utc_ns is None:
             wrong = stream.last_words(path / "stderr.txt")
             if code == agent.WRONG_PYTHON:
-                raise InfraError(
+                raise LastingError(
                     f"the environment of task {self.job['names']['task']} is not the one it states "
                     f"({wrong}, wanted {self.job['task']['python']}): mend `environment` or "
                     "`python` in the task file"
@@ -453,7 +455,7 @@ class Measurement:
 
     def _check_disk(self) -> None:
         if host.free_bytes(self.attempt.path) < _FULL_BYTES:
-            raise InfraError(
+            raise LastingError(
                 f"the disk that holds {self.attempt.path.parent} filled up during the run: free "
                 "some space and run again"
             )

@@ -5,6 +5,7 @@ for memory comes from kernel counters and kernel records alone: exit code 137 on
 *somebody* sent SIGKILL, and the text of a tool only says what the tool believes.
 """
 
+import re
 from dataclasses import dataclass
 
 from agentsweep.kills import Kills, Survived
@@ -23,6 +24,8 @@ OUTCOMES = (
 )
 
 SIGKILL_EXIT = 137
+# Of the statuses that blame the request: timeout, conflict, too early, too many.
+_PASSING = (408, 409, 425, 429)
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,15 @@ def _left_recording(seen: Evidence, result: dict) -> str | None:
         # it was recorded.
         return "the end of main: the last recorded answer is an error to the agent"
     return None
+
+
+def is_lasting(detail: str) -> bool:
+    """Whether an `infra_error` of that detail comes again: the endpoint does not want the request.
+
+    A wrong key, an unknown model; neither a rate limit nor an endpoint that fails.
+    """
+    refused = re.search(r"refused every request with (\d+)", detail)
+    return refused is not None and 400 <= int(refused[1]) < 500 and int(refused[1]) not in _PASSING
 
 
 def _never_answered(seen: Evidence) -> str | None:

@@ -23,6 +23,7 @@ from agentsweep.engine import (
     ContainerSpec,
     Engine,
     Mount,
+    bind_option,
     engine_environment,
     host_userland,
     last_line,
@@ -153,8 +154,13 @@ def _tls(plain_http: bool) -> list[str]:
 def _volumes(mounts: tuple[Mount, ...]) -> list[str]:
     arguments = []
     for mount in mounts:
+        source = str(mount.source.absolute())
+        if ":" in source + mount.target:
+            # `--volume` splits at colons; `--mount` is a line of CSV.
+            arguments += ["--mount", bind_option(mount)]
+            continue
         mode = "ro" if mount.read_only else "rw"
-        arguments += ["--volume", f"{mount.source.absolute()}:{mount.target}:{mode}"]
+        arguments += ["--volume", f"{source}:{mount.target}:{mode}"]
     return arguments
 
 

@@ -6,9 +6,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from agentsweep import admission, host, workspace
+from agentsweep import admission, host, outcome, workspace
 from agentsweep.cpu_modes import CPUSET
-from agentsweep.errors import AgentsweepError, InfraError
+from agentsweep.errors import AgentsweepError, InfraError, LastingError
 from agentsweep.interruption import Signals, kept_unsealed
 from agentsweep.ledger import Ledger
 from agentsweep.measurement import Measurement, Say
@@ -55,7 +55,9 @@ def run_cell(job: dict, spec: str, image: dict, out: Path, say: Say = print) -> 
             sealed = _attempt(store, key, spec, job, image, say)
         result = sealed.result()
         if result is None:
-            raise InfraError(f"{sealed.path}/result.json is damaged: `agentsweep store remove` it")
+            raise LastingError(
+                f"{sealed.path}/result.json is damaged: `agentsweep store remove` it"
+            )
         publish(sealed, out, PUBLISHED)
     return result
 
@@ -88,7 +90,7 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
     """One attempt under the spec's lock: sealed, or kept as failed or interrupted."""
     free = host.free_bytes(store.root)
     if free < MIN_FREE_BYTES:
-        raise InfraError(
+        raise LastingError(
             f"the disk that holds {store.root} has {free // 2**20} MiB left: free at least "
             f"{MIN_FREE_BYTES // 2**20} MiB and run again"
         )
@@ -126,7 +128,9 @@ def _measured(
             result = measurement.run()
             write_durably(attempt.path / "result.json", _json(result))
         if result["outcome"] == "infra_error":
-            raise InfraError(f"{job['cell']}: {result['outcome_detail']}")
+            detail = result["outcome_detail"]
+            failure = LastingError if outcome.is_lasting(detail) else InfraError
+            raise failure(f"{job['cell']}: {detail}")
         sealed = store.finish(attempt, "sealed")
     say(f"{job['cell']}: {result['outcome']}: {result['outcome_detail']}")
     return sealed

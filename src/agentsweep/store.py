@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from agentsweep.errors import AgentsweepError, InfraError
+from agentsweep.errors import AgentsweepError, LastingError
 
 _ATTEMPT = re.compile(r"^attempt-([0-9]+)(?:\.(partial|failed|interrupted))?$")
 
@@ -214,12 +214,12 @@ def disk_errors(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InfraError(
+            raise LastingError(
                 f"the disk that holds {where} is full: free some space and run again; "
                 "sealed attempts are intact"
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise InfraError(
+            raise LastingError(
                 f"{where} cannot be written ({error.strerror}): mend its permissions, or name "
                 "another directory"
             ) from error

@@ -242,5 +242,7 @@ def shell_prefix(source: Path, python: Path, prefer_path: bool) -> str:
     """
     bin_directory = shlex.quote(str(python.parent))
     path = f"$PATH:{bin_directory}" if prefer_path else f"{bin_directory}:$PATH"
-    export = f"export PYTHONUTF8=1 PYTHONPATH={shlex.quote(str(source))} PATH={path}"
+    # Environment modules of clusters bring packages by PYTHONPATH.
+    modules = f"{shlex.quote(str(source))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    export = f"export PYTHONUTF8=1 PYTHONPATH={modules} PATH={path}"
     return f"set -euo pipefail; {export}; "

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agentsweep.engine import Engine
 from agentsweep.engines import find_engine
-from agentsweep.errors import InfraError
+from agentsweep.errors import LastingError
 from agentsweep.process import owner_is_dead, owner_tag
 
 _OWNER = "owner"
@@ -30,7 +30,7 @@ def own_directory(base: Path, cure: str) -> Path:
     folder = base / f"agentsweep-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.lstat().st_uid != os.getuid() or folder.is_symlink():
-        raise InfraError(f"{folder} belongs to somebody else: remove it or {cure}")
+        raise LastingError(f"{folder} belongs to somebody else: remove it or {cure}")
     return folder
 
 

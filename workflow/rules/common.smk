@@ -1,13 +1,16 @@
 """The configuration, checked once, and what the rules look up in it.
 
-REQUIRES `config` (merged by Snakemake from config/config.yaml, --configfile and --config).
+REQUIRES `config` (merged by Snakemake from config/config.yaml, --configfile and --config). Where none
+of them says what to sweep, the demo's file, config/demo.yaml, is laid below them.
 PROVIDES the functions that rules use as inputs, params and resources. Reads files only: parsing
 needs no engine, no network and no key.
 """
 
+import atexit
 import hashlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -37,22 +40,26 @@ from agentsweep import (
     agentcgroup,
     codehash,
     distribution,
+    failures,
     grading_job,
+    layers,
     ledger,
     patches,
+    retries,
     sweep,
     tasks_file,
 )
 from agentsweep.errors import ConfigError
+from agentsweep.job_files import JobFile
 from agentsweep.machine import Machine
 
-shell.prefix(
-    sweep.shell_prefix(
-        SOURCE,
-        python=Path(sys.executable),
-        prefer_path=bool(workflow.deployment_settings.deployment_method),
-    )
+prefix = sweep.shell_prefix(
+    SOURCE,
+    python=Path(sys.executable),
+    prefer_path=bool(workflow.deployment_settings.deployment_method),
 )
+# Snakemake formats it.
+shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
 
 # Jobs inherit it, also those that are run on other machines.
 if workflow.is_main_process:
@@ -60,8 +67,17 @@ if workflow.is_main_process:
         os.environ.get(ledger.VARIABLE) or ledger.new_invocation()
     )
 
+    # Jobs try again by themselves, as often as `--retries` says. (A dry run has no such settings.)
+    os.environ[retries.RETRIES] = str(
+        getattr(workflow.execution_settings, "retries", 0)
+    )
+    NOTES = Path(".snakemake/agentsweep/notes", ledger.new_invocation()).absolute()
+    os.environ[retries.NOTES] = str(NOTES)
+
     envvars:
         ledger.VARIABLE,
+        retries.RETRIES,
+        retries.NOTES,
 
 
 # While it parses, Snakemake does not say who executes the jobs, but any executor other than the
@@ -70,11 +86,19 @@ RUNS_ARE_HERE = (
     workflow.resource_settings.default_resources is None
     or "mem_mb" in workflow.global_resources
 )
+# Snakemake's own, for all rules. On a cluster a job may fail before a command of ours has begun.
+RETRIES = 0 if RUNS_ARE_HERE else None
 
 try:
+    completed, below = layers.of_workflow(
+        config,
+        workflow.overwrite_configfiles or [],
+        workflow.config_settings.config or {},
+    )
+    config.update(completed)
     SWEEP = sweep.Sweep(
         config,
-        workflow.configfiles,
+        [*below, *workflow.configfiles],
         announce=workflow.is_main_process,
         machine=Machine.here() if RUNS_ARE_HERE else None,
     )
@@ -83,6 +107,14 @@ try:
     ATTEMPTS = sweep.imported_attempts(IMPORTS.values())
 except ConfigError as error:
     raise WorkflowError(*error.problems) from None
+
+# Beside the Snakefile, wherever the working directory is. As a relative path where it can be: the
+# set of inputs is then the same in a clone that was moved.
+ENVIRONMENT = (
+    "environment.yml"
+    if SOURCE.parent.samefile(".")
+    else str(SOURCE.parent / "environment.yml")
+)
 
 TABLES = ("runs", "tool_calls", "api_calls", "messages", "samples")
 DATASET_TABLES = (*TABLES, "tests", "hosts")
@@ -128,6 +160,17 @@ wildcard_constraints:
     patch="[0-9a-f]{64}",
 
 
+def job_file(text):
+    """What goes into a command by a file, which a dry run does not write."""
+    return JobFile(text, write=not workflow.dryrun)
+
+
+def report_failures():
+    """Say at the very end, after all that Snakemake prints, which jobs failed and why."""
+    for line in failures.lines(workflow.scheduler.failed):
+        atexit.register(print, line, file=sys.stderr)
+
+
 def cell_id(wildcards):
     return SWEEP.cell(wildcards).id
 
@@ -135,6 +178,11 @@ def cell_id(wildcards):
 def cell_spec(wildcards):
     """The one tracked parameter of a run: all that decides its outcome, and nothing else."""
     return SWEEP.config.spec(SWEEP.cell(wildcards))
+
+
+def cell_spec_sha256(wildcards, threads):
+    """The same in short; untracked, because it takes `threads`."""
+    return SWEEP.config.spec_sha256(SWEEP.cell(wildcards))
 
 
 def refuse_without_keys():
@@ -149,17 +197,17 @@ def refuse_without_keys():
 
 def cell_config(wildcards, threads):
     """What `agentsweep run` reads. Untracked, because it takes `threads`: cell_spec is tracked."""
-    return json.dumps(SWEEP.config.for_cell(SWEEP.cell(wildcards)))
+    return job_file(json.dumps(SWEEP.config.for_cell(SWEEP.cell(wildcards))))
 
 
 def task_config(wildcards, threads):
     """What a grading reads, untracked: its spec is tracked."""
-    return json.dumps(SWEEP.config.for_task(wildcards.graded))
+    return job_file(json.dumps(SWEEP.config.for_task(wildcards.graded)))
 
 
 def whole_config(wildcards, threads):
     """The merged configuration, untracked."""
-    return json.dumps(config)
+    return job_file(json.dumps(config))
 
 
 def cell_cores(wildcards):
@@ -229,7 +277,9 @@ def extracted_tables(wildcards):
 
 def extracted_directories(wildcards, input):
     """A line each; untracked, because it takes `input`, which is tracked."""
-    return "\n".join(dict.fromkeys(str(Path(path).parent) for path in input.tables))
+    return job_file(
+        "\n".join(dict.fromkeys(str(Path(path).parent) for path in input.tables))
+    )
 
 
 def graded_results(wildcards):
@@ -239,9 +289,11 @@ def graded_results(wildcards):
 
 def graded_runs(wildcards, input):
     """A line each: task, tab, directory; untracked, because it takes `input`, which is tracked."""
-    return "\n".join(
-        f"{cell.task}\t{Path(path).parent}"
-        for cell, path in zip(SWEEP.graded_cells(), input.results)
+    return job_file(
+        "\n".join(
+            f"{cell.task}\t{Path(path).parent}"
+            for cell, path in zip(SWEEP.graded_cells(), input.results)
+        )
     )
 
 
@@ -289,7 +341,7 @@ def validation_records():
 
 def validation_list(wildcards, input):
     """A line each; untracked, because it takes `input`, which is tracked."""
-    return "\n".join(input)
+    return job_file("\n".join(input))
 
 
 def figure_files():

@@ -13,11 +13,12 @@ rule dataset:
         patches=patch_list,
         grades=grades,
         # Other versions of the libraries may write other files.
-        environment="environment.yml",
+        environment=ENVIRONMENT,
     output:
         expand("<results>/dataset/{table}.parquet", table=DATASET_TABLES),
     log:
         "<logs>/dataset.log",
+    retries: RETRIES
     conda:
         "../envs/analysis.yaml"
     params:
@@ -25,8 +26,6 @@ rule dataset:
         directories=extracted_directories,
         patches=patch_list_option,
         out=subpath(output[0], parent=True),
-    # The list is too long for an argument: it goes in as a here-document.
     shell:
-        "agentsweep dataset --list /dev/stdin {params.patches:q} --out {params.out:q} > {log:q} 2>&1 <<'END'\n"
-        "{params.directories}\n"
-        "END"
+        "agentsweep dataset --list {params.directories:q} {params.patches:q}"
+        " --out {params.out:q} > {log:q} 2>&1"

@@ -13,7 +13,7 @@ for figure in FIGURES:
             f"figure_{figure}"
         input:
             rules.dataset.output,
-            environment="environment.yml",
+            environment=ENVIRONMENT,
         output:
             f"<results>/figures/{figure}.pdf",
             f"<results>/figures/{figure}.png",
@@ -27,6 +27,7 @@ for figure in FIGURES:
             ),
         log:
             f"<logs>/figures/{figure}.log",
+        retries: RETRIES
         conda:
             "../envs/analysis.yaml"
         resources:

@@ -20,15 +20,14 @@ checkpoint patches:
         list="<results>/grades/patches.json",
     log:
         "<logs>/patches.log",
+    retries: RETRIES
     conda:
         "../envs/analysis.yaml"
     params:
         code=codehash.digest("agentsweep.patches"),
         runs=graded_runs,
     shell:
-        "agentsweep patches --list /dev/stdin --out {output.list:q} > {log:q} 2>&1 <<'END'\n"
-        "{params.runs}\n"
-        "END"
+        "agentsweep patches --list {params.runs:q} --out {output.list:q} > {log:q} 2>&1"
 
 
 rule grade:
@@ -38,7 +37,7 @@ rule grade:
         grade=ensure("<results>/grades/{graded}/{patch}/grade.json", non_empty=True),
     log:
         "<logs>/grade/{graded}/{patch}.log",
-    retries: 2
+    retries: RETRIES
     conda:
         "../envs/runner.yaml"
     threads: grading_job.cores(SWEEP.config)
@@ -52,9 +51,7 @@ rule grade:
         out=subpath(output.grade, parent=True),
     shell:
         "agentsweep grade {wildcards.graded:q} --patch {params.patch:q}"
-        " --config - --out {params.out:q} > {log:q} 2>&1 <<'END'\n"
-        "{params.config}\n"
-        "END"
+        " --config - --out {params.out:q} < {params.config:q} > {log:q} 2>&1"
 
 
 rule validate_task:
@@ -63,7 +60,7 @@ rule validate_task:
         "<results>/validation/{graded}.json",
     log:
         "<logs>/validate_task/{graded}.log",
-    retries: 2
+    retries: RETRIES
     conda:
         "../envs/runner.yaml"
     threads: grading_job.cores(SWEEP.config)
@@ -77,9 +74,7 @@ rule validate_task:
         config=task_config,
     shell:
         "agentsweep validate-task {wildcards.graded:q} --config -"
-        " --out {output:q} > {log:q} 2>&1 <<'END'\n"
-        "{params.config}\n"
-        "END"
+        " --out {output:q} < {params.config:q} > {log:q} 2>&1"
 
 
 rule validate_tasks:
@@ -88,11 +83,10 @@ rule validate_tasks:
         validation_records(),
     log:
         "<logs>/validate_tasks.log",
+    retries: RETRIES
     conda:
         "../envs/analysis.yaml"
     params:
         records=validation_list,
     shell:
-        "agentsweep validations --list /dev/stdin <<'END' 2>&1 | tee {log:q}\n"
-        "{params.records}\n"
-        "END"
+        "agentsweep validations --list {params.records:q} 2>&1 | tee {log:q}"

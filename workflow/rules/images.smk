@@ -24,7 +24,7 @@ rule image_pull:
         "<results>/images/{image}~{key}/pulled.json",
     log:
         "<logs>/image_pull/{image}~{key}.log",
-    retries: 2
+    retries: RETRIES
     group:
         IMAGE_GROUP
     conda:
@@ -48,7 +48,7 @@ rule image_fix:
         "<results>/images/{image}~{key}/image.json",
     log:
         "<logs>/image_fix/{image}~{key}.log",
-    retries: 2
+    retries: RETRIES
     group:
         IMAGE_GROUP
     conda:

@@ -13,6 +13,7 @@ rule import_run:
         expand("<results>/imported/{{imported}}/{table}.parquet", table=IMPORTED_TABLES),
     log:
         "<logs>/import_run/{imported}.log",
+    retries: RETRIES
     conda:
         "../envs/analysis.yaml"
     params:

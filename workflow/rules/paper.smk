@@ -10,11 +10,12 @@ rule claims:
     input:
         tables=paper_tables,
         published=filter(None, [SWEEP.config["paper"]["published"]]),
-        environment="environment.yml",
+        environment=ENVIRONMENT,
     output:
         expand("<results>/paper/claims.{format}", format=CLAIMS),
     log:
         "<logs>/paper/claims.log",
+    retries: RETRIES
     conda:
         "../envs/analysis.yaml"
     params:
@@ -35,7 +36,7 @@ for figure in PAPER_FIGURES:
             f"paper_{figure}"
         input:
             tables=paper_tables,
-            environment="environment.yml",
+            environment=ENVIRONMENT,
         output:
             expand(
                 f"<results>/paper/{figure}_{{mode}}.{{format}}",
@@ -53,6 +54,7 @@ for figure in PAPER_FIGURES:
             ),
         log:
             f"<logs>/paper/{figure}.log",
+        retries: RETRIES
         conda:
             "../envs/analysis.yaml"
         params:

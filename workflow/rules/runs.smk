@@ -19,6 +19,15 @@ onstart:
         refuse_without_keys()
 
 
+onsuccess:
+    shutil.rmtree(NOTES, ignore_errors=True)
+
+
+onerror:
+    shutil.rmtree(NOTES, ignore_errors=True)
+    report_failures()
+
+
 rule agent_run:
     """Measure a cell, or recall its run from the store."""
     input:
@@ -35,7 +44,7 @@ rule agent_run:
         "<logs>/agent_run/<cell>.log",
     # Extraction and plotting share the machine with what is measured: runs go first.
     priority: 10
-    retries: 2
+    retries: RETRIES
     conda:
         "../envs/runner.yaml"
     threads: cell_cores
@@ -48,11 +57,10 @@ rule agent_run:
     params:
         cell=cell_id,
         spec=cell_spec,
+        spec_sha256=cell_spec_sha256,
         config=cell_config,
         reservation=reservation,
         out=subpath(output.result, parent=True),
     shell:
-        "agentsweep run {params.cell:q} --config - --spec {params.spec:q}"
-        " --image {input.image:q} --out {params.out:q} > {log:q} 2>&1 <<'END'\n"
-        "{params.config}\n"
-        "END"
+        "agentsweep run {params.cell:q} --config - --spec {params.spec_sha256}"
+        " --image {input.image:q} --out {params.out:q} < {params.config:q} > {log:q} 2>&1"

@@ -17,6 +17,7 @@ rule tasks:
         "<results>/tasks.json",
     log:
         "<logs>/tasks.log",
+    retries: RETRIES
     conda:
         "../envs/runner.yaml"
     params:
@@ -24,6 +25,4 @@ rule tasks:
         tasks=tasks_file.digest(SWEEP.config),
         config=whole_config,
     shell:
-        "agentsweep tasks --config - --out {output:q} > {log:q} 2>&1 <<'END'\n"
-        "{params.config}\n"
-        "END"
+        "agentsweep tasks --config - --out {output:q} < {params.config:q} > {log:q} 2>&1"

@@ -17,6 +17,7 @@ rule trace_extract:
         ),
     log:
         "<logs>/trace_extract/<cell>.log",
+    retries: RETRIES
     conda:
         "../envs/analysis.yaml"
     resources:
