@@ -18,6 +18,7 @@ from agentsweep.agentcgroup import AttemptDir, attempts_in
 from agentsweep.config import Cell, Import, Machine
 from agentsweep.errors import AgentsweepError, ConfigError
 from agentsweep.ledger import Ledger
+from agentsweep.recall import is_run_of
 from agentsweep.spec import ImageRef
 
 UNMATCHABLE = "(?!x)x"
@@ -87,15 +88,18 @@ class Sweep:
 
     def has_run(self, cell: Cell) -> bool:
         """Whether a run of exactly this cell exists, in the store or among the results."""
-        if self.config.is_sealed(cell):
+        choice = self.config.choice(cell)
+        if choice.attempt is not None:
             return True
+        # Where earlier runs of it do not count, neither do their files.
+        if choice.before:
+            return False
         result = Path(self.config["paths"]["results"]) / "runs" / cell.id / "result.json"
         try:
-            return json.loads(result.read_text(encoding="utf-8"))[
-                "spec_sha256"
-            ] == self.config.spec_sha256(cell)
-        except (OSError, ValueError, KeyError, TypeError):
+            found = json.loads(result.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return False
+        return is_run_of(self.config.spec(cell), found)
 
     def refusal(self, cell: Cell, cores: int, mem_mb: int | None) -> str | None:
         """Why a cell cannot be run with what Snakemake gives it, or None.

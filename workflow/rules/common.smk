@@ -119,8 +119,13 @@ def cell_id(wildcards):
 
 
 def cell_spec(wildcards):
-    """The one tracked parameter of a run: all that decides its outcome, and nothing else."""
+    """What identifies a run: all that decides its outcome, and nothing else."""
     return SWEEP.config.spec(SWEEP.cell(wildcards))
+
+
+def cell_run(wildcards):
+    """How many older runs of a cell do not count: it changes when the cell is to be run again."""
+    return SWEEP.config.choice(SWEEP.cell(wildcards)).before
 
 
 def refuse_without_keys():

@@ -48,6 +48,7 @@ rule agent_run:
     params:
         cell=cell_id,
         spec=cell_spec,
+        run=cell_run,
         config=cell_config,
         reservation=reservation,
         out=subpath(output.result, parent=True),
