@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from agentsweep import locks
 from agentsweep.errors import AgentsweepError, InfraError
 
 _ATTEMPT = re.compile(r"^attempt-([0-9]+)(?:\.(partial|failed|interrupted|superseded))?$")
@@ -113,6 +114,14 @@ class Store:
             yield
         finally:
             os.close(handle)
+
+    def is_locked(self, key: str) -> bool:
+        """Whether a living process holds a spec's lock."""
+        path = self.root / key / "lock"
+        if not path.exists():
+            return False
+        with path.open("a", encoding="utf-8") as handle:
+            return not locks.take(handle.fileno())
 
     def retire_partials(self, key: str) -> list[Attempt]:
         """Under the lock, a partial attempt has no living runner: mark it interrupted, keep it."""
