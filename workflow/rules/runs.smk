@@ -16,7 +16,11 @@ resource_scopes:
 # Snakemake calls it before the first job, and neither in dry runs nor in the processes of jobs.
 onstart:
     if not workflow.touch:
-        refuse_without_keys()
+        refuse_beforehand()
+
+
+onsuccess:
+    say_coverage()
 
 
 rule agent_run:
