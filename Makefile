@@ -25,7 +25,7 @@ endef
 export PARTS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup system python env agent first-image images bench-images lock lint bench benchmark test-docker test-cluster test-vm requirements clean
+.PHONY: help demo test setup system system-env python env agent first-image images bench-images lock lint bench benchmark test-docker test-cluster test-vm requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -58,25 +58,28 @@ setup: system # what demo and test share; quick when nothing is missing
 system: ## system packages, by apt
 	@sh tools/system.sh
 
-python: system
+system-env: # what the virtual environment needs of the system: no engine
+	@sh tools/system.sh env
+
+python: system-env
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "make: $(PYTHON) is not Python 3.11 or later; name one that is: make PYTHON=..." >&2; \
 	  exit 1; }
 
-env: python ## the virtual environment .venv, from requirements.lock
+env: python ## the virtual environment .venv, from requirements.lock; needs no engine
 	@sh tools/env.sh $(PYTHON)
 
 agent: env ## the agent binary, by hash
 	@python tools/fetch_agent.py
 
 # They need no package, so that they are made beside `env`, which takes as long.
-first-image: python ## the base of all images, and the image of logstats
+first-image: system python ## the base of all images, and the image of logstats
 	@PYTHONPATH=src $(PYTHON) demo/build.py logstats
 
 images: env first-image ## the demo's task images, as OCI archives
 	@python demo/build.py
 
-bench-images: env ## the small benchmark's task images
+bench-images: system env ## the small benchmark's task images
 	@python demo/build.py $(BENCH_TASKS)
 
 lock: images ## write the digests of the demo's images to config/images.lock.yaml

@@ -1,13 +1,17 @@
 #!/bin/sh
 # Install the system packages that are missing, or say how.
-# usage: system.sh [test]   (also what only the tests need)
+# usage: system.sh [env | test]   (only what the virtual environment needs; also what tests need)
 set -eu
 
-packages="ca-certificates git python3 python3-venv procps"
-packages="$packages podman runc crun catatonit skopeo debootstrap"
-[ "$(id -u)" = 0 ] || packages="$packages uidmap slirp4netns fuse-overlayfs"
-if [ "$(id -u)" != 0 ] && [ -d /run/systemd/system ]; then
-  packages="$packages dbus-user-session"
+packages="ca-certificates git python3 python3-venv"
+tools="git python3"
+if [ "${1:-}" != env ]; then
+  tools="$tools podman skopeo"
+  packages="$packages procps podman runc crun catatonit skopeo debootstrap"
+  [ "$(id -u)" = 0 ] || packages="$packages uidmap slirp4netns fuse-overlayfs"
+  if [ "$(id -u)" != 0 ] && [ -d /run/systemd/system ]; then
+    packages="$packages dbus-user-session"
+  fi
 fi
 [ "${1:-}" = test ] && packages="$packages docker-registry locales slurm-wlm munge"
 if [ "${1:-}" = test ] && ! PATH="$PATH:/usr/sbin" command -v dockerd >/dev/null; then
@@ -15,7 +19,7 @@ if [ "${1:-}" = test ] && ! PATH="$PATH:/usr/sbin" command -v dockerd >/dev/null
 fi
 
 if ! command -v apt-get >/dev/null; then
-  for tool in git python3 podman skopeo; do
+  for tool in $tools; do
     command -v "$tool" >/dev/null || missing="${missing:-} $tool"
   done
   [ -z "${missing:-}" ] && exit 0

@@ -222,8 +222,9 @@ def check_binary(path: Path, expected_sha256: str) -> None:
             f"{path} is not the locked agent binary (sha256 {digest[:12]}..., locked "
             f"{expected_sha256[:12]}...): delete it and run `make agent`"
         )
-    if not os.access(path, os.X_OK):
-        raise LastingError(f"{path} is not executable: run `chmod 755 {path}`")
+    # Root reads and runs what the agent's user in the container cannot.
+    if not os.access(path, os.X_OK) or (os.getuid() == 0 and state.st_mode & 0o005 != 0o005):
+        raise LastingError(f"{path} cannot be run by every user: run `chmod 755 {path}`")
 
 
 def warm(path: Path) -> None:

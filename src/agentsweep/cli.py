@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentsweep import __version__, locks, utf8
+from agentsweep import __version__, utf8
 from agentsweep.errors import AgentsweepError, ConfigError
 
 _TICK_S = 1
@@ -97,6 +97,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--image", type=Path, help="record of the fixed image (image.json)")
     run.add_argument("--out", type=Path, help="where the run's files go")
     run.set_defaults(command=_run, is_job=True)
+
+    rerun = commands.add_parser(
+        "rerun", help="run a cell again, although it has its run, which is kept"
+    )
+    rerun.add_argument("cell", nargs="+", help="cell id, as `agentsweep plan` lists them")
+    _config(rerun)
+    rerun.add_argument("--remove", action="store_true", help="delete its sealed run (with --yes)")
+    rerun.add_argument("--yes", action="store_true", help="with --remove: delete it for ever")
+    rerun.set_defaults(command=_rerun)
 
     extract = commands.add_parser("extract", help="one run's files to tables")
     extract.add_argument("run_dir", type=Path)
@@ -355,6 +364,19 @@ def _run(arguments: argparse.Namespace) -> None:
     with _progress() as say:
         runner.run_cell(job, spec, image, out, say=say)
         say(f"its files are in {out}")
+
+
+def _rerun(arguments: argparse.Namespace) -> None:
+    from agentsweep import rerun
+
+    if arguments.remove and not arguments.yes:
+        raise AgentsweepError(
+            "--remove: a sealed run may have cost money: add --yes to delete it for ever, or leave "
+            "--remove out to keep it in the store"
+        )
+    config = _load_config(arguments)
+    cells = [config.cell(name) for name in arguments.cell]
+    rerun.rerun(config, cells, _say, remove=arguments.remove)
 
 
 def _image_record(config, cell, path: Path | None) -> dict:
@@ -639,26 +661,23 @@ def _store_show(arguments: argparse.Namespace) -> None:
 
 
 def _store_remove(arguments: argparse.Namespace) -> None:
+    from agentsweep.store import SEALED, SUPERSEDED
+
     store = _open_store(arguments)
     named = {a.path: a for name in arguments.attempt for a in store.resolve(name)}.values()
     for attempt in named:
-        if attempt.state == "sealed" and not arguments.yes:
+        if attempt.state in (SEALED, SUPERSEDED) and not arguments.yes:
             raise AgentsweepError(
-                f"{attempt.id} is sealed and may have cost money: add --yes to delete it for ever"
+                f"{attempt.id} is {attempt.state} and may have cost money: add --yes to delete it "
+                "for ever"
             )
-        if attempt.state == "partial" and _is_locked(attempt.path.parent / "lock"):
+        if attempt.state == "partial" and store.is_locked(attempt.spec_sha256):
             raise AgentsweepError(
                 f"{attempt.id} is being written by a run: stop that run first, or wait for it"
             )
     for attempt in named:
         store.remove(attempt)
         print(f"removed {attempt.id} ({attempt.state})")
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a living process holds a spec's lock."""
-    with path.open("a", encoding="utf-8") as handle:
-        return not locks.take(handle.fileno())
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from agentsweep.errors import ConfigError
 from agentsweep.hub import HubSplit
 from agentsweep.layers import is_base, merge, own_names
 from agentsweep.machine import Machine, decimal_mb
+from agentsweep.recall import Choice, Recall, Repeat
 from agentsweep.replay_source import ReplaySource
 from agentsweep.spec import FIX_RECIPE, PROTOCOL, ImageRef, canonical, cores, text_sha256
 from agentsweep.store import Store, spec_sha256
@@ -34,6 +35,7 @@ _OWN_ARGUMENTS = {
     *("--session-id", "--dangerously-skip-permissions", "--max-turns", "--tools"),
     *("--resume", "--continue", "--fork-session", "--no-session-persistence"),
 }
+_RUNNER_KEYS = ("timeout_s", "stall_s", "grace_s", "on_miss", "repeat", "repeat_times")
 _AGENT_SPEC_KEYS = ("system_search", "bash_timeout_s", "max_turns", "max_retries")
 
 
@@ -170,7 +172,7 @@ class Config:
                 "workdir": task.workdir,
                 "environment_sha256": text_sha256(task.environment),
                 "python": task.python,
-                "row_sha256": task.row_sha256,
+                **_row_part(task),
             },
             "image": {
                 "digest": image.digest or lockfile.UNLOCKED,
@@ -199,7 +201,7 @@ class Config:
 
     @functools.cache  # noqa: B019
     def spec(self, cell: Cell) -> str:
-        """The canonical JSON of everything that decides the run's outcome."""
+        """The canonical JSON of all that the agent gets, which decides the run's outcome."""
         settings, task = self.agent_settings(cell.agent), self._tasks[cell.task]
         of_cell = {
             # Each replicate may have a recording of its own.
@@ -221,6 +223,7 @@ class Config:
                 "agent": cell.agent,
                 "instance_id": task.instance_id,
                 "kind": task.kind,
+                "row_sha256": task.row_sha256,
             },
             "prompt": task.prompt,
             "task": {
@@ -238,7 +241,7 @@ class Config:
             "model": agent_model.job(settings, task, self.recording(cell)),
             "budget": agent_model.budget(settings),
             "max_live_runs": self._data["agent"]["max_live_runs"],
-            **{key: settings[key] for key in ("timeout_s", "stall_s", "grace_s", "on_miss")},
+            **{key: settings[key] for key in _RUNNER_KEYS},
             "limits": self.limits(cell),
             "needs": {
                 "memory_bytes": self.reserved_bytes(cell),
@@ -315,9 +318,18 @@ class Config:
         """The name under which the store keeps the cell's runs."""
         return spec_sha256(self.spec(cell))
 
+    @functools.cache  # noqa: B019
+    def recall(self) -> Recall:
+        """The store's runs by what their agents got."""
+        return Recall(self.store())
+
+    def choice(self, cell: Cell) -> Choice:
+        """The run that the store gives a cell, or that one has to be made."""
+        return self.recall().choose(self.spec(cell), Repeat.of(self.agent_settings(cell.agent)))
+
     def is_sealed(self, cell: Cell) -> bool:
-        """Whether the store holds a run of exactly this cell."""
-        return self.store().sealed(self.spec_sha256(cell)) is not None
+        """Whether the store gives this cell its run, so that none has to be made."""
+        return self.choice(cell).attempt is not None
 
     def is_paid(self, cell: Cell) -> bool:
         """Whether running the cell would cost money: its agent is live, and no run is sealed."""
@@ -327,6 +339,14 @@ class Config:
             and settings["on_miss"] == "run"
             and not self.is_sealed(cell)
         )
+
+
+def _row_part(task: Task) -> dict:
+    """What a spec says of a task's row: nothing of its tests, which decide its grading alone."""
+    if task.row_sha256 is None:
+        # As it was said before, so that the hashes of these specs stay what they are.
+        return {"row_sha256": None}
+    return {"base_commit": task.base_commit}
 
 
 def minutes(seconds: float) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agentsweep import agent, agent_model, engine, engines, host, images, limits, scope, workspace
 from agentsweep.cgroup import CgroupReader
-from agentsweep.cpu_modes import CPUSET
+from agentsweep.cpu_modes import CPUSET, QUOTA
 from agentsweep.errors import AgentsweepError, ConfigError, InfraError
 from agentsweep.image_names import is_loopback
 from agentsweep.kmsg import OomLog
@@ -58,6 +58,52 @@ def examine(config) -> list[Check]:
     checks += _all("disk", _disk_checks(config, found))
     checks += _all("stall limit", _limit_settings(config))
     return [*checks, *_platform(os.uname().machine)]
+
+
+def check_limits(config) -> None:
+    """InfraError, with the cure, where this host has no engine or a run's limits would not hold.
+
+    It starts one small container and reads its limits back from the kernel, in about a second:
+    for the start of a sweep, before anything is pulled or spent.
+    """
+    settings = config["container"]
+    found = engines.find_engine(settings["engine"], settings["runtime"], workspace.engine_dir())
+    limits.check_host(found.info(), settings["uid"])
+    job = scope.ClusterJob.here() if settings["cgroup_parent"] == "job" else None
+    wanted = _probe_spec(scope.parent_for(job, found) if job else None, "start")
+    with found.bare(wanted) as spec:
+        try:
+            container = found.start(found.create(spec), spec.name)
+            effective = CgroupReader.for_pid(container.pid).effective_limits()
+        finally:
+            found.remove(spec.name)
+    asked = {
+        "memory_bytes": _PROBE_MEMORY_BYTES,
+        "cpus": _PROBE_CPUS,
+        "cpu_mode": QUOTA,
+        "cpuset": None,
+    }
+    differences = limits.limit_differences(asked, effective)
+    if differences:
+        raise InfraError(
+            f"this host does not enforce limits, so that nothing would be measured: "
+            f"{'; '.join(differences)}: run `agentsweep doctor`"
+        )
+
+
+def _probe_spec(cgroup_parent: str | None, what: str) -> engine.ContainerSpec:
+    """A small container of the host's own userland, to try limits with."""
+    name = f"agentsweep-doctor-{what}-{os.getpid()}"
+    return engine.ContainerSpec(
+        name=name,
+        image="",
+        labels={engine.LABEL: name, engine.OWNER_LABEL: owner_tag()},
+        memory_bytes=_PROBE_MEMORY_BYTES,
+        cpus=_PROBE_CPUS,
+        pids=64,
+        mounts=engine.host_userland(),
+        cgroup_parent=cgroup_parent,
+    )
 
 
 def _all(title: str, checks: Iterator[Check]) -> list[Check]:
@@ -154,26 +200,15 @@ def _delegation(path: Path, pinned: bool) -> Check:
 
 def _probe_limits(found: engine.Engine, info: dict, in_job: bool) -> Iterator[Check]:
     """Start a small container, where runs have theirs, read its limits back, and see them act."""
-    name = f"agentsweep-doctor-{os.getpid()}"
     try:
         parent = scope.parent_for(scope.ClusterJob.here(), found) if in_job else None
     except InfraError as error:
         message, _, cure = str(error).rpartition("; or ")
         yield Check("limits", "fail", message, cure)
         return
-    wanted = engine.ContainerSpec(
-        name=name,
-        image="",
-        labels={engine.LABEL: name, engine.OWNER_LABEL: owner_tag()},
-        memory_bytes=_PROBE_MEMORY_BYTES,
-        cpus=_PROBE_CPUS,
-        pids=64,
-        mounts=engine.host_userland(),
-        cgroup_parent=parent,
-    )
-    with found.bare(wanted) as spec:
+    with found.bare(_probe_spec(parent, "limits")) as spec:
         try:
-            container = found.start(found.create(spec), name)
+            container = found.start(found.create(spec), spec.name)
             reader = CgroupReader.for_pid(container.pid)
             reader.open()
             effective = reader.effective_limits()
@@ -186,7 +221,7 @@ def _probe_limits(found: engine.Engine, info: dict, in_job: bool) -> Iterator[Ch
             yield Check("limits", "fail", str(error), cure)
             return
         finally:
-            found.remove(name)
+            found.remove(spec.name)
     yield Check(
         "watermark",
         "ok" if resets else "note",
@@ -447,7 +482,14 @@ def _image_probe(config, found, image, task: str) -> Check:
         return Check(title, "note", "locked and fixed; nothing more is known without the agent")
     name = f"agentsweep-doctor-image-{os.getpid()}"
     classic = container["userland"] == "host"
-    with tempfile.TemporaryDirectory(prefix="agentsweep-doctor-") as session:
+    with tempfile.TemporaryDirectory(prefix="agentsweep-doctor-") as scratch:
+        session, control = Path(scratch) / "session", Path(scratch) / "control"
+        session.mkdir()
+        (control / Path(agent.CONFIG_DIR).name).mkdir(parents=True)
+        start = control / _START
+        start.write_text("#!/bin/sh\necho open\n", encoding="utf-8")
+        start.chmod(0o700)
+        workspace.open_to_all(control)
         if os.getuid() == 0:
             os.chown(session, container["uid"], container["gid"])
         spec = engine.ContainerSpec(
@@ -459,7 +501,8 @@ def _image_probe(config, found, image, task: str) -> Check:
             mounts=(
                 *(engine.host_userland(tuple(container["host_mounts"])) if classic else ()),
                 engine.Mount(binary, agent.CONTAINER_BINARY),
-                engine.Mount(Path(session), agent.CONFIG_DIR, read_only=False),
+                engine.Mount(control, agent.CONTROL),
+                engine.Mount(session, agent.CONFIG_DIR, read_only=False),
             ),
         )
         try:
@@ -481,15 +524,18 @@ def _image_probe(config, found, image, task: str) -> Check:
     return _image_verdict(title, done, seen.stdout)
 
 
+# What a run mounts, and its start script, which the agent's user must be able to run.
+_START = "start"
 _LOOK = (
     'id -u; (: > "$0/written") 2>/dev/null && echo writable || echo read-only; '
-    "command -v bash >/dev/null && command -v mkfifo >/dev/null && echo marks || echo unmarked"
+    "command -v bash >/dev/null && command -v mkfifo >/dev/null && echo marks || echo unmarked; "
+    f"{agent.CONTROL}/{_START} 2>/dev/null || echo closed"
 ).replace("$0", agent.CONFIG_DIR)
 
 
 def _image_verdict(title: str, done, seen: str) -> Check:
     """`done`: the agent's `--version` in the container; `seen`: what `_LOOK` printed there."""
-    uid, writable, marks = [*seen.split(), "", "", ""][:3]
+    uid, writable, marks, started = [*seen.split(), "", "", "", ""][:4]
     if done.returncode != 0:
         detail, cure = _start_problem(engine.last_line(done.stderr or done.stdout))
         return Check(title, "fail", detail, cure)
@@ -504,6 +550,14 @@ def _image_verdict(title: str, done, seen: str) -> Check:
             "the agent's configuration directory is not writable in it",
             "see the id mapping (`podman unshare cat /proc/self/uid_map`) and set container.uid to "
             "your own id",
+        )
+    if started != "open":
+        return Check(
+            title,
+            "fail",
+            "the agent's user cannot run what is mounted from this host",
+            f"let TMPDIR name a directory on a file system without noexec (it is in "
+            f"{tempfile.gettempdir()})",
         )
     if marks != "marks":
         return Check(

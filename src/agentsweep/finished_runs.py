@@ -11,6 +11,7 @@ from pathlib import Path
 from agentsweep.cells import Cell
 from agentsweep.config import Config
 from agentsweep.errors import AgentsweepError
+from agentsweep.recall import is_run_of
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def missing_line(missing: list[Cell], cells: int) -> str:
 
 
 def _of_cell(config: Config, cell: Cell) -> FinishedRun | None:
-    key = config.spec_sha256(cell)
-    sealed = config.store().sealed(key)
+    choice = config.choice(cell)
+    sealed = choice.attempt
     result = sealed.result() if sealed is not None else None
     if result is not None:
         return FinishedRun(cell, sealed.path, result)
@@ -56,6 +57,6 @@ def _of_cell(config: Config, cell: Cell) -> FinishedRun | None:
         result = json.loads((directory / "result.json").read_bytes())
     except (OSError, ValueError):
         return None
-    if not isinstance(result, dict) or result.get("spec_sha256") != key:
+    if choice.before or not is_run_of(config.spec(cell), result):
         return None
     return FinishedRun(cell, directory, result)

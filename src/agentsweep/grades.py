@@ -11,7 +11,7 @@ class Grades:
     """The verdicts on the gradings of the patches that a list names (`patches.collect`)."""
 
     def __init__(self, patch_list: Path | None):
-        self._verdicts, self._graders = {}, {}
+        self._verdicts, self._graders, self._rows = {}, {}, {}
         for patch in patches.read(patch_list) if patch_list is not None else ():
             folder = patches.grading_folder(patch_list, patch)
             record, commands = evidence.read(folder)
@@ -23,6 +23,7 @@ class Grades:
             key = patch["task"], patch["patch_sha256"]
             self._verdicts[key] = verdict.judge(record, commands)
             self._graders[key] = str(record["grader"]["version"])
+            self._rows[key] = record.get("row_sha256")
 
     def of(self, run: Mapping) -> dict:
         """The columns of `runs` that grading fills: of a run without benchmark tests, nothing."""
@@ -30,7 +31,9 @@ class Grades:
             return {}
         found = self._verdicts.get(_key(run))
         if found is not None:
-            return _columns(found.status, found.detail, found.resolved)
+            # It may have been corrected since the run was made.
+            row = {"row_sha256": self._rows[_key(run)] or run["row_sha256"]}
+            return _columns(found.status, found.detail, found.resolved) | row
         if run["patch_status"] == "empty":
             return _columns("no_patch", "the agent changed nothing", False)
         if run["patch_status"] == "ok":

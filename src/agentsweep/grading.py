@@ -224,6 +224,7 @@ def _give(folder: Path, ground: Ground, grader: Grader, patch: bytes) -> None:
         files["eval.sh"] = row.eval_script.encode()
     for name, content in files.items():
         (folder / name).write_bytes(content)
+    workspace.open_to_all(folder)
 
 
 def _apply(engine: Engine, container: Container) -> dict[str, list[str]]:

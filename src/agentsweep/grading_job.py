@@ -13,7 +13,7 @@ from agentsweep.admission import Say, admitted
 from agentsweep.config import Config
 from agentsweep.grading import Grader, Ground
 from agentsweep.lockfile import UNLOCKED
-from agentsweep.machine import decimal_mb
+from agentsweep.machine import Machine, decimal_mb
 from agentsweep.spec import cores as spec_cores
 from agentsweep.store import Store, spec_sha256, write_durably
 from agentsweep.units import parse_cpus, parse_size
@@ -64,6 +64,12 @@ def cores(config: Config) -> int:
 def mem_mb(config: Config) -> int:
     """Decimal megabytes that a grading takes."""
     return decimal_mb(parse_size(config["grading"]["memory"]))
+
+
+def misfit(config: Config, machine: Machine) -> str | None:
+    """Why no grading can ever be made on a machine, or None where they can."""
+    need = grader(config).memory_bytes, cores(config)
+    return machine.misfit(*need, config["machine"])
 
 
 def minutes(config: Config, gradings: int = 1) -> int:

@@ -289,9 +289,11 @@ class Measurement:
         start = control / "start"
         start.write_text(agent.start_script(self.argv, env, task["python"]), encoding="utf-8")
         start.chmod(0o755)
+        workspace.open_to_all(control)
         uid, gid = self.job["container"]["uid"], self.job["container"]["gid"]
         for folder in (self.attempt.path / "session", self.scratch / "home"):
             folder.mkdir()
+            folder.chmod(0o755)
             if os.getuid() == 0:
                 os.chown(folder, uid, gid)
         return control

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from agentsweep import grading_job
 from agentsweep.agent_model import LIVE
 from agentsweep.config import Cell, Config, Machine
+from agentsweep.recall import Choice
 from agentsweep.units import parse_size
 
 SEALED, RUN, MISFIT, MISSING = "sealed", "would run", "does not fit", "missing"
@@ -28,7 +29,7 @@ class Row:
     state: sealed (recalled, costs nothing), would run, does not fit (this machine), missing
     (`agent.on_miss` is `fail`), or left out (its task is not valid). mode: scripted, live or
     replay. estimate_s: seconds of wall time, None where unknown; basis: what the estimate rests
-    on. reason: why it does not fit or is left out.
+    on. reason: why it does not fit, is left out, or would run again.
     paid: whether the run would cost money; max_usd: where its costs end, None without
     `agent.max_cost_usd`; estimate_usd, usd_basis: as with time.
     """
@@ -52,10 +53,10 @@ def make(config: Config, machine: Machine) -> list[Row]:
     rows = []
     for cell in config.cells():
         mode, settings = config.mode(cell), config.agent_settings(cell.agent)
-        misfit = config.misfit(cell, machine)
+        misfit, choice = config.misfit(cell, machine), config.choice(cell)
         if invalid[cell.task] is not None:
             rows.append(Row(cell.id, LEFT_OUT, mode, reason=invalid[cell.task]))
-        elif config.is_sealed(cell):
+        elif choice.attempt is not None:
             rows.append(Row(cell.id, SEALED, mode))
         elif misfit is not None:
             rows.append(Row(cell.id, MISFIT, mode, reason=misfit))
@@ -63,10 +64,20 @@ def make(config: Config, machine: Machine) -> list[Row]:
             rows.append(Row(cell.id, MISSING, mode))
         elif mode == LIVE:
             time, cost = archive.time(cell, mode), archive.cost(cell)
-            rows.append(Row(cell.id, RUN, mode, *time, None, True, settings["max_cost_usd"], *cost))
+            again = _again(choice)
+            rows.append(
+                Row(cell.id, RUN, mode, *time, again, True, settings["max_cost_usd"], *cost)
+            )
         else:
-            rows.append(Row(cell.id, RUN, mode, *archive.time(cell, mode)))
+            rows.append(Row(cell.id, RUN, mode, *archive.time(cell, mode), _again(choice)))
     return rows
+
+
+def _again(choice: Choice) -> str | None:
+    """What a cell is said to have that has runs already, none of which counts."""
+    if not choice.before:
+        return None
+    return f"again: {choice.before} earlier run{'s' * (choice.before > 1)} set aside or repeated"
 
 
 Estimate = tuple[float | None, str | None]
@@ -193,6 +204,7 @@ def _said(row: Row) -> str:
     if row.state != RUN:
         return f"{row.state}: {row.reason}" if row.reason else row.state
     paid = f", paid: {_price(row)}" if row.paid else ""
+    paid += f", {row.reason}" if row.reason else ""
     if row.estimate_s is None:
         return f"{row.state}, time unknown (no sealed run of the task){paid}"
     return f"{row.state}, about {duration(row.estimate_s)} ({row.basis}){paid}"

@@ -158,7 +158,9 @@ def _outcome(result: Fields) -> dict:
         "patch_status": word(result("patch", "status")),
         "patch_sha256": word(result("patch", "sha256")),
         "patch_bytes": whole(result("patch", "bytes")),
-        "row_sha256": word(result("spec", "task", "row_sha256")),
+        # In the spec up to version 0.1.0. Of a graded run, the data set names the grading's.
+        "row_sha256": word(result("spec", "task", "row_sha256"))
+        or word(result("names", "row_sha256")),
         # Of the patch, not of the run: the data set says it (agentsweep.grades).
         **dict.fromkeys(("resolved", "grade_status", "grade_detail")),
     }

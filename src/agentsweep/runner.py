@@ -12,6 +12,7 @@ from agentsweep.errors import AgentsweepError, InfraError, LastingError
 from agentsweep.interruption import Signals, kept_unsealed
 from agentsweep.ledger import Ledger
 from agentsweep.measurement import Measurement, Say
+from agentsweep.recall import Recall, Repeat
 from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, write_durably
 
 PUBLISHED = (
@@ -41,7 +42,7 @@ def run_cell(job: dict, spec: str, image: dict, out: Path, say: Say = print) -> 
     with store.locked(key, spec):
         for left in store.retire_partials(key):
             say(f"attempt {left.id} was interrupted; it is kept in {left.path.parent}")
-        sealed = store.sealed(key)
+        sealed = Recall(store).choose(spec, Repeat.of(job)).attempt
         if sealed is not None:
             say(f"recalled sealed attempt {sealed.id}: no new run")
             _tell_of_garbled_prompt(store, sealed, spec, say)

@@ -33,6 +33,20 @@ def _plain(value):
     return value
 
 
+def agent_part(spec: dict) -> str | None:
+    """Hash of what a spec says but for its task's row; None for a task without one.
+
+    The row is there as its hash in specs of up to version 0.1.0, and as its base commit since.
+    """
+    task = spec.get("task")
+    if not isinstance(task, dict):
+        return None
+    if task.get("row_sha256") is None and "base_commit" not in task:
+        return None
+    rest = {key: task[key] for key in task if key not in ("row_sha256", "base_commit")}
+    return text_sha256(canonical(spec | {"task": rest}))
+
+
 def text_sha256(text: str | None) -> str | None:
     """Hash of a text, None for None."""
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()

@@ -8,6 +8,7 @@ Layout, append-only and never deleted by the workflow:
     store/<spec sha256>/attempt-<n>.partial/     being written, under the lock
     store/<spec sha256>/attempt-<n>.failed/      an infrastructure error, kept for a look
     store/<spec sha256>/attempt-<n>.interrupted/ its runner died or was stopped
+    store/<spec sha256>/attempt-<n>.superseded/  sealed, and then set aside to be run again
 
 An attempt is written as `.partial`, synced to disk and sealed by one rename, so that a crash
 at any moment leaves either a sealed attempt or one that nobody takes for sealed.
@@ -25,14 +26,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from agentsweep import locks
 from agentsweep.errors import AgentsweepError, LastingError
 
-_ATTEMPT = re.compile(r"^attempt-([0-9]+)(?:\.(partial|failed|interrupted))?$")
+_ATTEMPT = re.compile(r"^attempt-([0-9]+)(?:\.(partial|failed|interrupted|superseded))?$")
+SEALED, SUPERSEDED = "sealed", "superseded"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt directory; `state` is sealed, partial, failed or interrupted."""
+    """One attempt directory; `state` is sealed, partial, failed, interrupted or superseded."""
 
     spec_sha256: str
     number: int
@@ -112,6 +115,14 @@ class Store:
         finally:
             os.close(handle)
 
+    def is_locked(self, key: str) -> bool:
+        """Whether a living process holds a spec's lock."""
+        path = self.root / key / "lock"
+        if not path.exists():
+            return False
+        with path.open("a", encoding="utf-8") as handle:
+            return not locks.take(handle.fileno())
+
     def retire_partials(self, key: str) -> list[Attempt]:
         """Under the lock, a partial attempt has no living runner: mark it interrupted, keep it."""
         retired = []
@@ -138,6 +149,14 @@ class Store:
             attempt.path.rename(target)
             _sync(attempt.path.parent)
         return Attempt(attempt.spec_sha256, attempt.number, state, target)
+
+    def supersede(self, attempt: Attempt) -> Attempt:
+        """Set a sealed attempt aside: it is kept, and not recalled any more."""
+        target = attempt.path.with_name(f"attempt-{attempt.number}.{SUPERSEDED}")
+        with disk_errors(attempt.path):
+            attempt.path.rename(target)
+            _sync(attempt.path.parent)
+        return Attempt(attempt.spec_sha256, attempt.number, SUPERSEDED, target)
 
     def remove(self, attempt: Attempt) -> None:
         """Delete one attempt; for the user's explicit command only."""

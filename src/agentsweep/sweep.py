@@ -18,6 +18,7 @@ from agentsweep.agentcgroup import AttemptDir, attempts_in
 from agentsweep.config import Cell, Import, Machine
 from agentsweep.errors import AgentsweepError, ConfigError
 from agentsweep.ledger import Ledger
+from agentsweep.recall import is_run_of
 from agentsweep.spec import ImageRef
 
 UNMATCHABLE = "(?!x)x"
@@ -87,15 +88,25 @@ class Sweep:
 
     def has_run(self, cell: Cell) -> bool:
         """Whether a run of exactly this cell exists, in the store or among the results."""
-        if self.config.is_sealed(cell):
+        choice = self.config.choice(cell)
+        if choice.attempt is not None:
             return True
+        # Where earlier runs of it do not count, neither do their files.
+        if choice.before:
+            return False
         result = Path(self.config["paths"]["results"]) / "runs" / cell.id / "result.json"
         try:
-            return json.loads(result.read_text(encoding="utf-8"))[
-                "spec_sha256"
-            ] == self.config.spec_sha256(cell)
-        except (OSError, ValueError, KeyError, TypeError):
+            found = json.loads(result.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return False
+        return is_run_of(self.config.spec(cell), found)
+
+    def coverage(self) -> str | None:
+        """`17 of 18 cells have a run`, where an unfinished sweep is made do with (`partial`)."""
+        have = len(self.wanted())
+        if have == len(self.cells):
+            return None
+        return f"{have} of {len(self.cells)} cells have a run"
 
     def refusal(self, cell: Cell, cores: int, mem_mb: int | None) -> str | None:
         """Why a cell cannot be run with what Snakemake gives it, or None.
@@ -131,6 +142,33 @@ class Sweep:
                 wrong += [f"agents.{name}: {problem}" for problem in error.problems]
         if wrong:
             raise ConfigError(wrong)
+
+    def check_host(self, cells: Iterable[Cell], stream: TextIO | None = None) -> None:
+        """Ask this machine, before the first image is pulled, what the cells to be run need of it.
+
+        InfraError where their limits would not hold; a line on `stream` where their gradings do
+        not fit. Cells that are recalled, or must not be run, need neither engine nor room.
+        """
+        running = [
+            cell
+            for cell in cells
+            if not self.config.is_sealed(cell)
+            and self.config.agent_settings(cell.agent)["on_miss"] == "run"
+        ]
+        if not running:
+            return
+        from agentsweep import doctor
+
+        doctor.check_limits(self.config)
+        graded = [cell for cell in running if cell.task in self.gradable]
+        reason = grading_job.misfit(self.config, Machine.here()) if graded else None
+        if reason is not None:
+            print(
+                f"agentsweep: the patches of {len(graded)} of {len(running)} runs cannot be graded "
+                f"here: a grading {reason}; set grading.memory or grading.cpus lower, or grade on "
+                "a larger machine",
+                file=stream or sys.stderr,
+            )
 
     def graded_cells(self) -> list[Cell]:
         """The wanted cells whose patches are graded."""

@@ -164,7 +164,13 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("patch_status", "text", "", "ok, empty or unavailable"),
         ("patch_sha256", "text", "", "Hash of the patch that the run left"),
         ("patch_bytes", "int", "bytes", "Size of the patch"),
-        ("row_sha256", "text", "", "Hash of the task's benchmark row; null without one"),
+        (
+            "row_sha256",
+            "text",
+            "",
+            "Hash of the benchmark row: that which the patch was graded by, else that of when the "
+            "run was made; null without one",
+        ),
         (
             "resolved",
             "bool",

@@ -38,7 +38,7 @@ class Task:
     must have, or None; template: the prompt with a place for `problem_statement`, which may be
     empty; scenario: file that plays the model, or None; scenario_sha256: hash of what that file
     makes the model do; row: the benchmark's row that the task is, or None; row_sha256: its hash,
-    which is there without the row in the job of a cell.
+    which is there without the row in the job of a cell; base_commit: the row's, likewise.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Task:
     scenario_sha256: str | None
     row: TaskRow | None = None
     row_sha256: str | None = None
+    base_commit: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -66,6 +67,7 @@ class Task:
         return {
             "kind": self.kind,
             "row_sha256": self.row_sha256,
+            "base_commit": self.base_commit,
             "instance_id": self.instance_id,
             "image": self.reference,
             "workdir": self.workdir,
@@ -98,8 +100,9 @@ def load_task(name: str, source: str | Mapping, where: str, row: TaskRow | None 
     if "row" in content:
         if content["kind"] != "swe":
             raise ConfigError(f"{where}kind: {content['kind']!r} has no `row`; write swe")
-        if content.get("row_sha256") is not None:
-            raise ConfigError(f"{where}row_sha256: `row` is there too; leave one out")
+        for key in ("row_sha256", "base_commit"):
+            if content.get(key) is not None:
+                raise ConfigError(f"{where}{key}: `row` is there too; leave one out")
         row = row or row_sources.find(content["row"], f"{where}row")
         content = _of_row(row) | content
     content = schema.with_defaults("task", content)
@@ -127,6 +130,7 @@ def load_task(name: str, source: str | Mapping, where: str, row: TaskRow | None 
         scenario_sha256=scenario_sha256,
         row=row,
         row_sha256=row.sha256 if row else content["row_sha256"],
+        base_commit=row.base_commit if row else content["base_commit"],
     )
 
 

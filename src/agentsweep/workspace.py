@@ -7,6 +7,7 @@ behind, and remove that and nothing else.
 import contextlib
 import fcntl
 import os
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -48,6 +49,20 @@ def create(name: str) -> Path:
     folder.mkdir(parents=True)
     (folder / _OWNER).write_text(owner_tag(), encoding="utf-8")
     return folder
+
+
+def open_to_all(folder: Path) -> None:
+    """Let every user read what is in a folder, whatever the umask was when it was made.
+
+    For what is mounted into containers, whose users are nobody on this host; the folder itself
+    stays below one that is this user's alone. Programs stay programs; sockets are left alone.
+    """
+    for path in (folder, *folder.rglob("*")):
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            path.chmod(0o755)
+        elif stat.S_ISREG(mode):
+            path.chmod(0o755 if mode & stat.S_IXUSR else 0o644)
 
 
 def remove(folder: Path) -> None:

@@ -1,9 +1,11 @@
 """The commands as a person calls them, on the real host with the real agent."""
 
 import json
+import os
 import shutil
 
 import engine_in_use
+import pytest
 
 from agentsweep import config as configuration
 from conftest import DONE, agentsweep, bash
@@ -67,6 +69,24 @@ def test_the_doctor_sees_that_an_agent_finds_no_library_in_the_image(lab):
     assert found["image task"]["state"] == "fail"
     assert "a library of the agent is missing" in found["image task"]["detail"]
     assert "glibc" in found["image task"]["cure"]
+
+
+@pytest.mark.parametrize("umask", [0o027, 0o077], ids=oct)
+def test_a_hardened_umask_changes_nothing(lab, umask):
+    before = os.umask(umask)
+    try:
+        config = lab.config(SCENARIO)
+        tag = fixed_image_where_it_is_looked_for(lab, config)
+        try:
+            assert "the agent starts in it" in checks("--config", config)["image task"]["detail"]
+            done = agentsweep("run", CELL, "--config", config)
+        finally:
+            engine_in_use.ask("rmi", tag)
+    finally:
+        os.umask(before)
+    assert f"{CELL}: completed" in done.stdout
+    marks = lab.folder / "results" / "runs" / CELL / "marks.jsonl"
+    assert "echo hello" in marks.read_text(encoding="utf-8")
 
 
 def test_a_run_by_hand_needs_no_more_than_the_cell(lab):

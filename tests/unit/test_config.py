@@ -605,7 +605,8 @@ OTHER_VALUES = {
     "agents.<name>.model": "live",
     "agents.<name>.model_id": "claude-sonnet-4-5-20250929", "agents.<name>.version": "2.1.331",
     "agent.timeout_s": 9, "agent.stall_s": 9, "agent.grace_s": 9, "agent.max_turns": 9,
-    "agent.max_sessions": 9, "agent.on_miss": "fail", "agent.system_search": False,
+    "agent.max_sessions": 9, "agent.on_miss": "fail", "agent.repeat": ["api_error"],
+    "agent.repeat_times": 9, "agent.system_search": False,
     "agent.extra_args": ["--bare"], "agent.tools": ["Bash"], "agent.bash_timeout_s": 9,
     "agent.max_retries": 9, "agent.latency_scale": 9, "agent.lock": "other.lock.yaml",
     "agent.base_url": "https://llm.example", "agent.credential": "env:OTHER",
@@ -873,12 +874,18 @@ def test_readme_lists_every_key_with_its_type_and_default(name, heading):
         assert default.replace("“", '"') == expected, key
 
 
+RERUNS = {
+    "yes": "yes",
+    "no": "no",
+    "new": "new cells only",
+    "repeat": "cells with a listed outcome",
+}
+
+
 def test_readme_says_truly_whether_a_change_reruns_agents():
     table = _table("Keys")
     for key, said in schema.keys("config"):
-        assert (
-            table[key][-1] == {"yes": "yes", "no": "no", "new": "new cells only"}[said["x-reruns"]]
-        ), key
+        assert table[key][-1] == RERUNS[said["x-reruns"]], key
 
 
 def test_own_config_mentions_no_key_that_the_schema_lacks():

@@ -354,7 +354,7 @@ def test_a_configuration_directory_that_the_agents_user_cannot_get(tmp_path, mon
 # Images
 
 
-def verdict(code=0, said="", seen="1000\nwritable\nmarks\n") -> Check:
+def verdict(code=0, said="", seen="1000\nwritable\nmarks\nopen\n") -> Check:
     done = SimpleNamespace(returncode=code, stdout="", stderr=said)
     return doctor._image_verdict("image x", done, seen)
 
@@ -366,7 +366,8 @@ def test_what_an_image_can_lack():
     bad(verdict(1, "version `GLIBC_2.26' not found (required by claude)"), "a library", "glibc")
     bad(verdict(seen="0\nwritable\nmarks\n"), "root")
     bad(verdict(seen="1000\nread-only\nmarks\n"), "configuration directory is not writable")
-    bad(verdict(seen="1000\nwritable\nunmarked\n"), "no exact peaks", state="warn")
+    bad(verdict(seen="1000\nwritable\nunmarked\nopen\n"), "no exact peaks", state="warn")
+    bad(verdict(seen="1000\nwritable\nmarks\nclosed\n"), "cannot run what is mounted", "TMPDIR")
     bad(verdict(seen=""), "not writable")
 
 
@@ -377,12 +378,12 @@ def test_the_look_into_an_image_sees_what_is_writable(tmp_path):
         done = subprocess.run(
             ["sh", "-c", script], capture_output=True, text=True, check=True, encoding="utf-8"
         )
-        assert done.stdout.split() == [str(os.getuid()), answer, "marks"]
+        assert done.stdout.split() == [str(os.getuid()), answer, "marks", "closed"]
     script = f"PATH=/nowhere; {doctor._LOOK}"
     done = subprocess.run(
         ["/bin/sh", "-c", script], capture_output=True, text=True, check=True, encoding="utf-8"
     )
-    assert done.stdout.split()[-1] == "unmarked"
+    assert done.stdout.split()[-2:] == ["unmarked", "closed"]
 
 
 def test_images_that_are_not_locked_or_not_fixed(sweep):

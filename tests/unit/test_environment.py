@@ -114,3 +114,36 @@ def test_agent_lock_holds_versions_and_hashes():
         assert re.fullmatch(r"\d+\.\d+\.\d+", version)
         assert re.fullmatch(r"[0-9a-f]{64}", entry["binary_sha256"])
         assert re.fullmatch(r"[0-9a-f]{64}", entry["package_sha256"])
+
+
+@pytest.mark.parametrize(
+    ("what", "engine", "cluster"),
+    [(["env"], False, False), ([], True, False), (["test"], True, True)],
+)
+def test_only_what_needs_an_engine_installs_one(tmp_path, what, engine, cluster):
+    """Stand-in: a system without any of the packages, and an apt that installs nothing."""
+    stubs = {
+        "dpkg-query": "exit 1",
+        "apt-get": 'echo "$@" >> asked',
+        # Root, so that nobody is asked.
+        "id": "echo 0",
+        "systemctl": "exit 0",
+    }
+    for name, text in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    subprocess.run(
+        ["sh", ROOT / "tools/system.sh", *what],
+        cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True, capture_output=True,
+    )  # fmt: skip
+    asked = (tmp_path / "asked").read_text(encoding="utf-8").split()
+    assert {"git", "python3", "python3-venv"} <= set(asked)
+    assert (("podman" in asked), ("slurm-wlm" in asked)) == (engine, cluster)
+
+
+def test_make_env_installs_no_engine():
+    done = subprocess.run(
+        ["make", "--dry-run", "env"], cwd=ROOT, capture_output=True, text=True, check=True,
+        encoding="utf-8",
+    )  # fmt: skip
+    assert re.findall(r"tools/system.sh.*", done.stdout) == ["tools/system.sh env"]

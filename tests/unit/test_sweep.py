@@ -12,7 +12,7 @@ import small_sweep
 import yaml
 
 from agentsweep.config import Machine
-from agentsweep.errors import ConfigError
+from agentsweep.errors import ConfigError, InfraError
 from agentsweep.ledger import VARIABLE, Ledger
 from agentsweep.sweep import UNMATCHABLE, Sweep, shell_prefix
 
@@ -222,3 +222,100 @@ def test_commands_find_this_clones_modules_before_any_other():
     assert done.stdout.splitlines() == ["/clone with space/src", "/env/bin:/usr/bin:/bin"]
     behind = shell_prefix(Path("/src"), Path("/env/bin/python"), prefer_path=True)
     assert "PATH=$PATH:/env/bin; " in behind
+
+
+# The host, before anything is pulled
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The configurations whose limits were tried on this host."""
+    from agentsweep import doctor
+
+    seen = []
+    monkeypatch.setattr(doctor, "check_limits", seen.append)
+    return seen
+
+
+def test_the_host_is_asked_where_anything_is_to_be_run_and_else_not(sweep, asked):
+    made = sweep()
+    made.check_host([])
+    seal(made, made.cells[0])
+    made.check_host(made.cells[:1])
+    archive = sweep(agent={"on_miss": "fail"})
+    archive.check_host(archive.cells)
+    assert asked == []
+    made.check_host(made.cells)
+    assert asked == [made.config]
+
+
+def test_a_host_without_limits_is_refused(sweep, monkeypatch):
+    """Stand-in: an engine that says of itself that it would ignore them; others drop them."""
+    from agentsweep import doctor
+
+    info = {"rootless": True, "cgroup_version": 1, "name": "podman"}
+    engine = SimpleNamespace(info=lambda: info)
+    monkeypatch.setattr(doctor.engines, "find_engine", lambda *_: engine)
+    made = sweep()
+    with pytest.raises(InfraError, match="silently ignores --memory"):
+        made.check_host(made.cells)
+
+
+@pytest.mark.parametrize(
+    "effective",
+    [
+        {"memory_bytes": None, "swap_bytes": 0, "cpus": 0.2},
+        {"memory_bytes": 2 * 64 * 2**20, "swap_bytes": 0, "cpus": 0.2},
+        {"memory_bytes": 64 * 2**20, "swap_bytes": 0, "cpus": None},
+        {"memory_bytes": 64 * 2**20, "swap_bytes": 2**20, "cpus": 0.2},
+    ],
+)
+def test_an_engine_that_drops_a_limit_is_refused_beforehand(sweep, monkeypatch, effective):
+    import contextlib
+
+    from agentsweep import doctor
+
+    removed = []
+    engine = SimpleNamespace(
+        info=lambda: {"rootless": False, "cgroup_version": 2, "name": "podman"},
+        bare=contextlib.nullcontext,
+        create=lambda spec: "c1",
+        start=lambda container, name: SimpleNamespace(pid=1),
+        remove=removed.append,
+    )
+    monkeypatch.setattr(doctor.engines, "find_engine", lambda *_: engine)
+    reader = SimpleNamespace(effective_limits=lambda: effective)
+    monkeypatch.setattr(doctor.CgroupReader, "for_pid", lambda _: reader)
+    made = sweep()
+    with pytest.raises(InfraError, match="does not enforce limits"):
+        made.check_host(made.cells)
+    assert len(removed) == 1
+    effective.update(memory_bytes=64 * 2**20, swap_bytes=0, cpus=0.2)
+    made.check_host(made.cells)
+
+
+def test_gradings_that_do_not_fit_are_said_beforehand_with_the_cure(sweep, asked):
+    made = sweep(grading={"memory": "900GiB"})
+    said = io.StringIO()
+    made.check_host(made.cells, said)
+    # No task of this sweep has a row, so that nothing is graded.
+    assert said.getvalue() == ""
+    made.gradable = ["fix"]
+    made.check_host(made.cells, said)
+    (line,) = said.getvalue().splitlines()
+    assert "the patches of 8 of 8 runs cannot be graded here: a grading needs 966368 MB" in line
+    assert "set grading.memory or grading.cpus lower" in line
+    fits = sweep(grading={"memory": "16MiB", "cpus": 1})
+    fits.gradable = ["fix"]
+    fits.check_host(fits.cells, said)
+    assert len(said.getvalue().splitlines()) == 1
+
+
+def test_an_unfinished_sweep_says_how_much_of_it_there_is(sweep):
+    made = sweep(partial=True)
+    for cell in made.cells[:7]:
+        seal(made, cell)
+    assert made.coverage() == "7 of 8 cells have a run"
+    seal(made, made.cells[7])
+    assert made.coverage() is None
+    assert sweep(partial=False).coverage() is None

@@ -104,18 +104,25 @@ def test_the_agent_never_gets_patch_tests_or_hints(project):
     assert "{patch}" in task.prompt
 
 
-def test_the_spec_has_the_hash_of_the_row(project):
+def test_the_spec_has_of_the_row_what_the_agent_gets(project):
     def said(row):
         loaded, _ = one_row(row)
-        return json.loads(loaded.spec(loaded.cells()[0]))
+        cell = loaded.cells()[0]
+        # The job has no row at hand.
+        assert config.load(loaded.for_cell(cell)).spec(cell) == loaded.spec(cell)
+        return json.loads(loaded.spec(cell))
 
     before = said(first())
-    assert before["task"]["row_sha256"] == row_of(first(), "x").sha256
-    other = said(first(test_patch=first()["test_patch"].replace("TEST_LINE", "False")))
-    assert other["task"].pop("row_sha256") != before["task"].pop("row_sha256")
-    assert other == before
+    assert before["task"]["base_commit"] == first()["base_commit"]
+    assert row_of(first(), "x").sha256 not in json.dumps(before)
+    assert said(first(test_patch=first()["test_patch"].replace("TEST_LINE", "False"))) == before
+    assert said(first(FAIL_TO_PASS=["tests/test_other.py::test_other"])) == before
+    assert said(first(problem_statement="Another issue.")) != before
+    assert said(first(base_commit="1" * 40)) != before
+    # A spec without a row is as it was, so that its runs keep their name.
     plain = config.load([Path("config.yaml")])
-    assert json.loads(plain.spec(plain.cells()[0]))["task"]["row_sha256"] is None
+    task = json.loads(plain.spec(plain.cells()[0]))["task"]
+    assert task["row_sha256"] is None and "base_commit" not in task
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,28 @@ def test_the_scratch_directory_is_ours_alone(node):
     assert workspace.root() == node / f"agentsweep-{os.getuid()}"
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_what_a_container_sees_is_open_whatever_the_umask(tmp_path, umask):
+    folder = tmp_path / "control"
+    (folder / "session").mkdir(parents=True)
+    before = os.umask(umask)
+    try:
+        (folder / "deep" / "er").mkdir(parents=True)
+        (folder / "file").write_text("text", encoding="utf-8")
+        (folder / "deep" / "start").write_text("#!/bin/sh\n", encoding="utf-8")
+        (folder / "deep" / "start").chmod(0o700)
+        (folder / "link").symlink_to("/etc/shadow")
+        workspace.open_to_all(folder)
+    finally:
+        os.umask(before)
+    modes = {str(p.relative_to(folder)): p.lstat().st_mode & 0o777 for p in folder.rglob("*")}
+    del modes["link"]
+    assert modes == {
+        **dict.fromkeys(("deep", "deep/er", "deep/start", "session"), 0o755), "file": 0o644,
+    }  # fmt: skip
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
 def test_somebody_elses_is_refused(node):
     elsewhere = node / "elsewhere"
     elsewhere.mkdir()

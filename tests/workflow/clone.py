@@ -73,6 +73,21 @@ class Clone:
             assert done.returncode == 0, done.stdout[-6000:]
         return done
 
+    def agentsweep(self, *arguments: str) -> str:
+        """What `agentsweep` of this clone says on its configuration."""
+        done = subprocess.run(
+            [sys.executable, "-m", "agentsweep.cli", *arguments],
+            cwd=self.path,
+            env=os.environ | {"PYTHONPATH": str(self.path / "src")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            encoding="utf-8",
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
     def planned(self, *arguments: str) -> dict[str, int]:
         """How many jobs a dry run plans, by rule; figures are one kind, target rules none."""
         return planned(self.snakemake("-n", *arguments).stdout)
@@ -80,6 +95,12 @@ class Clone:
     def sealed(self) -> set[str]:
         """The sealed attempts in the store."""
         return self._sealed(self.path / "store")
+
+    def superseded(self) -> set[str]:
+        """Those that were sealed and then set aside, by the names that they had."""
+        store = self.path / "store"
+        found = store.glob("*/attempt-*.superseded")
+        return {str(path.relative_to(store).with_suffix("")) for path in found}
 
     def gradings(self) -> set[str]:
         """The sealed gradings in the store."""

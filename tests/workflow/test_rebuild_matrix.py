@@ -219,6 +219,28 @@ def edit_test(clone):
     clone.replace("config/rows/matrix.jsonl", "::test_hello", "::test_hello_again")
 
 
+def correct_test_name(clone):
+    """What the agent gets stays, what its patch is judged by does not."""
+    clone.replace(
+        "config/rows/matrix.jsonl", '"PASS_TO_PASS": []', '"PASS_TO_PASS": ["tests/x.py::y"]'
+    )
+
+
+def rerun_one(clone):
+    cell = "task~code/agent~claude/mem~512MiB_cpus~1_rep~0"
+    said = clone.agentsweep("rerun", cell)
+    assert f"{cell}: the next `snakemake` makes a new run" in said
+    assert clone.agentsweep("plan").count("would run") == 1 + 1  # the cell, and the sum
+
+
+def edit_issue(clone):
+    clone.replace("config/rows/matrix.jsonl", "There is no hello.", "There is still no hello.")
+
+
+def repeat_what_went_well(clone):
+    clone.replace("config/config.yaml", "agent: {", "agent: {repeat: [api_error], ")
+
+
 def edit_scenario_description(clone):
     clone.replace("config/scenarios/code.yaml", "One command", "One short command")
 
@@ -334,7 +356,12 @@ MATRIX = [
     Line(change_agent_setting, whole(4), new=4),
     Line(change_grader, {"grade": 1, **AGGREGATES}, grades=1, new_gradings=1),
     Line(change_verdict, AGGREGATES),
-    Line(edit_test, whole(2) | {"tasks": 1}, new=2, grades=1, new_gradings=1),
+    # Of a row, the run depends on what the agent gets of it.
+    Line(edit_test, {"grade": 1, "tasks": 1, **AGGREGATES}, grades=1, new_gradings=1),
+    Line(correct_test_name, {"grade": 1, "tasks": 1, **AGGREGATES}, grades=1, new_gradings=1),
+    Line(edit_issue, whole(2) | {"tasks": 1}, new=2, grades=1, new_gradings=1),
+    Line(rerun_one, whole(1), new=1),
+    Line(repeat_what_went_well, {}),
     Line(change_digest, whole(2, images=1), new=2, grades=1, new_gradings=1),
     Line(remove_results, whole(4, images=2), grades=1),
     Line(nothing, whole(4, images=2), grades=1, arguments=["-F"]),
@@ -357,7 +384,8 @@ def test_matrix(finished, tmp_path, line):
             assert clone.planned(*again, *target) == {}
         assert len(clone.sealed() - before) == line.new
         assert len(clone.gradings() - gradings) == line.new_gradings
-        assert before <= clone.sealed()
+        # One that is run again is kept too.
+        assert before <= clone.sealed() | clone.superseded()
         assert gradings <= clone.gradings()
     finally:
         for part in ("store", ".snakemake", "results/runs", "results/extracted", "results/grades"):

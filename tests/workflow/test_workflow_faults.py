@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from clone import BIN, ROOT, Clone
+from clone import BIN, ROOT, Clone, planned
 
 BINARY = ROOT / "agents" / "claude-2.1.330" / "claude"
 ARCHIVE = ROOT / "images" / "logstats.tar"
@@ -167,3 +167,55 @@ def test_a_secret_around_the_workflow_is_in_no_file_of_it(clone):
     }
     for path in found:
         assert CANARY.encode() not in path.read_bytes(), path
+
+
+DROPPING = """\
+#!/bin/sh
+# An engine that takes the limits and forgets them.
+kept=
+for word; do
+  shift
+  if [ "$kept" = skip ]; then kept=; continue; fi
+  case $word in
+    --memory | --memory-swap | --cpus) kept=skip ;;
+    *) set -- "$@" "$word" ;;
+  esac
+done
+exec REAL "$@"
+"""
+
+
+def test_a_host_whose_limits_do_not_hold_is_refused_before_an_image_is_pulled(clone):
+    engine = clone.file("bin") / "podman"
+    engine.parent.mkdir()
+    engine.write_text(DROPPING.replace("REAL", shutil.which("podman")), encoding="utf-8")
+    engine.chmod(0o755)
+    shutil.rmtree(clone.file("results"))
+    path = f"{engine.parent}:{BIN}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+    # A dry run asks no engine.
+    assert planned(clone.snakemake("-n", "runs", env={"PATH": path}).stdout)["image_pull"] == 1
+    done = clone.snakemake("--cores", "1", "runs", check=False, env={"PATH": path})
+    assert done.returncode != 0
+    assert "this host does not enforce limits" in done.stdout
+    assert "rule image_pull:" not in done.stdout.split("this host does not enforce")[0]
+    assert not clone.file("results/images").exists() and not clone.file("store").exists()
+
+
+def test_what_is_recalled_needs_no_engine_at_the_start(clone):
+    clone.snakemake("--cores", "1", "runs")
+    run = next(clone.file("results/runs").glob("task~*/agent~*/mem~*"))
+    shutil.rmtree(run)
+    engine = clone.file("bin") / "podman"
+    engine.parent.mkdir()
+    engine.write_text("#!/bin/sh\nexit 125\n", encoding="utf-8")
+    engine.chmod(0o755)
+    path = f"{engine.parent}:{BIN}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+    clone.snakemake("--cores", "1", "runs", env={"PATH": path})
+    assert (run / "result.json").exists()
+    # And a run that is to be made again does need one.
+    cell = str(run.relative_to(clone.file("results/runs")))
+    clone.agentsweep("rerun", cell)
+    assert clone.planned("runs") == {"agent_run": 1}
+    done = clone.snakemake("--cores", "1", "runs", check=False, env={"PATH": path})
+    assert done.returncode != 0 and "rule agent_run:" not in done.stdout
+    assert clone.sealed() == set()

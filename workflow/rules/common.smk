@@ -49,7 +49,7 @@ from agentsweep import (
     sweep,
     tasks_file,
 )
-from agentsweep.errors import ConfigError
+from agentsweep.errors import ConfigError, InfraError
 from agentsweep.job_files import JobFile
 from agentsweep.machine import Machine
 
@@ -176,7 +176,7 @@ def cell_id(wildcards):
 
 
 def cell_spec(wildcards):
-    """The one tracked parameter of a run: all that decides its outcome, and nothing else."""
+    """What identifies a run: all that decides its outcome, and nothing else."""
     return SWEEP.config.spec(SWEEP.cell(wildcards))
 
 
@@ -185,14 +185,31 @@ def cell_spec_sha256(wildcards, threads):
     return SWEEP.config.spec_sha256(SWEEP.cell(wildcards))
 
 
-def refuse_without_keys():
-    """Refuse to start anything when a run that would be paid has no key to pay with."""
+def cell_run(wildcards):
+    """How many older runs of a cell do not count: it changes when the cell is to be run again."""
+    return SWEEP.config.choice(SWEEP.cell(wildcards)).before
+
+
+def refuse_beforehand():
+    """Refuse to start anything where a run would have no key to pay with, or no limits."""
     jobs = workflow.dag.needrun_jobs()
     cells = [SWEEP.cell(job.wildcards) for job in jobs if job.rule.name == "agent_run"]
     try:
         SWEEP.check_credentials(cells)
+        # The nodes of a cluster are other machines: there each run asks for itself.
+        if RUNS_ARE_HERE:
+            SWEEP.check_host(cells)
     except ConfigError as error:
         raise WorkflowError(*error.problems) from None
+    except InfraError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def say_coverage():
+    """Say at the end how much of a sweep there is, where not all of it."""
+    said = SWEEP.coverage()
+    if said is not None:
+        print(f"agentsweep: {said}", file=sys.stderr)
 
 
 def cell_config(wildcards, threads):

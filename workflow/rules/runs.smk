@@ -16,11 +16,12 @@ resource_scopes:
 # Snakemake calls it before the first job, and neither in dry runs nor in the processes of jobs.
 onstart:
     if not workflow.touch:
-        refuse_without_keys()
+        refuse_beforehand()
 
 
 onsuccess:
     shutil.rmtree(NOTES, ignore_errors=True)
+    say_coverage()
 
 
 onerror:
@@ -58,6 +59,7 @@ rule agent_run:
         cell=cell_id,
         spec=cell_spec,
         spec_sha256=cell_spec_sha256,
+        run=cell_run,
         config=cell_config,
         reservation=reservation,
         out=subpath(output.result, parent=True),
