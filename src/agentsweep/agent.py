@@ -4,12 +4,13 @@ import contextlib
 import json
 import mmap
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import tarfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,6 +122,27 @@ def environment(settings: AgentSettings, base_url: str, token: str, marks: bool)
     if marks:
         env["CLAUDE_CODE_SHELL_PREFIX"] = WRAPPER
     return env
+
+
+# What the agent is and whom it asks is the configuration's, not the image's, and so is its locale.
+# A proxy would be asked for the run's own endpoint. PATH is in the container as the image has it.
+_NOT_THE_IMAGES = re.compile(
+    r"(PATH|PWD|OLDPWD|SHLVL|HOSTNAME|TERM|container|LC_.*|LANGUAGE|ANTHROPIC_.*|CLAUDE.*"
+    r"|(?i:https?|ftp|all|no)_(?i:proxy))\Z"
+)
+
+
+def image_environment(config: Mapping) -> dict[str, str]:
+    """The variables of an image's own configuration (`Env`) that hold for the agent.
+
+    Nothing else of the container's environment does: an engine may add what the host has.
+    """
+    pairs = (entry.partition("=")[::2] for entry in config.get("Env") or ())
+    return {
+        name: value
+        for name, value in pairs
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and not _NOT_THE_IMAGES.match(name)
+    }
 
 
 def start_script(argv: list[str], env: dict[str, str], python: str | None = None) -> str:

@@ -102,7 +102,7 @@ def ensure(engine: Engine, record: dict, place: Place | None) -> dict:
 def _kept_fix(place: Place, key: str, record: dict) -> dict | None:
     kept = _kept(place, key)
     same = kept is not None and all(kept.get(name) == record[name] for name in _RECIPE)
-    return kept if same else None
+    return kept if same and not images.is_outdated(kept) else None
 
 
 def _key(record: dict) -> str:

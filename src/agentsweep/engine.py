@@ -14,6 +14,7 @@ import resource
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,17 @@ _ENVIRONMENT = (
 
 class EngineTimeout(InfraError):
     """An engine call that did not end within its time."""
+
+
+class ExecFailed(InfraError):
+    """A command in a container that did not end with 0; `status` is what the engine's client says.
+
+    125 and above, and below 0, may be the engine's own end and not the command's.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -227,7 +239,8 @@ class Engine(ABC):
     def create_arguments(self, spec: ContainerSpec) -> list[str]:
         """The options of `create` for a container that idles under limits."""
         init, idle = self._idle(spec)
-        arguments = ["--name", spec.name, *init, "--entrypoint", ""]
+        # A health check of the image would be measured with the agent.
+        arguments = ["--name", spec.name, *init, "--entrypoint", "", "--no-healthcheck"]
         for key, value in spec.labels.items():
             arguments += ["--label", f"{key}={value}"]
         if spec.memory_bytes is not None:
@@ -278,12 +291,22 @@ class Engine(ABC):
         return json.loads(self.call("inspect", "--type", "container", name).stdout)[0]
 
     def exec_arguments(
-        self, name: str, *argv: str, user: str | None = None, workdir: str | None = None
+        self,
+        name: str,
+        *argv: str,
+        user: str | None = None,
+        workdir: str | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> list[str]:
-        """The argument list that runs `argv` in a container with stdin attached."""
+        """The argument list that runs `argv` in a container with stdin attached.
+
+        env: variables in place of the container's own.
+        """
         options = ["--interactive"]
         options += ["--user", user] if user else []
         options += ["--workdir", workdir] if workdir else []
+        for key, value in (env or {}).items():
+            options += ["--env", f"{key}={value}"]
         return self.command("exec", *options, name, *argv)
 
     def exec(
@@ -300,16 +323,25 @@ class Engine(ABC):
         return self.call(*arguments[len(self.command()) :], check=check, timeout_s=timeout_s)
 
     def exec_to_file(
-        self, name: str, target: Path, *argv: str, timeout_s: float = 600, **where
+        self,
+        name: str,
+        target: Path,
+        *argv: str,
+        timeout_s: float = 600,
+        given: bytes = b"",
+        **where,
     ) -> str:
-        """Run a command in a container and keep its output byte for byte; returns its stderr."""
+        """Run a command in a container and keep its output byte for byte; returns its stderr.
+
+        given: its standard input. Raises ExecFailed where it does not end with 0.
+        """
         arguments = self.exec_arguments(name, *argv, **where)
         with target.open("wb") as output:
             try:
                 done = subprocess.run(
                     arguments,
                     cwd=self.workdir,
-                    stdin=subprocess.DEVNULL,
+                    input=given,
                     stdout=output,
                     stderr=subprocess.PIPE,
                     timeout=timeout_s,
@@ -318,12 +350,14 @@ class Engine(ABC):
                     start_new_session=True,
                 )
             except subprocess.TimeoutExpired:
-                raise InfraError(
+                raise EngineTimeout(
                     f"`{argv[0]}` did not end within {timeout_s:.0f} s in container {name}"
                 ) from None
         said = done.stderr.decode(errors="replace")
         if done.returncode != 0:
-            raise InfraError(f"`{argv[0]}` failed in container {name}: {last_line(said)}")
+            raise ExecFailed(
+                f"`{argv[0]}` failed in container {name}: {last_line(said)}", done.returncode
+            )
         return said
 
     def remove(self, name: str) -> None:
@@ -353,10 +387,14 @@ class Engine(ABC):
         done = self.call("image", "inspect", "--format", "{{.Size}}", reference)
         return int(done.stdout.strip())
 
+    def image_config(self, reference: str) -> dict:
+        """What an image says of the containers made of it: `Env`, `Volumes`, `Cmd`, `User`..."""
+        done = self.call("image", "inspect", "--format", "{{json .Config}}", reference)
+        return json.loads(done.stdout) or {}
+
     def commit(self, container: str, image: str, tag: str) -> None:
         """Commit a container as `tag`, with the configuration of the image it was made from."""
-        done = self.call("image", "inspect", "--format", "{{json .Config}}", image)
-        config = json.loads(done.stdout)
+        config = self.image_config(image)
         changes = [f"CMD {json.dumps(config.get('Cmd') or [])}", f"USER {config.get('User') or 0}"]
         if config.get("Entrypoint"):
             changes.append(f"ENTRYPOINT {json.dumps(config['Entrypoint'])}")

@@ -2,7 +2,8 @@
 
 The fix is the documented two steps: start the image, `chown -R` its work tree to the agent's
 user, commit. In between, git history after the task's commit is removed (`history`) and the
-start of the work tree is snapshotted. With `--userns=keep-id` the first container of an image
+start of the work tree is kept beside it (`snapshot`). Then a fresh container is looked at as the
+agent's user (`image_check`). With `--userns=keep-id` the first container of an image
 makes a copy of its layers with shifted ids, which takes longer than many a run; it happens here,
 once, and is timed here.
 """
@@ -13,7 +14,7 @@ import json
 import os
 from pathlib import Path
 
-from agentsweep import history, skopeo, snapshot
+from agentsweep import agent, history, image_check, skopeo, snapshot
 from agentsweep.engine import LABEL, OWNER_LABEL, ContainerSpec, Engine, timed
 from agentsweep.errors import ConfigError, LastingError
 from agentsweep.image_names import is_loopback
@@ -83,6 +84,8 @@ def fix(
     """
     if engine.image_id(pulled["id"]) is None:
         pull(engine, pulled["reference"], pulled["digest"], pulled["config_digest"])
+    config = engine.image_config(pulled["id"])
+    image_check.refuse_volumes(config, pulled["reference"], workdir)
     info = engine.info()
     name = f"agentsweep-fix-{pulled['id'][7:19]}-{os.getpid()}"
     labels = {LABEL: name, OWNER_LABEL: owner_tag()}
@@ -107,6 +110,10 @@ def fix(
         # The commit took its name away. A container that still runs from it keeps it.
         engine.call("rmi", before, check=False)
     steps["idmap_s"] = warm(engine, tag)
+    looked = f"agentsweep-check-{pulled['id'][7:19]}-{os.getpid()}"
+    steps["check_s"], checked = timed(
+        image_check.check, engine, looked, tag, pulled["reference"], workdir, user
+    )
     return {
         "schema": 1,
         **{key: pulled[key] for key in ("reference", "digest", "config_digest")},
@@ -119,6 +126,8 @@ def fix(
         "gid": gid,
         "workdir": workdir,
         "history": kept,
+        "check": checked,
+        "env": agent.image_environment(config),
         **start,
         "pull_s": pulled["pull_s"],
         "fix_s": round(sum(value for value in steps.values() if value), 3),
@@ -142,20 +151,27 @@ def warm(engine: Engine, image: str) -> float | None:
         engine.remove(name)
 
 
+def is_outdated(record: dict) -> bool:
+    """Whether an image was fixed before it kept its start and was checked. It is fixed again where
+    a run needs it; sealed runs in it stay what they are.
+    """
+    return "start_tree" in record and "check" not in record
+
+
 def ensure(engine: Engine, record: dict) -> dict:
     """The record of an image that is in this node's storage: fixed again where it was removed.
 
     The digest and the recipe decide what an image is; its id does not, because a commit holds the
     time at which it was made.
     """
-    if engine.image_id(record["tag"]) == record["id"]:
+    if engine.image_id(record["tag"]) == record["id"] and not is_outdated(record):
         return record
     with node_lock(engine.workdir, record["tag"].rpartition(":")[2]):
         found = engine.image_id(record["tag"])
         again = engine.workdir / f"{record['tag'].rpartition(':')[2]}.image.json"
         with contextlib.suppress(OSError, ValueError):
             known = json.loads(again.read_text(encoding="utf-8"))
-            if found and known["id"] == found:
+            if found and known["id"] == found and not is_outdated(known):
                 return known
         pulled = pull(engine, record["reference"], record["digest"], record["config_digest"])
         made = fix(

@@ -22,6 +22,7 @@ from agentsweep import (
     engine,
     engines,
     host,
+    image_check,
     kills,
     limits,
     marks,
@@ -205,6 +206,7 @@ class Measurement:
         agent.warm(self.binary)
         place = distribution.place_of(job["images"], job["paths"]["results"])
         self.image = distribution.ensure(self.engine, self.image, place)
+        image_check.refuse_shell(self.image, container["userland"])
         self.scratch = workspace.create(self.name)
         stack.callback(workspace.remove, self.scratch)
 
@@ -287,7 +289,9 @@ class Measurement:
         env_file = agent.env_file(self.settings.system_search)
         (control / Path(agent.ENV_FILE).name).write_text(env_file, encoding="utf-8")
         start = control / "start"
-        start.write_text(agent.start_script(self.argv, env, task["python"]), encoding="utf-8")
+        # What the image sets holds as it does in a grading; what we set comes after it.
+        whole = self.image.get("env", {}) | env
+        start.write_text(agent.start_script(self.argv, whole, task["python"]), encoding="utf-8")
         start.chmod(0o755)
         workspace.open_to_all(control)
         uid, gid = self.job["container"]["uid"], self.job["container"]["gid"]
@@ -541,7 +545,10 @@ class Measurement:
         return patch, session
 
     def _patch(self, run: "_AgentRun") -> dict:
-        """The patch; one that cannot be had (an agent may delete its `.git`) is said to be so."""
+        """The patch; where none can be made of what is there, that is said.
+
+        InfraError where the engine does not do its part: the run would lose its patch for ever.
+        """
         target = self.attempt.path / "patch.diff"
         target.touch()
         reason = "the image has no git"
@@ -559,6 +566,8 @@ class Measurement:
                     f"container {self.container.name} went away before the patch was taken: "
                     "something outside removed it"
                 ) from error
+            if not isinstance(error, snapshot.Unreadable):
+                raise
             unread, reason = None, str(error)
         if unread is None:
             target.write_bytes(b"")

@@ -1,11 +1,21 @@
 """Patches between two states of a work tree, with the real git and no container around it."""
 
+import os
 import subprocess
 
 import pytest
 
-from agentsweep import snapshot
+from agentsweep import snapshot, snapshot_scripts
+from agentsweep.engine import ExecFailed, last_line
 from agentsweep.errors import InfraError
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    """In place of root's directory in an image."""
+    path = tmp_path / "store of the start.git"
+    monkeypatch.setattr(snapshot_scripts, "STORE", str(path))
+    return path
 
 
 class Local:
@@ -24,13 +34,18 @@ class Local:
         assert not check or done.returncode == 0, done.stderr
         return done
 
-    def exec_to_file(self, _, target, *argv, user=None, workdir=None, timeout_s=60):
+    def exec_to_file(self, _, target, *argv, user=None, given=b"", env=None, timeout_s=60):
         done = subprocess.run(
-            argv, cwd=workdir, capture_output=True, timeout=timeout_s, check=False
+            argv,
+            input=given,
+            capture_output=True,
+            timeout=min(timeout_s, 60),
+            check=False,
+            env=os.environ | env,
         )
-        if done.returncode != 0:
-            raise InfraError(done.stderr.decode())
         target.write_bytes(done.stdout)
+        if done.returncode != 0:
+            raise ExecFailed(last_line(done.stderr.decode()), done.returncode)
         return done.stderr.decode()
 
 
