@@ -512,10 +512,11 @@ def _validity(record: dict) -> str:
 def _refuse_ungradable(config, task: str) -> None:
     from agentsweep import grading_job
 
-    if not grading_job.gradable(config, task):
-        raise ConfigError(
-            f"tasks.{task}: has no `row` whose tests pytest runs, so that nothing can be graded"
-        )
+    reason = grading_job.ungradable(config, task)
+    if config.task(task).row is None:
+        reason = "it has no `row` of a benchmark: name one"
+    if reason is not None:
+        raise ConfigError(f"tasks.{task}: ungraded: {reason}")
 
 
 def _claims(arguments: argparse.Namespace) -> None:

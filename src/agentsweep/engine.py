@@ -94,6 +94,7 @@ class ContainerSpec:
     user: str | None = None
     map_user: bool = False
     drop_capabilities: bool = True
+    kept_capabilities: tuple[str, ...] = ()
     mask_cgroups: bool = False
     cgroup_parent: str | None = None
     rootfs: Path | None = None
@@ -258,6 +259,8 @@ class Engine(ABC):
             arguments += ["--user", spec.user]
         if spec.drop_capabilities:
             arguments += ["--cap-drop", "all", "--security-opt", "no-new-privileges"]
+            for capability in spec.kept_capabilities:
+                arguments += ["--cap-add", capability]
         arguments += ["--security-opt", "label=disable"]
         if spec.cgroup_parent is not None:
             arguments += ["--cgroup-parent", spec.cgroup_parent]

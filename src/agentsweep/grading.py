@@ -26,7 +26,7 @@ from agentsweep.engine import (
     EngineTimeout,
     Mount,
 )
-from agentsweep.errors import InfraError
+from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.interruption import Signals, kept_unsealed
 from agentsweep.process import owner_tag
 from agentsweep.spec import canonical, cores, text_sha256
@@ -40,8 +40,20 @@ GRADER = 1
 # Below the run store's root, whose own names are hashes.
 FOLDER = "gradings"
 
+# What root is given where the work tree, or a part of it, is not root's to write: it then writes
+# whatever the modes say, as root does in the benchmark's own containers.
+_OVERRIDE = ("DAC_OVERRIDE",)
+
 _EVIDENCE_BYTES = 256 * 2**20
 _PACK_S = 60
+
+
+class CannotGrade(AgentsweepError):
+    """This grading cannot be made here, however often it is tried: the message says why."""
+
+
+class _LockedTree(CannotGrade):
+    """Root without capabilities cannot write the work tree."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +113,14 @@ def grade(
     Where there is nothing to recall, `engine` is called without arguments for an Engine, and
     `room` with the grading's Need for a context that holds the room on this machine; `place` is
     where its node may find the image. Raises InfraError where the container could not be had; the
-    attempt is then kept as failed. Raises Interrupted on a signal (kept as interrupted).
+    attempt is then kept as failed, and CannotGrade where it never will be had. Raises Interrupted
+    on a signal (kept as interrupted).
     """
     wanted = spec(ground, grader, hashlib.sha256(patch).hexdigest(), repeat)
     key = spec_sha256(wanted)
     with store.locked(key, wanted):
         store.retire_partials(key)
-        sealed = store.sealed(key)
+        sealed = _recalled(store, key)
         if sealed is not None:
             return sealed
         need = Need(
@@ -118,6 +131,20 @@ def grade(
         )
         with Signals(print), room(need):
             return _made(store, store.begin(key), ground, grader, patch, engine, place)
+
+
+def _recalled(store: Store, key: str) -> Attempt | None:
+    """The first sealed grading that counts.
+
+    Earlier versions could not write each work tree, and not apply a test patch without its last
+    newline: what they say of a patch that did not apply may be wrong.
+    """
+    for attempt in store.attempts(key):
+        if attempt.state == "sealed":
+            record, _ = evidence.read(attempt.path)
+            if "capabilities" in record or (record["applied_by"] and record["tests_applied"]):
+                return attempt
+    return None
 
 
 def _made(
@@ -153,10 +180,25 @@ def _graded(
     """Grade in a container of its own; the evidence goes into the attempt."""
     wanted = (ground.reference, ground.digest, ground.config_digest)
     pulled = distribution.pull(engine, *wanted, place)
+    try:
+        return _in_container(engine, attempt, ground, grader, patch, pulled["id"], ())
+    except _LockedTree:
+        return _in_container(engine, attempt, ground, grader, patch, pulled["id"], _OVERRIDE)
+
+
+def _in_container(
+    engine: Engine,
+    attempt: Attempt,
+    ground: Ground,
+    grader: Grader,
+    patch: bytes,
+    image: str,
+    capabilities: tuple[str, ...],
+) -> dict:
     begin = time.monotonic()
     scratch = workspace.create(f"grading-{attempt.id}-{os.getpid()}")
     try:
-        with _container(engine, attempt, pulled["id"], grader, scratch) as container:
+        with _container(engine, attempt, image, grader, scratch, capabilities) as container:
             _give(scratch / "given", ground, grader, patch)
             with contextlib.closing(_counters(container)) as counters:
                 applied = _apply(engine, container)
@@ -174,6 +216,7 @@ def _graded(
         "patch_sha256": hashlib.sha256(patch).hexdigest(),
         "image_digest": ground.digest,
         "grader": {"version": GRADER, **asdict(grader)},
+        "capabilities": list(capabilities),
         "applied_by": next(iter(applied["applied_by"]), None),
         "tests_applied": tests_applied,
         "restored": applied["restored"],
@@ -189,7 +232,12 @@ def _graded(
 
 @contextlib.contextmanager
 def _container(
-    engine: Engine, attempt: Attempt, image: str, grader: Grader, scratch: Path
+    engine: Engine,
+    attempt: Attempt,
+    image: str,
+    grader: Grader,
+    scratch: Path,
+    capabilities: tuple[str, ...],
 ) -> Iterator[Container]:
     (scratch / "given").mkdir()
     name = f"agentsweep-grading-{attempt.id}-{os.getpid()}"
@@ -203,6 +251,7 @@ def _container(
         network="bridge" if grader.network else "none",
         mounts=(Mount(scratch / "given", grading_script.GIVEN),),
         user="0:0",
+        kept_capabilities=capabilities,
     )
     try:
         yield engine.start(engine.create(wanted), name)
@@ -213,8 +262,8 @@ def _container(
 def _give(folder: Path, ground: Ground, grader: Grader, patch: bytes) -> None:
     row, script = ground.row, grading_script
     files = {
-        "patch.diff": patch,
-        "test.diff": row.test_patch.encode(),
+        "patch.diff": _ended(patch),
+        "test.diff": _ended(row.test_patch.encode()),
         "apply.sh": script.apply_script(row, ground.workdir, empty=not patch).encode(),
         "test.sh": script.test_script(
             row, ground.workdir, ground.environment, grader.install
@@ -227,6 +276,14 @@ def _give(folder: Path, ground: Ground, grader: Grader, patch: bytes) -> None:
     workspace.open_to_all(folder)
 
 
+def _ended(patch: bytes) -> bytes:
+    """A patch with the newline that ends its last line: tools that move rows strip it.
+
+    A file that ends without one has a line of its own in a patch that says so.
+    """
+    return patch + b"\n" if patch and not patch.endswith(b"\n") else patch
+
+
 def _apply(engine: Engine, container: Container) -> dict[str, list[str]]:
     """Put the patch and the tests in place; the lines of each file that says what was done.
 
@@ -235,13 +292,24 @@ def _apply(engine: Engine, container: Container) -> dict[str, list[str]]:
     given, left = grading_script.GIVEN, grading_script.LEFT
     names = " ".join(grading_script.APPLIED)
     script = f"""\
-mkdir -p {left} && sh {given}/apply.sh > {left}/apply.log 2>&1 || exit
+mkdir -p {left} || exit
+sh {given}/apply.sh > {left}/apply.log 2>&1 || {{
+  status=$?
+  for name in missing locked; do [ ! -e {left}/$name ] || cat {left}/$name; done
+  exit $status
+}}
 cd {left} && for name in {names}; do [ ! -e $name ] || sed "s/^/$name /" $name; done"""
     done = engine.exec(container.id, "sh", "-c", script, check=False)
+    if done.returncode in grading_script.CANNOT:
+        reason = grading_script.CANNOT[done.returncode]
+        found = done.stdout.split("\n")[:-1]
+        named = f" {', '.join(found)}" if found else ""
+        kind = _LockedTree if done.returncode == grading_script.LOCKED else CannotGrade
+        raise kind(f"{reason}{named}")
     if done.returncode != 0:
         raise InfraError(
             f"the patch could not be put into {container.name}: "
-            + _MISSING.get(done.returncode, f"`sh` ended with status {done.returncode}")
+            f"`sh` ended with status {done.returncode}"
         )
     found: dict[str, list[str]] = {name: [] for name in grading_script.APPLIED}
     for line in done.stdout.split("\n")[:-1]:
@@ -261,13 +329,6 @@ def _timed_out(engine: Engine, container: Container, grader: Grader) -> bool:
     except EngineTimeout:
         return True
     return False
-
-
-_MISSING = {
-    90: "the image has no such work tree; set the task's `workdir`",
-    91: "the image has no git",
-    92: "the image has no tar",
-}
 
 
 def _collect(engine: Engine, container: Container, target: Path) -> None:

@@ -5,6 +5,7 @@ A task is valid when its gold patch resolves it and no patch does not, each time
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from agentsweep import config as configuration
@@ -16,19 +17,34 @@ from agentsweep.lockfile import UNLOCKED
 from agentsweep.machine import Machine, decimal_mb
 from agentsweep.spec import cores as spec_cores
 from agentsweep.store import Store, spec_sha256, write_durably
+from agentsweep.test_programs import PYTEST_PARSERS, own_program
 from agentsweep.units import parse_cpus, parse_size
-
-# The benchmark's names of what reads pytest's output. Its package cannot be had without engines
-# and cloud clients, so that others of its parsers are not there.
-PYTEST_PARSERS = ("parse_log_pytest", "parse_log_pytest_options", "parse_log_pytest_v2")
 
 _VALIDATIONS = "validations"
 
 
 def gradable(config: Config, task: str) -> bool:
     """Whether a task has tests that can be graded here."""
+    return config.task(task).row is not None and ungradable(config, task) is None
+
+
+def ungradable(config: Config, task: str) -> str | None:
+    """Why a task's tests cannot be graded here; None where they can, and for tasks without a row.
+
+    Only what the row says counts: whether an image can run them is known when it has.
+    """
     row = config.task(task).row
-    return row is not None and row.log_parser in PYTEST_PARSERS
+    if row is None:
+        return None
+    write = "write the row's install_config with its test_cmd and log_parser"
+    if row.log_parser is None or not (row.test_commands or row.eval_script):
+        return (
+            f"the tests of {row.repo} are run by its own {own_program(row.repo)} and not by "
+            f"pytest: where they are pytest's in this row, {write}"
+        )
+    if row.log_parser not in PYTEST_PARSERS:
+        return f"the row's tests are not pytest's: its log_parser is {row.log_parser}"
+    return verdict.foreign_name(asdict(row))
 
 
 def ground(config: Config, task: str) -> Ground:

@@ -18,6 +18,19 @@ GIVEN, LEFT = "/grading/given", "/grading/left"
 # The files there that say how the patch and the tests were put in place.
 APPLIED = ("applied_by", "restored", "settings", "tests_applied")
 
+# Exit codes of the script that puts the patch in place: why it cannot.
+NO_WORKDIR, NO_TOOL, NO_TAR, LOCKED, OTHER_TOOLS = 90, 91, 92, 93, 94
+CANNOT = {
+    NO_WORKDIR: "the image has no such work tree; set the task's `workdir`",
+    NO_TOOL: "the image has not all that gradings need; missing is",
+    NO_TAR: "tar could not read the work tree",
+    LOCKED: "the work tree cannot be written",
+    OTHER_TOOLS: (
+        "gradings need GNU tar and GNU find, and those of the image are others (BusyBox has such); "
+        "install tar and findutils in the image"
+    ),
+}
+
 # What the grading itself puts aside in its container.
 _KEPT = "/grading/kept"
 
@@ -72,7 +85,8 @@ def apply_script(row: TaskRow, workdir: str, empty: bool) -> str:
     """For `sh`: apply the patch, restore what decides how tests are run, bring the tests.
 
     Leaves in LEFT: `applied_by`, `restored` and `settings` (paths, a line each), and
-    `tests_applied` where the test patch applied (APPLIED). Ends with 0 unless a tool is missing.
+    `tests_applied` where the test patch applied (APPLIED). Ends with 0 unless something of
+    CANNOT is so, before anything was changed.
     """
     tests = " ".join(map(shlex.quote, patch_paths.touched(row.test_patch)))
     apply = f"echo nothing > {LEFT}/applied_by" if empty else _chain()
@@ -80,8 +94,17 @@ def apply_script(row: TaskRow, workdir: str, empty: bool) -> str:
 set -u
 {_PREAMBLE}
 cd {shlex.quote(workdir)} || exit 90
-command -v git > /dev/null || exit 91
+for tool in bash git tar find xargs sha256sum sed sort uniq head gzip; do
+  command -v $tool > /dev/null || {{ echo $tool >> {LEFT}/missing; }}
+done
+[ ! -e {LEFT}/missing ] || exit 91
 mkdir -p {_KEPT}
+find {_KEPT} -prune -printf '' && tar --null -T /dev/null -cf {_KEPT}/none.tar || exit 94
+find . -path ./.git/objects -prune -o ! -type l -exec sh -c 'for path; do
+  [ ! -d "$path" ] || {{ [ -w "$path" ] && [ -x "$path" ]; }} && [ -r "$path" ] || {{
+    echo "$path" >> {LEFT}/locked; exit; }}
+done' sh {{}} +
+[ ! -e {LEFT}/locked ] || exit 93
 hooks() {{ {_find(RESTORED)}; }}
 settings() {{ {_find(SETTINGS)}; }}
 hashed() {{
@@ -109,7 +132,7 @@ clear_way() {{
 }}
 hooks | xargs -0 -r rm -rf --
 tar -tf {_KEPT}/hooks.tar | while IFS= read -r file; do clear_way "$file"; done
-tar -xf {_KEPT}/hooks.tar
+tar -xof {_KEPT}/hooks.tar
 for file in {tests}; do
   clear_way "$file"
   rm -rf -- "$file"
@@ -149,7 +172,7 @@ def _chain() -> str:
     return f"""\
 restore() {{
   find "$1" ! -path . -prune -exec rm -rf {{}} +
-  tar -xf {_KEPT}/tree.tar "$1"
+  tar -xof {_KEPT}/tree.tar "$1"
 }}
 if {command} {GIVEN}/patch.diff; then echo {shlex.quote(words)} > {LEFT}/applied_by
 else

@@ -2,13 +2,14 @@
 
 A log alone can be forged by any code that prints, so the names and outcomes of tests are taken
 from the JUnit report (family `xunit1`, which has the file of each test) and the printed summary
-must say the same.
+must say the same of those that count.
 """
 
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 # From best to worst: a test that is reported twice has the worse outcome.
@@ -24,6 +25,9 @@ _WORDS = {
     "FAILED": "failed",
     "ERROR": "error",
 }
+_BAD = {"failed", "error"}
+# A test's id may have a few of these itself, before the one that its message comes after.
+_DASH, _MOST_DASHES = " - ", 16
 # Elements within each other; pytest's have five.
 _DEEPEST = 20
 _PIECE_BYTES = 2**20
@@ -40,17 +44,21 @@ class Reported:
     name: what the report calls it (`reported_name` of its id). Tests are matched by it: the id has
     the path of a file, and the report has that of the file that defines the test, which for an
     inherited one is another.
+    in_part: it may be a subtest of it alone that was skipped. The report has one element for both,
+    and only its count of passes says that there are more than there are tests that passed.
     """
 
     test_id: str
     name: str
     outcome: str
     duration_s: float | None
+    in_part: bool = False
 
 
 def parse_report(content: bytes | None) -> list[Reported] | None:
     """The tests of a JUnit report, each once; None where there is no whole report."""
-    parser, content = ElementTree.XMLParser(target=_Cases()), content or b""
+    target = _Cases()
+    parser, content = ElementTree.XMLParser(target=target), content or b""
     try:
         # What a piece is refused for is only said at its end.
         for start in range(0, len(content), _PIECE_BYTES):
@@ -62,7 +70,10 @@ def parse_report(content: bytes | None) -> list[Reported] | None:
     found: dict[str, Reported] = {}
     for case, outcome in cases:
         name = ".".join(filter(None, (case.get("classname"), case.get("name"))))
-        test = Reported(_test_id(case, files), name, outcome, _seconds(case.get("time")))
+        test = Reported(
+            *(_test_id(case, files), name, outcome, _seconds(case.get("time"))),
+            in_part=outcome == "skipped" and target.passes_of_parts() > 0,
+        )
         other = found.get(name)
         if other is None or worse(outcome, other.outcome) != other.outcome:
             found[name] = test
@@ -79,12 +90,17 @@ class _Cases:
     def __init__(self):
         self._cases: list[tuple[dict[str, str], str]] = []
         self._depth = 0
+        self._passes = 0
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         self._depth += 1
         if self._depth > _DEEPEST:
             raise ValueError("no report of pytest is so deep")
-        if tag == "testcase":
+        if tag == "testsuite":
+            self._passes += _count(attributes, "tests") - sum(
+                _count(attributes, name) for name in ("failures", "errors", "skipped")
+            )
+        elif tag == "testcase":
             self._cases.append((attributes, "passed"))
         elif self._cases and (outcome := _outcome(tag, attributes)):
             case, other = self._cases[-1]
@@ -92,6 +108,13 @@ class _Cases:
 
     def end(self, tag: str) -> None:
         self._depth -= 1
+
+    def passes_of_parts(self) -> int:
+        """How many passes the report counts beyond its tests: those of subtests.
+
+        An error of a teardown may stand for a test whose body passed.
+        """
+        return self._passes - sum(outcome in ("passed", "error") for _, outcome in self._cases)
 
     def close(self) -> list[tuple[dict[str, str], str]]:
         return self._cases
@@ -138,23 +161,128 @@ def _seconds(text: str | None) -> float | None:
     return seconds if math.isfinite(seconds) else None
 
 
-def printed_outcomes(log: str) -> dict[str, str]:
-    """Outcome by test id, cut at its first blank, from the last short summary of a log.
+def _count(attributes: Mapping[str, str], name: str) -> int:
+    text = attributes.get(name, "")
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
 
-    Ids are cut because a blank may be part of a parametrised id as well as stand before the
-    reason of a failure; the benchmark's own parsers cut them there, too.
+
+def settle(
+    reported: Sequence[Reported],
+    log: str,
+    counted: Collection[str] | None = None,
+    absent: Collection[str] = (),
+) -> tuple[dict[str, str], str | None]:
+    """What report and printed summary together say of tests, and where they contradict each other.
+
+    Only the tests with the names `counted` are compared (None: all), and the names `absent`, which
+    the report does not have: what the others come to decides nothing. The outcomes are by name.
+
+    With `-vv`, or where CI is set, the summary has whole messages of tests that did not pass. They
+    may be of any number of lines, and lines of them may look like parts of a summary. So a line
+    that says otherwise of a test is passed over where another test may have said it, and so is the
+    beginning of a summary that lacks a test. Never passed over is that a test passed which the
+    report has as failed, skipped or missing.
     """
-    lines = _ANSI.sub("", log).splitlines()
-    starts = [index for index, line in enumerate(lines) if _SUMMARY.fullmatch(line.strip())]
-    found: dict[str, str] = {}
-    for line in lines[starts[-1] + 1 :] if starts else ():
-        if _RULE.match(line):
+    by_name = {test.name: test for test in reported}
+    counted = by_name.keys() if counted is None else counted
+    names = _LineNames([*by_name, *absent])
+    speakers = {test.name for test in reported if test.outcome != "passed"}
+    outcomes = {name: by_name[name].outcome for name in counted}
+    waiting = {name for name in counted if outcomes[name] != "skipped"}
+    for number, lines in enumerate(_parts(log)):
+        touched = set()
+        for line in lines:
+            name, outcome = names.read(line)
+            if name is not None:
+                names.said[name].add(outcome)
+                touched.add(name)
+        for name in sorted(touched):
+            if name in outcomes:
+                here = _compare(by_name[name], names.said[name], bool(speakers - {name}))
+                if here == _DIFFERS and (number == 0 or name in waiting):
+                    return outcomes, _said_of(by_name[name], names.said[name])
+                if here == _AGREES:
+                    waiting.discard(name)
+                    if outcomes[name] == "skipped":
+                        outcomes[name] = "passed"
+            elif name in absent and number == 0 and not names.said[name] & _BAD:
+                return outcomes, f"{name} is passed in the summary and not in the report"
+        if not waiting or not speakers:
             break
+    for test in reported:
+        # A file that could not be collected need not be named.
+        if test.name in waiting and not _is_file(test.test_id, test.outcome):
+            return outcomes, _said_of(test, names.said[test.name])
+    return outcomes, None
+
+
+_AGREES, _DIFFERS, _OPEN = "agrees", "differs", "open"
+
+
+def _compare(test: Reported, said: set[str], others: bool) -> str:
+    """How the lines of a summary fit to a test; `others`: another test may have said them."""
+    good, bad = said - _BAD, said & _BAD
+    if test.outcome in _BAD:
+        return _AGREES if bad else _DIFFERS
+    if test.outcome == "skipped":
+        if not good:
+            return _OPEN
+        return _AGREES if test.in_part and not bad else _DIFFERS
+    if good and (not bad or others):
+        return _AGREES
+    return _OPEN if others else _DIFFERS
+
+
+def _said_of(test: Reported, said: set[str]) -> str:
+    shown = " and ".join(sorted(said, key=OUTCOMES.index)) or "not"
+    return f"{test.test_id} is {test.outcome} in the report and {shown} in the summary"
+
+
+def _parts(log: str) -> Iterable[list[str]]:
+    """The lines after each beginning of a short summary, the last one's first.
+
+    What comes after the last line that ends a run of pytest is no part of its summary.
+    """
+    # Not splitlines, which also splits at form feeds and the like inside of a line.
+    lines = [line.rstrip("\r") for line in _ANSI.sub("", log).split("\n")]
+    starts = [index for index, line in enumerate(lines) if _SUMMARY.fullmatch(line.strip())]
+    end = len(lines)
+    for index in range(len(lines) - 1, starts[-1] if starts else 0, -1):
+        if _RULE.match(lines[index]):
+            end = index
+            break
+    for start in reversed(starts):
+        yield lines[start + 1 : end]
+        end = start
+
+
+class _LineNames:
+    """Reads which of some tests a line of a summary is about; `said`: what lines said, by name."""
+
+    def __init__(self, names: Iterable[str]):
+        self._names = set(names)
+        self.said: dict[str, set[str]] = defaultdict(set)
+        self._by_short: dict[str, list[str]] = defaultdict(list)
+        for name in self._names:
+            self._by_short[short_id(name)].append(name)
+
+    def read(self, line: str) -> tuple[str | None, str | None]:
         word, _, rest = line.partition(" ")
-        if word in _WORDS and rest.strip():
-            test_id = short_id(rest.strip())
-            found[test_id] = worse(found.get(test_id, "passed"), _WORDS[word])
-    return found
+        if word not in _WORDS or not rest.strip():
+            return None, None
+        cuts, at = [len(rest)], -1
+        for _ in range(_MOST_DASHES):
+            at = rest.find(_DASH, at + 1)
+            if at < 0:
+                break
+            cuts.append(at)
+        for cut in cuts:
+            name = reported_name(rest[:cut].strip())
+            if name in self._names:
+                return name, _WORDS[word]
+        # Old versions of pytest put a blank alone before the reason of an XPASS.
+        found = self._by_short.get(reported_name(short_id(rest.strip())), ())
+        return (found[0], _WORDS[word]) if len(found) == 1 else (None, None)
 
 
 def short_id(test_id: str) -> str:
@@ -162,33 +290,9 @@ def short_id(test_id: str) -> str:
     return test_id.split(" ", 1)[0]
 
 
-def disagreement(tests: Iterable[Reported], log: str) -> str | None:
-    """Where the printed summary says something else than the report; None where nowhere.
-
-    The summary does not name skipped tests, and need not name files that could not be collected.
-    """
-    printed: dict[str, tuple[str, str]] = {}
-    for test_id, outcome in printed_outcomes(log).items():
-        printed[reported_name(test_id)] = test_id, outcome
-    for name, (test_id, outcome) in _by_short_name(tests).items():
-        _, said = printed.pop(name, (None, None))
-        if said != outcome and not (said is None and _is_file(test_id, outcome)):
-            return f"{test_id} is {outcome} in the report and {said or 'not'} in the summary"
-    for test_id, outcome in printed.values():
-        if not _is_file(test_id, outcome):
-            return f"{test_id} is {outcome} in the summary and not in the report"
-    return None
-
-
-def _by_short_name(tests: Iterable[Reported]) -> dict[str, tuple[str, str]]:
-    """A cut id and the worst outcome of all tests that share it, without the skipped ones."""
-    found: dict[str, tuple[str, str]] = {}
-    for test in tests:
-        if test.outcome != "skipped":
-            name = short_id(test.name)
-            _, other = found.get(name, (None, "passed"))
-            found[name] = short_id(test.test_id), worse(other, test.outcome)
-    return found
+def disagreement(tests: Sequence[Reported], log: str) -> str | None:
+    """Where the printed summary says something else than the report; None where nowhere."""
+    return settle(tests, log)[1]
 
 
 def _is_file(test_id: str, outcome: str) -> bool:

@@ -15,13 +15,11 @@ from typing import Any
 from agentsweep.errors import ConfigError
 from agentsweep.image_names import benchmark_image, image_problems, qualified
 from agentsweep.schema import show
-from agentsweep.task_row import TaskRow
+from agentsweep.task_row import DEFAULT_LOG_PARSER, DEFAULT_TEST_COMMAND, TaskRow
+from agentsweep.test_programs import own_program
 from agentsweep.utf8 import is_text
 
 LAYOUTS = ("testbed", "repository")
-# What SWE-bench's harness runs and reads where a row says nothing else.
-DEFAULT_TEST_COMMAND = "pytest -rA"
-DEFAULT_LOG_PARSER = "parse_log_pytest"
 # All that `light_fields` reads: what a filter needs, without patches and issue texts.
 LIGHT_COLUMNS = (
     *("instance_id", "repo", "difficulty", "meta"),
@@ -52,8 +50,8 @@ def row_of(mapping: Mapping, where: str) -> TaskRow:
     the benchmark publishes for the instance. The layout is `layout`, where a row has that key;
     else `repository` for images of swerebenchv2 and for rows with both `language` and
     `install_config` (which is V2), and `testbed` for all others. Rows without commands or without
-    a parser get those of SWE-bench for Python; rows in other languages must bring theirs, and so
-    must V2. `pre_install` and the like are left out: they made the image.
+    a parser get those of SWE-bench for Python, but none where the repository has a program of its
+    own for its tests; rows in other languages must bring theirs, and so must V2. `pre_install` and the like are left out: they made the image.
 
     Raises ConfigError with a line for each thing that is wrong.
     """
@@ -185,7 +183,7 @@ def _read(fields: _Fields) -> TaskRow | None:
     ours = language == "python" and layout == "testbed"
     if not test_commands and eval_script is None:
         if ours:
-            test_commands = (DEFAULT_TEST_COMMAND,)
+            test_commands = () if own_program(repo) else (DEFAULT_TEST_COMMAND,)
         else:
             fields.wrong.append("install_config.test_cmd: missing; write what runs the tests")
     log_parser = _log_parser(fields, config)
@@ -194,7 +192,7 @@ def _read(fields: _Fields) -> TaskRow | None:
             fields.wrong.append(
                 f"install_config.log_parser: missing; rows in {language} must name theirs"
             )
-        log_parser = DEFAULT_LOG_PARSER
+        log_parser = None if own_program(repo) else DEFAULT_LOG_PARSER
     environment = _environment(config, fields)
     if fields.wrong:
         return None

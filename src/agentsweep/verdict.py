@@ -1,18 +1,19 @@
 """Did a patch resolve its task? From what a grading left behind, without a container."""
 
 import functools
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agentsweep import pytest_reports
-from agentsweep.pytest_reports import Reported
+from agentsweep.pytest_reports import Reported, reported_name
+from agentsweep.test_names import Names, is_pytest_id
 
 # What a grading came to. Only `graded` ones can have resolved anything; no other is an error of
-# the sweep. `ungraded`: nothing was graded (no run, no row, no parser for the row's tests).
+# the sweep. `ungraded`: nothing is known (no patch to be had, tests that are not pytest's, a
+# grading that could not be made); `invalid_task`: the task's own fix does not resolve it.
 STATUSES = (
     *("graded", "no_patch", "patch_failed", "tests_not_applied"),
-    *("timed_out", "no_report", "inconsistent", "ungraded"),
+    *("timed_out", "no_report", "inconsistent", "ungraded", "invalid_task"),
 )
 
 # A benchmark's two lists of tests.
@@ -32,13 +33,13 @@ class Command:
 class Verdict:
     """`status` is one of STATUSES, `detail` why; `tests` are the rows of `tests` so far.
 
-    resolved: true if and only if each test of the row's two lists passed in a grading whose
-    report, output and exit status agree.
+    resolved: true if and only if each test of the row's two lists passed, by the report and by
+    the printed summary; None where the status says that nothing is known.
     """
 
     status: str
     detail: str | None
-    resolved: bool
+    resolved: bool | None
     tests: list[dict]
 
 
@@ -48,67 +49,106 @@ def judge(record: Mapping, commands: Sequence[Command]) -> Verdict:
     A test that was skipped or is missing did not pass; one that failed as expected did, as the
     benchmark has it.
     """
-    reported = [test for command in commands for test in command.report or ()]
-    tests = _expected(record, reported) + _others(record, reported)
-    status, detail = _status(record, commands)
-    wanted = [test["outcome"] in pytest_reports.PASSING for test in tests if test["kind"]]
+    if record.get("ungraded"):
+        return Verdict("ungraded", record["ungraded"], None, [])
+    found = [_Found(record, command) for command in commands]
+    tests = _expected(record, found) + _others(found)
+    foreign = foreign_name(record)
+    if foreign is not None:
+        return Verdict("ungraded", foreign, None, tests)
+    status, detail = _status(record, found)
+    wanted = [counts(test) for test in tests if test["kind"]]
     resolved = status == "graded" and bool(wanted) and all(wanted)
     return Verdict(status, detail, resolved, tests)
 
 
-def _status(record: Mapping, commands: Sequence[Command]) -> tuple[str, str | None]:
+def counts(test: Mapping) -> bool:
+    """Whether a row of `tests` counts as passed."""
+    return test["outcome"] in pytest_reports.PASSING
+
+
+def foreign_name(lists: Mapping) -> str | None:
+    """Why the names in a row's two lists are not those of pytest; None where they are."""
+    for kind in KINDS:
+        for name in lists[kind]:
+            if not is_pytest_id(name):
+                return (
+                    f"{kind.upper()} names {name!r}, which is no name that pytest has for a test: "
+                    "the row's tests are those of another program"
+                )
+    return None
+
+
+class _Found:
+    """What one command left of the tests that a row names: `tests` and `outcomes` by these names.
+
+    problem: where its report and its printed summary contradict each other on one of them.
+    """
+
+    def __init__(self, record: Mapping, command: Command):
+        self.command = command
+        self.reported = command.report or ()
+        names = Names(self.reported)
+        wanted = [test_id for kind in KINDS for test_id in record[kind]]
+        self.tests = {test_id: names.find(test_id) for test_id in wanted}
+        self.counted = {test.name for tests in self.tests.values() for test in tests}
+        absent = {reported_name(name) for name, tests in self.tests.items() if not tests}
+        self.outcomes, self.problem = {}, None
+        if self.reported:
+            self.outcomes, self.problem = pytest_reports.settle(
+                self.reported, command.log, self.counted, absent
+            )
+
+    def inconsistency(self) -> str | None:
+        """Why the parts of what the command left do not fit together.
+
+        The exit status says as much of other things as of tests (a coverage gate, a plugin, a pipe
+        that swallows it), so that it contradicts nothing but a failure of a test that counts.
+        """
+        if not self.reported:
+            return None
+        if self.command.exit_code is None:
+            return "a test command wrote a report, and its exit status is not known"
+        bad = sum(outcome in ("failed", "error") for outcome in self.outcomes.values())
+        if bad and self.command.exit_code == 0:
+            return f"pytest ended with status 0 and {bad} of the row's tests failed"
+        return self.problem
+
+
+def _status(record: Mapping, found: Sequence[_Found]) -> tuple[str, str | None]:
     if record["applied_by"] is None:
         return "patch_failed", "no way of applying the patch works"
     if not record["tests_applied"]:
         return "tests_not_applied", "the test patch does not apply on top of the patch"
     if record["timed_out"]:
         return "timed_out", f"the tests did not end within {record['grader']['timeout_s']:g} s"
-    if not any(command.report for command in commands):
+    if not any(one.reported for one in found):
         memory = ": the container ran out of memory" if record["oom_kill_count"] else ""
         return "no_report", f"pytest left no report of any test{memory}"
-    for command in commands:
-        problem = _inconsistency(command)
+    for one in found:
+        problem = one.inconsistency()
         if problem:
             return "inconsistent", problem
     return "graded", None
 
 
-def _inconsistency(command: Command) -> str | None:
-    """Why the parts of what one command left do not fit together."""
-    if not command.report:
-        return None
-    bad = sum(test.outcome in ("failed", "error") for test in command.report)
-    if command.exit_code is None:
-        return "a test command wrote a report, and its exit status is not known"
-    if bad and command.exit_code == 0:
-        return f"pytest ended with status 0 and {bad} of its tests failed"
-    if not bad and command.exit_code != 0:
-        return f"pytest ended with status {command.exit_code} and none of its tests failed"
-    return pytest_reports.disagreement(command.report, command.log)
-
-
-def _expected(record: Mapping, reported: Sequence[Reported]) -> list[dict]:
-    # The benchmark may have cut an id at a blank: it then stands for all tests that begin so.
-    known: dict[str, list[Reported]] = defaultdict(list)
-    for test in reported:
-        for name in {test.name, pytest_reports.short_id(test.name)}:
-            known[name].append(test)
+def _expected(record: Mapping, found: Sequence[_Found]) -> list[dict]:
     rows = []
     for kind in KINDS:
         for test_id in record[kind]:
-            found = known.get(pytest_reports.reported_name(test_id), ())
-            outcome = functools.reduce(pytest_reports.worse, (test.outcome for test in found), None)
-            seconds = [test.duration_s for test in found if test.duration_s is not None]
+            tests = [(one.outcomes[test.name], test) for one in found for test in one.tests[test_id]]
+            outcome = functools.reduce(pytest_reports.worse, (said for said, _ in tests), None)
+            seconds = [test.duration_s for _, test in tests if test.duration_s is not None]
             rows.append(_test_row(test_id, kind, outcome, sum(seconds) if seconds else None))
     return rows
 
 
-def _others(record: Mapping, reported: Sequence[Reported]) -> list[dict]:
-    wanted = {pytest_reports.reported_name(test_id) for kind in KINDS for test_id in record[kind]}
+def _others(found: Sequence[_Found]) -> list[dict]:
     return [
         _test_row(test.test_id, None, test.outcome, test.duration_s)
-        for test in reported
-        if test.name not in wanted and pytest_reports.short_id(test.name) not in wanted
+        for one in found
+        for test in one.reported
+        if test.name not in one.counted
     ]
 
 
