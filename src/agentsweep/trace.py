@@ -90,7 +90,8 @@ def parse_sources(sources: Iterable[Source], keep_content: bool = False) -> Trac
 
 def _parse_sources(sources: Iterable[Source], keep_content: bool) -> Trace:
     report = LineReport()
-    collector = Collector(report, keep_content)
+    sources = list(sources)
+    collector = Collector(report, keep_content, (source.agent_id for source in sources))
     for source in sources:
         collector.begin_file(source.name, source.agent_id, source.meta)
         try:

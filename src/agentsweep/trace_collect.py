@@ -2,12 +2,25 @@
 
 Lines come in the order of writing, which is neither the order of time nor that of cause: results
 of parallel calls come in completion order, blocks of one message are interleaved with results,
-a resumed or forked session repeats records. So nothing is linked here; see `trace_link`.
+a resumed or forked session repeats records. So nothing is linked here; see `trace_link`. A record
+without a time keeps its place in the file: it is put right after the one before it.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
+from agentsweep.trace_answers import (
+    Answers,
+    Block,
+    Draft,
+    Origin,
+    Use,
+    better,
+    content_of,
+    request_of,
+)
 from agentsweep.trace_category import categorise
+from agentsweep.trace_chain import PROMPT, Chain
 from agentsweep.trace_lines import LineReport
 from agentsweep.trace_records import (
     SYNTHETIC_MODEL,
@@ -16,11 +29,11 @@ from agentsweep.trace_records import (
     Message,
     SubAgent,
     ToolCall,
-    Usage,
     as_text,
     is_session_record,
     parse_time,
     read_notification,
+    read_other_usage,
     read_usage,
     result_text,
 )
@@ -28,21 +41,7 @@ from agentsweep.trace_records import (
 LATEST = 2**63 - 1
 
 
-@dataclass(slots=True)
-class Origin:
-    """Where a record came from: its agent as written, or its place in an unnamed inline chain."""
-
-    agent_id: str | None
-    chain_uuid: str | None = None
-
-
 _MAIN = Origin(None)
-
-
-@dataclass(slots=True)
-class Use:
-    origin: Origin
-    call: ToolCall
 
 
 @dataclass(slots=True)
@@ -52,6 +51,8 @@ class Result:
     utc_ns: int | None
     block: dict
     extra: object
+    order: tuple[int, int]
+    above: str | None  # the record that it follows: that of its call, or another result
 
 
 @dataclass(slots=True)
@@ -61,49 +62,49 @@ class Agent:
     record: SubAgent
     origin: Origin
     prompt: str | None = None
-    prompt_utc_ns: int = LATEST
-
-
-@dataclass(slots=True)
-class Draft:
-    """An assistant message of which some records have been read."""
-
-    message: Message
-    origins: list[Origin] = field(default_factory=list)
+    prompt_order: tuple[int, int] = (LATEST, 0)
 
 
 class Collector:
     """Takes records with `add`, after `begin_file` has said where they are from."""
 
-    def __init__(self, report: LineReport, keep_content: bool = False):
+    def __init__(
+        self, report: LineReport, keep_content: bool = False, filed: Iterable[str | None] = ()
+    ):
+        """`filed`: the sub-agents that have files of their own among those that will be read."""
         self.report = report
+        self._filed = frozenset(filed)
         self._keep_content = keep_content
         self.files: list[str] = []
         self.record_types: dict[str, int] = {}
         self.recognised = False
         self.duplicates = 0
-        self.uuids: set[str] = set()
+        self.chain = Chain()
+        self.answers = Answers()
+        self.main_files: list[tuple[int, int]] = []  # first number, and when last written
         self.sessions: dict[str, int] = {}
         self.versions: dict[str, int] = {}
         self.first_utc_ns = LATEST
         self.last_utc_ns = -1
-        self.drafts: dict[str, Draft] = {}
-        self.user_records: list[tuple[Origin, Message]] = []
+        self.user_records: list[tuple[Origin, Message, tuple[int, int]]] = []
         self.uses: list[Use] = []
         self.results: list[Result] = []
-        self.attempts: dict[str, ApiAttempt] = {}
-        self.errors: list[ApiError] = []
-        self.notifications: list[tuple[int, dict[str, str]]] = []
+        self.attempts: dict[str, list[tuple[tuple[int, int], ApiAttempt]]] = {}
+        self.errors: list[tuple[tuple[int, int], ApiError]] = []
+        self.notifications: list[tuple[tuple[int, int], int | None, dict[str, str]]] = []
         self.agents: dict[str, Agent] = {}
         self.agent_parents: dict[str, str] = {}
         self.agent_types: dict[str, str] = {}
         self.chain_parents: dict[str, str | None] = {}
-        self.chain_prompts: dict[str, tuple[str, int]] = {}
+        self.chain_prompts: dict[str, tuple[str, tuple[int, int]]] = {}
         self.compactions = 0
-        self.prompt: tuple[str, int] | None = None
-        self.cost_state: tuple[int, dict] | None = None
+        self.prompt: tuple[str, tuple[int, int]] | None = None
+        self.cost_state: tuple[float | None, dict] | None = None
+        self._queued: list[tuple[Origin, Message, tuple[int, int], str | None]] = []
+        self._progress: dict[str, list[dict]] = {}
         self._file_agent: str | None = None
         self._number = 0
+        self._order = (-1, 0)
         self._handlers = {
             "user": self._add_user,
             "assistant": self._add_assistant,
@@ -119,6 +120,11 @@ class Collector:
         """The records that follow are from this file; `agent_id` if it is a sub-agent's own."""
         self.files.append(name)
         self._file_agent = agent_id
+        # What stands first in its file and has no time comes before all of that file.
+        self._order = (-1, self._number)
+        self.answers.begin_file()
+        if agent_id is None:
+            self.main_files.append((self._number, -1))
         if agent_id is None:
             return
         agent = self.agent(agent_id)
@@ -137,13 +143,12 @@ class Collector:
         self._number += 1
         if not self.recognised and len(self.files) == 1:
             self.recognised = is_session_record(record)
-        uuid = record.get("uuid")
-        if type(uuid) is str:
-            if uuid in self.uuids:
-                self.duplicates += 1
-                return
-            self.uuids.add(uuid)
-        utc_ns = parse_time(record.get("timestamp"))
+        stamp = record.get("timestamp")
+        if not self._is_new(record, kind, stamp):
+            self.duplicates += 1
+            return
+        utc_ns = parse_time(stamp)
+        self._order = (self._order[0] if utc_ns is None else utc_ns, self._number)
         if utc_ns is not None:
             if utc_ns < self.first_utc_ns:
                 self.first_utc_ns = utc_ns
@@ -154,12 +159,43 @@ class Collector:
             self.sessions[session] = self.sessions.get(session, 0) + 1
         version = record.get("version")
         if type(version) is str and (
-            version not in self.versions or (utc_ns or -1) > self.versions[version]
+            version not in self.versions or self._order[0] > self.versions[version]
         ):
-            self.versions[version] = -1 if utc_ns is None else utc_ns
+            self.versions[version] = self._order[0]
         handler = self._handlers.get(kind)
         if handler:
             handler(record, utc_ns)
+
+    def finish(self) -> None:
+        """All files were read: take what stands in a second place only, where the first is lost."""
+        for agent_id, records in self._progress.items():
+            if agent_id not in self._filed:
+                self._take_progress(agent_id, records)
+        for origin, message, order, source in self._queued:
+            if source is None or source not in self.chain.links:
+                self.user_records.append((origin, message, order))
+
+    def _is_new(self, record: dict, kind: str, stamp: object) -> bool:
+        """Note the record's place in the chain; False where it was read before, from another file
+        or twice from this one. Two records may have one uuid and still be two."""
+        uuid = record.get("uuid")
+        if type(uuid) is not str:
+            return True
+        links = self.chain.links
+        parent = record.get("parentUuid")
+        if type(parent) is not str:
+            parent = record.get("logicalParentUuid")  # over a compaction
+            if type(parent) is not str:
+                parent = None
+        link = (self._number, parent, kind, stamp, len(self.files), _mark(record))
+        known = links.get(uuid)
+        links[uuid] = link
+        if known is None or known[2:4] != link[2:4]:
+            return True
+        if known[5] == link[5] or (known[4] != link[4] and type(stamp) is str):
+            links[uuid] = known
+            return False
+        return True
 
     # --- one method a record type ---
 
@@ -203,7 +239,11 @@ class Collector:
                 if tool_use_id:
                     kind = "tool_result"
                     extra = record.get("toolUseResult")
-                    self.results.append(Result(origin, tool_use_id, utc_ns, block, extra))
+                    above = as_text(record.get("sourceToolAssistantUUID"))
+                    above = above or as_text(record.get("parentUuid"))
+                    self.results.append(
+                        Result(origin, tool_use_id, utc_ns, block, extra, self._order, above)
+                    )
         if kind is None:
             kind = self._read_prompt(record, utc_ns, origin, result_text(content))
         identity = as_text(record.get("uuid")) or f"user-{self._number}"
@@ -213,12 +253,23 @@ class Collector:
             # Results are kept with their calls.
             kept = (b for b in blocks if isinstance(b, dict) and b.get("type") != "tool_result")
             made.content = [(utc_ns, block) for block in kept]
-        self.user_records.append((origin, made))
+        self.user_records.append((origin, made, self._order))
+        self.answers.heard(origin, self._number)
+        if origin is _MAIN:
+            self._spoken(record, "result" if kind == "tool_result" else kind)
+
+    def _spoken(self, record: dict, kind: str) -> None:
+        """A record of the main conversation, in which the user may go back."""
+        uuid = record.get("uuid")
+        if type(uuid) is str and self._file_agent is None:
+            self.chain.spoken.append((self._number, uuid, kind))
+            if self.main_files:
+                self.main_files[-1] = (self.main_files[-1][0], self._order[0])
 
     def _read_prompt(self, record: dict, utc_ns: int | None, origin: Origin, text: str) -> str:
         notification = read_notification(text)
         if notification is not None:
-            self.notifications.append((utc_ns or 0, notification))
+            self.notifications.append((self._order, utc_ns, notification))
             return "task_notification"
         if record.get("isCompactSummary") is True:
             return "compact_summary"
@@ -226,59 +277,74 @@ class Collector:
             return "interrupt"
         if record.get("isMeta") is True:
             return "meta"
-        order = LATEST if utc_ns is None else utc_ns
+        order = self._order
         if origin is _MAIN and (self.prompt is None or order < self.prompt[1]):
             self.prompt = (text, order)
         if origin.agent_id is not None:
             agent = self.agents[origin.agent_id]
-            if agent.prompt is None or order < agent.prompt_utc_ns:
-                agent.prompt, agent.prompt_utc_ns = text, order
+            if agent.prompt is None or order < agent.prompt_order:
+                agent.prompt, agent.prompt_order = text, order
         elif origin.chain_uuid is not None:
             self.chain_prompts[origin.chain_uuid] = (text, order)
-        return "prompt"
+        return PROMPT
 
     def _add_assistant(self, record: dict, utc_ns: int | None) -> None:
         origin = self._origin(record, utc_ns)
         content = record.get("message")
         if type(content) is not dict:
             content = {}
-        message = self._draft(record, content, origin, utc_ns)
+        draft, goes_on = self._draft(record, content, origin, utc_ns)
+        message = draft.message
         blocks = content.get("content")
         if type(blocks) is str:
             blocks = [{"type": "text", "text": blocks}]
+        # Of a record that does not follow the one before it, a block may be there already.
+        known = [] if goes_on else list(draft.blocks)
+        file, speaker = len(self.files), origin.key
         for block in blocks if type(blocks) is list else ():
             if type(block) is not dict:
                 continue
             kind = block.get("type")
             kind = kind if type(kind) is str else "unknown"
             message.blocks[kind] = message.blocks.get(kind, 0) + 1
+            made = Block(utc_ns, kind, content_of(kind, block), file, speaker, draft.last_uuid)
+            copy = next((one for one in known if one.is_copy(made)), None) if known else None
+            if copy is not None:
+                known.remove(copy)
+                if copy.use is not None:
+                    copy.use.origins.append(origin)
+                    copy.use.uuids.append(draft.last_uuid or "")
+                continue
+            draft.blocks.append(made)
             if self._keep_content:
-                self._keep(block, message, utc_ns)
+                if message.content is None:
+                    message.content = []
+                message.content.append((utc_ns, block))
             if kind == "tool_use":
-                version = as_text(record.get("version"))
-                self._add_tool_use(block, origin, message.id, version, utc_ns)
+                made.use = self._tool_use(block, origin, draft, record, utc_ns)
         failed = record.get("isApiErrorMessage") is True
         if failed or message.model == SYNTHETIC_MODEL:
             message.blocks["error"] = message.blocks.get("error", 0) + 1
         if failed:
             self._add_fatal(record, result_text(blocks), origin, utc_ns)
+        if origin is _MAIN:
+            self._spoken(record, "assistant")
 
-    @staticmethod
-    def _keep(block: dict, message: Message, utc_ns: int | None) -> None:
-        """Once: a session that was forked or resumed may have it again, in a record of its own."""
-        if message.content is None:
-            message.content = []
-        if all(block != known for _, known in message.content):
-            message.content.append((utc_ns, block))
-
-    def _draft(self, record: dict, content: dict, origin: Origin, utc_ns: int | None) -> Message:
-        """The API message that an assistant record is part of, with what the record adds to it."""
+    def _draft(
+        self, record: dict, content: dict, origin: Origin, utc_ns: int | None
+    ) -> tuple[Draft, bool]:
+        """The answer that an assistant record is part of, with what the record adds to it; and
+        whether the record follows the answer's last one."""
+        request = request_of(record)
+        uuid = record.get("uuid")
+        uuid = uuid if type(uuid) is str else None
         identity = content.get("id")
         if type(identity) is not str or not identity:
-            identity = as_text(record.get("requestId")) or as_text(record.get("uuid"))
-            identity = identity or f"assistant-{self._number}"
-        usage = read_usage(content)
-        draft = self.drafts.get(identity)
+            identity = request or uuid or f"assistant-{self._number}"
+        identity = as_text(identity) or identity
+        usage, parent = read_usage(content), record.get("parentUuid")
+        version = record.get("version")
+        draft = self.answers.find(identity, request, usage, origin, parent, version)
         if draft is not None:
             message = draft.message
             message.records += 1
@@ -287,12 +353,18 @@ class Collector:
                     message.first_utc_ns = utc_ns
                 if message.last_utc_ns is None or utc_ns > message.last_utc_ns:
                     message.last_utc_ns = utc_ns
-            if _better(usage, message.usage):
+            if better(usage, message.usage):
                 message.usage = usage
+                message.other_usage = read_other_usage(content) or message.other_usage
             message.stop_reason = message.stop_reason or as_text(content.get("stop_reason"))
+            draft.request = draft.request or request
+            goes_on = parent is not None and parent == draft.last_uuid
+            draft.last_number = self._number
+            if self._order[0] < draft.order_ns:
+                draft.order_ns, draft.number = self._order
         else:
             message = Message(
-                as_text(identity) or identity,
+                identity,
                 "assistant",
                 "text",
                 None,
@@ -304,20 +376,27 @@ class Collector:
                 as_text(content.get("stop_reason")),
                 usage,
             )
-            draft = self.drafts[identity] = Draft(message)
+            message.other_usage = read_other_usage(content)
+            draft = Draft(
+                message,
+                request,
+                self._number,
+                self._order[0],
+                self._number,
+            )
+            self.answers.drafts.append(draft)
+            goes_on = True
         message.record_output_tokens += usage.output_tokens
-        if origin not in draft.origins:
-            draft.origins.append(origin)
-        return message
+        if uuid is not None:
+            draft.last_uuid = uuid
+            draft.uuids.append(uuid)
+            self.answers.owners[uuid] = draft
+        self.answers.note(draft, origin)
+        return draft, goes_on
 
-    def _add_tool_use(
-        self,
-        block: dict,
-        origin: Origin,
-        message_id: str,
-        version: str | None,
-        utc_ns: int | None,
-    ) -> None:
+    def _tool_use(
+        self, block: dict, origin: Origin, draft: Draft, record: dict, utc_ns: int | None
+    ) -> Use:
         name = as_text(block.get("name")) or "unknown"
         given = block.get("input")
         given = given if isinstance(given, dict) else {}
@@ -329,20 +408,21 @@ class Collector:
             given,
             command,
             categorise(name, command),
-            message_id,
+            draft.message.id,
             None,
-            version,
+            as_text(record.get("version")),
             utc_ns,
         )
         call.background = given.get("run_in_background") is True
-        self.uses.append(Use(origin, call))
+        uuids = [] if draft.last_uuid is None else [draft.last_uuid]
+        return Use(identity, call, draft, self._number, self._order[0], [origin], uuids)
 
     def _add_fatal(self, record: dict, text: str, origin: Origin, utc_ns: int | None) -> None:
         status = record.get("apiErrorStatus")
         status = status if type(status) is int else None
         error = ApiError(utc_ns, True, status, as_text(text[:500]) or "")
         error.agent_id = origin.agent_id
-        self.errors.append(error)
+        self.errors.append((self._order, error))
 
     def _add_system(self, record: dict, utc_ns: int | None) -> None:
         origin = self._origin(record, utc_ns)
@@ -364,37 +444,57 @@ class Collector:
         error.retry_attempt = attempt if type(attempt) is int else None
         error.retry_in_ms = float(wait) if type(wait) in (int, float) else None
         error.agent_id = origin.agent_id
-        self.errors.append(error)
+        self.errors.append((self._order, error))
 
     def _add_attachment(self, record: dict, utc_ns: int | None) -> None:
         attachment = record.get("attachment")
-        if isinstance(attachment, dict) and attachment.get("type") == "queued_command":
-            self._note_if_notification(attachment.get("prompt"), utc_ns)
+        if not isinstance(attachment, dict) or attachment.get("type") != "queued_command":
+            return
+        if self._note_if_notification(attachment.get("prompt"), utc_ns):
+            return
+        text = result_text(attachment.get("prompt"))
+        typed = attachment.get("commandMode") in (None, PROMPT) and not attachment.get("isMeta")
+        if not text or not typed:
+            return
+        # What the user typed while tools were at work; it has no record of its own as a rule.
+        origin = self._origin(record, utc_ns)
+        identity = as_text(record.get("uuid")) or f"user-{self._number}"
+        made = Message(identity, "user", PROMPT, origin.agent_id, utc_ns, utc_ns)
+        if self._keep_content:
+            made.content = [(utc_ns, {"type": "text", "text": text})]
+        self._queued.append((origin, made, self._order, as_text(attachment.get("source_uuid"))))
+        self.answers.heard(origin, self._number)
 
     def _add_queue(self, record: dict, utc_ns: int | None) -> None:
         if record.get("operation") == "enqueue":
             self._note_if_notification(record.get("content"), utc_ns)
 
-    def _note_if_notification(self, content: object, utc_ns: int | None) -> None:
+    def _note_if_notification(self, content: object, utc_ns: int | None) -> bool:
         notification = read_notification(result_text(content))
         if notification is not None:
-            self.notifications.append((utc_ns or 0, notification))
+            self.notifications.append((self._order, utc_ns, notification))
+        return notification is not None
 
     def _add_request(self, record: dict, utc_ns: int | None) -> None:
         identity = as_text(record.get("id"))
-        if identity is None or identity in self.attempts:
+        if identity is None:
             return
         params = record.get("params")
         model = as_text(params.get("model")) if isinstance(params, dict) else None
         # These records are not part of the chain and have no isSidechain.
         agent_id = as_text(record.get("agentId")) or self._file_agent
         source = as_text(record.get("querySource"))
-        self.attempts[identity] = ApiAttempt(identity, utc_ns, model, agent_id, source)
+        made = ApiAttempt(identity, utc_ns, model, agent_id, source)
+        known = self.attempts.setdefault(identity, [])
+        if all(one != made for _, one in known):
+            known.append((self._order, made))
 
     def _add_cost(self, record: dict, utc_ns: int | None) -> None:
         started = record.get("startTime")
-        order = started if type(started) in (int, float) else 0
-        if self.cost_state is None or order >= self.cost_state[0]:
+        order = started if type(started) in (int, float) else None
+        known = None if self.cost_state is None else self.cost_state[0]
+        # Without both times the one that was written later is the later one.
+        if known is None or order is None or order >= known:
             self.cost_state = (order, record)
 
     def _add_progress(self, record: dict, utc_ns: int | None) -> None:
@@ -403,14 +503,45 @@ class Collector:
         parent = as_text(record.get("parentToolUseID"))
         if agent_id and parent:
             self.agent_parents.setdefault(agent_id, parent)
+        if agent_id and agent_id not in self._filed:
+            self._progress.setdefault(agent_id, []).append({**record, "data": data})
+
+    def _take_progress(self, agent_id: str, records: list[dict]) -> None:
+        """What the main file repeats of a sub-agent whose own file is lost."""
+        for record in records:
+            data = record["data"]
+            told = data.get("message"), *_list(data.get("normalizedMessages"))
+            for nested in told:
+                if not isinstance(nested, dict) or nested.get("type") not in ("user", "assistant"):
+                    continue
+                if agent_id in self.agents and self.agents[agent_id].record.file is not None:
+                    return
+                common = {name: record.get(name) for name in ("sessionId", "version", "timestamp")}
+                kind = nested["type"]
+                self.add({**common, **nested, "isSidechain": True, "agentId": agent_id})
+                self.record_types[kind] -= 1
+                if not self.record_types[kind]:
+                    del self.record_types[kind]
+            agent = self.agents.get(agent_id)
+            prompt = data.get("prompt")
+            if agent is not None and agent.prompt is None and isinstance(prompt, str):
+                agent.prompt = prompt or None
 
 
-def _better(usage: Usage, than: Usage | None) -> bool:
-    """Whether this record of a message has its usage more finally than another record of it."""
-    if than is None:
-        return True
-    return (usage.output_final, usage.output_tokens, usage.total) > (
-        than.output_final,
-        than.output_tokens,
-        than.total,
-    )
+def _list(value: object) -> list:
+    return value if isinstance(value, list) else []
+
+
+def _mark(record: dict) -> object:
+    """A little of what a record says, to see that another one with its uuid says something else."""
+    message = record.get("message")
+    if type(message) is not dict:
+        told = record.get("compactMetadata")
+        return told and repr(told)
+    content = message.get("content")
+    if type(content) is str:
+        return len(content)
+    if type(content) is list and content and type(content[0]) is dict:
+        block = content[0]
+        return (message.get("id"), block.get("id"), block.get("tool_use_id"), len(content))
+    return None

@@ -1,18 +1,23 @@
-"""Links what was collected of a session: one Trace, sorted by time.
+"""Links what was collected of a session: one Trace, sorted by time, then by place in the files.
 
 By the ids that the CLI gives: blocks to their message, results to their calls, sub-agents to the
 calls that started them, notifications to background tasks, requests to their answers. Where an id
-is missing, by what is left: a sub-agent has the prompt of its call.
+is missing, by what is left: a sub-agent has the prompt of its call. Where an id was given more than
+once, by the chain of the records, then by their order.
 """
 
+import re
+from bisect import bisect_left
 from pathlib import PurePath
 
+from agentsweep.trace_answers import Draft, Use
 from agentsweep.trace_collect import LATEST, Agent, Collector, Result
 from agentsweep.trace_records import (
     AGENT_TOOLS,
     SYNTHETIC_MODEL,
     ApiAttempt,
     Message,
+    SubAgent,
     ToolCall,
     Trace,
     as_text,
@@ -24,6 +29,10 @@ from agentsweep.versions import version_tuple
 # From this version on a tool starts while its message is still being streamed.
 _TOOLS_START_EARLY = (2, 1, 160)
 _KIND_ORDER = ("error", "tool_use", "text", "thinking")
+# The CLI's closing line under the report of a sub-agent.
+_CLOSING = re.compile(r"^agentId: ([\w-]+)", re.MULTILINE)
+# A result follows its call with few records in between; a broken chain may lead on for ever.
+_MOST_STEPS = 2000
 
 
 def link(found: Collector, keep_content: bool = False) -> Trace:
@@ -38,9 +47,16 @@ class _Linker:
     def __init__(self, found: Collector, keep_content: bool):
         self._found = found
         self._keep_content = keep_content
+        self._uses: dict[str, list[Use]] = {}
+        self._started_by: dict[str, ToolCall] = {}  # sub-agents by the call that says so
 
     def trace(self) -> Trace:
+        self._found.finish()
         self._resolve_chains()
+        answers = self._found.answers
+        if len({draft.message.id for draft in answers.drafts}) < len(answers.drafts):
+            answers.merge_copies(self._found.chain.roots())
+        self._mark_branches()
         messages = self._finish_messages()
         calls = self._finish_calls(messages)
         self._link_agents(calls)
@@ -73,8 +89,8 @@ class _Linker:
             messages=messages,
             tool_calls=calls,
             api_attempts=attempts,
-            api_errors=sorted(found.errors, key=lambda error: error.utc_ns or 0),
-            agents=sorted(agents, key=lambda agent: (agent.first_utc_ns or 0, agent.agent_id)),
+            api_errors=[error for _, error in sorted(found.errors, key=lambda item: item[0])],
+            agents=sorted(agents, key=_by_start),
             compactions=found.compactions,
             prompt=as_text(found.prompt[0]) if found.prompt else None,
             first_utc_ns=found.first_utc_ns if found.last_utc_ns >= 0 else None,
@@ -97,10 +113,11 @@ class _Linker:
                 here = parent
             for step in path:
                 roots[step] = roots[here]
-        drafts = (origin for draft in self._found.drafts.values() for origin in draft.origins)
-        uses = (use.origin for use in self._found.uses)
+        answers = self._found.answers.drafts
+        drafts = (origin for draft in answers for origin in draft.origins)
+        uses = (origin for draft in answers for use in draft.uses for origin in use.origins)
         results = (result.origin for result in self._found.results)
-        users = (origin for origin, _ in self._found.user_records)
+        users = (origin for origin, _, _ in self._found.user_records)
         for group in (drafts, uses, results, users):
             for origin in group:
                 if origin.chain_uuid is not None:
@@ -109,21 +126,48 @@ class _Linker:
         for uuid in sorted(set(roots.values())):
             agent = self._found.agent(uuid)
             agent.record.inline = True
-            agent.prompt, agent.prompt_utc_ns = self._found.chain_prompts.get(uuid, (None, LATEST))
+            no_prompt = (None, (LATEST, 0))
+            agent.prompt, agent.prompt_order = self._found.chain_prompts.get(uuid, no_prompt)
+
+    def _mark_branches(self) -> None:
+        """Which answers of the main conversation the last one does not descend from."""
+        files = self._found.main_files
+        if not files:
+            return
+        # A session that goes on in another folder was written there last.
+        place = max(range(len(files)), key=lambda place: (files[place][1], place))
+        first = files[place][0] + 1
+        end = files[place + 1][0] + 1 if place + 1 < len(files) else 2**63
+        found = self._found.chain.live(first, end)
+        if found is None:
+            return
+        uuids, whole = found
+        places = {uuid: number for number, uuid in enumerate(uuids)}
+        for draft in self._found.answers.drafts:
+            if not draft.uuids or all(origin.key is not None for origin in draft.origins):
+                continue
+            live = [places[uuid] for uuid in draft.uuids if uuid in places]
+            if live:
+                draft.message.position = min(live) if whole else None
+            else:
+                links = (self._found.chain.links[uuid] for uuid in draft.uuids)
+                draft.message.abandoned = all(first <= link[0] < end for link in links)
 
     def _finish_messages(self) -> list[Message]:
-        messages = []
-        for draft in self._found.drafts.values():
+        ordered = []
+        for draft in self._found.answers.drafts:
             message = draft.message
             agents = [origin.agent_id for origin in draft.origins]
             # A side chain may repeat messages of the main chain; they belong to the main chain.
             message.agent_id = None if None in agents else agents[0]
             message.kind = next((k for k in _KIND_ORDER if message.blocks.get(k)), "text")
-            messages.append(message)
-        for origin, message in self._found.user_records:
+            ordered.append(((draft.order_ns, draft.number), message))
+        for origin, message, order in self._found.user_records:
             message.agent_id = origin.agent_id
-            messages.append(message)
-        messages.sort(key=lambda message: message.first_utc_ns or 0)
+            ordered.append((order, message))
+        ordered.sort(key=lambda item: item[0])
+        messages = [message for _, message in ordered]
+        _name([(message, message.id) for message in messages], "key")
         previous: dict[str | None, int | None] = {}
         for message in messages:
             agent_id = message.agent_id
@@ -139,77 +183,112 @@ class _Linker:
         return messages
 
     def _finish_calls(self, messages: list[Message]) -> list[ToolCall]:
-        by_message = {m.id: m for m in messages if m.role == "assistant"}
-        uses: dict[str, dict[str | None, ToolCall]] = {}
-        for use in sorted(self._found.uses, key=lambda use: use.call.requested_utc_ns or 0):
-            use.call.agent_id = use.origin.agent_id
-            uses.setdefault(use.call.id, {}).setdefault(use.origin.agent_id, use.call)
-        for copies in uses.values():
-            # A forked sub-agent repeats the calls of the main chain without making them.
-            if None in copies:
-                main = copies[None]
-                copies.clear()
-                copies[None] = main
-        for result in sorted(self._found.results, key=lambda result: result.utc_ns or 0):
-            copies = uses.get(result.tool_use_id)
-            if not copies:
+        drafts = self._found.answers.drafts
+        uses = [use for draft in drafts for use in draft.uses]
+        uses.sort(key=lambda use: (use.order_ns, use.number))
+        for use in uses:
+            agents = [origin.agent_id for origin in use.origins]
+            use.call.agent_id = None if None in agents else agents[0]
+            use.call.message_id = use.answer.message.key
+            self._uses.setdefault(use.tool_id, []).append(use)
+        by_agent: dict[str | None, list[tuple[ToolCall, str]]] = {}
+        for use in uses:
+            by_agent.setdefault(use.call.agent_id, []).append((use.call, use.tool_id))
+        for named in by_agent.values():
+            _name(named, "id")
+        for draft in drafts:
+            draft.message.calls = [use.call for use in draft.uses]
+        finder = _CallOfResult(self._uses, self._found)
+        for result in sorted(self._found.results, key=lambda result: result.order):
+            call = finder.find(result)
+            if call is None:
                 continue
-            call = copies.get(result.origin.agent_id) or next(iter(copies.values()))
-            agent_id = self._agent_of_result(result)
+            agent_id = self._agent_of_result(result, call)
             if agent_id:
-                self._found.agent_parents.setdefault(agent_id, call.id)
+                self._started_by.setdefault(agent_id, call)
             if not call.finished:
                 call.end_utc_ns = result.utc_ns
                 read_result(call, result.block, result.extra, self._keep_content)
-        calls = [call for copies in uses.values() for call in copies.values()]
-        calls.sort(key=lambda call: call.requested_utc_ns or 0)
-        groups: dict[tuple[str, str | None], list[ToolCall]] = {}
-        for call in calls:
-            groups.setdefault((call.message_id, call.agent_id), []).append(call)
-        for (message_id, _), group in groups.items():
-            _bound(group, by_message[message_id].last_utc_ns)
-        return calls
+        groups: dict[tuple[int, str | None], list[ToolCall]] = {}
+        ends = {}
+        for use in uses:
+            key = (id(use.answer), use.call.agent_id)
+            groups.setdefault(key, []).append(use.call)
+            ends[key] = use.answer.message.last_utc_ns
+        for key, group in groups.items():
+            _bound(group, ends[key])
+        return [use.call for use in uses]
 
-    def _agent_of_result(self, result: Result) -> str | None:
+    def _agent_of_result(self, result: Result, call: ToolCall) -> str | None:
         extra = result.extra
+        starts = call.name in AGENT_TOOLS
         if isinstance(extra, dict):
             agent_id = as_text(extra.get("agentId"))
             kind = as_text(extra.get("agentType"))
             if agent_id and kind:
                 self._found.agent_types.setdefault(agent_id, kind)
+            if agent_id and starts:
+                self._know(agent_id)
             return agent_id
         text = result_text(result.block.get("content"))
         if "agentId: " not in text:
             return None
-        # Only the CLI's own closing lines count, and only for an agent that there is.
+        # Only the CLI's own closing lines count, and of others only those of a known agent.
         word = text.rsplit("agentId: ", 1)[1].split(None, 1)
-        return word[0] if word and word[0] in self._found.agents else None
+        if word and word[0] in self._found.agents:
+            return word[0]
+        closing = (
+            _CLOSING.findall(text) if starts and result.block.get("is_error") is not True else ()
+        )
+        if closing:
+            self._know(closing[-1])
+        return closing[-1] if closing else None
+
+    def _know(self, agent_id: str) -> None:
+        """A sub-agent that the main file names: where it has no records, they are missing."""
+        self._found.agent(agent_id)
 
     def _link_agents(self, calls: list[ToolCall]) -> None:
         starts = [call for call in calls if call.name in AGENT_TOOLS]
-        known = {call.id: call for call in calls}
         taken = set()
         for agent_id, agent in self._found.agents.items():
-            parent = self._found.agent_parents.get(agent_id)
-            agent.record.parent_id = parent
-            taken.add(parent)
-        ordered = sorted(self._found.agents.values(), key=lambda agent: agent.prompt_utc_ns)
+            agent.record.missing = agent.record.file is None and not agent.record.inline
+            call = self._started_by.get(agent_id)
+            named = self._found.agent_parents.get(agent_id)
+            if named is not None and (call is None or not self._is_of(call, named)):
+                call = self._named(named, agent)
+            if call is not None:
+                agent.record.parent, agent.record.parent_id = call, call.id
+            else:
+                agent.record.parent_id = named
+            taken.add(agent.record.parent_id)
+        ordered = sorted(self._found.agents.values(), key=lambda agent: agent.prompt_order)
         for agent in ordered:
             record = agent.record
             if record.parent_id is None:
                 call = self._guess_parent(agent, [c for c in starts if c.id not in taken])
                 if call is not None:
-                    record.parent_id = call.id
+                    record.parent, record.parent_id = call, call.id
                     taken.add(call.id)
-            parent = known.get(record.parent_id or "")
             record.agent_type = self._found.agent_types.get(record.agent_id)
-            if record.agent_type is None and parent is not None:
-                record.agent_type = as_text(parent.input.get("subagent_type"))
+            if record.agent_type is None and record.parent is not None:
+                record.agent_type = as_text(record.parent.input.get("subagent_type"))
             prompt = (agent.prompt or "").strip()
             record.warmup = record.parent_id is None and prompt == "Warmup"
         for call in calls:
             if call.agent_id is not None:
                 call.parent_id = self._found.agents[call.agent_id].record.parent_id
+
+    def _is_of(self, call: ToolCall, tool_id: str) -> bool:
+        return any(use.call is call for use in self._uses.get(tool_id, ()))
+
+    def _named(self, tool_id: str, agent: Agent) -> ToolCall | None:
+        """The call of that id that started an agent; of several the one with its prompt."""
+        calls = [use.call for use in self._uses.get(tool_id, ())]
+        calls = [call for call in calls if call.agent_id != agent.record.agent_id] or calls
+        starts = [call for call in calls if call.name in AGENT_TOOLS] or calls
+        same = [call for call in starts if call.input.get("prompt") == agent.prompt]
+        return next(iter(same or starts), None)
 
     @staticmethod
     def _guess_parent(agent: Agent, starts: list[ToolCall]) -> ToolCall | None:
@@ -227,19 +306,25 @@ class _Linker:
         around = [
             call
             for call in starts
-            if (call.requested_utc_ns or 0) <= first and last <= (call.end_utc_ns or LATEST)
+            # One without a time may have started it, too.
+            if (call.requested_utc_ns is None or call.requested_utc_ns <= first)
+            and (call.end_utc_ns is None or last <= call.end_utc_ns)
         ]
         return around[0] if len(around) == 1 else None
 
     def _finish_background(self, calls: list[ToolCall]) -> None:
-        by_id = {call.id: call for call in calls}
         by_task = {call.background_task_id: call for call in calls if call.background_task_id}
-        for utc_ns, fields in sorted(self._found.notifications, key=lambda item: item[0]):
-            call = by_id.get(fields.get("tool_use_id", "")) or by_task.get(fields.get("task_id"))
+        for order, utc_ns, fields in sorted(self._found.notifications, key=lambda item: item[:1]):
+            uses = self._uses.get(fields.get("tool_use_id", ""), ())
+            # Of several calls of one id the last one before the note.
+            before = [use for use in uses if (use.order_ns, use.number) < order] or uses
+            call = before[-1].call if before else None
+            task = by_task.get(fields.get("task_id"))
+            call = task if call is None or (task is not None and len(uses) > 1) else call
             if call is None or call.background_end_utc_ns is not None:
                 continue
             call.background = True
-            call.background_end_utc_ns = utc_ns or None
+            call.background_end_utc_ns = utc_ns
             call.background_status = fields.get("status")
             if call.name == "Bash" and "exit_code" in fields:
                 call.exit_code = int(fields["exit_code"])
@@ -247,15 +332,105 @@ class _Linker:
 
     def _finish_attempts(self, messages: list[Message]) -> list[ApiAttempt]:
         for message in messages:
-            attempt = self._found.attempts.get(message.request_ref or "")
-            if attempt is None or message.role != "assistant":
+            if message.role != "assistant":
                 continue
-            attempt.message_id = message.id
+            attempts = [one for _, one in self._found.attempts.get(message.request_ref or "", ())]
+            free = [one for one in attempts if one.message_id is None]
+            attempt = next(iter(free or attempts), None)
+            if attempt is None:
+                continue
+            attempt.message_id = message.key
             attempt.end_utc_ns = message.last_utc_ns
             if attempt.start_utc_ns is not None:
                 message.start_utc_ns = attempt.start_utc_ns
                 message.start_source = "request"
-        return sorted(self._found.attempts.values(), key=lambda attempt: attempt.start_utc_ns or 0)
+        made = [item for items in self._found.attempts.values() for item in items]
+        return [attempt for _, attempt in sorted(made, key=lambda item: item[0])]
+
+
+class _CallOfResult:
+    """Finds the call that a result is of: by its id, and by the chain where several have it."""
+
+    def __init__(self, uses: dict[str, list[Use]], found: Collector):
+        self._uses, self._links = uses, found.chain.links
+        self._by_uuid: dict[str, dict[str, list[Use]]] = {}
+        self._by_agent: dict[tuple[str, str | None], list[Use]] = {}
+
+    def find(self, result: Result) -> ToolCall | None:
+        uses = self._uses.get(result.tool_use_id)
+        if not uses:
+            return None
+        if len(uses) == 1:
+            return uses[0].call
+        found = self._above(result, uses)
+        if found:
+            waiting = [use for use in found if not use.call.finished]
+            waiting = waiting or self._waiting_in(found[0].answer, result.tool_use_id)
+            return (waiting or found)[0].call
+        return self._before(result, uses).call
+
+    @staticmethod
+    def _waiting_in(answer: Draft, tool_id: str) -> list[Use]:
+        return [use for use in answer.uses if use.tool_id == tool_id and not use.call.finished]
+
+    def _above(self, result: Result, uses: list[Use]) -> list[Use]:
+        """The calls in the nearest record above the result that has some of this id."""
+        known = self._by_uuid.get(result.tool_use_id)
+        if known is None:
+            known = self._by_uuid[result.tool_use_id] = {}
+            for use in uses:
+                for uuid in use.uuids:
+                    known.setdefault(uuid, []).append(use)
+        here, steps = result.above, 0
+        while here is not None and steps < _MOST_STEPS:
+            if here in known:
+                return known[here]
+            link = self._links.get(here)
+            here, steps = (None if link is None else link[1]), steps + 1
+        return []
+
+    def _before(self, result: Result, uses: list[Use]) -> Use:
+        """The first call that waits in the last answer before the result, of its own agent."""
+        key = (result.tool_use_id, result.origin.agent_id)
+        own = self._by_agent.get(key)
+        if own is None:
+            of_agent = [u for u in uses if result.origin.agent_id in _agents(u)]
+            own = sorted(of_agent or uses, key=lambda use: use.number)
+            self._by_agent[key] = own
+        place = bisect_left(own, result.order[1], key=lambda use: use.number)
+        for use in reversed(own[max(0, place - _MOST_STEPS) : place]):
+            if not use.call.finished:
+                return self._waiting_in(use.answer, use.tool_id)[0]
+        waits = next((u for u in own[place : place + _MOST_STEPS] if not u.call.finished), None)
+        return waits or own[max(0, place - 1)]
+
+
+def _agents(use: Use) -> list[str | None]:
+    return [origin.agent_id for origin in use.origins]
+
+
+def _name(items: list[tuple[object, str]], attribute: str) -> None:
+    """Give each its id as a name; a second one of that id gets `_2`, and so on."""
+    given = {identity for _, identity in items}
+    if len(given) == len(items):
+        return
+    taken: dict[str, int] = {}
+    for item, identity in items:
+        number = taken.get(identity, 0) + 1
+        name = identity if number == 1 else f"{identity}_{number}"
+        while number > 1 and name in given:
+            number += 1
+            name = f"{identity}_{number}"
+        taken[identity] = number
+        if name != identity:
+            given.add(name)
+            setattr(item, attribute, name)
+
+
+def _by_start(agent: SubAgent) -> tuple:
+    """In the order of their first records; those without a time come last."""
+    first_ns = agent.first_utc_ns
+    return (first_ns is None, 0 if first_ns is None else first_ns, agent.agent_id)
 
 
 def _bound(calls: list[ToolCall], message_end_ns: int | None) -> None:

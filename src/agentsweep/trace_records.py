@@ -25,6 +25,9 @@ SYNTHETIC_MODEL = "<synthetic>"
 # The tool that starts a sub-agent, in newer and in older versions.
 AGENT_TOOLS = ("Agent", "Task")
 
+# Parts of an answer that its usage leaves out, whatever their model.
+_EXTRA_PARTS = ("advisor_message", "compaction")
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MAX_INT = 2**63 - 1
@@ -62,6 +65,15 @@ class Usage:
             + self.cache_creation_input_tokens
         )
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_read_input_tokens + other.cache_read_input_tokens,
+            self.cache_creation_input_tokens + other.cache_creation_input_tokens,
+            self.output_final and other.output_final,
+        )
+
 
 @dataclass(slots=True)
 class Message:
@@ -72,6 +84,10 @@ class Message:
     `compact_summary`, `interrupt` for the user. `start_utc_ns` is when the model was asked, where
     that is known: `start_source` is `request` (the CLI's own record of it) or `previous` (the
     record that the message answers). `content` is kept only where that was asked for.
+
+    `abandoned`: the user went back to before it, so that it is no part of the conversation that
+    went on. `position` is its place in that conversation by the links of its records, None where
+    they do not lead from the end to the beginning.
     """
 
     id: str
@@ -91,6 +107,29 @@ class Message:
     record_output_tokens: int = 0  # summed over the records, which all repeat the usage
     blocks: dict[str, int] = field(default_factory=dict)
     content: list[tuple[int | None, dict]] | None = None  # blocks and when they were noted
+    # Of other models that worked on the answer, by model: no part of `usage`.
+    other_usage: dict[str, Usage] | None = None
+    calls: list["ToolCall"] = field(default_factory=list)  # in the order of its blocks
+    abandoned: bool = False
+    position: int | None = None
+    _key: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The id, and a suffix where the session gives the id to several messages: unique in it."""
+        return self._key or self.id
+
+    @key.setter
+    def key(self, key: str) -> None:
+        self._key = key
+
+    @property
+    def whole_usage(self) -> Usage:
+        """All tokens that the answer took, of whatever model."""
+        whole = self.usage or Usage()
+        for usage in (self.other_usage or {}).values():
+            whole = whole + usage
+        return whole
 
 
 @dataclass(slots=True)
@@ -103,8 +142,9 @@ class ToolCall:
     other it started at `start_latest_utc_ns`, so `end - start_latest` is a lower bound. A call
     without a result (the session was killed) has no end.
 
-    `parent_id` is the tool call that started the sub-agent which made this call, `agent_id` that
-    sub-agent. `exit_code` is None when the trace does not say. `result_text` is there only where
+    `id` is the CLI's; where a server gives one id to several calls of an agent, the second and
+    later ones have a suffix (`_2`). `parent_id` is the tool call that started the sub-agent which
+    made this call, `agent_id` that sub-agent. `exit_code` is None when the trace does not say. `result_text` is there only where
     the session was read with its results.
     """
 
@@ -176,6 +216,8 @@ class SubAgent:
     """One sub-agent; `parent_id` is the tool call that started it.
 
     `warmup` marks the agents that some versions start by themselves to fill the prompt cache.
+    `parent` is the call of that id. `missing`: its own file is not there; what is known of it
+    comes from the main file, which has some of its messages or none.
     """
 
     agent_id: str
@@ -187,6 +229,8 @@ class SubAgent:
     models: list[str] = field(default_factory=list)
     first_utc_ns: int | None = None
     last_utc_ns: int | None = None
+    missing: bool = False
+    parent: ToolCall | None = None
 
     def seen(self, utc_ns: int | None) -> None:
         """A record of it has this time."""
@@ -316,6 +360,38 @@ def read_usage(message: dict) -> Usage:
         as_count(usage.get("cache_creation_input_tokens")),
         isinstance(message.get("stop_reason"), str),
     )
+
+
+def read_other_usage(message: dict) -> dict[str, Usage] | None:
+    """The tokens of one assistant record that its usage leaves out, by model; None as a rule.
+
+    `iterations` lists the parts of an answer: those of the answer's own model add up to the usage,
+    those of an advisor or of a compaction of the context come on top.
+    """
+    usage = message.get("usage")
+    parts = usage.get("iterations") if type(usage) is dict else None
+    if type(parts) is not list or not parts:
+        return None
+    final, own = isinstance(message.get("stop_reason"), str), as_text(message.get("model"))
+    inside, outside = Usage(), Usage()
+    found: dict[str, Usage] = {}
+    for part in parts:
+        if type(part) is not dict:
+            continue
+        model = as_text(part.get("model")) or own or "unknown"
+        tokens = read_usage({"usage": part})
+        tokens.output_final = final
+        if model == (own or "unknown") and part.get("type") not in _EXTRA_PARTS:
+            inside += tokens
+            continue
+        outside += tokens
+        known = found.get(model)
+        found[model] = tokens if known is None else known + tokens
+    whole = read_usage(message)
+    if not found or not outside.total:
+        return None
+    # A server may count them in.
+    return None if inside.total and whole.total == inside.total + outside.total else found
 
 
 def result_text(content: object) -> str:

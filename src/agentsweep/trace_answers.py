@@ -1,0 +1,273 @@
+"""Which records of a session are one answer of the model, and which only repeat one.
+
+An answer is written as several records, one a block, that share its message id. The id alone does
+not identify it: some servers and proxies give one id to several answers. The id of the request
+does. Where the file has none, an answer ends with the next record of the user, because the model
+speaks again only after that.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from agentsweep.trace_records import Message, ToolCall, Usage, as_text
+from agentsweep.versions import version_tuple
+
+# Between these versions tools start while their message is still being written, so that their
+# results stand between its blocks, and the CLI does not yet note its own request.
+_RESULTS_WITHIN = ((2, 1, 160), (2, 1, 300))
+
+
+@dataclass(slots=True)
+class Origin:
+    """Where a record came from: its agent as written, or its place in an unnamed inline chain."""
+
+    agent_id: str | None
+    chain_uuid: str | None = None
+
+    @property
+    def key(self) -> str | bool | None:
+        """The agent's id, True for all unnamed inline chains, None for the main conversation."""
+        return self.agent_id if self.agent_id is not None else (self.chain_uuid is not None or None)
+
+
+@dataclass(slots=True, eq=False)
+class Use:
+    """A tool call as it was asked for, with the records that say so; `tool_id` as written."""
+
+    tool_id: str
+    call: ToolCall
+    answer: "Draft"
+    number: int
+    order_ns: int
+    origins: list[Origin]
+    uuids: list[str]
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """What is kept of a content block to recognise a copy of it.
+
+    file, speaker, uuid: where it was read: number of the file, `Origin.key`, its record.
+    """
+
+    utc_ns: int | None
+    kind: str
+    content: object
+    file: int
+    speaker: str | bool | None
+    uuid: str | None
+    use: Use | None = None
+
+    def is_copy(self, other: "Block") -> bool:
+        """Whether both are one block, written twice: a copy keeps its time."""
+        return (self.utc_ns, self.kind) == (other.utc_ns, other.kind) and (
+            self.content == other.content
+        )
+
+    def is_elsewhere(self, other: "Block", roots: dict[str, str | None]) -> bool:
+        """Whether the two lie in two conversations, so that one may be a copy of the other."""
+        if (self.file, self.speaker) != (other.file, other.speaker):
+            return True
+        mine, its = (roots.get(block.uuid or "") for block in (self, other))
+        return mine is not None and its is not None and mine != its
+
+
+@dataclass(slots=True, eq=False)
+class Draft:
+    """An assistant message of which some records have been read.
+
+    request: the id of its request, where one is known. number, order_ns: its first record's place;
+    last_number, last_uuid: its last record.
+    """
+
+    message: Message
+    request: str | None
+    number: int
+    order_ns: int
+    last_number: int
+    last_uuid: str | None = None
+    uuids: list[str] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def uses(self) -> Iterator[Use]:
+        return (block.use for block in self.blocks if block.use is not None)
+
+
+class Answers:
+    """The answers of a session, found record by record: `find`, then `note` for each of them."""
+
+    def __init__(self) -> None:
+        self.drafts: list[Draft] = []
+        self.owners: dict[str, Draft] = {}  # by the uuid of a record
+        self._by_request: dict[tuple[str, str], Draft] = {}
+        self._open: dict[object, Draft] = {}  # the last one of each conversation in this file
+        self._heard: dict[object, int] = {}  # the last user record of each
+
+    def begin_file(self) -> None:
+        self._open.clear()
+        self._heard.clear()
+
+    def heard(self, origin: Origin, number: int) -> None:
+        """A user record of this conversation was read: what the model says next is new."""
+        self._heard[origin.key] = number
+
+    def find(
+        self,
+        identity: str,
+        request: str | None,
+        usage: Usage,
+        origin: Origin,
+        parent: object,
+        version: str | None,
+    ) -> Draft | None:
+        """The answer that a record goes on with; None where it begins one."""
+        if request is not None:
+            draft = self._by_request.get((identity, request))
+            if draft is not None:
+                return None if _contradict(usage, draft.message.usage) else draft
+        before = self.owners.get(parent) if type(parent) is str else None
+        for draft in (before, self._open.get(origin.key)):
+            if draft is None or draft.message.id != identity:
+                continue
+            if request is not None and draft.request is not None:
+                continue
+            if _contradict(usage, draft.message.usage):
+                continue
+            heard = self._heard.get(origin.key, -1)
+            if draft is before or heard < draft.last_number or _within(usage, draft, version):
+                return draft
+        return None
+
+    def note(self, draft: Draft, origin: Origin) -> None:
+        """The record that was read last belongs to this answer."""
+        if draft.request is not None and draft.last_number <= draft.number:
+            self._by_request[draft.message.id, draft.request] = draft
+        self._open[origin.key] = draft
+        if origin not in draft.origins:
+            draft.origins.append(origin)
+
+    def merge_copies(self, roots: dict[str, str | None]) -> None:
+        """Take away the answers that only repeat another one under other ids of their request.
+
+        A fork, or a session that was resumed, begins with a copy. It lies in another file, is
+        another agent's, or hangs on another root, and its blocks keep their times. `roots` has the
+        root of a record where that is known.
+        """
+        groups: dict[str, list[Draft]] = {}
+        for draft in self.drafts:
+            groups.setdefault(draft.message.id, []).append(draft)
+        gone: set[int] = set()
+        for group in groups.values():
+            if len(group) > 1:
+                gone |= _merge(group, roots)
+        if gone:
+            self.drafts = [draft for draft in self.drafts if id(draft) not in gone]
+
+
+def _merge(group: list[Draft], roots: dict[str, str | None]) -> set[int]:
+    """Merge the copies among the answers under one id; the ids of those that were merged."""
+    index: dict[tuple, list[Draft]] = {}
+    gone: set[int] = set()
+    # The fullest first, so that a part becomes part of the whole; else in the order of reading.
+    for draft in sorted(group, key=lambda one: (-len(one.blocks), one.number)):
+        if not draft.blocks:
+            continue
+        first = draft.blocks[0]
+        # With no time there are very many equal blocks; a few tell enough.
+        for known in index.get((first.utc_ns, first.kind), ())[:64]:
+            pairs = _pairs(draft, known, roots)
+            if pairs is not None:
+                _take_over(known, draft, pairs)
+                gone.add(id(draft))
+                break
+        else:
+            for block in draft.blocks:
+                index.setdefault((block.utc_ns, block.kind), []).append(draft)
+    return gone
+
+
+def _pairs(
+    part: Draft, whole: Draft, roots: dict[str, str | None]
+) -> list[tuple[Block, Block]] | None:
+    """Each block of an answer with the one that it is a copy of; None where one is of its own."""
+    left, made = list(whole.blocks), []
+    for block in part.blocks:
+        match = next(
+            (known for known in left if known.is_copy(block) and known.is_elsewhere(block, roots)),
+            None,
+        )
+        if match is None:
+            return None
+        left.remove(match)
+        made.append((block, match))
+    return made
+
+
+def _take_over(whole: Draft, part: Draft, pairs: list[tuple[Block, Block]]) -> None:
+    whole.message.records += part.message.records
+    whole.message.record_output_tokens += part.message.record_output_tokens
+    whole.origins += [origin for origin in part.origins if origin not in whole.origins]
+    whole.uuids += part.uuids
+    if better(part.message.usage, whole.message.usage):
+        whole.message.usage = part.message.usage
+    for block, known in pairs:
+        if known.use is not None and block.use is not None:
+            known.use.origins += block.use.origins
+            known.use.uuids += block.use.uuids
+
+
+def content_of(kind: str, block: dict) -> object:
+    """What a content block is recognised by; a long text by its hash."""
+    if kind == "tool_use":
+        return (block.get("id"), block.get("name"), block.get("input"))
+    if kind in ("text", "thinking"):
+        text = block.get(kind)
+        return hash(text) if type(text) is str else text
+    return block
+
+
+def better(usage: Usage, than: Usage | None) -> bool:
+    """Whether this record of a message has its usage more finally than another record of it."""
+    if than is None:
+        return True
+    return (usage.output_final, usage.output_tokens, usage.total) > (
+        than.output_final,
+        than.output_tokens,
+        than.total,
+    )
+
+
+def request_of(record: dict) -> str | None:
+    """The id of the request that a record answers: the API's, else the CLI's own."""
+    request = record.get("requestId")
+    if type(request) is str and request:
+        return request
+    return as_text(record.get("requestRef")) or None
+
+
+def _contradict(one: Usage, other: Usage | None) -> bool:
+    """Whether both are final and differ, as those of one answer never do."""
+    if other is None or not (one.output_final and other.output_final):
+        return False
+    return _numbers(one) != _numbers(other)
+
+
+def _within(usage: Usage, draft: Draft, version: str | None) -> bool:
+    """Whether the record may go on with an answer after a result of one of its own calls."""
+    if not usage.output_final or not usage.total or draft.message.usage is None:
+        return False
+    number = version_tuple(version)
+    low, high = _RESULTS_WITHIN
+    known = number is not None and low <= number < high
+    return known and _numbers(usage) == _numbers(draft.message.usage)
+
+
+def _numbers(usage: Usage) -> tuple[int, ...]:
+    return (
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cache_read_input_tokens,
+        usage.cache_creation_input_tokens,
+    )
