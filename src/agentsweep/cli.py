@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     dataset = commands.add_parser("dataset", help="aggregate extracted runs to one data set")
     dataset.add_argument("--list", type=Path, required=True, help="file with one directory a line")
     dataset.add_argument("--patches", type=Path, help="list of the patches that were graded")
+    dataset.add_argument("--cells", type=int, help="how many runs were wanted, for captions")
     dataset.add_argument("--out", type=Path, required=True)
     dataset.set_defaults(command=_dataset)
 
@@ -393,7 +394,7 @@ def _dataset(arguments: argparse.Namespace) -> None:
     folders = [
         Path(line) for line in arguments.list.read_text(encoding="utf-8").splitlines() if line
     ]
-    rows = dataset.aggregate(folders, arguments.out, arguments.patches)
+    rows = dataset.aggregate(folders, arguments.out, arguments.patches, arguments.cells)
     _say(f"{arguments.out}: {_counted(rows)}")
 
 

@@ -145,6 +145,7 @@ def _outcome(result: Fields) -> dict:
         "outcome_detail": word(result("outcome_detail")),
         "exit_code": whole(result("exit_code")),
         "tool_oom_count": whole(result("oom", "tool_count")),
+        "tool_oom_count_max": _most_tool_kills(result),
         "oom_kill_count": whole(result("oom", "kill_count")),
         "agent_oom_victim": truth(result("oom", "agent_victim")),
         "container_oom_victim": truth(result("oom", "container_victim")),
@@ -159,6 +160,12 @@ def _outcome(result: Fields) -> dict:
         # Of the patch, not of the run: the data set says it (agentsweep.grades).
         **dict.fromkeys(("resolved", "grade_status", "grade_detail")),
     }
+
+
+def _most_tool_kills(result: Fields) -> int | None:
+    """The bound that the run noted; older runs noted a count, which bounds itself."""
+    most = whole(result("oom", "tool_count_max"))
+    return whole(result("oom", "tool_count")) if most is None else most
 
 
 def _counters(result: Fields) -> dict:

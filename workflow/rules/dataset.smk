@@ -2,7 +2,8 @@
 
 REQUIRES the extracted tables of every cell (with `partial: true`, of the cells that have a run),
 and the gradings of their patches.
-PROVIDES <results>/dataset/: runs, tool_calls, api_calls, messages, samples, tests, hosts (Parquet).
+PROVIDES <results>/dataset/: runs, tool_calls, api_calls, messages, samples, tests, hosts (Parquet),
+and cells.json, which says how many cells are wanted and how many have a run.
 """
 
 
@@ -16,6 +17,7 @@ rule dataset:
         environment="environment.yml",
     output:
         expand("<results>/dataset/{table}.parquet", table=DATASET_TABLES),
+        "<results>/dataset/cells.json",
     log:
         "<logs>/dataset.log",
     conda:
@@ -24,9 +26,11 @@ rule dataset:
         code=codehash.digest("agentsweep.dataset"),
         directories=extracted_directories,
         patches=patch_list_option,
+        # Tracked: with `partial`, one more wanted cell changes captions and no input.
+        cells=len(SWEEP.cells),
         out=subpath(output[0], parent=True),
     # The list is too long for an argument: it goes in as a here-document.
     shell:
-        "agentsweep dataset --list /dev/stdin {params.patches:q} --out {params.out:q} > {log:q} 2>&1 <<'END'\n"
+        "agentsweep dataset --list /dev/stdin {params.patches:q} --cells {params.cells} --out {params.out:q} > {log:q} 2>&1 <<'END'\n"
         "{params.directories}\n"
         "END"
