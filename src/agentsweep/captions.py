@@ -219,7 +219,7 @@ def n_completed(known: int, runs: Sequence[Row], missing: str) -> str:
     if known == done == len(runs):
         return f"n = {count(known, 'run')}, {'all ' * (known > 1)}completed."
     parts = [f"{completed_of(runs)}, and lines and numbers are of these"] * (done < len(runs))
-    parts += [f"{done - known} completed without {missing}"] * (known < done)
+    parts += [f"{done - known} of them without {missing}"] * (known < done)
     return f"n = {known} of {count(len(runs), 'run')} ({'; '.join(parts)})."
 
 

@@ -30,7 +30,7 @@ from agentsweep.fidelity import (
     UNFINISHED,
 )
 from agentsweep.intervals import length
-from agentsweep.outcome import OUTCOMES
+from agentsweep.outcome import OUTCOMES, UNRELATED_OUTCOMES
 from agentsweep.run_metrics import (
     CORRECTED,
     LONGEST_STEP_S,
@@ -122,10 +122,6 @@ def estimate(
 
 
 # --- which runs there are ---
-
-
-# Outcomes that the limits have nothing to do with: the provider failed, or the money was spent.
-UNRELATED_OUTCOMES = ("api_error", "over_budget")
 
 
 def is_completed(run: Row) -> bool:

@@ -20,6 +20,9 @@ OUTCOMES = (
     "diverged",
 )
 
+# The limits have nothing to do with these: the provider failed, or the money was spent.
+UNRELATED_OUTCOMES = ("api_error", "over_budget")
+
 SIGKILL_EXIT = 137
 
 

@@ -112,7 +112,7 @@ def caption(dataset: Dataset) -> captions.Caption:
     return captions.describe(
         runs,
         [
-            captions.n_completed(known, runs, "peak"),
+            captions.n_completed(known, runs, "a peak"),
             f"Median peak: {captions.by_limits(runs, peak)}; {captions.count(oom, 'run')} with an "
             "OOM kill.",
             "Source of the peak: "

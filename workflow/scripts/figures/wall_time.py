@@ -94,7 +94,7 @@ def caption(dataset: Dataset) -> captions.Caption:
     return captions.describe(
         runs,
         [
-            captions.n_completed(overall.n, runs, "time"),
+            captions.n_completed(overall.n, runs, "a time"),
             f"Median over all tasks: {captions.by_limits(runs, median_s)}.",
         ],
         n_timed=overall.n,
