@@ -10,7 +10,7 @@ beside them tells it. Any file, and any key in it, may be missing.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,16 +25,25 @@ FILES = ("resources.json", "tool_calls.json", "results.json", "trace.jsonl")
 ATTEMPT = re.compile(r"attempt[_-]?(\d+)$", re.IGNORECASE)
 # Directories further down are not looked into.
 _DEPTH = 5
-_SIZE = re.compile(r"\s*([0-9.]+)\s*([A-Za-z]*)")
-# Podman's and Docker's printing, decimal and binary.
+# An attempt that was prepared and never ran may have left this alone.
+_MANIFEST = "manifest.json"
+# A benchmark's id of a task: `owner__repository-123`.
+_INSTANCE = re.compile(r".+__.+-\d+$")
+_SIZE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([A-Za-z]+)\s*(?:/.*)?$", re.DOTALL)
+# Podman's and Docker's printing, decimal and binary; Kubernetes writes the binary ones without `B`.
+# `M` alone is a million to some programs and 2**20 to others, so that it tells nothing.
 _UNITS = {
     "b": 1,
-    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)},
-    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)},
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgtp", 1)},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgtp", 1)},
+    **{f"{letter}i": 1024**power for power, letter in enumerate("kmgtp", 1)},
 }
+_PERCENT = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*%?\s*$")
 # Time zones are whole quarters of an hour away from UTC, and at most 14 hours.
 _ZONE_STEP_NS = 900 * 10**9
 _MOST_ZONE_NS = 15 * 3600 * 10**9
+# A call may lie this far outside of the samples: one is taken a second.
+_NEAR_NS = 60 * 10**9
 # What comes later than the year 2255, or is more than a thousand cores, is no reading.
 _LAST_S = 9e9
 _MOST_PERCENT = 1e5
@@ -50,7 +59,7 @@ class AttemptDir:
     place: str
 
     @property
-    def task(self) -> str:
+    def directory_name(self) -> str:
         """The directory above the attempt, or the directory itself where there is no such level."""
         named = self.task_place.rsplit("/", 1)[-1]
         # The data set may be the directory of one task, or one attempt.
@@ -74,6 +83,7 @@ class Sample:
     """One line of `podman stats`; `memory_bytes` and `cpu_percent` are None where unreadable.
 
     `utc_ns` is None where the sample has no `epoch`; `local_ns` is its naive time taken as UTC.
+    A reading that is not there is None, too, and counted as unreadable.
     """
 
     utc_ns: int | None
@@ -119,8 +129,42 @@ def find_attempts(directory: Path) -> list[AttemptDir]:
     """Every attempt directory below a data set, or the data set itself if it is one; by place."""
     found: list[AttemptDir] = []
     _find(directory.resolve(), directory, directory.name or directory.absolute().name, 0, found)
+    if any(attempt.path != directory for attempt in found):
+        found += _prepared(directory, found)
     # The names of the levels decide, whatever order the file system has.
     return sorted(found, key=lambda attempt: attempt.place.split("/"))
+
+
+def task_names(attempts: Sequence[AttemptDir], images: Mapping[str, str | None]) -> dict[str, str]:
+    """The task of each attempt, by its place; `images` has each place's image, where it is known.
+
+    Of several levels above the attempts one is the task's: that which has the name that the image
+    has or looks like a benchmark's id, else the one with the most different names, and of those
+    the last. (`<task>/swebench/attempt_1` is no attempt at a task `swebench`.)
+    """
+    groups: dict[int, list[AttemptDir]] = {}
+    for attempt in attempts:
+        groups.setdefault(attempt.task_place.count("/"), []).append(attempt)
+    names = {}
+    for depth, group in groups.items():
+        levels = [attempt.task_place.split("/") for attempt in group]
+        different = [len({parts[level] for parts in levels}) for level in range(depth + 1)]
+        widest = max(range(depth + 1), key=lambda level: (different[level], level))
+        for attempt, parts in zip(group, levels, strict=True):
+            names[attempt.place] = _task_of(attempt, parts, images.get(attempt.place), widest)
+    return names
+
+
+def _task_of(attempt: AttemptDir, parts: list[str], image: str | None, widest: int) -> str:
+    if len(parts) == 1:
+        return attempt.directory_name
+    named = _image_task(image)
+    if named is not None:
+        for part in reversed(parts):
+            if part.lower() == named.lower():
+                return part
+    ids = [part for part in parts if _INSTANCE.match(part)]
+    return ids[-1] if ids else parts[widest]
 
 
 def _find(root: Path, directory: Path, place: str, depth: int, found: list[AttemptDir]) -> None:
@@ -139,6 +183,25 @@ def _find(root: Path, directory: Path, place: str, depth: int, found: list[Attem
     if (own > 1 and not any(ATTEMPT.match(attempt.path.name) for attempt in below)) or not below:
         below = [AttemptDir(directory, place)] if own else []
     found += below
+
+
+def _prepared(directory: Path, found: Sequence[AttemptDir]) -> list[AttemptDir]:
+    """Directories beside attempts, on their level, that hold a manifest and nothing of a run."""
+    depths = {attempt.place.count("/") for attempt in found}
+    inside = {attempt.path for attempt in found}
+    places = []
+    for beside in sorted({attempt.path.parent.parent for attempt in found} | {directory}):
+        for path in sorted({*beside.glob(_MANIFEST), *beside.glob(f"*/{_MANIFEST}"),
+                            *beside.glob(f"*/*/{_MANIFEST}")}):  # fmt: skip
+            folder = path.parent
+            if not folder.is_relative_to(directory) or folder == directory:
+                continue
+            place = folder.relative_to(directory).as_posix()
+            taken = any(folder == own or own in folder.parents or folder in own.parents
+                        for own in inside)  # fmt: skip
+            if place.count("/") in depths and not taken:
+                places.append(place)
+    return [AttemptDir(directory / place, place) for place in dict.fromkeys(places)]
 
 
 def _links_into(root: Path, entry: Path) -> bool:
@@ -191,7 +254,8 @@ class AttemptFiles:
     def samples(self) -> tuple[list[Sample], str]:
         """The samples in the order of time, and `ok`, `damaged`, `empty` or `missing`.
 
-        results.json repeats them, and is read where resources.json has none.
+        results.json repeats them, and is read where resources.json has none. They are damaged
+        where an entry has no time or a reading of it cannot be read, which the damage counts.
         """
         listed = self._resources("samples")
         if not isinstance(listed, list):
@@ -202,6 +266,14 @@ class AttemptFiles:
         bad = len(listed) - len(samples)
         if bad:
             self._damage.lines["samples"] = bad
+        unreadable = {
+            "memory": sum(sample.memory_bytes is None for sample in samples),
+            "CPU": sum(sample.cpu_percent is None for sample in samples),
+        }
+        said = [f"{count} of {kind}" for kind, count in unreadable.items() if count]
+        if said:
+            bad += sum(unreadable.values())
+            self._damage.add("samples", f"unreadable readings: {', '.join(said)}")
         # Stable: samples of one time stay in their order.
         samples.sort(key=lambda sample: sample.utc_ns or sample.local_ns or 0)
         return samples, "damaged" if bad else "ok" if samples else "empty"
@@ -216,6 +288,11 @@ class AttemptFiles:
         return [Fields(entry) for entry in entries if isinstance(entry, dict)]
 
 
+def image_of(path: Path) -> str | None:
+    """The image that an attempt's results.json names; None where it names none."""
+    return word(AttemptFiles(path, Damage()).results("image"))
+
+
 def _sample(entry: object) -> Sample | None:
     """A sample; None for an entry without a time."""
     if not isinstance(entry, dict):
@@ -225,29 +302,52 @@ def _sample(entry: object) -> Sample | None:
     utc_ns = round(epoch * 1e6) * 1000 if epoch is not None and 0 < epoch < _LAST_S else None
     if utc_ns is None and local_ns is None:
         return None
-    printed = entry.get("cpu_percent")
-    percent = number(printed.rstrip(" %") if isinstance(printed, str) else printed)
-    return Sample(
-        utc_ns,
-        local_ns,
-        parse_printed_size(entry.get("mem_usage")),
-        percent if percent is not None and 0 <= percent <= _MOST_PERCENT else None,
-    )
+    # Docker's own keys; its CPUPerc is the load since its last reading, not the average since the
+    # start that `Sample` has, so that it is none.
+    usage = entry.get("mem_usage", entry.get("MemUsage"))
+    memory_bytes = parse_printed_size(usage)
+    if memory_bytes is None and (usage is None or parse_percent(usage) is not None):
+        # Podman 2.0 printed each of the two in the other's place.
+        memory_bytes = parse_printed_size(entry.get("mem_percent"))
+    return Sample(utc_ns, local_ns, memory_bytes, parse_percent(entry.get("cpu_percent")))
 
 
 def parse_printed_size(text: object) -> int | None:
     """Bytes of the first size in `186MB / 134.5GB`; None where that is none.
 
-    `kB`, `MB`, `GB`, `TB` are decimal, as Podman prints them; `MiB` and so on binary.
+    `kB`, `MB`, `GB`, `TB` are decimal, as Podman prints them; `MiB`, `Mi` and so on binary. A
+    number without a unit or with half of one (`1.5G`) is none, because nothing tells its factor.
     """
     match = _SIZE.match(text) if isinstance(text, str) else None
     factor = _UNITS.get(match[2].lower()) if match else None
-    if factor is None:
+    value = _printed_number(match[1]) if match else None
+    if factor is None or value is None:
         return None
     try:
-        return whole(round(float(match[1]) * factor))
+        return whole(round(value * factor))
     except (ValueError, OverflowError):
         return None
+
+
+def parse_percent(text: object) -> float | None:
+    """A percentage as engines print it (`12.5%`) or as a number; None where that is none."""
+    if isinstance(text, str):
+        match = _PERCENT.match(text)
+        value = _printed_number(match[1]) if match else None
+    else:
+        value = number(text)
+    return value if value is not None and 0 <= value <= _MOST_PERCENT else None
+
+
+def _printed_number(text: str) -> float | None:
+    """A number with a decimal point, or with a comma in its place, as some locales print it.
+
+    None where three digits follow the comma: it may as well divide thousands.
+    """
+    whole_part, comma, decimals = text.partition(",")
+    if comma and len(decimals) == 3:
+        return None
+    return number(f"{whole_part}.{decimals}" if comma else text)
 
 
 def naive_ns(text: object) -> int | None:
@@ -306,11 +406,13 @@ def instance_id(task: str, image: str | None) -> str | None:
 
     Image names are lower case and have `_1776_` for `__`; the task's directory keeps the case.
     """
+    named = _image_task(image)
+    return task if named is not None and task.lower() == named.lower() else named
+
+
+def _image_task(image: str | None) -> str | None:
     found = _TASK.search(image or "")
-    if found is None:
-        return None
-    named = found[1].replace("_1776_", "__")
-    return task if task.lower() == named.lower() else named
+    return found[1].replace("_1776_", "__") if found else None
 
 
 def issue_text(prompt: str | None) -> str | None:
@@ -321,14 +423,47 @@ def issue_text(prompt: str | None) -> str | None:
     return (found[1] if found else prompt).strip()
 
 
-def listed_call(run_id: str, place: int, entry: Fields) -> dict:
-    """A row of `tool_calls` for an entry of tool_calls.json, for runs that have no trace."""
+def listed_zone_ns(
+    entries: Iterable[Fields], span_utc_ns: tuple[int, int] | None, zone: int | None
+) -> int | None:
+    """How far the times without a zone in a list of calls are ahead of UTC; None if not certain.
+
+    They are either UTC or the recorder's local time: what puts all calls into the time that was
+    sampled, alone of the two, is certain.
+    """
+    times = [
+        moment
+        for entry in entries
+        for name in ("timestamp", "end_timestamp")
+        if (moment := naive_ns(entry(name))) is not None
+    ]
+    if not times or span_utc_ns is None or zone is None:
+        return None
+    first, last = span_utc_ns
+    fitting = [
+        candidate
+        for candidate in {0, zone}
+        if min(times) - candidate >= first - _NEAR_NS and max(times) - candidate <= last + _NEAR_NS
+    ]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def listed_call(run_id: str, place: int, entry: Fields, zone: int | None) -> dict:
+    """A row of `tool_calls` for an entry of tool_calls.json, for runs that have no trace.
+
+    zone: how far its times without a zone are ahead of UTC. Where nobody knows it, when the call
+    was is not known, but how long it took is.
+    """
     name = word(entry("tool")) or "unknown"
     command = word(entry("input", "command")) if name == "Bash" else None
-    start, end = parse_time(entry("timestamp")), parse_time(entry("end_timestamp"))
+    texts = entry("timestamp"), entry("end_timestamp")
+    start, end = (utc_of(text, zone) for text in texts)
     if start is not None and end is not None:
         start = min(start, end)
     seconds = None if start is None or end is None else (end - start) / 1e9
+    naive = [naive_ns(text) for text in texts]
+    if seconds is None and None not in naive:
+        seconds = max(naive[1] - naive[0], 0) / 1e9
     return {
         "run_id": run_id,
         "tool_call_id": word(entry("id")) or f"call-{place}",
@@ -343,7 +478,7 @@ def listed_call(run_id: str, place: int, entry: Fields) -> dict:
         "duration_s": seconds,
         "duration_lower_s": None,
         "time_source": "trace",
-        "finished": end is not None,
+        "finished": _moment(texts[1]) is not None,
         "is_error": None,
         "command": command,
     }

@@ -30,15 +30,38 @@ def describe(runs: Sequence[Row], sentences: Iterable[str], **numbers: Any) -> C
     )
 
 
+def with_cells(caption: Caption, cells: Iterable[tuple[int, int] | None]) -> Caption:
+    """The caption with how many of the wanted cells have a run, where some have none.
+
+    cells: of each data set its runs and its wanted cells, None where that is not known.
+    """
+    lacking = [(runs, wanted) for runs, wanted in filter(None, cells) if runs < wanted]
+    if not lacking:
+        return caption
+    said = [f"Incomplete: {runs} of {count(wanted, 'cell')} have a run." for runs, wanted in lacking]
+    numbers = {
+        "cells_wanted": sum(wanted for _, wanted in lacking),
+        "cells_with_run": sum(runs for runs, _ in lacking),
+    }
+    return Caption([*caption.sentences, *said], {**caption.numbers, **numbers})
+
+
 def of_cohorts(
     cohorts: Sequence[Cohort], mode: str, sentences: Iterable[str], **numbers: Any
 ) -> Caption:
     """The sentences, followed by the mode and by what each data set is."""
     sources = {cohort.name: _cohort_source(cohort) for cohort in metrics.datasets(cohorts)}
     said = "; ".join(_cohort_phrase(name, source) for name, source in sources.items())
+    if mode == metrics.CORRECTED:
+        sentences = [*sentences, *_completed_sentence(sources)]
     return Caption(
         [*sentences, f"Mode {mode}: {_MODES[mode]}.", f"Data: {said}."],
-        {"mode": mode, "n_runs": len(metrics.everything(cohorts).runs), "datasets": sources}
+        {
+            "mode": mode,
+            "n_runs": len(metrics.everything(cohorts).runs),
+            "n_completed": len(metrics.counted(metrics.everything(cohorts), metrics.CORRECTED).runs),
+            "datasets": sources,
+        }
         | numbers,
     )
 
@@ -54,7 +77,18 @@ def _cohort_source(cohort: Cohort) -> dict[str, Any]:
     columns = {"sources": "source", "agents": "agent", "agent_versions": "agent_version"}
     columns |= {"models": "model", "model_modes": "model_mode"}
     found = {name: _distinct(rows, column) for name, column in columns.items()}
-    return {"n_runs": len(rows), "attempts": cohort.attempts} | found
+    numbers = {"n_runs": len(rows), "n_completed": len(metrics.completed(rows))}
+    return numbers | {"attempts": cohort.attempts} | found
+
+
+def _completed_sentence(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How many runs completed, where some did not: the others have no part in the numbers."""
+    said = {
+        name: f"{source['n_completed']} of {count(source['n_runs'], 'run')}"
+        for name, source in sources.items()
+        if source["n_completed"] < source["n_runs"]
+    }
+    return [f"Completed, and alone in all numbers: {each(said)}."] if said else []
 
 
 def _cohort_phrase(name: str, source: Mapping[str, Any]) -> str:
@@ -169,6 +203,84 @@ def n_of(known: int, runs: Sequence[Row], missing: str) -> str:
     if known == len(runs):
         return f"n = {count(known, 'run')}."
     return f"n = {known} of {count(len(runs), 'run')} (the others have no {missing})."
+
+
+def completed_of(runs: Sequence[Row]) -> str:
+    """`6 of 12 completed`."""
+    return f"{len(metrics.completed(runs))} of {len(runs)} completed"
+
+
+def n_completed(known: int, runs: Sequence[Row], missing: str) -> str:
+    """The sentence `n = 18 runs, all completed.`, or what it says of runs that are left out.
+
+    known: the completed runs that numbers and lines rest on.
+    """
+    done = len(metrics.completed(runs))
+    if known == done == len(runs):
+        return f"n = {count(known, 'run')}, {'all ' * (known > 1)}completed."
+    parts = [f"{completed_of(runs)}, and lines and numbers are of these"] * (done < len(runs))
+    parts += [f"{done - known} of them without {missing}"] * (known < done)
+    return f"n = {known} of {count(len(runs), 'run')} ({'; '.join(parts)})."
+
+
+# In a caption; the numbers have all of them.
+_MOST_CELLS = 12
+
+
+def by_limits(runs: Sequence[Row], number_of: Callable[[Sequence[Row]], str | None]) -> str:
+    """What is said of the runs at each pair of limits, without pooling them.
+
+    `40.1 s at 512MiB, 1 CPU (6 of 12 completed); ...`; pairs of which nothing is known are left
+    out, and many pairs are not listed.
+    """
+    cells = _by_pair(runs)
+    if len(cells) > _MOST_CELLS:
+        return f"different at each of {len(cells)} pairs of limits (numbers beside the figure)"
+    said = [
+        f"{number_of(here) or 'unknown'} at {name} ({completed_of(here)})"
+        for name, here in cells.items()
+    ]
+    return "; ".join(said) or "unknown"
+
+
+def numbers_by_limits(
+    runs: Sequence[Row], numbers_of: Callable[[Sequence[Row]], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The numbers at each pair of limits, by its name, with how many runs completed there."""
+    return {
+        name: {**numbers_of(here), "n_completed": len(metrics.completed(here)), "n_runs": len(here)}
+        for name, here in _by_pair(runs).items()
+    }
+
+
+def _by_pair(runs: Sequence[Row]) -> dict[str, list[Row]]:
+    found = {}
+    for mode, own in metrics.by_cpu_mode(runs).items():
+        cells = metrics.by_cell(own)
+        for memory in metrics.memory_limits(own):
+            for cpus in metrics.cpu_limits(own):
+                if (memory, cpus) in cells:
+                    name = f"{_limit(memory, 'memory', format_size)}, "
+                    name += _limit(cpus, "CPU", lambda c: f"{c:g} CPU{'s' * (c > 1)}")
+                    found[name + (f" ({mode})" if mode else "")] = cells[memory, cpus]
+    return found
+
+
+def _limit(value: Any, noun: str, shown: Callable[[Any], str]) -> str:
+    return f"no {noun} limit" if value is None else shown(value)
+
+
+def left_out(runs: Sequence[Row]) -> list[str]:
+    """The sentence on runs that shares leave out, where there are some."""
+    counts = metrics.left_out_counts(runs)
+    if not counts:
+        return []
+    said = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items())
+    total = sum(counts.values())
+    return [
+        f"{count(total, 'run').capitalize()} ({said}) {'is' if total == 1 else 'are'} left out of "
+        "shares: these outcomes say nothing about the limit."
+    ]
 
 
 def percent(share: float | None) -> str:

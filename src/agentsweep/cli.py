@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     dataset = commands.add_parser("dataset", help="aggregate extracted runs to one data set")
     dataset.add_argument("--list", type=Path, required=True, help="file with one directory a line")
     dataset.add_argument("--patches", type=Path, help="list of the patches that were graded")
+    dataset.add_argument("--cells", type=int, help="how many runs were wanted, for captions")
     dataset.add_argument("--out", type=Path, required=True)
     dataset.set_defaults(command=_dataset)
 
@@ -441,7 +442,7 @@ def _dataset(arguments: argparse.Namespace) -> None:
     from agentsweep import dataset
 
     folders = [Path(line) for line in _lines(arguments.list)]
-    rows = dataset.aggregate(folders, arguments.out, arguments.patches)
+    rows = dataset.aggregate(folders, arguments.out, arguments.patches, arguments.cells)
     _say(f"{arguments.out}: {_counted(rows)}")
 
 

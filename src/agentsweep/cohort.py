@@ -31,7 +31,8 @@ _LAST_THAT_ASKS = (2, 1, 50)
 
 _RUN_COLUMNS = (
     *("run_id", "dataset", "source", "selected", "task", "agent", "agent_version", "model"),
-    *("model_requested", "subagent_models", "instance_id", "outcome", "prompt_issue_chars"),
+    *("model_requested", "subagent_models", "instance_id", "outcome", "exit_code"),
+    "prompt_issue_chars",
     *("mem_limit_bytes", "mem_peak_bytes", "mem_peak_source", "cpu_limit", "replicate"),
     *("model_mode", "hostname", "kernel", "cpu_model", "cpu_source"),
     *("agent_start_utc_ns", "agent_end_utc_ns", "agent_s", "container_s", "create_s", "start_s"),

@@ -1,5 +1,6 @@
 """The data set: the tables of all runs, one file for each table, in bounded memory."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -13,17 +14,23 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+# How many cells were wanted and how many have a run: an archive may be incomplete.
+CELLS = "cells.json"
 EXTRACTED = ("runs", "tool_calls", "api_calls", "messages", "samples")
 
 
 def aggregate(
-    folders: Iterable[Path | str], out: Path | str, patch_list: Path | None = None
+    folders: Iterable[Path | str],
+    out: Path | str,
+    patch_list: Path | None = None,
+    cells: int | None = None,
 ) -> dict[str, int]:
     """Put the tables of extracted runs together below `out`; returns the rows of each table.
 
     The order of the folders does not matter. `hosts` is summed up from `runs`; the gradings
-    of the patches that `patch_list` names say what `runs` has on them, and `tests`. Raises
-    AgentsweepError when there is no folder, a table is missing, or two folders hold one run.
+    of the patches that `patch_list` names say what `runs` has on them, and `tests`. `cells`, the
+    number of runs that were wanted, is kept beside the tables (`cells_of`). Raises AgentsweepError
+    when there is no folder, a table is missing, or two folders hold one run.
     """
     ordered = sorted(map(Path, folders))
     if not ordered:
@@ -41,7 +48,22 @@ def aggregate(
     rows |= _runs(ordered, out, grades.Grades(patch_list))
     hosts = _hosts(out / "runs.parquet")
     tables.write("hosts", hosts, out / "hosts.parquet")
+    if cells is None:
+        # What an earlier data set wanted says nothing of this one.
+        (out / CELLS).unlink(missing_ok=True)
+    else:
+        content = json.dumps({"wanted": cells, "with_run": rows["runs"]})
+        (out / CELLS).write_text(f"{content}\n", encoding="utf-8")
     return rows | {"hosts": len(hosts)}
+
+
+def cells_of(directory: Path | str) -> tuple[int, int] | None:
+    """The runs of a data set and the cells that were wanted; None where nobody noted them."""
+    try:
+        noted = json.loads((Path(directory) / CELLS).read_text(encoding="utf-8"))
+        return int(noted["with_run"]), int(noted["wanted"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _runs(folders: Sequence[Path], out: Path, known: grades.Grades) -> dict[str, int]:

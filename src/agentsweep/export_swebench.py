@@ -16,7 +16,7 @@ from agentsweep.cells import Cell
 from agentsweep.config import Config
 from agentsweep.errors import AgentsweepError
 from agentsweep.finished_runs import FinishedRun
-from agentsweep.outcome import OUTCOMES
+from agentsweep.outcome import OUTCOMES, UNRELATED_OUTCOMES
 from agentsweep.run_files import Fields
 from agentsweep.store import disk_errors, write_durably
 
@@ -73,18 +73,32 @@ def point_name(cell: Cell) -> str:
 def _gradable(
     config: Config, runs: list[FinishedRun], say: Callable[[str], None]
 ) -> list[FinishedRun]:
-    """The runs that have a prediction; the others are said, by task or one by one."""
-    kept, others = [], {}
+    """The runs that have a prediction; the others are said, by task, outcome or one by one.
+
+    The harness counts an instance without a patch as not resolved, which a run that the provider
+    or the budget ended says nothing about.
+    """
+    kept, others, unrelated = [], {}, []
     for run in runs:
         kind, outcome = config.task(run.cell.task).kind, run.result.get("outcome")
         if kind != GRADED_KIND:
             others[run.cell.task] = (kind, others.get(run.cell.task, (kind, 0))[1] + 1)
         elif outcome not in OUTCOMES:
             say(f"left out: {run.cell.id}: its outcome {outcome!r} says nothing about the agent")
+        elif outcome in UNRELATED_OUTCOMES:
+            unrelated.append((outcome, run.cell.id))
         else:
             kept.append(run)
     for task, (kind, count) in others.items():
         say(f"left out: {count} runs of task {task}, which is of kind {kind}")
+    for outcome in UNRELATED_OUTCOMES:
+        cells = [cell for found, cell in unrelated if found == outcome]
+        if cells:
+            more = ", ..." if len(cells) > 1 else ""
+            say(
+                f"left out: {len(cells)} of {len(runs)} runs with the outcome {outcome}, which says "
+                f"nothing about the limit ({cells[0]}{more})"
+            )
     return kept
 
 

@@ -23,7 +23,7 @@ from agentsweep.run_files import Damage, Fields, number, whole, word
 from agentsweep.run_row import trace_counts, trace_evidence
 from agentsweep.time_split import TIME_PARTS, time_parts
 from agentsweep.trace import parse_file, parse_sources
-from agentsweep.trace_records import Trace, parse_time
+from agentsweep.trace_records import Trace
 from agentsweep.units import parse_cpus, parse_size
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def import_runs(directory: Path | str, name: str, attempts: str, out: Path | str
     """
     found, out = agentcgroup.attempts_in(Path(directory)), Path(out)
     selected = agentcgroup.select(found, attempts)
+    tasks = agentcgroup.task_names(found, {a.place: agentcgroup.image_of(a.path) for a in found})
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         writers = {
@@ -51,7 +52,8 @@ def import_runs(directory: Path | str, name: str, attempts: str, out: Path | str
             for table in TABLES
         }
         for attempt in found:
-            run = _ImportedRun(attempt, name, attempt.place in selected)
+            task = tasks[attempt.place]
+            run = _ImportedRun(attempt, name, task, attempt.place in selected)
             for table, rows in run.tables(writers["samples"].schema).items():
                 writers[table].write(rows)
     return {table: writer.rows for table, writer in writers.items()}
@@ -60,8 +62,8 @@ def import_runs(directory: Path | str, name: str, attempts: str, out: Path | str
 class _ImportedRun:
     """One attempt, its files linked."""
 
-    def __init__(self, attempt: AttemptDir, dataset: str, selected: bool):
-        self.attempt, self.dataset, self.selected = attempt, dataset, selected
+    def __init__(self, attempt: AttemptDir, dataset: str, task: str, selected: bool):
+        self.attempt, self.dataset, self.task, self.selected = attempt, dataset, task, selected
         self.run_id = f"{dataset}/{attempt.place}"
         self.damage = Damage()
         self.files = AttemptFiles(attempt.path, self.damage)
@@ -77,7 +79,8 @@ class _ImportedRun:
         """The session's first record; without a session, the first listed call."""
         if self.trace.first_utc_ns is not None:
             return self.trace.first_utc_ns
-        times = [parse_time(call("timestamp")) for call in self.files.tool_calls]
+        # Those that have a zone: the others tell nothing by themselves.
+        times = [agentcgroup.utc_of(call("timestamp"), None) for call in self.files.tool_calls]
         return min((time for time in times if time is not None), default=None)
 
     def _placed(self, samples: list[Sample]) -> list[Sample]:
@@ -184,16 +187,32 @@ class _ImportedRun:
             curve.t_ns.append(self._utc_ns(sample))
             curve.memory_bytes.append(-1 if sample.memory_bytes is None else sample.memory_bytes)
         if not self.trace.messages:
-            rows = [
-                agentcgroup.listed_call(self.run_id, place, entry)
-                for place, entry in enumerate(self.files.tool_calls, 1)
-            ]
+            rows = self._listed_rows()
         else:
             rows = [
                 trace_call_row(self.run_id, call, lambda utc_ns: utc_ns)
                 for call in self.trace.tool_calls
             ]
         return [row | sampled_memory(row, curve) for row in rows]
+
+    def _listed_rows(self) -> list[dict]:
+        """The calls that tool_calls.json lists; those whose time nobody can place are noted."""
+        entries = self.files.tool_calls
+        span = None
+        if self.live:
+            span = self._utc_ns(self.live[0]), self._utc_ns(self.live[-1])
+        zone_ns = agentcgroup.listed_zone_ns(entries, span, self.zone_ns)
+        rows = [
+            agentcgroup.listed_call(self.run_id, place, entry, zone_ns)
+            for place, entry in enumerate(entries, 1)
+        ]
+        naive = sum(
+            row["start_utc_ns"] is None and agentcgroup.naive_ns(entry("timestamp")) is not None
+            for row, entry in zip(rows, entries, strict=True)
+        )
+        if naive:
+            self.damage.add("tool_calls.json", f"{naive} times have no zone, and nothing tells it")
+        return rows
 
     # --- the run ---
 
@@ -207,8 +226,8 @@ class _ImportedRun:
             "dataset": self.dataset,
             "source": "imported",
             "selected": self.selected,
-            "task": self.attempt.task,
-            "instance_id": agentcgroup.instance_id(self.attempt.task, image),
+            "task": self.task,
+            "instance_id": agentcgroup.instance_id(self.task, image),
             "agent": "claude-code",
             "agent_version": word(trace.version),
             "model": next(iter(trace.models(subagents=False)), None),

@@ -3,11 +3,17 @@
 Runs and calls are rows of the tables as dictionaries. A value that the rows do not hold is None,
 never 0. `Estimate` and `Value` carry the number that a value rests on, because null values leave
 runs out.
+
+A run that did not complete is censored: it ended early because it was killed or failed, not because
+it was done. What a run takes (times, memory, calls, fidelity) is therefore summed up over completed
+runs alone (`completed`), and shares of outcomes leave out what says nothing about the limit
+(`countable`). Functions of one run judge nothing; each summary says which runs it is over.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -24,7 +30,7 @@ from agentsweep.fidelity import (
     UNFINISHED,
 )
 from agentsweep.intervals import length
-from agentsweep.outcome import OUTCOMES
+from agentsweep.outcome import OUTCOMES, UNRELATED_OUTCOMES
 from agentsweep.run_metrics import (
     CORRECTED,
     LONGEST_STEP_S,
@@ -110,12 +116,44 @@ def estimate(
     metric: Callable[[Row], float | None],
     summary: Callable[[Sequence[float]], float] = median,
 ) -> Estimate:
-    """The summary (median by default) of a metric over the runs that have it."""
-    values = [value for value in map(metric, runs) if value is not None]
+    """The summary (median by default) of a metric over the completed runs that have it."""
+    values = [value for value in map(metric, completed(runs)) if value is not None]
     return Estimate(summary(values) if values else None, len(values))
 
 
 # --- which runs there are ---
+
+
+def is_completed(run: Row) -> bool:
+    """Whether the run came to its own end: what it took is a measurement, not a lower bound.
+
+    Imported runs have no outcome; there the exit code tells, where it is known.
+    """
+    if run["source"] == "imported" and run["outcome"] is None:
+        return not run.get("exit_code")
+    return run["outcome"] == "completed"
+
+
+def completed(runs: Iterable[Row]) -> list[Row]:
+    """The completed runs."""
+    return [run for run in runs if is_completed(run)]
+
+
+def countable(runs: Iterable[Row]) -> list[Row]:
+    """The runs that shares are of: without those whose outcome says nothing about the limit."""
+    return [run for run in runs if run["outcome"] not in UNRELATED_OUTCOMES]
+
+
+def left_out_counts(runs: Iterable[Row]) -> dict[str, int]:
+    """How many runs of each of `UNRELATED_OUTCOMES` shares leave out; without zeros."""
+    found = [run["outcome"] for run in runs]
+    return {name: found.count(name) for name in UNRELATED_OUTCOMES if name in found}
+
+
+def completed_share(runs: Iterable[Row]) -> float | None:
+    """Share of the countable runs that completed, 0 to 1."""
+    known = countable(runs)
+    return ratio(len(completed(known)), len(known))
 
 
 def memory_limits(runs: Iterable[Row]) -> list[int | None]:
@@ -172,19 +210,55 @@ def outcome_counts(runs: Iterable[Row]) -> dict[str, int]:
     return {name: found.count(name) for name in order if name in found}
 
 
-def tool_oom_count(runs: Iterable[Row]) -> int | None:
-    """Kernel OOM kills that the agents survived, summed; None where no run has the count."""
-    counts = [run["tool_oom_count"] for run in runs if run["tool_oom_count"] is not None]
-    return sum(counts) if counts else None
+@dataclass(frozen=True)
+class ToolKills:
+    """Kernel OOM kills that agents survived: `least` to `most` of them, in `runs_known` runs.
+
+    `runs_known` counts the runs with at least one for certain, `runs_completed` those of them that
+    completed, `runs_unknown` the runs in which the number is not known (`least` takes 0 for each,
+    `most` the most that it can be; None where there is no bound).
+    """
+
+    least: int
+    most: int | None
+    runs_known: int
+    runs_completed: int
+    runs_unknown: int
 
 
-def runs_with_tool_oom(runs: Iterable[Row]) -> int:
-    """Runs in which the kernel killed at least one tool and the agent lived."""
-    return sum((run["tool_oom_count"] or 0) > 0 for run in runs)
+def tool_kills(runs: Iterable[Row]) -> ToolKills | None:
+    """The kills of tools in all runs, whatever came of them; None where no run tells anything."""
+    rows = list(runs)
+    bounds = [tool_kill_bounds(run) for run in rows]
+    if not any(least is not None or most is not None for least, most in bounds):
+        return None
+    with_kills = [run for run, (least, _) in zip(rows, bounds, strict=True) if least]
+    most = [most for _, most in bounds]
+    return ToolKills(
+        sum(least or 0 for least, _ in bounds),
+        None if None in most else sum(most),
+        len(with_kills),
+        len(completed(with_kills)),
+        sum(least is None for least, _ in bounds),
+    )
+
+
+def tool_kill_bounds(run: Row) -> tuple[int | None, int | None]:
+    """Kernel OOM kills that the agent survived: their number twice, or None and the most it can be.
+
+    Where the order of the kills is not known, neither is the number.
+    """
+    count, kills = run["tool_oom_count"], run["oom_kill_count"]
+    if count is not None:
+        return count, count
+    if kills == 0:
+        return 0, 0
+    most = run.get("tool_oom_count_max")
+    return None, kills if most is None else most
 
 
 def had_oom(run: Row) -> bool:
-    """Whether the kernel killed anything for memory in the run."""
+    """Whether the kernel killed anything for memory in the run, as far as is known."""
     return (run["oom_kill_count"] or 0) > 0 or (run["tool_oom_count"] or 0) > 0
 
 
@@ -235,14 +309,13 @@ def time_split(run: Row) -> dict[str, float] | None:
     `model` is time with a request open and no tool at work, `tools` the reverse, `both` the
     overlap; `other` is what the run table says is none of these.
     """
-    overlap = run["overlap_s"] or 0.0
-    if None in (run["agent_s"], run["model_s"], run["tool_s"]):
+    if None in (run["agent_s"], run["startup_s"], run["model_s"], run["tool_s"], run["overlap_s"]):
         return None
     parts = {
-        "startup": run["startup_s"] or 0.0,
-        "model": run["model_s"] - overlap,
-        "both": overlap,
-        "tools": run["tool_s"] - overlap,
+        "startup": run["startup_s"],
+        "model": run["model_s"] - run["overlap_s"],
+        "both": run["overlap_s"],
+        "tools": run["tool_s"] - run["overlap_s"],
     }
     other = run["other_s"]
     if other is None:
@@ -251,15 +324,16 @@ def time_split(run: Row) -> dict[str, float] | None:
 
 
 def mean_time_split(runs: Iterable[Row]) -> tuple[dict[str, float], int]:
-    """The mean of `time_split` over the runs that have it, and their number."""
-    splits = [split for split in map(time_split, runs) if split is not None]
+    """The mean of `time_split` over the completed runs that have it, and their number."""
+    splits = [split for split in map(time_split, completed(runs)) if split is not None]
     if not splits:
         return {}, 0
     return {part: fmean(split[part] for split in splits) for part in TIME_PARTS}, len(splits)
 
 
 def time_share(runs: Iterable[Row], part: str) -> Estimate:
-    """Median share of the agent's phase that a part of `TIME_PARTS` takes, 0 to 1."""
+    """Median share of the agent's phase that a part of `TIME_PARTS` takes, 0 to 1; over completed
+    runs."""
 
     def share(run: Row) -> float | None:
         split = time_split(run)
@@ -276,17 +350,23 @@ class CategoryUse:
     """The calls of one category in a set of runs.
 
     `seconds` sums the durations of the calls that have one (overlapping calls count each);
-    it is None for sub-agents, whose time is that of their own model and tools.
+    it is None where none has one, and for sub-agents, whose time is that of their own model and
+    tools. `errors` counts the calls with an error, `unknown` those of which nobody knows whether
+    they had one: the agent ended before their result.
     """
 
     calls: int
     errors: int
+    unknown: int
     untimed: int
     seconds: float | None
 
 
 def category_use(calls: Iterable[Row]) -> dict[str, CategoryUse]:
-    """What the calls of each category came to; the most time first, then the most calls."""
+    """What these calls (of all runs, or of those that are given) came to, by category.
+
+    The most time first, then the most calls.
+    """
     found: dict[str, list[Row]] = {}
     for call in calls:
         found.setdefault(call["category"] or UNKNOWN, []).append(call)
@@ -296,9 +376,10 @@ def category_use(calls: Iterable[Row]) -> dict[str, CategoryUse]:
 
 def _use(category: str, calls: Sequence[Row]) -> CategoryUse:
     timed = [call["duration_s"] for call in calls if call["duration_s"] is not None]
-    seconds = None if category == AGENT_CATEGORY else sum(timed)
+    seconds = sum(timed) if timed and category != AGENT_CATEGORY else None
     errors = sum(call["is_error"] is True for call in calls)
-    return CategoryUse(len(calls), errors, len(calls) - len(timed), seconds)
+    unknown = sum(call["is_error"] is None for call in calls)
+    return CategoryUse(len(calls), errors, unknown, len(calls) - len(timed), seconds)
 
 
 def exact_time_share(calls: Iterable[Row]) -> float | None:
@@ -326,19 +407,21 @@ def has_diverged(run: Row) -> bool:
 
 
 def fates(runs: Iterable[Row], calls: Iterable[Row]) -> dict[str, int]:
-    """The tool calls of replays by what became of them, in the order of `FATES`.
+    """The tool calls of replays by what became of them, in the order of `FATES`; of all runs.
 
-    `not_comparable` are those that the agent does not offer and those without a recorded result,
+    Nothing is pooled with what was cut short: calls that a run did not come to have a fate, too.
+    A run whose recording's number of calls is not known adds no `not_reached`. `not_comparable` are those that the agent does not offer and those without a recorded result,
     `not_reached` the recorded calls that the run did not come to.
     """
-    left = {run["run_id"]: run["n_recorded_calls"] or 0 for run in runs}
+    left = {run["run_id"]: run["n_recorded_calls"] for run in runs}
     counts: Counter[str] = Counter()
     for call in calls:
         status = call["replay_status"]
         if call["run_id"] in left and status is not None:
             counts[status if status in FATES else NOT_COMPARABLE] += 1
-            left[call["run_id"]] -= 1
-    counts[NOT_REACHED] = sum(max(number, 0) for number in left.values())
+            if left[call["run_id"]] is not None:
+                left[call["run_id"]] -= 1
+    counts[NOT_REACHED] = sum(max(number, 0) for number in left.values() if number is not None)
     return {fate: counts[fate] for fate in FATES if counts[fate]}
 
 
@@ -354,8 +437,8 @@ def limited_share(counts: Mapping[str, int]) -> float | None:
 
 @dataclass(frozen=True)
 class Patches:
-    """The distinct patches that `runs` runs left, replays of `recordings` recordings; `alike` says
-    whether all replays of a recording left the same one."""
+    """The distinct patches that `runs` completed runs left, replays of `recordings` recordings;
+    `alike` says whether all those replays of a recording left the same one."""
 
     distinct: int
     runs: int
@@ -364,9 +447,12 @@ class Patches:
 
 
 def distinct_patches(runs: Iterable[Row]) -> Patches:
-    """The distinct patches of the replays whose patch is known; an empty patch is one."""
+    """The distinct patches of the completed replays whose patch is known; an empty patch is one.
+
+    What a replay that was cut short had changed by then is half a patch, not another one.
+    """
     found: dict[str | None, set[str]] = {}
-    known = [run for run in runs if run["patch_sha256"] is not None]
+    known = [run for run in completed(runs) if run["patch_sha256"] is not None]
     for run in known:
         found.setdefault(run["replay_source_sha256"], set()).add(run["patch_sha256"])
     distinct = set().union(*found.values())
@@ -380,7 +466,8 @@ def distinct_patches(runs: Iterable[Row]) -> Patches:
 # Each of these functions gives the numbers of one claim for one cohort, in one of two modes:
 # `paper` follows the definition of AgentCgroup (arXiv 2602.09345) with its defects, `corrected` the
 # rules of docs/measurement.md. Shares are percent, durations seconds, memory decimal megabytes, CPU
-# percent of one core.
+# percent of one core. Those with `_of_completed` are over all runs that count in `paper` mode and over
+# the completed ones of them in `corrected` mode; the others are over all runs that count in both.
 
 
 MEMORY_BURST_MB = 300.0
@@ -451,14 +538,49 @@ def everything(cohorts: Sequence[Cohort]) -> Cohort:
     return Cohort("all", runs, frozenset(), attempts, union=True)
 
 
+def counted(cohort: Cohort, mode: str) -> Cohort:
+    """The runs that a mode's numbers are over: all in `paper` mode, else the completed ones."""
+    if mode == PAPER:
+        return cohort
+    return replace(cohort, runs=[run for run in cohort.runs if is_completed(run.row)])
+
+
+def _of_completed(metric: Callable) -> Callable:
+    """A metric over what `counted` gives, whose definitions say so.
+
+    The published way has all runs; but a run that was killed or failed is censored, and would make
+    less memory look faster.
+    """
+
+    @wraps(metric)
+    def over(cohort: Cohort, mode: str, *more: Any) -> Any:
+        found = metric(counted(cohort, mode), mode, *more)
+        return found if mode == PAPER else _said_so(found)
+
+    return over
+
+
+def _said_so(found: Any) -> Any:
+    if isinstance(found, Value) and not found.definition.endswith(_COMPLETED_ALONE):
+        return replace(found, definition=found.definition + _COMPLETED_ALONE)
+    if isinstance(found, dict):
+        return {name: _said_so(value) for name, value in found.items()}
+    return found
+
+
+_COMPLETED_ALONE = " Completed runs alone."
+
+
 # Durations and where the time went.
 
 
+@_of_completed
 def task_duration_mean(cohort: Cohort, mode: str) -> Value:
     """How long a task takes: mean over runs."""
     return _task_duration(cohort, mode, fmean, "Mean")
 
 
+@_of_completed
 def task_duration_median(cohort: Cohort, mode: str) -> Value:
     """How long a task takes: median over runs."""
     return _task_duration(cohort, mode, median, "Median")
@@ -472,16 +594,19 @@ def _task_duration(cohort: Cohort, mode: str, summary: Summary, name: str) -> Va
     return _over_runs(cohort.runs, lambda run: run.row["agent_s"], summary, "s", said)
 
 
+@_of_completed
 def tool_share_of_active_mean(cohort: Cohort, mode: str) -> Value:
     """How much of the agent's active time tools take: mean over runs."""
     return _tool_share(cohort, mode, fmean, "Mean")
 
 
+@_of_completed
 def tool_share_of_active_median(cohort: Cohort, mode: str) -> Value:
     """How much of the agent's active time tools take: median over runs."""
     return _tool_share(cohort, mode, median, "Median")
 
 
+@_of_completed
 def tool_share_of_active_max(cohort: Cohort, mode: str) -> Value:
     """How much of the agent's active time tools take: the most in any run."""
     return _tool_share(cohort, mode, max, "Maximum")
@@ -510,6 +635,7 @@ def _percent(metric: Callable[[CohortRun, str], float | None], mode: str):
     return percent
 
 
+@_of_completed
 def startup_share_mean(cohort: Cohort, mode: str) -> Value:
     """How much of the container's time passes before the agent works."""
     said = {
@@ -520,6 +646,7 @@ def startup_share_mean(cohort: Cohort, mode: str) -> Value:
     return _over_runs(cohort.runs, _percent(startup_share, mode), fmean, "%", said)
 
 
+@_of_completed
 def model_share_mean(cohort: Cohort, mode: str) -> Value:
     """How much of the container's time the model takes."""
     if mode == PAPER:
@@ -534,6 +661,7 @@ def model_share_mean(cohort: Cohort, mode: str) -> Value:
     return _over_runs(cohort.runs, _percent(model_share, mode), fmean, "%", said, most)
 
 
+@_of_completed
 def os_share_mean(cohort: Cohort, mode: str) -> Value:
     """How much of the container's time start-up and tools take."""
     if mode == PAPER:
@@ -547,11 +675,13 @@ def os_share_mean(cohort: Cohort, mode: str) -> Value:
     return _over_runs(cohort.runs, _percent(os_share, mode), fmean, "%", said, least)
 
 
+@_of_completed
 def startup_cold_mean(cohort: Cohort, mode: str) -> Value:
     """Start-up of runs whose image had to be copied or fetched first."""
     return _startup(cohort, mode, cold=True)
 
 
+@_of_completed
 def startup_warm_mean(cohort: Cohort, mode: str) -> Value:
     """Start-up of runs whose image was ready."""
     return _startup(cohort, mode, cold=False)
@@ -571,6 +701,7 @@ def _startup(cohort: Cohort, mode: str, cold: bool) -> Value:
     return _over_runs(runs, startup_total_s, fmean, "s", said)
 
 
+@_of_completed
 def active_split(cohort: Cohort, mode: str) -> Values:
     """Where the active time went: the mean share of each part over runs; by part.
 
@@ -605,6 +736,7 @@ def _active_split(run: CohortRun, mode: str) -> dict[str, float] | None:
 # Tools.
 
 
+@_of_completed
 def tool_time_share(cohort: Cohort, mode: str) -> Values:
     """How the tools' time splits into tools; by the tool's name."""
     said = {
@@ -617,6 +749,7 @@ def tool_time_share(cohort: Cohort, mode: str) -> Values:
     return _time_shares(cohort, mode, said, lambda call: call["name"] or UNKNOWN)
 
 
+@_of_completed
 def bash_time_share(cohort: Cohort, mode: str) -> Values:
     """How the time of shell commands splits into kinds of commands; by kind."""
     said = {
@@ -670,6 +803,7 @@ def _time_shares(
     return shares
 
 
+@_of_completed
 def retry_loop_tasks(cohort: Cohort, mode: str) -> Value:
     """Tasks in which the agent tries the same thing again and again."""
     said = {
@@ -714,6 +848,7 @@ def _with_other(values: Values, shown: Sequence[str], other: bool) -> Values:
 SHOWN_TOOLS = ("Bash", "Read", "Edit", "Grep", "Glob", "Write", "TodoWrite")
 
 
+@_of_completed
 def calls_by_decile(cohort: Cohort, mode: str) -> dict[str, list[int]]:
     """How many calls of each of `SHOWN_TOOLS` and of `other` fall into each tenth of their run."""
     counts = {name: [0] * 10 for name in (*SHOWN_TOOLS, _OTHER)}
@@ -726,6 +861,7 @@ def calls_by_decile(cohort: Cohort, mode: str) -> dict[str, list[int]]:
 # CPU.
 
 
+@_of_completed
 def cpu_mean(cohort: Cohort, mode: str) -> Value:
     """The CPU that an agent and its tools use on average, over the tasks of all data sets."""
     if mode == PAPER:
@@ -746,6 +882,7 @@ def cpu_mean(cohort: Cohort, mode: str) -> Value:
     return replace(value, low=value.value - half, high=value.value + half)
 
 
+@_of_completed
 def cpu_max(cohort: Cohort, mode: str) -> Value:
     """The most CPU that was seen."""
     if mode == PAPER:
@@ -766,6 +903,7 @@ def cpu_max(cohort: Cohort, mode: str) -> Value:
     return Value(float(load.max()), len(load), "% of a core", said, *_bounds(bounds, error))
 
 
+@_of_completed
 def cpu_samples_over_50(cohort: Cohort, mode: str) -> Value:
     """How often half a core or more is in use."""
     if mode == PAPER:
@@ -797,6 +935,7 @@ def _loads(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
     return _joined(s.load_percent for s in series), _joined(s.load_error_percent for s in series)
 
 
+@_of_completed
 def cpu_memory_correlation_mean(cohort: Cohort, mode: str) -> Value:
     """Whether CPU and memory rise together: Pearson's r over a run's samples, mean over runs."""
     if mode == PAPER:
@@ -817,6 +956,7 @@ def cpu_memory_correlation_mean(cohort: Cohort, mode: str) -> Value:
     return replace(value, low=min(value.value, *others), high=max(value.value, *others))
 
 
+@_of_completed
 def cpu_bursts_in_tools(cohort: Cohort, mode: str) -> Value:
     """How much of the CPU bursts comes while tools work."""
     if mode == PAPER:
@@ -867,6 +1007,7 @@ def _between(value: Value, others: Iterable[Value]) -> Value:
 # Memory.
 
 
+@_of_completed
 def memory_baseline_mean(cohort: Cohort, mode: str) -> Value:
     """What the agent takes before it works: memory at the beginning, mean over runs."""
     said = {
@@ -884,6 +1025,7 @@ def memory_baseline_mean(cohort: Cohort, mode: str) -> Value:
     return _over_runs(cohort.runs, baseline, fmean, "MB", said)
 
 
+@_of_completed
 def memory_bursts_in_tools(cohort: Cohort, mode: str) -> Value:
     """How many of the memory bursts come while tools work."""
     said = {
@@ -909,6 +1051,7 @@ def memory_bursts_in_tools(cohort: Cohort, mode: str) -> Value:
     return _between(value, [value, _share(least, high, high, "%", said)])
 
 
+@_of_completed
 def memory_burst_time_share(cohort: Cohort, mode: str) -> Value:
     """How much of the sampled time tools work, against which their share of bursts is held."""
     if mode == PAPER:
@@ -934,6 +1077,7 @@ def memory_burst_time_share(cohort: Cohort, mode: str) -> Value:
     return _between(value, [value, _share(least, spent, runs, "%", said)])
 
 
+@_of_completed
 def test_call_memory_rise_p95(cohort: Cohort, mode: str) -> Value:
     """How far a test command raises the memory: the 95th percentile."""
     if mode == PAPER:
@@ -956,6 +1100,7 @@ def test_call_memory_rise_p95(cohort: Cohort, mode: str) -> Value:
     return Value(value, len(rises), "MB", said, *quantile_interval(rises, 0.95))
 
 
+@_of_completed
 def memory_change_rate_max(cohort: Cohort, mode: str) -> Value:
     """The fastest change of the memory in use."""
     said = {
@@ -968,6 +1113,7 @@ def memory_change_rate_max(cohort: Cohort, mode: str) -> Value:
     return Value(float(rates.max()) if len(rates) else None, len(rates), "MB/s", said)
 
 
+@_of_completed
 def intervals_memory_over_100mb(cohort: Cohort, mode: str) -> Value:
     """How often the memory changes by more than 100 MB within a second."""
     if mode == PAPER:
@@ -990,6 +1136,7 @@ def intervals_memory_over_100mb(cohort: Cohort, mode: str) -> Value:
     return _share(float((change > LARGE_CHANGE_MB).sum()), len(change), len(change), "%", said)
 
 
+@_of_completed
 def peak_position_mean(cohort: Cohort, mode: str) -> Value:
     """When in a run the memory peaks."""
     said = {
@@ -1012,11 +1159,13 @@ def peak_position_mean(cohort: Cohort, mode: str) -> Value:
     return _over_runs(cohort.runs, position, fmean, "%", said)
 
 
+@_of_completed
 def peak_to_average_max(cohort: Cohort, mode: str) -> Value:
     """How much more memory a run takes at its peak than on average: the most in any run."""
     return _peak_to_average(cohort, mode, max, "Maximum")
 
 
+@_of_completed
 def peak_to_average_mean(cohort: Cohort, mode: str) -> Value:
     """How much more memory a run takes at its peak than on average: mean over runs."""
     return _peak_to_average(cohort, mode, fmean, "Mean")
@@ -1031,16 +1180,19 @@ def _peak_to_average(cohort: Cohort, mode: str, summary: Summary, name: str) -> 
     return _over_runs(cohort.runs, lambda run: peak_to_average(run, mode), summary, "x", said)
 
 
+@_of_completed
 def memory_peak_min(cohort: Cohort, mode: str) -> Value:
     """The lowest peak of any run."""
     return _peak(cohort, mode, min, "MB", "Lowest peak of any run")
 
 
+@_of_completed
 def memory_peak_max(cohort: Cohort, mode: str) -> Value:
     """The highest peak of any run."""
     return _peak(cohort, mode, max, "MB", "Highest peak of any run")
 
 
+@_of_completed
 def memory_peak_cv(cohort: Cohort, mode: str) -> Value:
     """How much peaks differ: coefficient of variation."""
 
@@ -1063,12 +1215,12 @@ def _peak(cohort: Cohort, mode: str, summary: Summary, unit: str, said: str) -> 
 
 
 def image_size_median(cohort: Cohort, mode: str) -> Value:
-    """How large the tasks' images are: median."""
+    """How large the tasks' images are: median; of all runs, whatever came of them."""
     return _image_size(cohort, mode, median, "Median")
 
 
 def image_size_mean(cohort: Cohort, mode: str) -> Value:
-    """How large the tasks' images are: mean."""
+    """How large the tasks' images are: mean; of all runs, whatever came of them."""
     return _image_size(cohort, mode, fmean, "Mean")
 
 
@@ -1092,12 +1244,14 @@ def image_sizes_gb(cohort: Cohort, mode: str) -> list[float]:
     return list(sizes.values())
 
 
+@_of_completed
 def memory_trajectories(cohort: Cohort, mode: str) -> np.ndarray:
     """Memory in MB of each run (a row) at 100 points of its progress (columns)."""
     found = [memory_trajectory(run, mode) for run in cohort.runs]
     return np.array([row for row in found if row is not None]).reshape(-1, TRAJECTORY_POINTS)
 
 
+@_of_completed
 def steps_over_threshold(cohort: Cohort, mode: str) -> Values:
     """How many changes within a second are what AgentCgroup calls a burst; of CPU and of memory."""
     cpu, memory = (all_rates(cohort, mode, place) for place in (0, 1))
@@ -1107,6 +1261,7 @@ def steps_over_threshold(cohort: Cohort, mode: str) -> Values:
     }
 
 
+@_of_completed
 def all_rates(cohort: Cohort, mode: str, place: int) -> np.ndarray:
     """All known rates of change of CPU (0) or of memory (1)."""
     rates = _joined(change_rates(run, mode)[place] for run in cohort.runs)
@@ -1118,6 +1273,7 @@ def _share_over(rates: np.ndarray, threshold: float, unit: str) -> Value:
     return _share(float((rates > threshold).sum()), len(rates), len(rates), "%", said)
 
 
+@_of_completed
 def cpu_change_rate_max(cohort: Cohort, mode: str) -> Value:
     """The fastest change of the CPU in use."""
     said = {
@@ -1131,7 +1287,10 @@ def cpu_change_rate_max(cohort: Cohort, mode: str) -> Value:
 
 
 def burstiest(cohort: Cohort) -> CohortRun | None:
-    """The run with most of what AgentCgroup calls bursts, of those with two live samples."""
+    """The run with most of what AgentCgroup calls bursts, of all runs with two live samples.
+
+    It is shown alone and pooled with nothing, whatever came of it.
+    """
     runs = [run for run in cohort.runs if run.series.live.sum() > 1]
     return min(runs, key=lambda run: (-burst_steps(run), run.row["run_id"]), default=None)
 
@@ -1139,16 +1298,19 @@ def burstiest(cohort: Cohort) -> CohortRun | None:
 # The conversation.
 
 
+@_of_completed
 def rounds_duration_correlation(cohort: Cohort, mode: str) -> Value:
     """Whether longer conversations take longer: Pearson's r over runs."""
     return _over_pairs(cohort, mode, rounds, duration_s, "Pearson's r over runs of {} and {}.")
 
 
+@_of_completed
 def rounds_peak_correlation(cohort: Cohort, mode: str) -> Value:
     """Whether longer conversations take more memory: Pearson's r over runs."""
     return _over_pairs(cohort, mode, rounds, peak_mb, "Pearson's r over runs of {} and {}.")
 
 
+@_of_completed
 def tokens_peak_correlation(cohort: Cohort, mode: str) -> Value:
     """Whether more tokens take more memory: Pearson's r over runs."""
     said = "Pearson's r over runs of {} and {}."
@@ -1174,7 +1336,7 @@ def _over_pairs(cohort: Cohort, mode: str, first, second, said: str) -> Value:
 
 
 def models_main(cohort: Cohort, mode: str) -> Values:
-    """Which models answered in the main chain; by model."""
+    """Which models answered in the main chain; by model. Of all runs, whatever came of them."""
     said = {
         PAPER: "Runs whose command line asked for the model.",
         CORRECTED: "Runs in whose main chain the model answered most, as the session has it.",
@@ -1184,7 +1346,7 @@ def models_main(cohort: Cohort, mode: str) -> Values:
 
 
 def models_subagent(cohort: Cohort, mode: str) -> Values:
-    """Which models answered in sub-agents; by model. The paper knows of none."""
+    """Which models answered in sub-agents; by model. Of all runs. The paper knows of none."""
     said = "Runs in whose sub-agents the model answered, as the session has it."
     if mode == PAPER:
         return {}
@@ -1197,7 +1359,7 @@ def models_subagent(cohort: Cohort, mode: str) -> Values:
 
 
 def prompt_without_issue(cohort: Cohort, mode: str) -> Value | None:
-    """Runs whose prompt held no text of an issue. The paper knows of none."""
+    """Of all runs, those whose prompt held no text of an issue. The paper knows of none."""
     if mode == PAPER:
         return None
     known = [run for run in cohort.runs if run.row["prompt_issue_chars"] is not None]
@@ -1207,7 +1369,7 @@ def prompt_without_issue(cohort: Cohort, mode: str) -> Value | None:
 
 
 def test_interpreter(cohort: Cohort, mode: str) -> Values:
-    """Which Python ran the tests; by version. The paper does not say."""
+    """Which Python ran the tests; by version. Of all runs. The paper does not say."""
     if mode == PAPER:
         return {}
     said = (

@@ -23,6 +23,9 @@ OUTCOMES = (
     "diverged",
 )
 
+# The limits have nothing to do with these: the provider failed, or the money was spent.
+UNRELATED_OUTCOMES = ("api_error", "over_budget")
+
 SIGKILL_EXIT = 137
 # Of the statuses that blame the request: timeout, conflict, too early, too many.
 _PASSING = (408, 409, 425, 429)

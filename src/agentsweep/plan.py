@@ -1,7 +1,8 @@
 """`agentsweep plan`: the cells of a sweep, which are sealed, and what the others would cost.
 
 Times come from sealed runs of the same task whose model turns came from where these will, and costs
-from sealed live runs. Where there is none they are unknown, and the plan says so instead of
+from sealed live runs; of both, from completed runs alone, because one that was killed or failed took
+less than the work takes. Where there is none they are unknown, and the plan says so instead of
 guessing.
 """
 
@@ -20,6 +21,7 @@ from agentsweep.units import parse_size
 
 SEALED, RUN, MISFIT, MISSING = "sealed", "would run", "does not fit", "missing"
 LEFT_OUT = "left out"
+_COMPLETED = "completed"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Row:
     state: sealed (recalled, costs nothing), would run, does not fit (this machine), missing
     (`agent.on_miss` is `fail`), or left out (its task is not valid). mode: scripted, live or
     replay. estimate_s: seconds of wall time, None where unknown; basis: what the estimate rests
-    on. reason: why it does not fit, is left out, or would run again.
+    on, or why there is none. reason: why it does not fit, is left out, or would run again.
     paid: whether the run would cost money; max_usd: where its costs end, None without
     `agent.max_cost_usd`; estimate_usd, usd_basis: as with time.
     """
@@ -81,15 +83,17 @@ def _again(choice: Choice) -> str | None:
 
 
 Estimate = tuple[float | None, str | None]
+# What a completed run took, None for a run that did not complete.
+Taken = list[float | None]
 
 
 class _Archive:
     """What sealed runs took: wall time with everything around the agent, and money."""
 
     def __init__(self, config: Config):
-        self._of_limits: dict[tuple, list[float]] = defaultdict(list)
-        self._of_task: dict[tuple, list[float]] = defaultdict(list)
-        self._usd: dict[tuple, list[float]] = defaultdict(list)
+        self._of_limits: dict[tuple, Taken] = defaultdict(list)
+        self._of_task: dict[tuple, Taken] = defaultdict(list)
+        self._usd: dict[tuple, Taken] = defaultdict(list)
         store = config.store()
         known = store.keys()
         for key in known:
@@ -104,7 +108,7 @@ class _Archive:
     def _add_time(self, result: dict) -> None:
         task, mode = result["names"]["task"], result["spec"]["model"]["mode"]
         limits = result["spec"]["limits"]
-        seconds = float(result["wall_s"])
+        seconds = float(result["wall_s"]) if result["outcome"] == _COMPLETED else None
         self._of_limits[
             task, mode, limits["memory_bytes"], limits["cpus"], limits["cpu_mode"]
         ].append(seconds)
@@ -112,26 +116,35 @@ class _Archive:
 
     def _add_cost(self, result: dict) -> None:
         if result["spec"]["model"]["mode"] == LIVE:
-            names, usd = result["names"], float(result["stream"]["result"]["total_cost_usd"])
-            self._usd[names["task"], names["agent"]].append(usd)
+            completed = result["outcome"] == _COMPLETED
+            usd = float(result["stream"]["result"]["total_cost_usd"]) if completed else None
+            self._usd[result["names"]["task"], result["names"]["agent"]].append(usd)
 
     def time(self, cell: Cell, mode: str) -> Estimate:
-        """Median seconds and what it is the median of."""
+        """Median seconds of completed runs and what it is the median of.
+
+        Where none completed under these limits, those under other limits tell, and the basis says
+        so: less memory may only be able to fail.
+        """
         limits = (parse_size(cell.memory), cell.cpus, cell.cpu_mode)
-        same = self._of_limits.get((cell.task, mode, *limits))
-        alike = self._of_task.get((cell.task, mode))
-        if not alike:
-            return None, None
-        which = "under these limits" if same else "under other limits"
-        runs = same or alike
-        return statistics.median(runs), f"{_runs(runs, 'median')} of the task {which}"
+        same = self._of_limits.get((cell.task, mode, *limits), [])
+        alike = self._of_task.get((cell.task, mode), [])
+        if not _completed(alike):
+            return None, _none_completed(alike)
+        which = "under these limits" if _completed(same) else "under other limits"
+        runs = same if _completed(same) else alike
+        basis = f"{_runs(runs, 'median')} of the task {which}"
+        if same and not _completed(same):
+            basis += f"; {_none_completed(same)} under these"
+        return statistics.median(_completed(runs)), basis
 
     def cost(self, cell: Cell) -> Estimate:
-        """Mean USD, as the agent itself counted, and what it is the mean of."""
-        known = self._usd.get((cell.task, cell.agent))
-        if not known:
-            return None, None
-        return statistics.mean(known), f"{_runs(known, 'mean')} of the task by this agent"
+        """Mean USD of completed runs, as the agent itself counted, and what it is the mean of."""
+        known = self._usd.get((cell.task, cell.agent), [])
+        if not _completed(known):
+            return None, _none_completed(known)
+        basis = f"{_runs(known, 'mean')} of the task by this agent"
+        return statistics.mean(_completed(known)), basis
 
 
 def render(rows: Iterable[Row]) -> str:
@@ -206,7 +219,8 @@ def _said(row: Row) -> str:
     paid = f", paid: {_price(row)}" if row.paid else ""
     paid += f", {row.reason}" if row.reason else ""
     if row.estimate_s is None:
-        return f"{row.state}, time unknown (no sealed run of the task){paid}"
+        why = row.basis or "no sealed run of the task"
+        return f"{row.state}, time unknown ({why}){paid}"
     return f"{row.state}, about {duration(row.estimate_s)} ({row.basis}){paid}"
 
 
@@ -215,8 +229,21 @@ def _price(row: Row) -> str:
         return f"at most {dollars(row.max_usd)}"
     if row.estimate_usd is not None:
         return f"about {dollars(row.estimate_usd)} ({row.usd_basis})"
-    return "cost unknown"
+    return f"cost unknown ({row.usd_basis})" if row.usd_basis else "cost unknown"
 
 
-def _runs(values: list, what: str) -> str:
-    return "1 run" if len(values) == 1 else f"{what} of {len(values)} runs"
+def _completed(taken: Taken) -> list[float]:
+    return [value for value in taken if value is not None]
+
+
+def _none_completed(taken: Taken) -> str | None:
+    """`0 of 3 runs completed`; None where there is no run."""
+    return f"0 of {len(taken)} run{'s' * (len(taken) > 1)} completed" if taken else None
+
+
+def _runs(taken: Taken, what: str) -> str:
+    """`1 run`, `median of 3 runs`, `median of 3 completed of 5 runs`."""
+    done = len(_completed(taken))
+    if done < len(taken):
+        return f"{what} of {done} completed of {len(taken)} runs"
+    return "1 run" if done == 1 else f"{what} of {done} runs"

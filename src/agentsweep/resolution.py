@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agentsweep.metrics import Row
+from agentsweep.metrics import Row, countable
 
 # The standard normal distribution's quantile for an interval of 95%.
 _Z = 1.959963984540054
@@ -31,9 +31,10 @@ class Resolved:
 def resolved(runs: Iterable[Row]) -> Resolved | None:
     """The resolved share of runs; None where none was graded.
 
-    A run without a patch counts as not resolved; one whose patch could not be graded is left out.
+    A run without a patch counts as not resolved; one whose patch could not be graded is left out,
+    and so is one whose outcome says nothing about the limit (`metrics.countable`).
     """
-    known = [run["resolved"] for run in runs if run["resolved"] is not None]
+    known = [run["resolved"] for run in countable(runs) if run["resolved"] is not None]
     if not known:
         return None
     return Resolved(sum(known), len(known), *wilson(sum(known), len(known)))

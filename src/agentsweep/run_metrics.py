@@ -2,7 +2,8 @@
 
 `paper` follows the definitions of AgentCgroup (arXiv 2602.09345) with their defects, `corrected`
 the rules of docs/measurement.md. What a run does not tell is None. Names with `listed` follow the
-paper's reading of a file.
+paper's reading of a file. Each function is of one run, whatever came of it; which runs are summed
+up is said in `metrics`.
 """
 
 import math
@@ -88,9 +89,11 @@ def listed_seconds(call: Row) -> float:
 def startup_total_s(run: CohortRun) -> float | None:
     """From creating the container to the agent's first request: measured, part by part."""
     created, asked = run.row["create_s"], run.row["startup_s"]
-    if created is None or asked is None:
-        return None
-    return created + asked + sum(run.row[name] or 0.0 for name in ("start_s", "verify_s", "exec_s"))
+    parts = [run.row[name] for name in ("start_s", "verify_s", "exec_s")]
+    if run.row["source"] == "imported":
+        # Its creation lasts to its first sample, so that it has no such parts.
+        parts = [part for part in parts if part is not None]
+    return None if None in (created, asked, *parts) else created + asked + sum(parts)
 
 
 def residual_startup_s(run: CohortRun) -> float | None:

@@ -20,13 +20,14 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
 from agentsweep import captions, metrics
 from agentsweep.cohort import Cohort
 from agentsweep.cohort import load as load_cohorts
-from agentsweep.dataset import Dataset
+from agentsweep.dataset import Dataset, cells_of
 from agentsweep.errors import AgentsweepError
 from agentsweep.units import format_size
 
@@ -43,6 +44,8 @@ SUBJECT_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 # Neighbours differ in lightness too.
 DATASET_COLOURS = (BLUE, ORANGE, GREEN, YELLOW, PURPLE, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+# A run that did not complete: a star, which no series has, in the colour of its outcome.
+CENSORED_MARKER = (4, 1, 45)
 LIMIT_LINE = {"color": BLACK, "linewidth": 0.9, "linestyle": (0, (3, 1.5))}
 
 # Colour, hatch (for print without colour) and colour of a text on it.
@@ -135,7 +138,8 @@ def main(
         dataset = Dataset(arguments.dataset)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         save(draw(dataset), arguments.out, None if pages is None else pages(dataset))
-        captions.write(caption(dataset), arguments.out)
+        said = captions.with_cells(caption(dataset), [cells_of(arguments.dataset)])
+        captions.write(said, arguments.out)
 
 
 def paper_main(
@@ -156,11 +160,12 @@ def paper_main(
     arguments = parser.parse_args(argv)
     with _one_line_on_errors(arguments.out):
         cohorts = load_cohorts(arguments.tables)
+        cells = [cells_of(directory) for directory in arguments.tables]
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         for mode in metrics.MODES:
             out = arguments.out.with_name(f"{arguments.out.name}_{mode}")
             save(draw(cohorts, mode), out, png=False)
-            captions.write(caption(cohorts, mode), out)
+            captions.write(captions.with_cells(caption(cohorts, mode), cells), out)
 
 
 def _parser(draw: Callable) -> argparse.ArgumentParser:
@@ -265,6 +270,46 @@ def spread(count: int, width: float) -> list[float]:
     """Offsets that set `count` points apart within `width`, the same ones each time."""
     # Multiples of the golden ratio fill the width evenly at every count.
     return [((0.5 + place * 0.6180339887) % 1 - 0.5) * width for place in range(count)]
+
+
+# --- runs as points ---
+
+
+def run_point(run: metrics.Row, colour: object, marker: object) -> dict:
+    """How one run is drawn: in the look of its series, or as what became of it.
+
+    What a run that did not complete has is a bound, so that no line goes through its mark: a star
+    in the colour of its outcome, framed in that of its series.
+    """
+    if metrics.is_completed(run):
+        return {"linestyle": "", "marker": marker, "color": colour, "markeredgewidth": 0.7}
+    face = OUTCOME_LOOK.get(run["outcome"] or metrics.UNKNOWN, OUTCOME_LOOK["unknown"])[0]
+    return {
+        "linestyle": "", "marker": CENSORED_MARKER, "markersize": 5.2, "markerfacecolor": face,
+        "markeredgecolor": colour, "markeredgewidth": 0.8,
+    }  # fmt: skip
+
+
+def censored_handles(runs: Sequence[metrics.Row]) -> list[Line2D]:
+    """The legend of the runs that did not complete: an entry for each of their outcomes."""
+    censored = [run for run in runs if not metrics.is_completed(run)]
+    return [
+        Line2D([], [], linestyle="", marker=CENSORED_MARKER, markersize=5.2,
+               markerfacecolor=OUTCOME_LOOK.get(outcome, OUTCOME_LOOK["unknown"])[0],
+               markeredgecolor=BLACK, markeredgewidth=0.8,
+               label=OUTCOME_NAMES.get(outcome, outcome))
+        for outcome in metrics.outcome_counts(censored)
+    ]  # fmt: skip
+
+
+def completed_ticks(names: Sequence[str], groups: Sequence[Sequence[metrics.Row]]) -> list[str]:
+    """The labels of limits; where a run did not complete, how many of how many did below each."""
+    if all(map(metrics.is_completed, (run for group in groups for run in group))):
+        return list(names)
+    return [
+        f"{name}\n{len(metrics.completed(group))}/{len(group)}" if group else name
+        for name, group in zip(names, groups, strict=True)
+    ]
 
 
 # --- parts of figures ---

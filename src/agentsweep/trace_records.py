@@ -165,9 +165,10 @@ class ToolCall:
     finished: bool = False
     is_error: bool | None = None
     exit_code: int | None = None
-    timed_out: bool = False
-    killed: bool = False
-    interrupted: bool = False
+    # None: nothing tells. A call without a result may have died with the agent.
+    timed_out: bool | None = None
+    killed: bool | None = None
+    interrupted: bool | None = None
     background: bool = False
     background_task_id: str | None = None
     background_status: str | None = None
@@ -428,7 +429,9 @@ def read_result(call: ToolCall, block: dict, extra: object, keep_text: bool = Fa
         call.background = True
         call.background_task_id = as_text(task) or as_text(details.get("agentId"))
     call.interrupted = details.get("interrupted") is True or text.startswith("[Request interrupted")
+    call.timed_out = False
     if call.name != "Bash":
+        call.killed = False
         return
     if "platform " in text:
         banner = _TEST_BANNER.search(text)
@@ -442,7 +445,7 @@ def read_result(call: ToolCall, block: dict, extra: object, keep_text: bool = Fa
         call.exit_code = 0 if meant is None else None
     if "timedOutAfterMs" in details:
         call.timed_out = True
-    call.killed = call.exit_code == 137
+    call.killed = _killed(call)
 
 
 def read_notification(text: str) -> dict[str, str] | None:
@@ -456,6 +459,17 @@ def read_notification(text: str) -> dict[str, str] | None:
             found = next(group for group in match.groups() if group is not None)
             fields[name] = as_text(found) or ""
     return fields
+
+
+def _killed(call: ToolCall) -> bool | None:
+    """Whether SIGKILL ended a Bash command whose result is there; None where nothing tells.
+
+    A command that succeeded, or whose exit code the CLI explains (`grep` found nothing), was not.
+    """
+    if call.exit_code is not None:
+        return call.exit_code == 137
+    unknown = call.is_error is not False or call.background or call.interrupted or call.timed_out
+    return None if unknown else False
 
 
 def _seconds_between(start_ns: int | None, end_ns: int | None) -> float | None:

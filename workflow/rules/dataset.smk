@@ -2,7 +2,8 @@
 
 REQUIRES the extracted tables of every cell (with `partial: true`, of the cells that have a run),
 and the gradings of their patches.
-PROVIDES <results>/dataset/: runs, tool_calls, api_calls, messages, samples, tests, hosts (Parquet).
+PROVIDES <results>/dataset/: runs, tool_calls, api_calls, messages, samples, tests, hosts (Parquet),
+and cells.json, which says how many cells are wanted and how many have a run.
 """
 
 
@@ -16,6 +17,7 @@ rule dataset:
         environment=ENVIRONMENT,
     output:
         expand("<results>/dataset/{table}.parquet", table=DATASET_TABLES),
+        "<results>/dataset/cells.json",
     log:
         "<logs>/dataset.log",
     retries: RETRIES
@@ -25,7 +27,9 @@ rule dataset:
         code=codehash.digest("agentsweep.dataset"),
         directories=extracted_directories,
         patches=patch_list_option,
+        # Tracked: with `partial`, one more wanted cell changes captions and no input.
+        cells=len(SWEEP.cells),
         out=subpath(output[0], parent=True),
     shell:
         "agentsweep dataset --list {params.directories:q} {params.patches:q}"
-        " --out {params.out:q} > {log:q} 2>&1"
+        " --cells {params.cells} --out {params.out:q} > {log:q} 2>&1"

@@ -1,4 +1,8 @@
-"""Fidelity of replays against the memory limit, and what became of the recorded calls."""
+"""Fidelity of replays against the memory limit, and what became of the recorded calls.
+
+Lines and medians are over completed runs; the fates of calls are of all, because those that a run
+did not come to are among them.
+"""
 
 from collections.abc import Sequence
 
@@ -132,13 +136,14 @@ def _draw_fidelity(panel: Axes, axis: _Axis, cells: dict) -> None:
                 known, style.spread(len(known), 0.5 / len(axis.series)), strict=True
             ):
                 panel.plot(
-                    middle + (aside if len(known) > 1 else 0), metrics.run_fidelity(run),
-                    linestyle="", marker=marker, color=colour, markeredgewidth=0.7, zorder=3,
-                    markerfacecolor=colour if run["outcome"] == "completed" else "#ffffff",
+                    middle + (aside if len(known) > 1 else 0), metrics.run_fidelity(run), zorder=3,
+                    **style.run_point(run, colour, marker),
                 )  # fmt: skip
-            medians.append((middle, metrics.estimate(known, metrics.run_fidelity).value))
-        if medians:
             drawn = True
+            median = metrics.estimate(known, metrics.run_fidelity).value
+            if median is not None:
+                medians.append((middle, median))
+        if medians:
             panel.plot(*zip(*medians, strict=True), color=colour, zorder=2)
     if not drawn:
         style.say_instead(panel, _NO_CALL)
@@ -188,17 +193,22 @@ def _look(fate: str) -> dict:
 
 def _handles(axis: _Axis, runs: list[Row], counts: dict[str, int]) -> list:
     handles = list(axis.handles())
-    if any(run["outcome"] != "completed" for run in runs):
-        handles.append(
-            Line2D([], [], linestyle="", marker="o", markerfacecolor="#ffffff",
-                   markeredgecolor=style.BLACK, label="not completed")
-        )  # fmt: skip
+    handles += style.censored_handles(runs)
     # Of the others nothing is seen.
     return [*handles, *(Patch(label=_LOOKS[fate][2], **_look(fate)) for fate in counts)]
 
 
 def caption(dataset: Dataset) -> captions.Caption:
-    """Fidelity at each memory limit, the calls' fates, and how many patches the runs left."""
+    """Fidelity at each pair of limits, the calls' fates, and how many patches the runs left."""
+
+    def median(here: list[Row]) -> str | None:
+        found = metrics.estimate(here, metrics.run_fidelity).value
+        return None if found is None else f"{found:.3f}"
+
+    def numbers(here: list[Row]) -> dict:
+        found = metrics.estimate(here, metrics.run_fidelity)
+        return {"median_fidelity": found.value, "n": found.n}
+
     runs = metrics.replayed(dataset.runs)
     if not runs:
         count = captions.count(len(dataset.runs), "run")
@@ -206,14 +216,6 @@ def caption(dataset: Dataset) -> captions.Caption:
         return captions.describe(dataset.runs, [said], n_replayed=0)
     counts = metrics.fates(runs, dataset.rows("tool_calls", _CALL_COLUMNS))
     overall = metrics.estimate(runs, metrics.run_fidelity)
-    medians, said = {}, []
-    for limit in metrics.memory_limits(runs):
-        here = [run for run in runs if run["mem_limit_bytes"] == limit]
-        found = metrics.estimate(here, metrics.run_fidelity)
-        name = style.memory_name(limit)
-        medians[name] = {"median_fidelity": found.value, "n": found.n}
-        if found.value is not None:
-            said.append(f"{found.value:.3f} at {name} (n = {found.n})")
     diverged = sum(map(metrics.has_diverged, runs))
     patches = {
         name: metrics.distinct_patches(group) for name, group in metrics.by_subject(runs).items()
@@ -221,8 +223,8 @@ def caption(dataset: Dataset) -> captions.Caption:
     return captions.describe(
         runs,
         [
-            captions.n_of(overall.n, runs, "call to compare"),
-            f"Median fidelity by memory limit: {', '.join(said) or 'unknown'}.",
+            captions.n_completed(overall.n, runs, "a call to compare"),
+            f"Median fidelity: {captions.by_limits(runs, median)}.",
             _fates_sentence(counts),
             f"{captions.count(diverged, 'run').capitalize()} left the recording.",
             _patches_sentence(patches),
@@ -230,7 +232,7 @@ def caption(dataset: Dataset) -> captions.Caption:
         n_replayed=len(runs),
         n_fidelity=overall.n,
         median_fidelity=overall.value,
-        by_memory_limit=medians,
+        by_limits=captions.numbers_by_limits(runs, numbers),
         fates=counts,
         limited_share=metrics.limited_share(counts),
         runs_diverged=diverged,
@@ -248,16 +250,20 @@ def _fates_sentence(counts: dict[str, int]) -> str:
 
 
 def _patches_sentence(patches: dict[str, metrics.Patches]) -> str:
-    """Each task's distinct patches; of many tasks, how many have one for each recording."""
+    """Each task's distinct patches in completed runs; of many tasks, how many have one for each
+    recording."""
     if len(patches) > style.MOST_SUBJECTS:
         alike = sum(found.alike for found in patches.values())
-        return f"In {alike} of {len(patches)} tasks all replays of a recording left the same patch."
+        return (
+            f"In {alike} of {len(patches)} tasks all completed replays of a recording left the "
+            "same patch."
+        )
     said = [
         f"{name} {found.distinct} in {captions.count(found.runs, 'run')} of "
         f"{captions.count(found.recordings, 'recording')}"
         for name, found in patches.items()
     ]
-    return f"Distinct patches by task: {', '.join(said)}."
+    return f"Distinct patches of completed runs by task: {', '.join(said)}."
 
 
 if __name__ == "__main__":

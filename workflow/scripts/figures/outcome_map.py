@@ -45,7 +45,7 @@ def draw(dataset: Dataset) -> Figure:
     for outcome in metrics.outcome_counts(dataset.runs):
         colour, hatch, _ = _look(outcome)
         handles.append(style.swatch(colour, style.OUTCOME_NAMES.get(outcome, outcome), hatch))
-    if metrics.runs_with_tool_oom(dataset.runs):
+    if any(_kills(metrics.tool_kills([run])) for run in dataset.runs):
         handles.append(
             Line2D([], [], linestyle="", marker=((-1, 1), (1, 1), (1, -1), (-1, 1)), markersize=5,
                    color=style.VERMILION, label="the kernel killed tools (number)")
@@ -61,16 +61,19 @@ def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float, shares: b
         panel.text(x, y, "no run", ha="center", va="center", fontsize=_SIZE, color=style.GREY)
         return
     counts = metrics.outcome_counts(runs)
-    kills = metrics.tool_oom_count(runs)
+    kills = _kills(metrics.tool_kills(runs))
     named = inches >= _LEAST_NAMED
     killed = [f"{kills} tool OOM" if named else f"{kills} OOM"] if kills else []
     if shares:
         _fill(panel, left, bottom, width, height, "#f4f4f4", "")
-        done = f"{counts.get('completed', 0)}/{len(runs)}"
+        countable = metrics.countable(runs)
+        done = f"{len(metrics.completed(countable))}/{len(countable)}"
         lines = [f"{done} completed" if inches >= _LEAST_SHARED else done, *killed]
+        if len(countable) < len(runs):
+            lines.append(f"+{len(runs) - len(countable)} {'left out' if named else 'out'}")
         start = left
-        for outcome, count in counts.items():
-            share = count / len(runs) * width
+        for outcome, count in metrics.outcome_counts(countable).items():
+            share = count / len(countable) * width
             colour, hatch, _ = _look(outcome)
             _fill(panel, start, bottom, share, height * _BAR, colour, hatch)
             start += share
@@ -94,6 +97,15 @@ def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float, shares: b
         x, middle, "\n".join(lines), ha="center", va="center", fontsize=_SIZE, color=text_colour,
         linespacing=1.05,
     )  # fmt: skip
+
+
+def _kills(found: metrics.ToolKills | None) -> str:
+    """The kills of a cell, `0-3` where they are not known, nothing where there are none."""
+    if found is None or found.most == 0:
+        return ""
+    if found.most is None:
+        return f"{found.least}+"
+    return f"{found.least}" if found.most == found.least else f"{found.least}-{found.most}"
 
 
 def _fill(
@@ -120,21 +132,40 @@ def caption(dataset: Dataset) -> captions.Caption:
     """How many runs came to which outcome, and how many tools the kernel killed."""
     runs = dataset.runs
     counts = metrics.outcome_counts(runs)
-    kills, with_kills = metrics.tool_oom_count(runs), metrics.runs_with_tool_oom(runs)
+    kills = metrics.tool_kills(runs)
     said = ", ".join(f"{n} {style.OUTCOME_NAMES.get(name, name)}" for name, n in counts.items())
-    killed = (
-        "No run has a count of OOM kills."
-        if kills is None
-        else f"The kernel killed {captions.count(kills, 'tool')} for memory in "
-        f"{captions.count(with_kills, 'run')} that went on."
-    )
     return captions.describe(
         runs,
-        [f"n = {captions.count(len(runs), 'run')}: {said}.", killed],
+        [
+            f"n = {captions.count(len(runs), 'run')}: {said}.",
+            *captions.left_out(runs),
+            _kills_sentence(kills),
+        ],
         outcomes=counts,
-        tool_oom_count=kills,
-        runs_with_tool_oom=with_kills,
+        left_out=metrics.left_out_counts(runs),
+        n_countable=len(metrics.countable(runs)),
+        completed_share=metrics.completed_share(runs),
+        tool_oom_count=None if kills is None or kills.runs_unknown else kills.least,
+        tool_oom_count_max=None if kills is None else kills.most,
+        runs_with_tool_oom=None if kills is None else kills.runs_known,
+        runs_with_tool_oom_completed=None if kills is None else kills.runs_completed,
+        runs_with_unknown_tool_oom=None if kills is None else kills.runs_unknown,
     )
+
+
+def _kills_sentence(kills: metrics.ToolKills | None) -> str:
+    if kills is None:
+        return "No run has a count of OOM kills."
+    said = (
+        f"The kernel killed {captions.count(kills.least, 'tool')} for memory in "
+        f"{captions.count(kills.runs_known, 'run')}"
+    )
+    if kills.runs_known:
+        said += f", of which {kills.runs_completed or 'none'} completed"
+    if not kills.runs_unknown:
+        return f"{said}."
+    more = "" if kills.most is None else f" (together at most {kills.most - kills.least})"
+    return f"{said}; in {captions.count(kills.runs_unknown, 'run')} the number is not known{more}."
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Peak memory against the memory limit, with the limit drawn."""
+"""Peak memory against the memory limit, with the limit drawn.
+
+Numbers are over completed runs: the peak of a run that was killed is what it was given, not what it
+needs. The others are drawn as what became of them.
+"""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -30,7 +34,9 @@ def draw(dataset: Dataset) -> Figure:
                     panel, cells.get((limit, cpu), []), x + dodge, 0.5 / len(cpus), colour, marker
                 )
         panel.set_title(style.short(name, inches))
-        panel.set_xticks(range(len(memory)), map(style.memory_name, memory))
+        groups = [[run for run in runs if run["mem_limit_bytes"] == limit] for limit in memory]
+        names = list(map(style.memory_name, memory))
+        panel.set_xticks(range(len(memory)), style.completed_ticks(names, groups))
         panel.set_xlim(-0.5, len(memory) - 0.5)
         panel.set_xlabel("memory limit")
         panel.set_ylabel("peak memory (charged)" if place % wide == 0 else "")
@@ -39,10 +45,11 @@ def draw(dataset: Dataset) -> Figure:
         Line2D([], [], linestyle="", color=colour, marker=marker, label=style.cpus_name(cpu))
         for cpu, colour, marker in looks
     ]
-    if any(map(metrics.had_oom, dataset.runs)):
+    handles += style.censored_handles(dataset.runs)
+    if any(map(metrics.had_oom, metrics.completed(dataset.runs))):
         handles.append(
             Line2D([], [], linestyle="", marker="o", markersize=4.2, markerfacecolor="#ffffff",
-                   markeredgecolor=style.VERMILION, markeredgewidth=1.1, label="with an OOM kill")
+                   markeredgecolor=style.VERMILION, markeredgewidth=1.1, label="completed with an OOM kill")
         )  # fmt: skip
     if memory != [None]:
         handles.append(Line2D([], [], **style.LIMIT_LINE, label="memory limit"))
@@ -54,12 +61,11 @@ def _draw_points(panel: Axes, runs: list, x: float, width: float, colour, marker
     known = [run for run in runs if metrics.peak_memory_bytes(run)]
     for run, offset in zip(known, style.spread(len(known), width), strict=True):
         here = (x + (offset if len(known) > 1 else 0), metrics.peak_memory_bytes(run))
+        look = style.run_point(run, colour, marker)
         oom = metrics.had_oom(run)
-        panel.plot(
-            *here, marker=marker, color=colour, zorder=4 if oom else 3,
-            markersize=4.2 if oom else 3.6, markeredgewidth=1.1 if oom else 0,
-            markeredgecolor=style.VERMILION if oom else colour,
-        )  # fmt: skip
+        if oom and metrics.is_completed(run):
+            look |= {"markersize": 4.2, "markeredgewidth": 1.1, "markeredgecolor": style.VERMILION}
+        panel.plot(*here, zorder=4 if oom else 3, **look)
 
 
 def _set_scale(panel: Axes, runs: list, memory: list) -> None:
@@ -80,26 +86,41 @@ def _set_scale(panel: Axes, runs: list, memory: list) -> None:
 
 
 def caption(dataset: Dataset) -> captions.Caption:
-    """Peaks as shares of the limit, and where they come from."""
+    """Peaks of completed runs at each pair of limits, and where they come from."""
     runs = dataset.runs
-    share = metrics.estimate(runs, metrics.peak_share_of_limit)
-    peak = metrics.estimate(runs, metrics.peak_memory_bytes)
+    known = metrics.estimate(runs, metrics.peak_memory_bytes).n
     sources = metrics.peak_sources(runs)
     oom = sum(map(metrics.had_oom, runs))
-    said = "unknown" if peak.value is None else f"{peak.value / _MIB:.0f} MiB"
+
+    def peak(here: list) -> str | None:
+        found = metrics.estimate(here, metrics.peak_memory_bytes).value
+        if found is None:
+            return None
+        share = metrics.estimate(here, metrics.peak_share_of_limit).value
+        of_limit = "" if share is None else f" ({captions.percent(share)} of the limit)"
+        return f"{found / _MIB:.0f} MiB{of_limit}"
+
+    def numbers(here: list) -> dict:
+        found = metrics.estimate(here, metrics.peak_memory_bytes)
+        share = metrics.estimate(here, metrics.peak_share_of_limit)
+        return {
+            "median_peak_bytes": found.value,
+            "median_share_of_limit": share.value,
+            "n": found.n,
+        }
+
     return captions.describe(
         runs,
         [
-            captions.n_of(peak.n, runs, "peak"),
-            f"Median peak {said}; median share of the limit {captions.percent(share.value)} "
-            f"(n = {share.n}); {captions.count(oom, 'run')} with an OOM kill.",
+            captions.n_completed(known, runs, "a peak"),
+            f"Median peak: {captions.by_limits(runs, peak)}; {captions.count(oom, 'run')} with an "
+            "OOM kill.",
             "Source of the peak: "
             + (", ".join(f"{name} ({n})" for name, n in sources.items()) or "unknown")
             + ".",
         ],
-        n_peak=peak.n,
-        median_peak_bytes=peak.value,
-        median_share_of_limit=share.value,
+        n_peak=known,
+        by_limits=captions.numbers_by_limits(runs, numbers),
         runs_with_oom=oom,
         peak_sources=sources,
     )

@@ -1,4 +1,7 @@
-"""Share of runs that resolved their task, with its interval, by memory and CPU limit."""
+"""Share of runs that resolved their task, with its interval, by memory and CPU limit.
+
+Runs whose outcome says nothing about the limit are in no share.
+"""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -91,6 +94,7 @@ def caption(dataset: Dataset) -> captions.Caption:
                     "share": found.share,
                     "lower": found.lower,
                     "upper": found.upper,
+                    "left_out": metrics.left_out_counts(here),
                 }
     everything = resolution.resolved(runs)
     said = "No run was graded."
@@ -101,9 +105,23 @@ def caption(dataset: Dataset) -> captions.Caption:
             f"{captions.percent(everything.lower)} to {captions.percent(everything.upper)})."
         )
     graded = everything.n if everything else 0
-    tasks = len({run["task"] for run in runs if run["resolved"] is not None})
-    sentences = [said, f"Tasks with graded runs: {tasks}.", captions.n_of(graded, runs, "grading")]
-    return captions.describe(runs, sentences, n_graded=graded, n_tasks=tasks, by_limits=numbers)
+    tasks = len({r["task"] for r in metrics.countable(runs) if r["resolved"] is not None})
+    countable = metrics.countable(runs)
+    sentences = [
+        said,
+        f"Tasks with graded runs: {tasks}.",
+        captions.n_of(graded, countable, "grading"),
+        *captions.left_out(runs),
+    ]
+    return captions.describe(
+        runs,
+        sentences,
+        n_graded=graded,
+        n_tasks=tasks,
+        n_countable=len(countable),
+        left_out=metrics.left_out_counts(runs),
+        by_limits=numbers,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""CPU throttling against the CPU limit: share of periods, and throttled time."""
+"""CPU throttling against the CPU limit: share of periods, and throttled time.
+
+Lines and numbers are over completed runs; the others are drawn as what became of them.
+"""
 
 from collections.abc import Callable
 
@@ -15,7 +18,7 @@ _NOTHING = "no run has CFS bandwidth counters"
 
 
 def draw(dataset: Dataset) -> Figure:
-    """A point for each run, a line through the medians of each task."""
+    """A point for each run, a line through the medians of each task's completed ones."""
     cpus = metrics.cpu_limits(dataset.runs)
     subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
     figure, (left, right) = plt.subplots(
@@ -33,6 +36,7 @@ def draw(dataset: Dataset) -> Figure:
         Line2D([], [], color=colour, marker=marker, label=style.short(name, 2.2))
         for name, colour, marker in _looks(subjects)
     ]
+    handles += style.censored_handles(dataset.runs)
     style.legend_above(figure, handles)
     return figure
 
@@ -54,52 +58,60 @@ def _draw_metric(
         medians = []
         for x, limit in enumerate(cpus):
             here = [run for run in subjects[name] if run["cpu_limit"] == limit]
-            values = [value for value in map(metric, here) if value is not None]
-            if not values:
+            known = [run for run in here if metric(run) is not None]
+            if not known:
                 continue
             drawn = True
-            offsets = style.spread(len(values), 0.3 / len(subjects))
-            panel.plot(
-                [x + dodge + (o if len(values) > 1 else 0) for o in offsets], values,
-                linestyle="", marker=marker, color=colour, zorder=3,
-                alpha=0.8 if len(values) < 10 else 0.4, markeredgewidth=0,
-            )  # fmt: skip
-            medians.append((x + dodge, metrics.estimate(here, metric).value))
+            offsets = style.spread(len(known), 0.3 / len(subjects))
+            for run, offset in zip(known, offsets, strict=True):
+                panel.plot(
+                    x + dodge + (offset if len(known) > 1 else 0), metric(run), zorder=3,
+                    alpha=0.8 if len(known) < 10 else 0.4, **style.run_point(run, colour, marker),
+                )  # fmt: skip
+            middle = metrics.estimate(here, metric).value
+            if middle is not None:
+                medians.append((x + dodge, middle))
         if medians:
             panel.plot(*zip(*medians, strict=True), color=colour, zorder=2)
     if not drawn:
         style.say_instead(panel, _NOTHING)
         return
-    panel.set_xticks(range(len(cpus)), map(style.cpu_name, cpus))
+    runs = [run for own in subjects.values() for run in own]
+    groups = [[run for run in runs if run["cpu_limit"] == limit] for limit in cpus]
+    names = list(map(style.cpu_name, cpus))
+    panel.set_xticks(range(len(cpus)), style.completed_ticks(names, groups))
     panel.set_xlim(-0.5, len(cpus) - 0.5)
     panel.set_xlabel("CPU limit")
     panel.grid(axis="y")
 
 
 def caption(dataset: Dataset) -> captions.Caption:
-    """The median of both at each CPU limit."""
+    """The median of both over the completed runs at each pair of limits."""
     runs = dataset.runs
-    numbers, said = {}, []
-    for name, here in style.by_cpu_limit(runs).items():
-        share = metrics.estimate(here, metrics.throttled_period_share)
+
+    def share(here: list[Row]) -> str | None:
+        found = metrics.estimate(here, metrics.throttled_period_share)
+        return None if found.value is None else f"{captions.percent(found.value)} (n = {found.n})"
+
+    def numbers(here: list[Row]) -> dict:
+        found = metrics.estimate(here, metrics.throttled_period_share)
         rate = metrics.estimate(here, metrics.throttled_s_per_s)
-        numbers[name] = {
-            "median_period_share": share.value,
-            "n_period_share": share.n,
+        return {
+            "median_period_share": found.value,
+            "n_period_share": found.n,
             "median_s_per_s": rate.value,
             "n_s_per_s": rate.n,
         }
-        if share.value is not None:
-            said.append(f"{captions.percent(share.value)} at {name} (n = {share.n})")
+
     n = metrics.estimate(runs, metrics.throttled_period_share).n
     return captions.describe(
         runs,
         [
-            captions.n_of(n, runs, "CFS bandwidth counters"),
-            f"Median share of throttled periods by CPU limit: {', '.join(said) or 'unknown'}.",
+            captions.n_completed(n, runs, "CFS bandwidth counters"),
+            f"Median share of throttled periods: {captions.by_limits(runs, share)}.",
         ],
         n_counters=n,
-        by_cpu_limit=numbers,
+        by_limits=captions.numbers_by_limits(runs, numbers),
     )
 
 

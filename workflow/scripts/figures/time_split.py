@@ -1,4 +1,4 @@
-"""Where the agent's time went: start-up, model, tools, and neither."""
+"""Where the agent's time went: start-up, model, tools, and neither; in completed runs."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ _VISIBLE = 0.004
 
 
 def draw(dataset: Dataset) -> Figure:
-    """A bar for each cell: the means over its runs, which add up to the mean wall time."""
+    """A bar for each cell: the means over its completed runs, which add up to the mean wall time."""
     bars, _ = _shown_bars(dataset)
     figure, axes = style.panels(len(bars), _height(bars), wide=_WIDE)
     inches = figure.get_figwidth() / min(len(bars), _WIDE) - 1.0
@@ -30,7 +30,7 @@ def draw(dataset: Dataset) -> Figure:
     occur = {
         part
         for shown in bars.values()
-        for _, split, _ in shown
+        for _, split, *_ in shown
         for part, seconds in split.items()
         if seconds > _VISIBLE * sum(split.values())
     }
@@ -55,8 +55,8 @@ def _height(bars: dict[str, list]) -> float:
     return _AROUND + _BAR * max(map(len, bars.values()))
 
 
-def _bars(runs: list[Row], pooled: bool) -> list[tuple[str, dict[str, float], int]]:
-    """Label, mean seconds by part, and number of runs, from the top down."""
+def _bars(runs: list[Row], pooled: bool) -> list[tuple[str, dict[str, float], int, int]]:
+    """Label, mean seconds by part, and of how many completed runs of how many, from the top."""
     cells = metrics.by_cell(runs)
     memory, cpus = metrics.memory_limits(runs), metrics.cpu_limits(runs)
     if pooled:
@@ -68,14 +68,14 @@ def _bars(runs: list[Row], pooled: bool) -> list[tuple[str, dict[str, float], in
             for c in cpus
             if (m, c) in cells
         }
-    return [(label, *metrics.mean_time_split(group)) for label, group in groups.items()]
+    return [(label, *metrics.mean_time_split(g), len(g)) for label, g in groups.items()]
 
 
-def _draw_bars(panel: Axes, bars: list[tuple[str, dict[str, float], int]]) -> None:
-    if not any(split for _, split, _ in bars):
+def _draw_bars(panel: Axes, bars: list[tuple[str, dict[str, float], int, int]]) -> None:
+    if not any(split for _, split, *_ in bars):
         style.say_instead(panel, "no run has its time divided")
         return
-    for y, (_, split, n) in enumerate(bars):
+    for y, (_, split, n, of) in enumerate(bars):
         left = 0.0
         for part, (colour, _, hatch) in _LOOKS.items():
             width = split.get(part, 0.0)
@@ -84,12 +84,13 @@ def _draw_bars(panel: Axes, bars: list[tuple[str, dict[str, float], int]]) -> No
                 edgecolor="#ffffff", linewidth=0.3,
             )  # fmt: skip
             left += width
-        if not split:
-            panel.text(0, y, " unknown", va="center", fontsize=5.5, color=style.GREY)
-        elif n > 1:
-            panel.text(left, y, f" n = {n}", va="center", fontsize=5.5, color=style.GREY)
-    longest = max(sum(split.values()) for _, split, _ in bars)
-    several = any(n > 1 for *_, n in bars)
+        if n < of:
+            said = f" {n} of {of}" if n else f" 0 of {of}: unknown"
+        else:
+            said = f" n = {n}" if n > 1 else ""
+        panel.text(left, y, said, va="center", fontsize=5.5, color=style.GREY)
+    longest = max(sum(split.values()) for _, split, *_ in bars)
+    several = any(of > 1 or n < of for *_, n, of in bars)
     panel.set_xlim(0, longest * (1.14 if several else 1.03))
     panel.set_yticks(range(len(bars)), [label for label, *_ in bars])
     panel.set_ylim(len(bars) - 0.4, -0.6)
@@ -99,25 +100,32 @@ def _draw_bars(panel: Axes, bars: list[tuple[str, dict[str, float], int]]) -> No
 
 
 def caption(dataset: Dataset) -> captions.Caption:
-    """The median share of each part, and how exact the tools' times are."""
+    """The median share of each part over the completed runs at each pair of limits."""
     runs = dataset.runs
-    shares = {part: metrics.time_share(runs, part) for part in metrics.TIME_PARTS}
-    n = shares["model"].n
+    n = metrics.time_share(runs, "model").n
     _, pooled = _shown_bars(dataset)
-    said = ", ".join(
-        f"{_LOOKS[part][1]} {captions.percent(share.value)}"
-        for part, share in shares.items()
-        if share.value
-    )
+
+    def said(here: list[Row]) -> str | None:
+        found = {part: metrics.time_share(here, part).value for part in ("model", "both", "tools")}
+        known = [(part, share) for part, share in found.items() if share]
+        return ", ".join(f"{_LOOKS[part][1]} {captions.percent(s)}" for part, s in known) or None
+
+    def numbers(here: list[Row]) -> dict:
+        mean_s, n_split = metrics.mean_time_split(here)
+        median = {part: metrics.time_share(here, part).value for part in metrics.TIME_PARTS}
+        return {"mean_s": mean_s, "median_share": median, "n": n_split}
+
+    short = n < len(runs)
     return captions.describe(
         runs,
         [
-            captions.n_of(n, runs, "division of their time"),
-            f"Median share of the agent's time: {said or 'unknown'}.",
+            captions.n_completed(n, runs, "a division of their time"),
+            f"Median share of the agent's time: {captions.by_limits(runs, said)}.",
             *(["Each bar stands for all memory limits."] if pooled else []),
+            *(["Beside a bar: the runs that it is the mean of, of all there."] if short else []),
         ],
         n_split=n,
-        median_share={part: share.value for part, share in shares.items()},
+        by_limits=captions.numbers_by_limits(runs, numbers),
     )
 
 

@@ -236,7 +236,10 @@ def _title(run: Row) -> str:
     if run["cpu_mode"] == CPUSET:
         limits += " pinned"
     outcome = style.OUTCOME_NAMES.get(run["outcome"] or metrics.UNKNOWN, run["outcome"])
-    kills = f", {run['tool_oom_count']} tool OOM" if run["tool_oom_count"] else ""
+    least, most = metrics.tool_kill_bounds(run)
+    kills = f", {least} tool OOM" if least else ""
+    if least is None and run["oom_kill_count"]:
+        kills = f", 0-{most} tool OOM"
     replicate = f", #{run['replicate']}" if run["replicate"] else ""
     rest = f", {limits}{replicate}: {outcome}{kills}"
     room = _TITLE_INCHES - style.width_inches(rest, 6.5)

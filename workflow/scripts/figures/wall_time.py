@@ -1,4 +1,7 @@
-"""Wall time of the agent's phase against the memory limit, one line for each CPU limit."""
+"""Wall time of the agent's phase against the memory limit, one line for each CPU limit.
+
+Lines and numbers are over completed runs; the others are drawn as what became of them.
+"""
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -12,7 +15,7 @@ _LOG_FROM = 30
 
 
 def draw(dataset: Dataset) -> Figure:
-    """A point for each run, a line through the medians; open points are runs not completed."""
+    """A point for each run, a line through the medians of the completed ones."""
     memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
     # With one memory limit there is nothing to see along it: then the CPU limit is the axis.
     by_memory = len(memory) > 1 or len(cpus) == 1
@@ -34,9 +37,10 @@ def draw(dataset: Dataset) -> Figure:
             known = [(x + dodge, m) for x, m in enumerate(medians) if m is not None]
             panel.plot(*zip(*known, strict=True) if known else ([], []), color=colour, zorder=2)
         panel.set_title(style.short(name, inches))
-        panel.set_xticks(
-            range(len(ticks)), map(style.memory_name if by_memory else style.cpu_name, ticks)
-        )
+        limit = "mem_limit_bytes" if by_memory else "cpu_limit"
+        names = list(map(style.memory_name if by_memory else style.cpu_name, ticks))
+        groups = [[run for run in runs if run[limit] == tick] for tick in ticks]
+        panel.set_xticks(range(len(ticks)), style.completed_ticks(names, groups))
         panel.set_xlim(-0.5, len(ticks) - 0.5)
         panel.set_xlabel("memory limit" if by_memory else "CPU limit")
         panel.set_ylabel("wall time of the agent (s)" if place % wide == 0 else "")
@@ -47,11 +51,7 @@ def draw(dataset: Dataset) -> Figure:
         Line2D([], [], color=colour, marker=marker, label=naming(value))
         for value, colour, marker in looks
     ]
-    if any(run["outcome"] != "completed" for run in dataset.runs):
-        handles.append(
-            Line2D([], [], linestyle="", marker="o", markerfacecolor="#ffffff",
-                   markeredgecolor=style.BLACK, label="not completed")
-        )  # fmt: skip
+    handles += style.censored_handles(dataset.runs)
     style.legend_above(figure, handles)
     return figure
 
@@ -60,10 +60,8 @@ def _draw_points(panel, runs: list, x: float, width: float, colour, marker: str)
     timed = [run for run in runs if metrics.agent_wall_s(run) is not None]
     for run, offset in zip(timed, style.spread(len(timed), width), strict=True):
         panel.plot(
-            x + (offset if len(timed) > 1 else 0), metrics.agent_wall_s(run), linestyle="",
-            marker=marker, color=colour, markeredgewidth=0.7, zorder=3,
-            markerfacecolor=colour if run["outcome"] == "completed" else "#ffffff",
-            alpha=1.0 if len(timed) < 10 else 0.5,
+            x + (offset if len(timed) > 1 else 0), metrics.agent_wall_s(run), zorder=3,
+            alpha=1.0 if len(timed) < 10 else 0.5, **style.run_point(run, colour, marker),
         )  # fmt: skip
 
 
@@ -81,23 +79,26 @@ def _set_scale(panel, seconds: list[float]) -> None:
 
 
 def caption(dataset: Dataset) -> captions.Caption:
-    """The median wall time at each CPU limit."""
+    """The median wall time of completed runs at each pair of limits."""
     runs = dataset.runs
-    medians, said = {}, []
-    for name, here in style.by_cpu_limit(runs).items():
+
+    def median_s(here: list) -> str | None:
+        found = metrics.estimate(here, metrics.agent_wall_s).value
+        return None if found is None else f"{found:.1f} s"
+
+    def numbers(here: list) -> dict:
         found = metrics.estimate(here, metrics.agent_wall_s)
-        medians[name] = {"median_s": found.value, "n": found.n}
-        if found.value is not None:
-            said.append(f"{found.value:.1f} s at CPU limit {name} (n = {found.n})")
+        return {"median_s": found.value, "n": found.n}
+
     overall = metrics.estimate(runs, metrics.agent_wall_s)
     return captions.describe(
         runs,
         [
-            captions.n_of(overall.n, runs, "time"),
-            f"Median over all tasks and memory limits: {', '.join(said) or 'unknown'}.",
+            captions.n_completed(overall.n, runs, "a time"),
+            f"Median over all tasks: {captions.by_limits(runs, median_s)}.",
         ],
         n_timed=overall.n,
-        median_by_cpu_limit=medians,
+        median_by_limits=captions.numbers_by_limits(runs, numbers),
     )
 
 
