@@ -14,7 +14,7 @@ import pytest
 import run_maker
 import small_sweep
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsweep import cli, config, engine, process, utf8, watch
@@ -224,6 +224,21 @@ def test_lists_of_paths_are_split_at_line_feeds_alone(tmp_path):
     assert cli._lines(path) == names
 
 
+@pytest.mark.parametrize("locale", locales.NAMES)
+def test_what_reads_and_writes_text_passes_its_tests_in_every_locale(locale, tmp_path):
+    """In the locale's own encoding: the tests' process is not in Python's UTF-8 mode."""
+    modules = ("row_fields", "task_sets", "scenario", "export_swebench", "trace_lines", "sse")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *(f"tests/unit/test_{module}.py" for module in modules),
+            f"--basetemp={tmp_path / 'inner'}",
+        ],
+        cwd=ROOT, env=locales.environment(locale), capture_output=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:].decode()
+
+
 # Children
 
 
@@ -294,6 +309,7 @@ def folder(tmp_path_factory):
     return made
 
 
+@settings(deadline=None)
 @given(text=st.text(characters, min_size=1).filter(str.strip), escaped=st.booleans())
 def test_any_text_reaches_the_agent_as_it_was_written(folder, text, escaped):
     """Through a task file, and through the configuration that the job of a cell reads."""
@@ -314,6 +330,7 @@ def test_any_text_reaches_the_agent_as_it_was_written(folder, text, escaped):
     assert json.loads(again.spec(again.cells()[0])) == spec
 
 
+@settings(deadline=None)
 @given(text=st.text(characters).filter(str.strip))
 def test_any_issue_is_in_the_prompt_as_it_was_written(folder, text):
     content = {
@@ -326,6 +343,7 @@ def test_any_issue_is_in_the_prompt_as_it_was_written(folder, text):
     assert f"<issue>\n{text.strip()}\n</issue>".encode() in job["prompt"].encode()
 
 
+@settings(deadline=None)
 @given(
     before=st.text(characters),
     half=st.characters(categories=["Cs"]),
