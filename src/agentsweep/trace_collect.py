@@ -190,12 +190,18 @@ class Collector:
         link = (self._number, parent, kind, stamp, len(self.files), _mark(record))
         known = links.get(uuid)
         links[uuid] = link
-        if known is None or known[2:4] != link[2:4]:
+        if known is None or known[2] != kind:
             return True
-        if known[5] == link[5] or (known[4] != link[4] and type(stamp) is str):
+        same = known[5] == link[5]
+        if known[4] == link[4]:
+            repeated = same and known[3] == stamp
+        elif type(stamp) is str and type(known[3]) is str:
+            repeated = known[3] == stamp
+        else:
+            repeated = same
+        if repeated:
             links[uuid] = known
-            return False
-        return True
+        return not repeated
 
     # --- one method a record type ---
 
@@ -312,8 +318,8 @@ class Collector:
             if copy is not None:
                 known.remove(copy)
                 if copy.use is not None:
-                    copy.use.origins.append(origin)
-                    copy.use.uuids.append(draft.last_uuid or "")
+                    twin = self._tool_use(block, origin, draft, record, utc_ns)
+                    draft.twins.append((copy.use, twin))
                 continue
             draft.blocks.append(made)
             if self._keep_content:
@@ -344,7 +350,7 @@ class Collector:
         identity = as_text(identity) or identity
         usage, parent = read_usage(content), record.get("parentUuid")
         version = record.get("version")
-        draft = self.answers.find(identity, request, usage, origin, parent, version)
+        draft = self.answers.find(identity, request, usage, origin, parent, utc_ns, version)
         if draft is not None:
             message = draft.message
             message.records += 1
@@ -415,7 +421,7 @@ class Collector:
         )
         call.background = given.get("run_in_background") is True
         uuids = [] if draft.last_uuid is None else [draft.last_uuid]
-        return Use(identity, call, draft, self._number, self._order[0], [origin], uuids)
+        return Use(identity, call, draft, self._number, self._order[0], origin, uuids)
 
     def _add_fatal(self, record: dict, text: str, origin: Origin, utc_ns: int | None) -> None:
         status = record.get("apiErrorStatus")
