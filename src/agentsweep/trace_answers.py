@@ -19,15 +19,17 @@ _RESULTS_WITHIN = ((2, 1, 160), (2, 1, 300))
 
 @dataclass(slots=True)
 class Origin:
-    """Where a record came from: its agent as written, or its place in an unnamed inline chain."""
+    """Where a record came from: its agent as written, or its place in an unnamed inline chain.
+
+    key: the agent's id, True for all unnamed inline chains, None for the main conversation.
+    """
 
     agent_id: str | None
     chain_uuid: str | None = None
+    key: str | bool | None = field(init=False, compare=False)
 
-    @property
-    def key(self) -> str | bool | None:
-        """The agent's id, True for all unnamed inline chains, None for the main conversation."""
-        return self.agent_id if self.agent_id is not None else (self.chain_uuid is not None or None)
+    def __post_init__(self) -> None:
+        self.key = self.agent_id if self.chain_uuid is None else True
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +106,10 @@ class Draft:
         """The calls that were made: a copy in another sub-agent was made there, too, but one of
         the main conversation, which a fork begins with, was not made again. The message gets them
         in the order of its blocks."""
+        if not self.twins:
+            made = list(self.uses)
+            self.message.calls = [use.call for use in made]
+            return made
         by_agent = {id(use): {use.origin.agent_id: use} for use in self.uses}
         for first, twin in self.twins:
             known = by_agent[id(first)].setdefault(twin.origin.agent_id, twin)
@@ -156,7 +162,10 @@ class Answers:
             if draft is not None:
                 return draft
         before = self.owners.get(parent) if type(parent) is str else None
-        for draft in (before, self._open.get(origin.key)):
+        opened = self._open.get(origin.key)
+        if before is None and (opened is None or opened.message.id != identity):
+            return None
+        for draft in (before, opened):
             if draft is None or draft.message.id != identity:
                 continue
             if request is not None and draft.request is not None:

@@ -81,7 +81,7 @@ class Collector:
         self.duplicates = 0
         self.chain = Chain()
         self.answers = Answers()
-        self.main_files: list[tuple[int, int]] = []  # first number, and when last written
+        self.main_files: list[int] = []  # the numbers of the records before each main file
         self.sessions: dict[str, int] = {}
         self.versions: dict[str, int] = {}
         self.first_utc_ns = LATEST
@@ -124,7 +124,7 @@ class Collector:
         self._order = (-1, self._number)
         self.answers.begin_file()
         if agent_id is None:
-            self.main_files.append((self._number, -1))
+            self.main_files.append(self._number)
         if agent_id is None:
             return
         agent = self.agent(agent_id)
@@ -268,9 +268,7 @@ class Collector:
         """A record of the main conversation, in which the user may go back."""
         uuid = record.get("uuid")
         if type(uuid) is str and self._file_agent is None:
-            self.chain.spoken.append((self._number, uuid, kind))
-            if self.main_files:
-                self.main_files[-1] = (self.main_files[-1][0], self._order[0])
+            self.chain.spoken.append((self._number, uuid, kind, self._order[0]))
 
     def _read_prompt(self, record: dict, utc_ns: int | None, origin: Origin, text: str) -> str:
         notification = read_notification(text)

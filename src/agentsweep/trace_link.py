@@ -100,6 +100,8 @@ class _Linker:
 
     def _resolve_chains(self) -> None:
         """Give each inline sub-agent (CLI 2.0.0: no agent id) the uuid of its first record."""
+        if not self._found.chain_parents:
+            return
         roots: dict[str, str] = {}
         for uuid in self._found.chain_parents:
             path: set[str] = set()
@@ -134,14 +136,10 @@ class _Linker:
         files = self._found.main_files
         if not files:
             return
-        # A session that goes on in another folder was written there last.
-        place = max(range(len(files)), key=lambda place: (files[place][1], place))
-        first = files[place][0] + 1
-        end = files[place + 1][0] + 1 if place + 1 < len(files) else 2**63
-        found = self._found.chain.live(first, end)
+        found = self._found.chain.live(files)
         if found is None:
             return
-        uuids, whole = found
+        uuids, whole, first, end = found
         places = {uuid: number for number, uuid in enumerate(uuids)}
         for draft in self._found.answers.drafts:
             if not draft.uuids or all(origin.key is not None for origin in draft.origins):
