@@ -52,7 +52,8 @@ class Result:
     block: dict
     extra: object
     order: tuple[int, int]
-    above: str | None  # the record that it follows: that of its call, or another result
+    call_uuid: str | None  # the record of its call, where it is named
+    above: str | None  # the record that it follows: that of a call, or another result
 
 
 @dataclass(slots=True)
@@ -245,11 +246,12 @@ class Collector:
                 if tool_use_id:
                     kind = "tool_result"
                     extra = record.get("toolUseResult")
-                    above = as_text(record.get("sourceToolAssistantUUID"))
-                    above = above or as_text(record.get("parentUuid"))
-                    self.results.append(
-                        Result(origin, tool_use_id, utc_ns, block, extra, self._order, above)
+                    named = as_text(record.get("sourceToolAssistantUUID"))
+                    above = as_text(record.get("parentUuid"))
+                    made = Result(
+                        origin, tool_use_id, utc_ns, block, extra, self._order, named, above
                     )
+                    self.results.append(made)
         if kind is None:
             kind = self._read_prompt(record, utc_ns, origin, result_text(content))
         identity = as_text(record.get("uuid")) or f"user-{self._number}"

@@ -344,7 +344,9 @@ class _CallOfResult:
     """Finds the call that a result is of: by its id, and by the chain where several have it."""
 
     def __init__(self, uses: dict[str, list[Use]], found: Collector):
-        self._uses, self._links = uses, found.chain.links
+        self._uses, self._links, self._results = uses, found.chain.links, found.results
+        self._by_id: dict[str, list[Result]] = {}
+        self._styles: dict[str, dict[int, list[str | None]]] = {}
         self._by_uuid: dict[str, dict[str, list[Use]]] = {}
         self._by_agent: dict[tuple[str, str | None], list[Use]] = {}
         self._beside: dict[str, dict[tuple[int, str | None], list[Use]]] = {}
@@ -355,12 +357,30 @@ class _CallOfResult:
             return None
         if len(uses) == 1:
             return uses[0].call
-        found = self._above(result, uses)
-        if found:
-            waiting = [use for use in found if not use.call.finished]
-            waiting = waiting or self._waiting_beside(found[0])
-            return (waiting or found)[0].call
-        return self._before(result, uses).call
+        known = self._records(result.tool_use_id)
+        found = known.get(result.call_uuid or "")
+        exact = found is not None
+        if found is None:
+            found = self._above(result, known)
+            exact = found is not None and self._hang_each_on_its_own(result, known, found[0])
+        if found is None:
+            return self._before(result, uses).call
+        waiting = [use for use in found if not use.call.finished] if exact else []
+        return (waiting or self._waiting_beside(found[0]) or found)[0].call
+
+    def _hang_each_on_its_own(self, result: Result, known: dict, use: Use) -> bool:
+        """Whether the results of an answer's calls of one id follow the records of their own calls,
+        and not one another, as in older versions."""
+        tool_id = result.tool_use_id
+        styles = self._styles.get(tool_id)
+        if styles is None:
+            styles = self._styles[tool_id] = {}
+            for one in self._results_of(tool_id):
+                if found := self._above(one, known):
+                    above = one.above if one.above in known else None
+                    styles.setdefault(id(found[0].answer), []).append(above)
+        above = styles[id(use.answer)]
+        return len(above) > 1 and None not in above and len({*above}) == len(above)
 
     def _waiting_beside(self, use: Use) -> list[Use]:
         """The calls of this id that one agent made in one answer and that wait, in their order."""
@@ -371,21 +391,31 @@ class _CallOfResult:
         group = self._beside[use.tool_id][id(use.answer), use.call.agent_id]
         return [one for one in group if not one.call.finished]
 
-    def _above(self, result: Result, uses: list[Use]) -> list[Use]:
-        """The calls in the nearest record above the result that has some of this id."""
-        known = self._by_uuid.get(result.tool_use_id)
+    def _results_of(self, tool_id: str) -> list[Result]:
+        if not self._by_id:
+            for result in self._results:
+                self._by_id.setdefault(result.tool_use_id, []).append(result)
+        return self._by_id.get(tool_id, [])
+
+    def _records(self, tool_id: str) -> dict[str, list[Use]]:
+        """The calls of an id by their records."""
+        known = self._by_uuid.get(tool_id)
         if known is None:
-            known = self._by_uuid[result.tool_use_id] = {}
-            for use in uses:
+            known = self._by_uuid[tool_id] = {}
+            for use in self._uses[tool_id]:
                 for uuid in use.uuids:
                     known.setdefault(uuid, []).append(use)
+        return known
+
+    def _above(self, result: Result, known: dict[str, list[Use]]) -> list[Use] | None:
+        """The calls in the nearest record above the result that has some of this id."""
         here, steps = result.above, 0
         while here is not None and steps < _MOST_STEPS:
             if here in known:
                 return known[here]
             link = self._links.get(here)
             here, steps = (None if link is None else link[1]), steps + 1
-        return []
+        return None
 
     def _before(self, result: Result, uses: list[Use]) -> Use:
         """The first call that waits in the last answer before the result, of its own agent."""
