@@ -23,7 +23,7 @@ from agentsweep.atif_parts import (
 )
 from agentsweep.linked_run import TOKENS, Run
 from agentsweep.run_row import run_row
-from agentsweep.trace_records import Message, SubAgent, ToolCall, Usage, as_text
+from agentsweep.trace_records import Message, SubAgent, ToolCall, as_text
 
 VERSION = "ATIF-v1.8"
 
@@ -59,10 +59,10 @@ class _Maker:
         self._calls: dict[tuple[str, Chain], list[tuple[ToolCall, dict]]] = defaultdict(list)
         for call, row in zip(run.trace.tool_calls, run.tool_rows, strict=True):
             self._calls[call.message_id, call.agent_id].append((call, row))
-        self._started: dict[str, list[SubAgent]] = defaultdict(list)
+        self._started: dict[int, list[SubAgent]] = defaultdict(list)
         for agent in run.trace.agents:
-            if agent.parent_id is not None:
-                self._started[agent.parent_id].append(agent)
+            if agent.parent is not None:
+                self._started[id(agent.parent)].append(agent)
 
     def root(self) -> dict:
         row = self._row
@@ -110,18 +110,19 @@ class _Maker:
                 **({"model_name": model} if model else {}),
             },
             "steps": [{"step_id": i, **step} for i, step in enumerate(steps, 1)],
-            "final_metrics": final_metrics_of([m.usage or Usage() for m in answers], len(steps)),
+            "final_metrics": final_metrics_of([m.whole_usage for m in answers], len(steps)),
             **({"subagent_trajectories": embedded} if embedded else {}),
         }
 
     def _steps(self, chain: Chain, embedded: list[dict]) -> Iterable[tuple[int, dict]]:
         """The steps of a conversation, each with its time in ns; sub-agents go to `embedded`."""
-        used = set()
+        used, time_ns = set(), 0
         for message in self._messages[chain]:
-            time_ns = message.first_utc_ns or 0
+            # One without a time keeps its place.
+            time_ns = max(time_ns, message.first_utc_ns or 0)
             if message.role == "assistant":
-                used.add(message.id)
-                yield time_ns, agent_step(message) | self._tools(message.id, chain, embedded)
+                used.add(message.key)
+                yield time_ns, agent_step(message) | self._tools(message.key, chain, embedded)
             elif (text := text_of(message)) or message.kind != "tool_result":
                 yield time_ns, user_step(message, text)
         for message_id, owner in self._calls:
@@ -130,14 +131,17 @@ class _Maker:
                 first = self._calls[message_id, owner][0][0].requested_utc_ns
                 step = {"source": "agent", "message": "", "is_copied_context": True}
                 said = {"extra": {"message_id": message_id}}
-                yield first or 0, step | said | self._tools(message_id, chain, embedded)
+                yield (
+                    time_ns if first is None else first,
+                    step | said | self._tools(message_id, chain, embedded),
+                )
 
     def _tools(self, message_id: str, chain: Chain, embedded: list[dict]) -> dict:
         """A step's tool calls and what is known of their results."""
         calls, results = [], []
         for call, row in self._calls.get((message_id, chain), ()):
             calls.append(tool_call(call, row))
-            agents = [a for a in self._started[call.id] if a.agent_id not in self._made]
+            agents = [a for a in self._started[id(call)] if a.agent_id not in self._made]
             # All at once: a damaged session may let one of them start another one of them.
             self._made |= {agent.agent_id for agent in agents}
             if call.finished or agents:

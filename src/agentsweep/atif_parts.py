@@ -31,7 +31,9 @@ def agent_step(message: Message) -> dict:
     thoughts = (as_text(b.get("thinking")) for b in blocks if b.get("type") == "thinking")
     reasoning = "\n".join(thought for thought in thoughts if thought)
     step = {**_stamp(message), "source": "agent", "message": text_of(message)}
-    extra = {"message_id": message.id, "kind": message.kind}
+    extra = {"message_id": message.key, "kind": message.kind}
+    if message.abandoned:
+        extra |= {"abandoned": True}
     if not is_answer(message):
         return step | {"llm_call_count": 0, "extra": extra}
     others = {kind: n for kind, n in message.blocks.items() if kind not in _BLOCKS}
@@ -39,7 +41,7 @@ def agent_step(message: Message) -> dict:
         **step,
         **({"model_name": message.model} if message.model else {}),
         **({"reasoning_content": reasoning} if reasoning else {}),
-        "metrics": _metrics(message.usage or Usage()),
+        "metrics": _metrics(message.whole_usage),
         "llm_call_count": 1,
         "extra": {
             **extra,
@@ -52,7 +54,7 @@ def agent_step(message: Message) -> dict:
 def user_step(message: Message, text: str) -> dict:
     """What went to the model beside tool results: from the user, else (`extra.kind`) the CLI."""
     source = "user" if message.kind in ("prompt", "interrupt") else "system"
-    extra = {"message_id": message.id, "kind": message.kind}
+    extra = {"message_id": message.key, "kind": message.kind}
     return {**_stamp(message), "source": source, "message": text, "extra": extra}
 
 

@@ -326,15 +326,17 @@ def _api_call_row(run_id: str, place: int, line: dict) -> dict:
 
 def message_row(run_id: str, message: Message) -> dict:
     """A row for an API message or a user record."""
-    usage = message.usage if message.role == "assistant" and message.kind != "error" else None
+    answered = message.role == "assistant" and message.kind != "error"
+    usage = message.whole_usage if answered else None
     tokens = {name: getattr(usage, name) for name in TOKENS} if usage else {}
     return {
         "run_id": run_id,
-        "message_id": message.id,
+        "message_id": message.key,
         "role": message.role,
         "kind": message.kind,
         "agent_id": message.agent_id,
         "model": message.model,
+        "other_models": ", ".join(message.other_usage or ()) or None,
         "request_id": message.request_id,
         "start_utc_ns": message.start_utc_ns,
         "start_source": message.start_source,

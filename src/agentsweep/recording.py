@@ -10,7 +10,7 @@ message answers).
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,9 @@ def load(path: Path | str) -> Recording:
             session = trace.parse_sources(sources, keep_content=True)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    exact = dict(_exact_events(path / "api.jsonl")) if path.is_dir() else {}
+    exact: dict[str, list[Events]] = {}
+    for identity, events in _exact_events(path / "api.jsonl") if path.is_dir() else ():
+        exact.setdefault(identity, []).append(events)
     maker = _Maker(session, exact)
     main = maker.conversation("main", None, None)
     if not main.turns:
@@ -166,11 +168,16 @@ def _exact_events(log: Path) -> Iterator[tuple[str, Events]]:
 
 
 class _Maker:
-    def __init__(self, session: Trace, exact: dict[str, Events]):
-        self._session, self._exact = session, exact
-        self._calls = {(call.id, call.agent_id): call for call in session.tool_calls}
-        self._starts = {call.id: call for call in session.tool_calls if call.name in AGENT_TOOLS}
+    def __init__(self, session: Trace, exact: dict[str, list[Events]]):
+        self._session = session
+        answers: dict[str, list[SessionMessage]] = {}
+        for message in session.messages:
+            if message.role == "assistant":
+                answers.setdefault(message.id, []).append(message)
+        self._exact = dict(_by_answer(answers, exact))
+        self._starts = [call for call in session.tool_calls if call.name in AGENT_TOOLS]
         self._ids: set[str] = set()
+        self._names: set[str] = set()
         self._exact_turns = self._turns = 0
 
     @property
@@ -182,49 +189,65 @@ class _Maker:
 
     def conversation(self, name: str, prompt: str | None, agent_id: str | None) -> Conversation:
         """The turns of one conversation. What the CLI itself said in the model's place (after an
-        error of the API) is no turn."""
-        turns = [
-            self._turn(message)
+        error of the API) is no turn; nor is what the user left behind by going back."""
+        said = [
+            message
             for message in self._session.messages
             if message.role == "assistant"
             and message.kind != "error"
             and message.agent_id == agent_id
+            and not message.abandoned
         ]
-        return Conversation(name, prompt, tuple(turns))
+        if all(message.position is not None for message in said):
+            # Clocks may step back; links do not.
+            said.sort(key=lambda message: message.position)
+        return Conversation(name, prompt, tuple(map(self._turn, said)))
 
     def subagents(self) -> Iterator[Conversation]:
         """Those that a call started; what the CLI starts by itself (warm-ups) is not replayed."""
         started = set()
         for agent in self._session.agents:
-            call = self._starts.get(agent.parent_id or "")
-            if call is not None:
-                started.add(call.id)
-                yield self.conversation(f"sub-agent {call.id}", _prompt(call), agent.agent_id)
-        for call in self._starts.values():
+            call = agent.parent
+            if call is None or call.name not in AGENT_TOOLS:
+                continue
+            made = self.conversation(self._name(call), _prompt(call), agent.agent_id)
+            if agent.missing and made.turns and made.turns[-1].calls and _gave_report(call):
+                # The main file repeats its calls, and has its last words as their result.
+                made = replace(made, turns=(*made.turns, _report(call)))
+            if made.turns or not agent.missing:
+                started.add(id(call))
+                yield made
+        for call in self._starts:
             # Where the call failed there was none.
-            lost = call.id not in started and call.finished and call.is_error is not True
-            if lost and (prompt := _prompt(call)) is not None:
-                turn = _report(call)
-                yield Conversation(f"sub-agent {call.id}", prompt, (turn,), recorded=False)
+            if id(call) not in started and _gave_report(call):
+                prompt = _prompt(call)
+                if prompt is not None:
+                    yield Conversation(self._name(call), prompt, (_report(call),), recorded=False)
+
+    def _name(self, call: ToolCall) -> str:
+        return _first_free(f"sub-agent {call.id}", self._names)
 
     def _turn(self, message: SessionMessage) -> RecordedTurn:
         content, times_ns, calls, renamed = [], [], [], False
+        made = iter(message.calls)
         for time_ns, raw in message.content or ():
             block = _clean(raw)
+            call = next(made, None) if raw.get("type") == "tool_use" else None
             if block is None:
                 continue
             if block["type"] == "tool_use":
-                call = self._calls.get((block["id"], message.agent_id))
-                unique = self._unique(block["id"])
+                # Tool calls lead through a conversation, so no id may come twice, as it does from
+                # some servers.
+                unique = _first_free(block["id"], self._ids)
                 if unique != block["id"]:
-                    # The session's result is that of the call that had the id first.
-                    block, call, renamed = block | {"id": unique}, None, True
+                    block, renamed = block | {"id": unique}, True
                 calls.append(_recorded(block, call))
             content.append(block)
             times_ns.append(time_ns)
         usage = message.usage
         said = Message(
-            id=message.id,
+            # The CLI takes answers of one id for one answer.
+            id=message.key,
             model=message.model or "unknown",
             content=tuple(content),
             stop_reason=_stop_reason(message.stop_reason, bool(calls)),
@@ -238,7 +261,7 @@ class _Maker:
                 usage.cache_creation_input_tokens,
             ),
         )
-        events = None if renamed else self._exact.get(message.id)
+        events = None if renamed else self._exact.get(message.key)
         self._turns += 1
         self._exact_turns += events is not None
         if events is None:
@@ -259,15 +282,41 @@ class _Maker:
                 asked_ns = min(max(asked_ns, again_ns), message.first_utc_ns)
         return asked_ns
 
-    def _unique(self, call_id: str) -> str:
-        """Tool calls lead through a conversation, so no id may come twice, as it does from some
-        servers."""
-        made, number = call_id, 1
-        while made in self._ids:
-            number += 1
-            made = f"{call_id}_{number}"
-        self._ids.add(made)
-        return made
+
+def _by_answer(
+    answers: dict[str, list[SessionMessage]], exact: dict[str, list[Events]]
+) -> Iterator[tuple[str, Events]]:
+    """The events of each answer by its key. Where the gateway has another number of answers under
+    an id than the session has, whose events are whose is not known."""
+    for identity, played in exact.items():
+        messages = answers.get(identity, [])
+        if len(messages) == 1:
+            yield messages[0].key, played[-1]
+        elif len(messages) == len(played):
+            for message, events in zip(messages, played, strict=True):
+                yield message.key, tuple((s, _named(event, message.key)) for s, event in events)
+
+
+def _named(event: dict[str, Any], identity: str) -> dict[str, Any]:
+    """An event with another id of its message."""
+    message = event.get("message")
+    if event.get("type") != "message_start" or not isinstance(message, dict):
+        return event
+    return event | {"message": message | {"id": identity}}
+
+
+def _first_free(wanted: str, taken: set[str]) -> str:
+    """The name, or with a number where it is taken; it is taken from now on."""
+    made, number = wanted, 1
+    while made in taken:
+        number += 1
+        made = f"{wanted}_{number}"
+    taken.add(made)
+    return made
+
+
+def _gave_report(call: ToolCall) -> bool:
+    return call.finished and call.is_error is not True
 
 
 def _derived_events(message: Message, start_ns: int | None, times_ns: list) -> Events:

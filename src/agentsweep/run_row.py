@@ -1,5 +1,6 @@
 """The row of a run in `runs`: what its result.json says, and what its other files add up to."""
 
+import re
 from collections.abc import Iterable
 
 from agentsweep.cpu_modes import CPUSET
@@ -54,6 +55,10 @@ _TIMES = (
     "agent_start_utc_ns",
     "agent_end_utc_ns",
 )
+
+
+# As `outcome` begins its detail.
+_LEFT_AT = re.compile(r"(?:turn (\d{1,9}) of|the end of) [^:]+: (.*)", re.DOTALL)
 
 
 def run_row(run: Run, n_samples: int) -> dict:
@@ -223,9 +228,22 @@ def _replay(run: Run) -> dict:
         "n_compared_calls": score.compared,
         "n_same_calls": score.same,
         "n_limited_calls": score.limited,
-        "diverged_turn": whole(said("diverged", "turn")),
-        "diverged_reason": word(said("diverged", "reason")),
+        **_diverged(run.result, said),
     }
+
+
+def _diverged(result: Fields, said: Fields) -> dict:
+    """Where and why a replay left its recording. The gateway says it of an agent that asked for
+    what is not there; of one that ended before its recording the outcome says it."""
+    turn, reason = whole(said("diverged", "turn")), word(said("diverged", "reason"))
+    if turn is None and reason is None and word(result("outcome")) == "diverged":
+        detail = word(result("outcome_detail")) or ""
+        named = _LEFT_AT.match(detail)
+        reason = (named[2] if named else detail) or "the agent ended before its recording"
+        turn = whole(said("unplayed", "turn"))
+        if turn is None and named and named[1]:
+            turn = int(named[1])
+    return {"diverged_turn": turn, "diverged_reason": reason}
 
 
 def trace_counts(trace: Trace, rows: list[dict]) -> dict:
@@ -240,6 +258,7 @@ def trace_counts(trace: Trace, rows: list[dict]) -> dict:
         "n_tool_errors": sum(row["is_error"] is True for row in rows),
         "n_tool_unfinished": sum(not row["finished"] for row in rows),
         "n_subagents": sum(not agent.warmup for agent in trace.agents),
+        "n_subagents_missing": sum(a.missing and not a.warmup for a in trace.agents),
         "n_compactions": trace.compactions,
         **_tokens(trace.messages),
     }
@@ -247,7 +266,7 @@ def trace_counts(trace: Trace, rows: list[dict]) -> dict:
 
 def _tokens(messages: list[Message]) -> dict:
     """Tokens of all messages, each counted once; None without any message."""
-    usages = [m.usage for m in messages if _is_of_model(m) and m.usage is not None]
+    usages = [m.whole_usage for m in messages if _is_of_model(m) and m.usage is not None]
     if not usages:
         return dict.fromkeys((*TOKENS, "output_tokens_final"))
     totals = {name: sum(getattr(usage, name) for usage in usages) for name in TOKENS}

@@ -241,6 +241,12 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("n_api_calls", "int", "calls", "Requests to the model"),
         ("n_api_errors", "int", "calls", "Those that failed"),
         ("n_subagents", "int", "agents", "Sub-agents"),
+        (
+            "n_subagents_missing",
+            "int",
+            "agents",
+            "Those whose own session file is not there: what they did is in no number, or in part",
+        ),
         ("n_compactions", "int", "times", "Times that the conversation was compacted"),
         *_TOKENS,
         ("output_tokens_final", "bool", "", "Whether output_tokens is exact for every message"),
@@ -296,7 +302,12 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
     ],
     "tool_calls": [
         _RUN_ID,
-        ("tool_call_id", "text!", "", "Id of the call"),
+        (
+            "tool_call_id",
+            "text!",
+            "",
+            "Id of the call; with a suffix (_2, ...) where a server gave one id to several",
+        ),
         ("name", "text", "", "Tool"),
         ("category", "text", "", "What the call does: test, build, read, ..."),
         ("agent_id", "text", "", "Sub-agent that made the call; null for the main chain"),
@@ -388,11 +399,18 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
     ],
     "messages": [
         _RUN_ID,
-        ("message_id", "text!", "", "API message id, or the record's id for the user's"),
+        (
+            "message_id",
+            "text!",
+            "",
+            "API message id, or the record's id for the user's; with a suffix (_2, ...) where a "
+            "server gave one id to several answers",
+        ),
         ("role", "text", "", "assistant or user"),
         ("kind", "text", "", "text, thinking, tool_use, error, prompt, tool_result, ..."),
         ("agent_id", "text", "", "Sub-agent whose message it is"),
         ("model", "text", "", "Model that answered"),
+        ("other_models", "text", "", "Other models that helped; the tokens include theirs"),
         ("request_id", "text", "", "API request id"),
         ("start_utc_ns", "int", "ns", "When the model was asked, where known"),
         ("start_source", "text", "", "Source of the start: request or previous"),

@@ -11,7 +11,9 @@ _AGENT_CATEGORY = "agent"
 
 def leaf_rows(rows: Sequence[Mapping]) -> list[Mapping]:
     """The calls in which a tool works: not those whose time is that of a sub-agent."""
-    parents = {row["parent_id"] for row in rows}
+    # An id that a server gives to several calls is that of the one that starts agents.
+    agents = {row["tool_call_id"] for row in rows if row["category"] == _AGENT_CATEGORY}
+    parents = {row["parent_id"] for row in rows} - agents
     return [
         row
         for row in rows

@@ -193,9 +193,10 @@ def _companions(main: Path, session_ids: set[str]) -> list[Source]:
 def summary(trace: Trace) -> dict:
     """What `agentsweep trace` prints: a JSON-able summary of one session.
 
-    Times are ISO UTC, durations seconds. Tokens count each API message once; `output_tokens` is
-    a lower bound where `output_tokens_final` is false, because the CLI never wrote the final
-    number.
+    Times are ISO UTC, durations seconds. Tokens count each API message once, with what other models
+    did for it; `output_tokens` is a lower bound where `output_tokens_final` is false, because the
+    CLI never wrote the final number. `abandoned` counts the model's messages on branches that the
+    user left by going back. `subagents.missing` counts those whose own file is not there.
     """
     assistant = [m for m in trace.messages if m.role == "assistant" and m.kind != "error"]
     user = [m for m in trace.messages if m.role == "user"]
@@ -219,13 +220,11 @@ def summary(trace: Trace) -> dict:
             "by_kind": _count(m.kind for m in trace.messages),
             "main": sum(m.agent_id is None for m in assistant + user),
             "subagents": sum(m.agent_id is not None for m in assistant + user),
+            "abandoned": sum(m.abandoned for m in assistant),
         },
         "tokens": {
             **_tokens(assistant),
-            "by_model": {
-                model: _tokens([m for m in assistant if m.model == model])
-                for model in sorted({m.model for m in assistant if m.model})
-            },
+            "by_model": _tokens_by_model(assistant),
             "main": _tokens([m for m in assistant if m.agent_id is None]),
             "subagents": _tokens([m for m in assistant if m.agent_id is not None]),
         },
@@ -249,6 +248,7 @@ def summary(trace: Trace) -> dict:
         "subagents": {
             "count": len(agents),
             "warmup": len(trace.agents) - len(agents),
+            "missing": sum(agent.missing for agent in agents),
             "agents": [
                 {
                     "agent_id": agent.agent_id,
@@ -256,6 +256,7 @@ def summary(trace: Trace) -> dict:
                     "agent_type": agent.agent_type,
                     "warmup": agent.warmup,
                     "inline": agent.inline,
+                    "missing": agent.missing,
                     "models": agent.models,
                     "first_timestamp": format_time(agent.first_utc_ns),
                     "last_timestamp": format_time(agent.last_utc_ns),
@@ -296,11 +297,29 @@ def _count(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+def _tokens_by_model(messages: list[Message]) -> dict[str, dict]:
+    """The tokens of each model; `messages` counts those that it answered itself."""
+    own: dict[str, list[Usage]] = {}
+    others: dict[str, list[Usage]] = {}
+    for message in messages:
+        if message.model:
+            own.setdefault(message.model, []).append(message.usage or Usage())
+        for model, usage in (message.other_usage or {}).items():
+            others.setdefault(model, []).append(usage)
+    return {
+        model: _sums(own.get(model, []) + others.get(model, []), len(own.get(model, [])))
+        for model in sorted({*own, *others})
+    }
+
+
 def _tokens(messages: list[Message]) -> dict:
-    usages = [m.usage or Usage() for m in messages]
+    return _sums([m.whole_usage for m in messages], len(messages))
+
+
+def _sums(usages: list[Usage], messages: int) -> dict:
     unfinal = sum(not usage.output_final for usage in usages)
     return {
-        "messages": len(messages),
+        "messages": messages,
         "input_tokens": sum(usage.input_tokens for usage in usages),
         "output_tokens": sum(usage.output_tokens for usage in usages),
         "cache_read_input_tokens": sum(usage.cache_read_input_tokens for usage in usages),

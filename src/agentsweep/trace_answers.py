@@ -19,15 +19,17 @@ _RESULTS_WITHIN = ((2, 1, 160), (2, 1, 300))
 
 @dataclass(slots=True)
 class Origin:
-    """Where a record came from: its agent as written, or its place in an unnamed inline chain."""
+    """Where a record came from: its agent as written, or its place in an unnamed inline chain.
+
+    key: the agent's id, True for all unnamed inline chains, None for the main conversation.
+    """
 
     agent_id: str | None
     chain_uuid: str | None = None
+    key: str | bool | None = field(init=False, compare=False)
 
-    @property
-    def key(self) -> str | bool | None:
-        """The agent's id, True for all unnamed inline chains, None for the main conversation."""
-        return self.agent_id if self.agent_id is not None else (self.chain_uuid is not None or None)
+    def __post_init__(self) -> None:
+        self.key = self.agent_id if self.chain_uuid is None else True
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +41,7 @@ class Use:
     answer: "Draft"
     number: int
     order_ns: int
-    origins: list[Origin]
+    origin: Origin
     uuids: list[str]
 
 
@@ -77,7 +79,7 @@ class Draft:
     """An assistant message of which some records have been read.
 
     request: the id of its request, where one is known. number, order_ns: its first record's place;
-    last_number, last_uuid: its last record.
+    last_number, last_uuid: its last record. twins: calls with copies of them in other records.
     """
 
     message: Message
@@ -89,10 +91,41 @@ class Draft:
     uuids: list[str] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
+    twins: list[tuple[Use, Use]] = field(default_factory=list)
 
     @property
     def uses(self) -> Iterator[Use]:
+        """The calls of its blocks, in their order."""
         return (block.use for block in self.blocks if block.use is not None)
+
+    def all_uses(self) -> Iterator[Use]:
+        yield from self.uses
+        yield from (twin for _, twin in self.twins)
+
+    def made_uses(self) -> list[Use]:
+        """The calls that were made: a copy in another sub-agent was made there, too, but one of
+        the main conversation, which a fork begins with, was not made again. The message gets them
+        in the order of its blocks."""
+        if not self.twins:
+            made = list(self.uses)
+            self.message.calls = [use.call for use in made]
+            return made
+        by_agent = {id(use): {use.origin.agent_id: use} for use in self.uses}
+        for first, twin in self.twins:
+            known = by_agent[id(first)].setdefault(twin.origin.agent_id, twin)
+            if known is not twin:
+                known.uuids += twin.uuids
+        made = []
+        self.message.calls = []
+        for copies in by_agent.values():
+            first = next(iter(copies.values()))
+            if None in copies and len(copies) > 1:
+                main = copies[None]
+                main.uuids += [u for use in copies.values() if use is not main for u in use.uuids]
+                copies = {None: main}
+            made += copies.values()
+            self.message.calls.append(copies.get(self.message.agent_id, first).call)
+        return made
 
 
 class Answers:
@@ -120,19 +153,27 @@ class Answers:
         usage: Usage,
         origin: Origin,
         parent: object,
-        version: str | None,
+        utc_ns: int | None,
+        version: object,
     ) -> Draft | None:
         """The answer that a record goes on with; None where it begins one."""
         if request is not None:
             draft = self._by_request.get((identity, request))
             if draft is not None:
-                return None if _contradict(usage, draft.message.usage) else draft
+                return draft
         before = self.owners.get(parent) if type(parent) is str else None
-        for draft in (before, self._open.get(origin.key)):
+        opened = self._open.get(origin.key)
+        if before is None and (opened is None or opened.message.id != identity):
+            return None
+        for draft in (before, opened):
             if draft is None or draft.message.id != identity:
                 continue
             if request is not None and draft.request is not None:
-                continue
+                # A model that was asked again does not answer within the same millisecond.
+                if utc_ns is None or utc_ns != draft.message.last_utc_ns:
+                    continue
+                if self._heard.get(origin.key, -1) > draft.last_number:
+                    continue
             if _contradict(usage, draft.message.usage):
                 continue
             heard = self._heard.get(origin.key, -1)
@@ -212,10 +253,14 @@ def _take_over(whole: Draft, part: Draft, pairs: list[tuple[Block, Block]]) -> N
     whole.uuids += part.uuids
     if better(part.message.usage, whole.message.usage):
         whole.message.usage = part.message.usage
+    kept = {id(block.use): known.use for block, known in pairs}
     for block, known in pairs:
         if known.use is not None and block.use is not None:
-            known.use.origins += block.use.origins
-            known.use.uuids += block.use.uuids
+            block.use.answer = whole
+            whole.twins.append((known.use, block.use))
+    for first, twin in part.twins:
+        twin.answer = whole
+        whole.twins.append((kept[id(first)], twin))
 
 
 def content_of(kind: str, block: dict) -> object:
@@ -254,11 +299,11 @@ def _contradict(one: Usage, other: Usage | None) -> bool:
     return _numbers(one) != _numbers(other)
 
 
-def _within(usage: Usage, draft: Draft, version: str | None) -> bool:
+def _within(usage: Usage, draft: Draft, version: object) -> bool:
     """Whether the record may go on with an answer after a result of one of its own calls."""
     if not usage.output_final or not usage.total or draft.message.usage is None:
         return False
-    number = version_tuple(version)
+    number = version_tuple(version) if type(version) is str else None
     low, high = _RESULTS_WITHIN
     known = number is not None and low <= number < high
     return known and _numbers(usage) == _numbers(draft.message.usage)

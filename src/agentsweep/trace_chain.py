@@ -5,24 +5,26 @@ file keeps what was left behind; only the records that the last one descends fro
 conversation that the model saw.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 PROMPT = "prompt"
+
+_END = 2**62
 
 
 @dataclass(slots=True)
 class Chain:
     """Links by uuid, in the order of the files.
 
-    links: number of the record, its parent (None: there is none or none is named). spoken: number,
-    uuid and kind of each user and assistant record of the main conversation, in the order of the
-    files; files: for each main file, where its part of `spoken` begins and when it was written
-    last.
+    links: first of each the number of the record and its parent (None: there is none or none is
+    named). spoken: number, uuid, kind and time in ns (its own, else that of the record before) of
+    each user and assistant record of the main conversation, in the order of the files.
     """
 
     links: dict[str, tuple] = field(default_factory=dict)
-    spoken: list[tuple[int, str, str]] = field(default_factory=list)
+    spoken: list[tuple[int, str, str, int]] = field(default_factory=list)
 
     def roots(self) -> dict[str, str | None]:
         """The first record above each one; None where that is not known: its parent is not in the
@@ -45,22 +47,36 @@ class Chain:
                 found[step] = found[here]
         return found
 
-    def live(self, first_number: int, end_number: int) -> tuple[list[str], bool] | None:
-        """The records that the last one descends from, from the first to the last, of the main
-        file whose records have these numbers; and whether links alone led there.
+    def live(self, files: list[int]) -> tuple[list[str], bool, int, int] | None:
+        """The records that the last one descends from, from the first to the last; whether links
+        alone led there; and the numbers between which the records of its file are.
 
-        Where a link is missing (a damaged line, a version without links, a compaction) the record
-        before in the file is taken. None where there is nothing to follow.
+        files: the number of the record before each main file. Of several files the one that was
+        written last counts. Where a link is missing (a damaged line, a version without links) the
+        record before in the file is taken. None where there is nothing to follow.
         """
-        numbers = [number for number, _, _ in self.spoken]
-        low, high = bisect_left(numbers, first_number), bisect_left(numbers, end_number)
-        leaf = next(
-            (place for place in range(high - 1, low - 1, -1) if self.spoken[place][2] != "result"),
-            None,
-        )
-        if leaf is None:
+        numbers = [spoken[0] for spoken in self.spoken]
+        best = None
+        for low, high in pairwise([*files, _END]):
+            leaf = self._leaf(bisect_right(numbers, low), bisect_right(numbers, high))
+            # A session that goes on in another folder was written there last.
+            if leaf is not None and (best is None or self.spoken[leaf][3] >= best[0]):
+                best = self.spoken[leaf][3], leaf, low + 1, high + 1
+        if best is None:
             return None
-        kinds = {uuid: kind for _, uuid, kind in self.spoken[low:high]}
+        _, leaf, first, end = best
+        made, whole = self._upwards(leaf, numbers)
+        return made, whole, first, end
+
+    def _leaf(self, low: int, high: int) -> int | None:
+        """The last record that is no result: those of parallel calls come in any order."""
+        for place in range(high - 1, low - 1, -1):
+            if self.spoken[place][2] != "result":
+                return place
+        return None
+
+    def _upwards(self, leaf: int, numbers: list[int]) -> tuple[list[str], bool]:
+        prompts = {spoken[1] for spoken in self.spoken if spoken[2] == PROMPT}
         here, by_link, whole = self.spoken[leaf][1], False, True
         made, seen = [], set()
         while True:
@@ -70,7 +86,7 @@ class Chain:
             if parent is not None and parent in self.links and parent not in seen:
                 here, by_link = parent, True
                 continue
-            if by_link and parent is None and kinds.get(here) == PROMPT:
+            if by_link and parent is None and here in prompts:
                 break  # the user began a conversation
             place = bisect_left(numbers, number) - 1
             while place >= 0 and self.spoken[place][1] in seen:

@@ -52,7 +52,8 @@ class Result:
     block: dict
     extra: object
     order: tuple[int, int]
-    above: str | None  # the record that it follows: that of its call, or another result
+    call_uuid: str | None  # the record of its call, where it is named
+    above: str | None  # the record that it follows: that of a call, or another result
 
 
 @dataclass(slots=True)
@@ -81,7 +82,7 @@ class Collector:
         self.duplicates = 0
         self.chain = Chain()
         self.answers = Answers()
-        self.main_files: list[tuple[int, int]] = []  # first number, and when last written
+        self.main_files: list[int] = []  # the numbers of the records before each main file
         self.sessions: dict[str, int] = {}
         self.versions: dict[str, int] = {}
         self.first_utc_ns = LATEST
@@ -124,7 +125,7 @@ class Collector:
         self._order = (-1, self._number)
         self.answers.begin_file()
         if agent_id is None:
-            self.main_files.append((self._number, -1))
+            self.main_files.append(self._number)
         if agent_id is None:
             return
         agent = self.agent(agent_id)
@@ -190,12 +191,18 @@ class Collector:
         link = (self._number, parent, kind, stamp, len(self.files), _mark(record))
         known = links.get(uuid)
         links[uuid] = link
-        if known is None or known[2:4] != link[2:4]:
+        if known is None or known[2] != kind:
             return True
-        if known[5] == link[5] or (known[4] != link[4] and type(stamp) is str):
+        same = known[5] == link[5]
+        if known[4] == link[4]:
+            repeated = same and known[3] == stamp
+        elif type(stamp) is str and type(known[3]) is str:
+            repeated = known[3] == stamp
+        else:
+            repeated = same
+        if repeated:
             links[uuid] = known
-            return False
-        return True
+        return not repeated
 
     # --- one method a record type ---
 
@@ -239,11 +246,12 @@ class Collector:
                 if tool_use_id:
                     kind = "tool_result"
                     extra = record.get("toolUseResult")
-                    above = as_text(record.get("sourceToolAssistantUUID"))
-                    above = above or as_text(record.get("parentUuid"))
-                    self.results.append(
-                        Result(origin, tool_use_id, utc_ns, block, extra, self._order, above)
+                    named = as_text(record.get("sourceToolAssistantUUID"))
+                    above = as_text(record.get("parentUuid"))
+                    made = Result(
+                        origin, tool_use_id, utc_ns, block, extra, self._order, named, above
                     )
+                    self.results.append(made)
         if kind is None:
             kind = self._read_prompt(record, utc_ns, origin, result_text(content))
         identity = as_text(record.get("uuid")) or f"user-{self._number}"
@@ -262,9 +270,7 @@ class Collector:
         """A record of the main conversation, in which the user may go back."""
         uuid = record.get("uuid")
         if type(uuid) is str and self._file_agent is None:
-            self.chain.spoken.append((self._number, uuid, kind))
-            if self.main_files:
-                self.main_files[-1] = (self.main_files[-1][0], self._order[0])
+            self.chain.spoken.append((self._number, uuid, kind, self._order[0]))
 
     def _read_prompt(self, record: dict, utc_ns: int | None, origin: Origin, text: str) -> str:
         notification = read_notification(text)
@@ -312,8 +318,8 @@ class Collector:
             if copy is not None:
                 known.remove(copy)
                 if copy.use is not None:
-                    copy.use.origins.append(origin)
-                    copy.use.uuids.append(draft.last_uuid or "")
+                    twin = self._tool_use(block, origin, draft, record, utc_ns)
+                    draft.twins.append((copy.use, twin))
                 continue
             draft.blocks.append(made)
             if self._keep_content:
@@ -344,7 +350,7 @@ class Collector:
         identity = as_text(identity) or identity
         usage, parent = read_usage(content), record.get("parentUuid")
         version = record.get("version")
-        draft = self.answers.find(identity, request, usage, origin, parent, version)
+        draft = self.answers.find(identity, request, usage, origin, parent, utc_ns, version)
         if draft is not None:
             message = draft.message
             message.records += 1
@@ -415,7 +421,7 @@ class Collector:
         )
         call.background = given.get("run_in_background") is True
         uuids = [] if draft.last_uuid is None else [draft.last_uuid]
-        return Use(identity, call, draft, self._number, self._order[0], [origin], uuids)
+        return Use(identity, call, draft, self._number, self._order[0], origin, uuids)
 
     def _add_fatal(self, record: dict, text: str, origin: Origin, utc_ns: int | None) -> None:
         status = record.get("apiErrorStatus")

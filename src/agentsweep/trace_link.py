@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from pathlib import PurePath
 
-from agentsweep.trace_answers import Draft, Use
+from agentsweep.trace_answers import Use
 from agentsweep.trace_collect import LATEST, Agent, Collector, Result
 from agentsweep.trace_records import (
     AGENT_TOOLS,
@@ -100,6 +100,8 @@ class _Linker:
 
     def _resolve_chains(self) -> None:
         """Give each inline sub-agent (CLI 2.0.0: no agent id) the uuid of its first record."""
+        if not self._found.chain_parents:
+            return
         roots: dict[str, str] = {}
         for uuid in self._found.chain_parents:
             path: set[str] = set()
@@ -115,7 +117,7 @@ class _Linker:
                 roots[step] = roots[here]
         answers = self._found.answers.drafts
         drafts = (origin for draft in answers for origin in draft.origins)
-        uses = (origin for draft in answers for use in draft.uses for origin in use.origins)
+        uses = (use.origin for draft in answers for use in draft.all_uses())
         results = (result.origin for result in self._found.results)
         users = (origin for origin, _, _ in self._found.user_records)
         for group in (drafts, uses, results, users):
@@ -134,14 +136,10 @@ class _Linker:
         files = self._found.main_files
         if not files:
             return
-        # A session that goes on in another folder was written there last.
-        place = max(range(len(files)), key=lambda place: (files[place][1], place))
-        first = files[place][0] + 1
-        end = files[place + 1][0] + 1 if place + 1 < len(files) else 2**63
-        found = self._found.chain.live(first, end)
+        found = self._found.chain.live(files)
         if found is None:
             return
-        uuids, whole = found
+        uuids, whole, first, end = found
         places = {uuid: number for number, uuid in enumerate(uuids)}
         for draft in self._found.answers.drafts:
             if not draft.uuids or all(origin.key is not None for origin in draft.origins):
@@ -184,11 +182,10 @@ class _Linker:
 
     def _finish_calls(self, messages: list[Message]) -> list[ToolCall]:
         drafts = self._found.answers.drafts
-        uses = [use for draft in drafts for use in draft.uses]
+        uses = [use for draft in drafts for use in draft.made_uses()]
         uses.sort(key=lambda use: (use.order_ns, use.number))
         for use in uses:
-            agents = [origin.agent_id for origin in use.origins]
-            use.call.agent_id = None if None in agents else agents[0]
+            use.call.agent_id = use.origin.agent_id
             use.call.message_id = use.answer.message.key
             self._uses.setdefault(use.tool_id, []).append(use)
         by_agent: dict[str | None, list[tuple[ToolCall, str]]] = {}
@@ -196,8 +193,6 @@ class _Linker:
             by_agent.setdefault(use.call.agent_id, []).append((use.call, use.tool_id))
         for named in by_agent.values():
             _name(named, "id")
-        for draft in drafts:
-            draft.message.calls = [use.call for use in draft.uses]
         finder = _CallOfResult(self._uses, self._found)
         for result in sorted(self._found.results, key=lambda result: result.order):
             call = finder.find(result)
@@ -228,7 +223,8 @@ class _Linker:
             if agent_id and kind:
                 self._found.agent_types.setdefault(agent_id, kind)
             if agent_id and starts:
-                self._know(agent_id)
+                # Where it has no records of its own, they are missing.
+                self._found.agent(agent_id)
             return agent_id
         text = result_text(result.block.get("content"))
         if "agentId: " not in text:
@@ -237,16 +233,12 @@ class _Linker:
         word = text.rsplit("agentId: ", 1)[1].split(None, 1)
         if word and word[0] in self._found.agents:
             return word[0]
-        closing = (
-            _CLOSING.findall(text) if starts and result.block.get("is_error") is not True else ()
-        )
-        if closing:
-            self._know(closing[-1])
-        return closing[-1] if closing else None
-
-    def _know(self, agent_id: str) -> None:
-        """A sub-agent that the main file names: where it has no records, they are missing."""
-        self._found.agent(agent_id)
+        failed = result.block.get("is_error") is True
+        closing = _CLOSING.findall(text) if starts and not failed else ()
+        if not closing:
+            return None
+        self._found.agent(closing[-1])
+        return closing[-1]
 
     def _link_agents(self, calls: list[ToolCall]) -> None:
         starts = [call for call in calls if call.name in AGENT_TOOLS]
@@ -352,9 +344,12 @@ class _CallOfResult:
     """Finds the call that a result is of: by its id, and by the chain where several have it."""
 
     def __init__(self, uses: dict[str, list[Use]], found: Collector):
-        self._uses, self._links = uses, found.chain.links
+        self._uses, self._links, self._results = uses, found.chain.links, found.results
+        self._by_id: dict[str, list[Result]] = {}
+        self._styles: dict[str, dict[int, list[str | None]]] = {}
         self._by_uuid: dict[str, dict[str, list[Use]]] = {}
         self._by_agent: dict[tuple[str, str | None], list[Use]] = {}
+        self._beside: dict[str, dict[tuple[int, str | None], list[Use]]] = {}
 
     def find(self, result: Result) -> ToolCall | None:
         uses = self._uses.get(result.tool_use_id)
@@ -362,51 +357,80 @@ class _CallOfResult:
             return None
         if len(uses) == 1:
             return uses[0].call
-        found = self._above(result, uses)
-        if found:
-            waiting = [use for use in found if not use.call.finished]
-            waiting = waiting or self._waiting_in(found[0].answer, result.tool_use_id)
-            return (waiting or found)[0].call
-        return self._before(result, uses).call
+        known = self._records(result.tool_use_id)
+        found = known.get(result.call_uuid or "")
+        exact = found is not None
+        if found is None:
+            found = self._above(result, known)
+            exact = found is not None and self._hang_each_on_its_own(result, known, found[0])
+        if found is None:
+            return self._before(result, uses).call
+        waiting = [use for use in found if not use.call.finished] if exact else []
+        return (waiting or self._waiting_beside(found[0]) or found)[0].call
 
-    @staticmethod
-    def _waiting_in(answer: Draft, tool_id: str) -> list[Use]:
-        return [use for use in answer.uses if use.tool_id == tool_id and not use.call.finished]
+    def _hang_each_on_its_own(self, result: Result, known: dict, use: Use) -> bool:
+        """Whether the results of an answer's calls of one id follow the records of their own calls,
+        and not one another, as in older versions."""
+        tool_id = result.tool_use_id
+        styles = self._styles.get(tool_id)
+        if styles is None:
+            styles = self._styles[tool_id] = {}
+            for one in self._results_of(tool_id):
+                if found := self._above(one, known):
+                    above = one.above if one.above in known else None
+                    styles.setdefault(id(found[0].answer), []).append(above)
+        above = styles[id(use.answer)]
+        return len(above) > 1 and None not in above and len({*above}) == len(above)
 
-    def _above(self, result: Result, uses: list[Use]) -> list[Use]:
-        """The calls in the nearest record above the result that has some of this id."""
-        known = self._by_uuid.get(result.tool_use_id)
+    def _waiting_beside(self, use: Use) -> list[Use]:
+        """The calls of this id that one agent made in one answer and that wait, in their order."""
+        if use.tool_id not in self._beside:
+            groups = self._beside[use.tool_id] = {}
+            for one in self._uses[use.tool_id]:
+                groups.setdefault((id(one.answer), one.call.agent_id), []).append(one)
+        group = self._beside[use.tool_id][id(use.answer), use.call.agent_id]
+        return [one for one in group if not one.call.finished]
+
+    def _results_of(self, tool_id: str) -> list[Result]:
+        if not self._by_id:
+            for result in self._results:
+                self._by_id.setdefault(result.tool_use_id, []).append(result)
+        return self._by_id.get(tool_id, [])
+
+    def _records(self, tool_id: str) -> dict[str, list[Use]]:
+        """The calls of an id by their records."""
+        known = self._by_uuid.get(tool_id)
         if known is None:
-            known = self._by_uuid[result.tool_use_id] = {}
-            for use in uses:
+            known = self._by_uuid[tool_id] = {}
+            for use in self._uses[tool_id]:
                 for uuid in use.uuids:
                     known.setdefault(uuid, []).append(use)
+        return known
+
+    def _above(self, result: Result, known: dict[str, list[Use]]) -> list[Use] | None:
+        """The calls in the nearest record above the result that has some of this id."""
         here, steps = result.above, 0
         while here is not None and steps < _MOST_STEPS:
             if here in known:
                 return known[here]
             link = self._links.get(here)
             here, steps = (None if link is None else link[1]), steps + 1
-        return []
+        return None
 
     def _before(self, result: Result, uses: list[Use]) -> Use:
         """The first call that waits in the last answer before the result, of its own agent."""
         key = (result.tool_use_id, result.origin.agent_id)
         own = self._by_agent.get(key)
         if own is None:
-            of_agent = [u for u in uses if result.origin.agent_id in _agents(u)]
+            of_agent = [u for u in uses if u.origin.agent_id == result.origin.agent_id]
             own = sorted(of_agent or uses, key=lambda use: use.number)
             self._by_agent[key] = own
         place = bisect_left(own, result.order[1], key=lambda use: use.number)
         for use in reversed(own[max(0, place - _MOST_STEPS) : place]):
             if not use.call.finished:
-                return self._waiting_in(use.answer, use.tool_id)[0]
+                return self._waiting_beside(use)[0]
         waits = next((u for u in own[place : place + _MOST_STEPS] if not u.call.finished), None)
         return waits or own[max(0, place - 1)]
-
-
-def _agents(use: Use) -> list[str | None]:
-    return [origin.agent_id for origin in use.origins]
 
 
 def _name(items: list[tuple[object, str]], attribute: str) -> None:

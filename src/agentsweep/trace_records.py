@@ -144,8 +144,8 @@ class ToolCall:
 
     `id` is the CLI's; where a server gives one id to several calls of an agent, the second and
     later ones have a suffix (`_2`). `parent_id` is the tool call that started the sub-agent which
-    made this call, `agent_id` that sub-agent. `exit_code` is None when the trace does not say. `result_text` is there only where
-    the session was read with its results.
+    made this call, `agent_id` that sub-agent. `exit_code` is None when the trace does not say.
+    `result_text` is there only where the session was read with its results.
     """
 
     id: str

@@ -102,15 +102,17 @@ def raw_records(main: Path) -> list[dict]:
 
 
 def raw_blocks(main: Path, role: str, kind: str) -> list[dict]:
-    """The blocks of a type. One that an API message has in several records counts once: the
-    endpoint of the recordings gave all warm-up agents the same message."""
+    """The blocks of a type. One that an API message has in several records counts once. The
+    endpoint of the recordings gave all warm-up agents the same message id: their requests differ.
+    """
     found, seen = [], set()
     for record in raw_records(main):
         content = record.get("message", {}).get("content") if record["type"] == role else None
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
         for block in content or []:
-            key = (record["message"].get("id", record["uuid"]), json.dumps(block))
+            identity = record["message"].get("id", record["uuid"]), record.get("requestId")
+            key = (identity, json.dumps(block))
             if block["type"] == kind and key not in seen:
                 seen.add(key)
                 found.append(block)

@@ -33,6 +33,7 @@ from agentsweep.extract import extract
 from agentsweep.linked_run import Curve, Run
 from agentsweep.run_files import Damage, prompt_was_garbled, read_result
 from agentsweep.spec import text_sha256
+from agentsweep.time_split import leaf_rows
 from agentsweep.trace_lines import LineReport
 
 FILES = (
@@ -466,6 +467,54 @@ def test_a_replay_that_stayed_with_its_recording(replay):
     (replay / "result.json").write_text(json.dumps(ended), encoding="utf-8")
     (row,) = tables_of(replay)["runs"]
     assert (row["diverged_turn"], row["diverged_reason"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "detail", "unplayed", "turn", "reason"),
+    [
+        (
+            "diverged",
+            "turn 5 of sub-agent t1: the agent ended without it (of 6 turns there)",
+            {"conversation": "sub-agent t1", "turn": 5, "turns": 6},
+            5,
+            "the agent ended without it (of 6 turns there)",
+        ),
+        (
+            "diverged",
+            "turn 5 of main: the agent ended without it",
+            None,
+            5,
+            "the agent ended without it",
+        ),
+        (
+            "diverged",
+            "the end of main: the last answer is an error",
+            None,
+            None,
+            "the last answer is an error",
+        ),
+        ("diverged", None, None, None, "the agent ended before its recording"),
+        # The kernel ended it: it did not leave its recording.
+        ("oom_agent", "turn 5", {"conversation": "main", "turn": 5, "turns": 6}, None, None),
+    ],
+)
+def test_an_agent_that_ended_before_its_recording_says_where(
+    replay, outcome, detail, unplayed, turn, reason
+):
+    ended = json.loads((replay / "result.json").read_text(encoding="utf-8"))
+    ended["replay"] |= {"diverged": None, "unplayed": unplayed}
+    ended |= {"outcome": outcome, "outcome_detail": detail}
+    (replay / "result.json").write_text(json.dumps(ended), encoding="utf-8")
+    (row,) = tables_of(replay)["runs"]
+    assert (row["diverged_turn"], row["diverged_reason"]) == (turn, reason)
+
+
+def test_one_id_for_a_call_and_a_sub_agents_call_hides_no_tool_time():
+    made = [
+        {"tool_call_id": "c", "category": "agent", "parent_id": None},
+        {"tool_call_id": "c", "category": "test", "parent_id": "c"},
+    ]
+    assert leaf_rows(made) == made[1:]
 
 
 # --- marks ---

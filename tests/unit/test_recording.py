@@ -128,8 +128,8 @@ def test_an_id_that_comes_twice_gets_a_name_of_its_own(tmp_path):
     assert ids == ["call_0", "call_0_2"]
     first, second = (call for turn in turns for call in turn.calls)
     assert [first.id, second.id] == ids
-    # Whose result the second one is cannot be told, so it has none.
-    assert (first.text, second.has_result, second.text) == ("first", False, None)
+    assert (first.text, first.is_error) == ("first", False)
+    assert (second.text, second.is_error) == ("second", True)
 
 
 def test_exact_events_of_a_call_that_got_another_name_are_not_played(tmp_path):
