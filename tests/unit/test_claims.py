@@ -121,7 +121,8 @@ def test_the_four_files(tmp_path):
     with (tmp_path / "out" / "claims.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
     assert lines == [
-        ["claim", "dataset", "mode", "value", "unit", "n", "definition"],
+        ["claim", "dataset", "mode", "value", "unit", "n", "definition",
+         "runs", "completed", "left_out"],
         ["a_b/c|d", "H", "paper", "1234.56789", "MB", "3",
          "A definition, with a comma | and a bar."],
         ["a_b/c|d", "H", "corrected", "0.25", "MB", "2", "Corrected."],
