@@ -149,8 +149,8 @@ def test_time_split_counts_the_overlap_once():
 
 def test_time_split_of_a_run_that_lacks_a_part():
     assert metrics.time_split(run(agent_s=10.0, tool_s=5.0)) is None
-    rest = metrics.time_split(run(agent_s=10.0, model_s=2.0, tool_s=5.0))
-    assert rest["other"] == 3.0
+    known = {"startup_s": 0.0, "model_s": 2.0, "tool_s": 5.0, "overlap_s": 0.0}
+    assert metrics.time_split(run(agent_s=10.0, **known))["other"] == 3.0
 
 
 def test_mean_time_split_says_how_many_runs():
@@ -179,7 +179,9 @@ def test_category_use():
     assert list(use) == ["test", "read", "agent", "edit", "unknown"]
     assert use["test"] == metrics.CategoryUse(calls=2, errors=1, unknown=0, untimed=0, seconds=4.0)
     assert use["agent"].seconds is None
-    assert use["edit"] == metrics.CategoryUse(calls=1, errors=0, untimed=1, seconds=0)
+    assert use["edit"] == metrics.CategoryUse(
+        calls=1, errors=0, unknown=1, untimed=1, seconds=None
+    )
 
 
 def test_exact_time_share_is_of_the_calls_with_a_time():

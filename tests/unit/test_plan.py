@@ -199,7 +199,7 @@ def test_duration_is_readable(seconds, text):
 def test_runs_that_did_not_complete_are_in_no_estimate(load):
     loaded = load()
     cells = {(c.memory, c.cpus, c.replicate): c for c in loaded.cells()}
-    here, other = cells["512MiB", "0.5", 1], cells["512MiB", "1", 0]
+    here, other = cells["512MiB", "0.5", 1], cells["512MiB", "2", 0]
     seal(loaded, cells["512MiB", "0.5", 0], 10.0, outcome="oom_agent")
     rows = {row.cell: row for row in plan.make(loaded, LARGE)}
     assert rows[here.id].estimate_s is None
