@@ -38,7 +38,9 @@ def with_cells(caption: Caption, cells: Iterable[tuple[int, int] | None]) -> Cap
     lacking = [(runs, wanted) for runs, wanted in filter(None, cells) if runs < wanted]
     if not lacking:
         return caption
-    said = [f"Incomplete: {runs} of {count(wanted, 'cell')} have a run." for runs, wanted in lacking]
+    said = [
+        f"Incomplete: {runs} of {count(wanted, 'cell')} have a run." for runs, wanted in lacking
+    ]
     numbers = {
         "cells_wanted": sum(wanted for _, wanted in lacking),
         "cells_with_run": sum(runs for runs, _ in lacking),
@@ -59,7 +61,9 @@ def of_cohorts(
         {
             "mode": mode,
             "n_runs": len(metrics.everything(cohorts).runs),
-            "n_completed": len(metrics.counted(metrics.everything(cohorts), metrics.CORRECTED).runs),
+            "n_completed": len(
+                metrics.counted(metrics.everything(cohorts), metrics.CORRECTED).runs
+            ),
             "datasets": sources,
         }
         | numbers,

@@ -152,9 +152,7 @@ def test_what_was_killed_is_in_no_corrected_number_and_is_counted_beside_it():
         )
         for outcome, s in seconds.items()
     ]
-    found = {
-        (row.claim, row.mode): row for row in claims.compute([cohort_maker.group(*runs)])
-    }
+    found = {(row.claim, row.mode): row for row in claims.compute([cohort_maker.group(*runs)])}
     corrected = found["task_duration_mean", CORRECTED]
     assert (corrected.value.value, corrected.value.n) == (100.0, 1)
     assert (corrected.runs, corrected.completed, corrected.left_out) == (4, 1, 1)

@@ -559,9 +559,7 @@ def test_what_nobody_timed_is_not_zero_seconds(tmp_path):
     runs = synthetic.sweep(["logstats"], [synthetic.GIB], [1.0])
     for call in runs[0].tool_calls:
         call["duration_s"] = None
-    caption = load("tool_calls").caption(
-        Dataset(synthetic.write_dataset(runs, tmp_path / "d"))
-    )
+    caption = load("tool_calls").caption(Dataset(synthetic.write_dataset(runs, tmp_path / "d")))
     assert "Time in all unknown." in caption.sentences
     assert caption.numbers["seconds"] is None
 

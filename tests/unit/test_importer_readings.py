@@ -104,7 +104,11 @@ def test_unreadable_readings_are_counted_and_the_samples_are_damaged(one):
 def test_swapped_fields_and_dockers_keys_are_read(one):
     swapped = [s | {"mem_usage": "3.19%", "mem_percent": s["mem_usage"]} for s in samples()]
     row = the_run(one(listed=swapped))
-    assert (row["samples_status"], row["mem_peak_bytes"], row["damage"]) == ("ok", 191_000_000, None)
+    assert (row["samples_status"], row["mem_peak_bytes"], row["damage"]) == (
+        "ok",
+        191_000_000,
+        None,
+    )
     docker = [
         {name: s[name] for name in ("timestamp", "epoch")}
         | {"MemUsage": s["mem_usage"], "MemPerc": s["mem_percent"], "CPUPerc": s["cpu_percent"]}
@@ -156,7 +160,9 @@ def test_calls_of_a_zone_that_nothing_tells_have_no_time_but_their_length(one):
     for call, seconds in zip(tables["tool_calls"], (0.5, 3.0, 0.5), strict=True):
         assert (call["start_utc_ns"], call["end_utc_ns"], call["mem_peak_bytes"]) == (None,) * 3
         assert (call["duration_s"], call["finished"]) == (seconds, True)
-    assert "tool_calls.json: 3 times have no zone, and nothing tells it" in the_run(tables)["damage"]
+    assert (
+        "tool_calls.json: 3 times have no zone, and nothing tells it" in the_run(tables)["damage"]
+    )
 
 
 def test_samples_without_an_epoch_take_no_zone_from_calls_without_one(one):
@@ -172,13 +178,11 @@ def test_samples_without_an_epoch_take_no_zone_from_calls_without_one(one):
 @given(st.lists(NAMES, min_size=2, max_size=6, unique=True), st.sampled_from(["swebench", "main"]))
 def test_a_level_that_all_attempts_share_is_not_their_task(tasks, level):
     found = [
-        AttemptDir(Path(place), place)
-        for place in (f"{task}/{level}/attempt_1" for task in tasks)
+        AttemptDir(Path(place), place) for place in (f"{task}/{level}/attempt_1" for task in tasks)
     ]
     assert sorted(task_names(found, {}).values()) == sorted(tasks)
     under = [
-        AttemptDir(Path(place), place)
-        for place in (f"{level}/{task}/attempt_1" for task in tasks)
+        AttemptDir(Path(place), place) for place in (f"{level}/{task}/attempt_1" for task in tasks)
     ]
     assert sorted(task_names(under, {}).values()) == sorted(tasks)
 

@@ -179,9 +179,7 @@ def test_category_use():
     assert list(use) == ["test", "read", "agent", "edit", "unknown"]
     assert use["test"] == metrics.CategoryUse(calls=2, errors=1, unknown=0, untimed=0, seconds=4.0)
     assert use["agent"].seconds is None
-    assert use["edit"] == metrics.CategoryUse(
-        calls=1, errors=0, unknown=1, untimed=1, seconds=None
-    )
+    assert use["edit"] == metrics.CategoryUse(calls=1, errors=0, unknown=1, untimed=1, seconds=None)
 
 
 def test_exact_time_share_is_of_the_calls_with_a_time():
