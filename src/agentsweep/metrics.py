@@ -410,8 +410,9 @@ def fates(runs: Iterable[Row], calls: Iterable[Row]) -> dict[str, int]:
     """The tool calls of replays by what became of them, in the order of `FATES`; of all runs.
 
     Nothing is pooled with what was cut short: calls that a run did not come to have a fate, too.
-    A run whose recording's number of calls is not known adds no `not_reached`. `not_comparable` are those that the agent does not offer and those without a recorded result,
-    `not_reached` the recorded calls that the run did not come to.
+    `not_comparable` are those that the agent does not offer and those without a recorded result,
+    `not_reached` the recorded calls that the run did not come to; a recording whose number of
+    calls is not known adds none of these.
     """
     left = {run["run_id"]: run["n_recorded_calls"] for run in runs}
     counts: Counter[str] = Counter()
@@ -466,8 +467,8 @@ def distinct_patches(runs: Iterable[Row]) -> Patches:
 # Each of these functions gives the numbers of one claim for one cohort, in one of two modes:
 # `paper` follows the definition of AgentCgroup (arXiv 2602.09345) with its defects, `corrected` the
 # rules of docs/measurement.md. Shares are percent, durations seconds, memory decimal megabytes, CPU
-# percent of one core. Those with `_of_completed` are over all runs that count in `paper` mode and over
-# the completed ones of them in `corrected` mode; the others are over all runs that count in both.
+# percent of one core. Those with `_of_completed` are over all runs that count in `paper` mode and
+# over the completed ones of them in `corrected` mode; the others are over all that count in both.
 
 
 MEMORY_BURST_MB = 300.0

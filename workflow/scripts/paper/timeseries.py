@@ -123,7 +123,8 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     said = {
         name: "no run"
         if found is None
-        else f"{found['run_id']} ({found['outcome'] or 'outcome unknown'}, n = {captions.count(found['n_samples'], 'sample')}, "
+        else f"{found['run_id']} ({found['outcome'] or 'outcome unknown'}, "
+        f"n = {captions.count(found['n_samples'], 'sample')}, "
         f"{captions.count(found['burst_steps'], 'burst step')}, CPU at most "
         f"{_rounded(found['cpu_max_percent'])} %, memory at most "
         f"{_rounded(found['memory_max_mb'])} MB)"
