@@ -61,7 +61,8 @@ def _draw_durations(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
     for name, metric, dashes in _SUMMARIES:
         value = metric(metrics.everything(cohorts), mode).value / 60
         panel.axvline(value, color=style.BLACK, linewidth=1, linestyle=dashes)
-        label = f"{name} of all: {value:.3g} min"
+        whose = "all" if mode == metrics.PAPER else "completed"
+        label = f"{name} of {whose}: {value:.3g} min"
         handles.append(
             Line2D([], [], color=style.BLACK, linewidth=1, linestyle=dashes, label=label)
         )
