@@ -38,7 +38,9 @@ def with_cells(caption: Caption, cells: Iterable[tuple[int, int] | None]) -> Cap
     lacking = [(runs, wanted) for runs, wanted in filter(None, cells) if runs < wanted]
     if not lacking:
         return caption
-    said = [f"Incomplete: {runs} of {count(wanted, 'cell')} have a run." for runs, wanted in lacking]
+    said = [
+        f"Incomplete: {runs} of {count(wanted, 'cell')} have a run." for runs, wanted in lacking
+    ]
     numbers = {
         "cells_wanted": sum(wanted for _, wanted in lacking),
         "cells_with_run": sum(runs for runs, _ in lacking),
@@ -59,7 +61,9 @@ def of_cohorts(
         {
             "mode": mode,
             "n_runs": len(metrics.everything(cohorts).runs),
-            "n_completed": len(metrics.counted(metrics.everything(cohorts), metrics.CORRECTED).runs),
+            "n_completed": len(
+                metrics.counted(metrics.everything(cohorts), metrics.CORRECTED).runs
+            ),
             "datasets": sources,
         }
         | numbers,
@@ -218,9 +222,11 @@ def n_completed(known: int, runs: Sequence[Row], missing: str) -> str:
     done = len(metrics.completed(runs))
     if known == done == len(runs):
         return f"n = {count(known, 'run')}, {'all ' * (known > 1)}completed."
-    parts = [f"{completed_of(runs)}, and lines and numbers are of these"] * (done < len(runs))
-    parts += [f"{done - known} of them without {missing}"] * (known < done)
-    return f"n = {known} of {count(len(runs), 'run')} ({'; '.join(parts)})."
+    without = f" ({done - known} of them without {missing})" * (known < done)
+    return (
+        f"n = {known} of {count(len(runs), 'run')}: {completed_of(runs)}{without}, and lines and "
+        "numbers are of these alone."
+    )
 
 
 # In a caption; the numbers have all of them.
@@ -270,12 +276,15 @@ def _limit(value: Any, noun: str, shown: Callable[[Any], str]) -> str:
     return f"no {noun} limit" if value is None else shown(value)
 
 
+_UNRELATED = {"api_error": "API error", "over_budget": "over budget"}
+
+
 def left_out(runs: Sequence[Row]) -> list[str]:
     """The sentence on runs that shares leave out, where there are some."""
     counts = metrics.left_out_counts(runs)
     if not counts:
         return []
-    said = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items())
+    said = ", ".join(f"{n} {_UNRELATED[name]}" for name, n in counts.items())
     total = sum(counts.values())
     return [
         f"{count(total, 'run').capitalize()} ({said}) {'is' if total == 1 else 'are'} left out of "

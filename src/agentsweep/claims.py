@@ -58,7 +58,10 @@ CLAIMS = (
     "prompt_without_issue",
     "test_interpreter",
 )
-COLUMNS = ("claim", "dataset", "mode", "value", "unit", "n", "definition")
+COLUMNS = (
+    *("claim", "dataset", "mode", "value", "unit", "n", "definition"),
+    *("runs", "completed", "left_out"),
+)
 _PUBLISHED_COLUMNS = ("claim", "dataset", "printed", "number", "factor", "remark")
 
 
@@ -83,12 +86,20 @@ class Published:
 
 @dataclass(frozen=True)
 class Row:
-    """One number: a claim, for a data set, in a mode."""
+    """One number: a claim, for a data set, in a mode.
+
+    runs: the runs of the data set that count; completed: those of them that completed, which are
+    alone in most numbers of `corrected` mode; left_out: those whose outcome says nothing about a
+    limit, which are in no share of outcomes.
+    """
 
     claim: str
     dataset: str
     mode: str
     value: Value
+    runs: int = 0
+    completed: int = 0
+    left_out: int = 0
 
 
 def compute(cohorts: Iterable[Cohort]) -> list[Row]:
@@ -99,13 +110,19 @@ def compute(cohorts: Iterable[Cohort]) -> list[Row]:
             for mode in MODES:
                 found = getattr(metrics, claim)(cohort, mode)
                 if isinstance(found, Value):
-                    rows.append(Row(claim, cohort.name, mode, found))
+                    rows.append(Row(claim, cohort.name, mode, found, *_counts(cohort)))
                 elif found:
                     rows += [
-                        Row(f"{claim}/{name}", cohort.name, mode, value)
+                        Row(f"{claim}/{name}", cohort.name, mode, value, *_counts(cohort))
                         for name, value in found.items()
                     ]
     return rows
+
+
+def _counts(cohort: Cohort) -> tuple[int, int, int]:
+    rows = [run.row for run in cohort.runs]
+    left_out = sum(metrics.left_out_counts(rows).values())
+    return len(rows), len(metrics.completed(rows)), left_out
 
 
 def read_published(path: Path) -> dict[tuple[str, str], Published]:
@@ -162,6 +179,7 @@ def _csv(rows: Iterable[Row]) -> str:
             (
                 *(row.claim, row.dataset, row.mode, _exactly(value.value)),
                 *(value.unit, value.n, value.definition),
+                *(row.runs, row.completed, row.left_out),
             )
         )
     return text.getvalue()
@@ -188,6 +206,9 @@ def _json(rows: Iterable[Row], published: dict[tuple[str, str], Published]) -> s
             "unit": value.unit,
             "n": value.n,
             "definition": value.definition,
+            "runs": row.runs,
+            "completed": row.completed,
+            "left_out": row.left_out,
         }
         if said is not None and row.mode == PAPER:
             entry |= {"printed": said.printed, "reproduced": said.agrees(value.value)}
@@ -263,6 +284,14 @@ def markdown(rows: Sequence[Row], published: dict[tuple[str, str], Published]) -
             *(shown(line.corrected), line.unit, _n(line)),
         )
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    censored = {
+        row.dataset: f"{row.dataset} {row.completed} of {row.runs}"
+        for row in rows
+        if row.completed < row.runs
+    }
+    if censored:
+        said = ", ".join(censored.values())
+        lines += ["", f"Runs that completed, which corrected numbers are of: {said}."]
     remarks = [
         f"- `{claim}`, {dataset} ({said.printed}): {said.remark}"
         for (claim, dataset), said in published.items()

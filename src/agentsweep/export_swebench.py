@@ -96,8 +96,8 @@ def _gradable(
         if cells:
             more = ", ..." if len(cells) > 1 else ""
             say(
-                f"left out: {len(cells)} of {len(runs)} runs with the outcome {outcome}, which says "
-                f"nothing about the limit ({cells[0]}{more})"
+                f"left out: {len(cells)} of {len(runs)} runs with the outcome {outcome}, which "
+                f"says nothing about the limit ({cells[0]}{more})"
             )
     return kept
 

@@ -410,8 +410,9 @@ def fates(runs: Iterable[Row], calls: Iterable[Row]) -> dict[str, int]:
     """The tool calls of replays by what became of them, in the order of `FATES`; of all runs.
 
     Nothing is pooled with what was cut short: calls that a run did not come to have a fate, too.
-    A run whose recording's number of calls is not known adds no `not_reached`. `not_comparable` are those that the agent does not offer and those without a recorded result,
-    `not_reached` the recorded calls that the run did not come to.
+    `not_comparable` are those that the agent does not offer and those without a recorded result,
+    `not_reached` the recorded calls that the run did not come to; a recording whose number of
+    calls is not known adds none of these.
     """
     left = {run["run_id"]: run["n_recorded_calls"] for run in runs}
     counts: Counter[str] = Counter()
@@ -466,8 +467,8 @@ def distinct_patches(runs: Iterable[Row]) -> Patches:
 # Each of these functions gives the numbers of one claim for one cohort, in one of two modes:
 # `paper` follows the definition of AgentCgroup (arXiv 2602.09345) with its defects, `corrected` the
 # rules of docs/measurement.md. Shares are percent, durations seconds, memory decimal megabytes, CPU
-# percent of one core. Those with `_of_completed` are over all runs that count in `paper` mode and over
-# the completed ones of them in `corrected` mode; the others are over all runs that count in both.
+# percent of one core. Those with `_of_completed` are over all runs that count in `paper` mode and
+# over the completed ones of them in `corrected` mode; the others are over all that count in both.
 
 
 MEMORY_BURST_MB = 300.0
@@ -774,6 +775,7 @@ def _time_shares(
     seconds: dict[str, float] = {}
     least: dict[str, float] = {}
     calls: dict[str, int] = {}
+    timed: set[str] = set()
     for run in cohort.runs:
         groups: dict[str, list[Row]] = {}
         for call in run.calls if mode == PAPER else run.leaf_calls:
@@ -782,6 +784,8 @@ def _time_shares(
                 groups.setdefault(name, []).append(call)
         for name, found in groups.items():
             calls[name] = calls.get(name, 0) + len(found)
+            if any(None not in (call["start_utc_ns"], call["end_utc_ns"]) for call in found):
+                timed.add(name)
             spent = (
                 sum(map(listed_seconds, found))
                 if mode == PAPER
@@ -795,7 +799,10 @@ def _time_shares(
     shares = {}
     for name in sorted(seconds, key=lambda name: (-seconds[name], name)):
         shares[name] = _share(seconds[name], total, calls[name], "%", said)
-        if mode == CORRECTED:
+        if mode == CORRECTED and name not in timed:
+            # None of its calls has a time: they may have taken any part of it.
+            shares[name] = replace(shares[name], value=None)
+        elif mode == CORRECTED:
             most, fewest = seconds[name], least[name]
             extremes = [(most, most + least_total - fewest), (fewest, fewest + total - most)]
             bounds = [_share(part, whole, 0, "%", said) for part, whole in extremes]
@@ -820,7 +827,8 @@ def retry_loop_tasks(cohort: Cohort, mode: str) -> Value:
 def large_shares(shares: Sequence[Values], least_percent: float = 1.0) -> list[Values]:
     """Shares of several data sets, with what is smaller than this in all of them as `other`.
 
-    All have the same names in one order: that of the largest share, `other` last.
+    All have the same names in one order: that of the largest share, `other` last. A name that a
+    data set has not is 0 there; where none of its shares is known, nothing is.
     """
     most: dict[str, float] = {}
     for values in shares:
@@ -837,10 +845,12 @@ _OTHER = "other"
 def _with_other(values: Values, shown: Sequence[str], other: bool) -> Values:
     rest = [value for name, value in values.items() if name not in shown]
     first = next(iter(values.values()), Value(None, 0, "%", ""))
-    nothing = Value(0.0 if values else None, 0, first.unit, first.definition)
+    known = any(value.value is not None for value in values.values())
+    nothing = Value(0.0 if known else None, 0, first.unit, first.definition)
     found = {name: values.get(name, nothing) for name in shown}
     if other:
-        total = sum(value.value or 0.0 for value in rest) if values else None
+        parts = [value.value for value in rest if value.value is not None]
+        total = sum(parts) if known and (parts or not rest) else None
         found[_OTHER] = replace(nothing, value=total, n=sum(value.n for value in rest))
     return found
 

@@ -1,7 +1,7 @@
 """`agentsweep plan`: the cells of a sweep, which are sealed, and what the others would cost.
 
 Times come from sealed runs of the same task whose model turns came from where these will, and costs
-from sealed live runs; of both, from completed runs alone, because one that was killed or failed took
+from sealed live runs; both from completed runs alone, because one that was killed or failed took
 less than the work takes. Where there is none they are unknown, and the plan says so instead of
 guessing.
 """

@@ -324,7 +324,12 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("finished", "bool", "", "Whether the trace has a result"),
         ("is_error", "bool", "", "Whether the result is an error"),
         ("exit_code", "int", "", "Exit code of the command"),
-        ("timed_out", "bool", "", "Whether the agent's time limit for it ended it; null without a result"),
+        (
+            "timed_out",
+            "bool",
+            "",
+            "Whether the agent's time limit for it ended it; null without a result",
+        ),
         ("killed", "bool", "", "Whether SIGKILL ended it; null where nothing tells how it ended"),
         ("interrupted", "bool", "", "Whether the user interrupted it; null without a result"),
         ("background", "bool", "", "Whether it went on in the background"),

@@ -121,12 +121,13 @@ def test_the_four_files(tmp_path):
     with (tmp_path / "out" / "claims.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
     assert lines == [
-        ["claim", "dataset", "mode", "value", "unit", "n", "definition"],
+        ["claim", "dataset", "mode", "value", "unit", "n", "definition",
+         "runs", "completed", "left_out"],
         ["a_b/c|d", "H", "paper", "1234.56789", "MB", "3",
-         "A definition, with a comma | and a bar."],
-        ["a_b/c|d", "H", "corrected", "0.25", "MB", "2", "Corrected."],
-        ["count", "H", "paper", "28", "tasks", "33", "Counted."],
-        ["none", "H+L", "corrected", "", "%", "0", "Nothing to count."],
+         "A definition, with a comma | and a bar.", "0", "0", "0"],
+        ["a_b/c|d", "H", "corrected", "0.25", "MB", "2", "Corrected.", "0", "0", "0"],
+        ["count", "H", "paper", "28", "tasks", "33", "Counted.", "0", "0", "0"],
+        ["none", "H+L", "corrected", "", "%", "0", "Nothing to count.", "0", "0", "0"],
     ]  # fmt: skip
     entries = json.loads((tmp_path / "out" / "claims.json").read_text(encoding="utf-8"))
     assert [(e.get("printed"), e.get("reproduced")) for e in entries] == [
@@ -141,6 +142,27 @@ def test_the_four_files(tmp_path):
     assert "a\\_b/c|d & H & 1235 MB & 1235 & 0.25 (0.2 to 0.3) & MB & 3 / 2 \\\\" in latex
     body = latex.split("\\midrule")[1]
     assert all(len(re.findall(r"(?<!\\)&", line)) == 6 for line in body.splitlines() if "&" in line)
+
+
+def test_what_was_killed_is_in_no_corrected_number_and_is_counted_beside_it():
+    seconds = {"completed": 100.0, "oom_agent": 1.0, "timed_out": 2.0, "api_error": 3.0}
+    runs = [
+        cohort_maker.run(
+            run_id=outcome, source="measured", outcome=outcome, agent_s=s, container_s=s + 1
+        )
+        for outcome, s in seconds.items()
+    ]
+    found = {(row.claim, row.mode): row for row in claims.compute([cohort_maker.group(*runs)])}
+    corrected = found["task_duration_mean", CORRECTED]
+    assert (corrected.value.value, corrected.value.n) == (100.0, 1)
+    assert (corrected.runs, corrected.completed, corrected.left_out) == (4, 1, 1)
+    assert corrected.value.definition.endswith(" Completed runs alone.")
+    # As published: whatever came of a run.
+    paper = found["task_duration_mean", PAPER]
+    assert (paper.value.value, paper.value.n) == (27.5, 4)
+    assert "Completed" not in paper.value.definition
+    text = claims.markdown(list(found.values()), {})
+    assert "Runs that completed, which corrected numbers are of: D 1 of 4." in text
 
 
 def test_where_nothing_was_computed_nothing_differs(tmp_path):

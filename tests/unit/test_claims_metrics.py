@@ -1021,3 +1021,37 @@ def test_the_corrections_of_recorded_runs_go_where_they_must(recorded):
     assert list(metrics.models_subagent(h, CORRECTED)) == ["claude-sonnet-4-5-20250929"]
     # Nobody knows the tokens of H: every message has the placeholder only.
     assert metrics.tokens_peak_correlation(h, CORRECTED).n == 0
+
+
+def test_a_tool_of_which_no_call_has_a_time_has_no_share():
+    made = run(
+        calls=[call("Bash", 0, 4, "ls"), call("Read")], source="measured", outcome="completed"
+    )
+    shares = metrics.tool_time_share(group(made), metrics.CORRECTED)
+    assert (shares["Bash"].value, shares["Read"].value, shares["Read"].n) == (100.0, None, 1)
+    untimed = run(calls=[call("Bash"), call("Read")], source="measured", outcome="completed")
+    nothing = metrics.tool_time_share(group(untimed), metrics.CORRECTED)
+    shown = metrics.large_shares([shares, nothing])
+    assert shown[0]["Bash"].value == 100.0
+    assert {value.value for value in shown[1].values()} == {None}
+
+
+def test_the_paper_mode_pools_what_the_corrected_one_leaves_out():
+    """Every summary over runs: a run that was killed changes the published numbers alone."""
+    made = [
+        run(
+            samples=series([100, 200, 300, 400], used=[0, 1, 2, 3], mean=[1, 2, 3, 4]),
+            run_id=name, source="measured", outcome=outcome, agent_s=s, container_s=s,
+            mem_peak_bytes=int(s * 1e6),
+        )
+        for name, outcome, s in (("a", "completed", 50.0), ("b", "oom_agent", 5.0))
+    ]  # fmt: skip
+    for metric in (
+        metrics.task_duration_mean, metrics.task_duration_median, metrics.memory_peak_min,
+        metrics.memory_peak_max, metrics.peak_to_average_mean, metrics.peak_position_mean,
+        metrics.memory_baseline_mean,
+    ):  # fmt: skip
+        alone = metric(group(made[0]), metrics.CORRECTED)
+        assert metric(group(*made), metrics.CORRECTED) == alone
+        assert metric(group(*made), metrics.PAPER).n == 2
+    assert len(metrics.memory_trajectories(group(*made), metrics.CORRECTED)) == 1

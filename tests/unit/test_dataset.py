@@ -55,6 +55,13 @@ def test_hosts_are_the_distinct_machines(tmp_path):
     }
 
 
+def test_how_many_cells_were_wanted_is_kept_until_nobody_says_so(folders, runs, tmp_path):
+    dataset.aggregate(folders, tmp_path, cells=40)
+    assert dataset.cells_of(tmp_path) == (len(runs), 40)
+    dataset.aggregate(folders, tmp_path)
+    assert dataset.cells_of(tmp_path) is None
+
+
 def test_no_folder_is_an_error(tmp_path):
     with pytest.raises(AgentsweepError, match="there is no extracted run"):
         dataset.aggregate([], tmp_path)

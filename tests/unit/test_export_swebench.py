@@ -139,6 +139,23 @@ def test_runs_that_say_nothing_are_left_out_and_said(load, tmp_path):
     assert any(f"no finished run: 13 of {len(cells)} cells" in line for line in said)
 
 
+def test_runs_that_say_nothing_about_the_limit_have_no_prediction(load, tmp_path):
+    export_maker.seal(load(), patch=b"x")
+    ended = [
+        export_maker.CELL.replace("512MiB", "1GiB"),
+        export_maker.CELL.replace("rep~0", "rep~1"),
+    ]
+    export_maker.seal(load(), ended[0], outcome="api_error")
+    export_maker.seal(load(), ended[1], outcome="over_budget")
+    said = export(load(), tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    for cell, outcome in zip(ended, ("api_error", "over_budget"), strict=True):
+        assert (
+            f"left out: 1 of 3 runs with the outcome {outcome}, which says nothing about the limit "
+            f"({cell})" in said
+        )
+
+
 def test_a_patch_that_could_not_be_taken_is_empty_and_said(load, tmp_path):
     lost = {"status": "unavailable", "sha256": None, "bytes": 0, "reason": "the image has no git"}
     export_maker.seal(load(), outcome="oom_agent", patch_said=lost)

@@ -1,7 +1,9 @@
 """Figures: every script on sweeps of every shape, and what must hold of each file."""
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -326,11 +328,16 @@ def test_fidelity_draws_each_replay_and_the_median(datasets):
         assert len(medians) == 3
         for cpus, shown in zip((0.5, 1.0, 2.0), medians, strict=True):
             at_least = [
-                run["fidelity"]
+                run
                 for run in runs
                 if run["cpu_limit"] == cpus and run["mem_limit_bytes"] == 512 * synthetic.MIB
             ]
-            assert shown[0] == pytest.approx(sum(at_least) / 2)
+            if task == "logstats":
+                # Both were killed and left their recording: a line would make them replays.
+                assert {run["outcome"] for run in at_least} == {"diverged"}
+                assert math.isnan(shown[0])
+            else:
+                assert shown[0] == pytest.approx(sum(run["fidelity"] for run in at_least) / 2)
     plt.close(figure)
 
 
@@ -348,8 +355,9 @@ def test_fidelity_divides_the_calls_of_each_cell_and_frames_what_limits_did(data
     assert killed.get_height() == pytest.approx(100 / 7)
     assert killed.get_edgecolor()[:3] == (0, 0, 0)
     assert len(above.lines) == 2
+    assert above.lines[0].get_marker() == style.CENSORED_MARKER
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[:2] == ["1 CPU", "not completed"]
+    assert labels[:2] == ["1 CPU", "diverged"]
     assert {"killed (limit)", "not reached"} <= set(labels)
     assert "timed out (limit)" not in labels
     plt.close(figure)
@@ -365,7 +373,7 @@ def test_fidelity_shows_replays_alone(datasets):
     plt.close(figure)
     numbers = module.caption(dataset).numbers
     replays = [run for run in dataset.runs if run["model_mode"] == "replay"]
-    known = [run for run in replays if run["fidelity"] is not None]
+    known = [run for run in metrics.completed(replays) if run["fidelity"] is not None]
     assert 0 < len(known) < len(replays) < len(dataset.runs)
     assert (numbers["n_runs"], numbers["n_fidelity"]) == (len(replays), len(known))
     assert numbers["source"]["model_modes"] == ["replay"]
@@ -394,22 +402,22 @@ def test_fidelity_says_that_no_call_can_be_compared(tmp_path):
     plt.close(figure)
     said = module.caption(Dataset(path)).sentences
     assert said[:2] == [
-        "n = 0 of 3 runs (the others have no call to compare).",
-        "Median fidelity by memory limit: unknown.",
+        "n = 0 of 3 runs: 0 of 3 completed, and lines and numbers are of these alone.",
+        "Median fidelity: unknown at no memory limit, no CPU limit (0 of 3 completed).",
     ]
     assert "No recorded call is known." in said
-    assert "Distinct patches by task: t 0 in no run of no recording." in said
+    assert "Distinct patches of completed runs by task: t 0 in no run of no recording." in said
 
 
 def test_fidelity_caption_counts_patches_and_fates(datasets):
     caption = load("fidelity").caption(Dataset(datasets("replays")))
     assert caption.numbers["patches"] == {
-        "logstats": {"distinct": 2, "runs": 18, "recordings": 1, "alike": False},
+        "logstats": {"distinct": 1, "runs": 12, "recordings": 1, "alike": True},
         "starlette-1147": {"distinct": 1, "runs": 18, "recordings": 1, "alike": True},
     }
     assert (
-        "Distinct patches by task: logstats 2 in 18 runs of 1 recording, starlette-1147 1 in 18 "
-        "runs of 1 recording." in caption.sentences
+        "Distinct patches of completed runs by task: logstats 1 in 12 runs of 1 recording, "
+        "starlette-1147 1 in 18 runs of 1 recording." in caption.sentences
     )
     assert "6 runs left the recording." in caption.sentences
     fates = caption.numbers["fates"]
@@ -417,22 +425,143 @@ def test_fidelity_caption_counts_patches_and_fates(datasets):
     assert caption.numbers["limited_share"] == pytest.approx(limited)
     many = {f"t{n}": metrics.Patches(1, 2, 1, n > 2) for n in range(9)}
     assert load("fidelity")._patches_sentence(many) == (
-        "In 6 of 9 tasks all replays of a recording left the same patch."
+        "In 6 of 9 tasks all completed replays of a recording left the same patch."
     )
 
 
 def test_captions_say_how_many_runs_a_number_rests_on(datasets):
     dataset = Dataset(datasets("mixed"))
     for name, key, missing in (
-        ("peak_memory", "n_peak", "peak"),
+        ("peak_memory", "n_peak", "a peak"),
         ("throttling", "n_counters", "CFS bandwidth counters"),
-        ("time_split", "n_split", "division of their time"),
+        ("time_split", "n_split", "a division of their time"),
     ):
         caption = load(name).caption(dataset)
-        known = caption.numbers[key]
-        assert 0 < known < len(dataset.runs)
-        expected = f"n = {known} of {len(dataset.runs)} runs (the others have no {missing})."
+        known, done = caption.numbers[key], len(metrics.completed(dataset.runs))
+        assert 0 < known < done < len(dataset.runs)
+        expected = (
+            f"n = {known} of {len(dataset.runs)} runs: {done} of {len(dataset.runs)} completed "
+            f"({done - known} of them without {missing}), and lines and numbers are of these alone."
+        )
         assert caption.sentences[0] == expected
+
+
+def killed_at_the_least_memory(replicates=3):
+    """All runs with 512 MiB but the first replicates are killed early, and so seem quick."""
+    runs = synthetic.sweep(tasks=["logstats"], cpus=[1.0, 2.0], replicates=replicates)
+    for run in runs:
+        if run.row["mem_limit_bytes"] == 512 * synthetic.MIB and run.row["replicate"]:
+            run.row |= {
+                "outcome": "oom_agent",
+                "tool_oom_count": None,
+                "tool_oom_count_max": 2,
+                "oom_kill_count": 3,
+                "agent_s": 0.5,
+            }
+            last = run.tool_calls[-1]
+            last |= {"is_error": None, "finished": False, "end_ns": None, "duration_s": None}
+    return runs
+
+
+def test_runs_that_were_killed_are_in_no_line_and_no_number(tmp_path):
+    style.apply()
+    dataset = Dataset(synthetic.write_dataset(killed_at_the_least_memory(), tmp_path / "d"))
+    module = load("wall_time")
+    figure = module.draw(dataset)
+    axes = figure.axes[0]
+    lines = [line for line in axes.lines if len(line.get_xdata()) > 1]
+    first = [run for run in dataset.runs if run["mem_limit_bytes"] == 512 * synthetic.MIB]
+    survivors = [run for run in first if run["outcome"] == "completed"]
+    shown = {line.get_ydata()[0] for line in lines}
+    assert shown == {run["agent_s"] for run in survivors}
+    marks = [line for line in axes.lines if line.get_marker() == style.CENSORED_MARKER]
+    assert len(marks) == len(first) - len(survivors) == 4
+    assert "512MiB\n2/6" in [label.get_text() for label in axes.get_xticklabels()]
+    assert "agent OOM" in [text.get_text() for text in figure.legends[0].get_texts()]
+    plt.close(figure)
+    caption = module.caption(dataset)
+    here = caption.numbers["median_by_limits"]["512MiB, 1 CPU"]
+    assert (here["n"], here["n_completed"], here["n_runs"]) == (1, 1, 3)
+    assert here["median_s"] > 1
+    assert "at 512MiB, 1 CPU (1 of 3 completed)" in caption.sentences[1]
+    split = load("time_split").caption(dataset).numbers["by_limits"]["512MiB, 1 CPU"]
+    assert split["n"] == 1
+    peak = load("peak_memory").caption(dataset).numbers["by_limits"]
+    assert peak["512MiB, 2 CPUs"]["n"] == 1
+    assert peak["1GiB, 2 CPUs"]["median_peak_bytes"] > 512 * synthetic.MIB
+
+
+def test_unknown_kills_have_a_bound_and_are_not_none(tmp_path):
+    style.apply()
+    dataset = Dataset(synthetic.write_dataset(killed_at_the_least_memory(), tmp_path / "d"))
+    module = load("outcome_map")
+    caption = module.caption(dataset)
+    assert caption.sentences[1] == (
+        "The kernel killed 2 tools for memory in 2 runs, of which 2 completed; in 4 runs the "
+        "number is not known (together at most 8)."
+    )
+    assert caption.numbers["tool_oom_count"] is None
+    assert caption.numbers["tool_oom_count_max"] == 10
+    figure = module.draw(dataset)
+    assert any("1-5 tool OOM" in text for text, _ in shown_texts(figure))
+    plt.close(figure)
+
+
+def test_calls_that_died_with_the_agent_are_a_third_state(tmp_path):
+    style.apply()
+    dataset = Dataset(synthetic.write_dataset(killed_at_the_least_memory(), tmp_path / "d"))
+    module = load("tool_calls")
+    figure = module.draw(dataset)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "no result: unknown whether an error" in labels
+    assert "unfilled: runs that did not complete" in labels
+    plt.close(figure)
+    numbers = module.caption(dataset).numbers
+    left_out = {run["run_id"] for run in dataset.runs if run["outcome"] != "completed"}
+    calls = dataset.rows("tool_calls", ["run_id"])
+    assert numbers["n_calls_left_out"] == sum(call["run_id"] in left_out for call in calls) > 0
+
+
+def test_what_says_nothing_about_the_limit_is_in_no_share(tmp_path):
+    style.apply()
+    runs = synthetic.sweep(["logstats"], [synthetic.GIB], [1.0], replicates=4)
+    for run, outcome in zip(
+        runs, ("completed", "oom_agent", "api_error", "over_budget"), strict=True
+    ):
+        run.row |= {"outcome": outcome, "resolved": outcome == "completed"}
+    dataset = Dataset(synthetic.write_dataset(runs, tmp_path / "d"))
+    figure = load("outcome_map").draw(dataset)
+    assert "1/2 (+2)" in [text for text, _ in shown_texts(figure)]
+    plt.close(figure)
+    said = (
+        "2 runs (1 API error, 1 over budget) are left out of shares: these outcomes say nothing "
+        "about the limit."
+    )
+    outcomes, resolved = (load(name).caption(dataset) for name in ("outcome_map", "resolved_share"))
+    assert said in outcomes.sentences
+    assert outcomes.numbers["completed_share"] == 0.5
+    assert said in resolved.sentences
+    assert resolved.sentences[0].startswith("1 of 2 graded runs resolved their task (50 %")
+
+
+def test_an_incomplete_archive_says_how_many_cells_have_a_run(datasets, tmp_path):
+    module = load("wall_time")
+    path = shutil.copytree(datasets("one"), tmp_path / "d")
+    (path / "cells.json").write_text('{"wanted": 18, "with_run": 17}', encoding="utf-8")
+    style.main(module.draw, module.caption, argv=["--dataset", str(path), "--out", f"{path}/f"])
+    written = json.loads((path / "f.json").read_text(encoding="utf-8"))
+    assert written["caption"].endswith("Incomplete: 17 of 18 cells have a run.")
+    assert (written["cells_with_run"], written["cells_wanted"]) == (17, 18)
+    assert captions.with_cells(captions.Caption(["n = 1."]), [None, (3, 3)]).sentences == ["n = 1."]
+
+
+def test_what_nobody_timed_is_not_zero_seconds(tmp_path):
+    runs = synthetic.sweep(["logstats"], [synthetic.GIB], [1.0])
+    for call in runs[0].tool_calls:
+        call["duration_s"] = None
+    caption = load("tool_calls").caption(Dataset(synthetic.write_dataset(runs, tmp_path / "d")))
+    assert "Time in all unknown." in caption.sentences
+    assert caption.numbers["seconds"] is None
 
 
 def test_caption_text_is_no_markup(tmp_path):

@@ -782,7 +782,7 @@ def test_attempts_with_leading_zeros_are_attempts_at_one_task():
     found = [AttemptDir(Path(p), p) for p in ("t/attempt_01", "t/attempt_02", "u/v/attempt_01")]
     assert select(found, "last") == {"t/attempt_02", "u/v/attempt_01"}
     assert select(found, "first") == {"t/attempt_01", "u/v/attempt_01"}
-    assert [attempt.task for attempt in found] == ["t", "t", "v"]
+    assert list(agentcgroup.task_names(found, {}).values()) == ["t", "t", "v"]
 
 
 def test_a_number_of_an_attempt_too_long_for_a_column(tmp_path):

@@ -7,15 +7,15 @@ from agentsweep import metrics, style
 
 
 def run(**values):
-    """A row of `runs` with nothing but what is given."""
+    """A row of `runs` that completed, with nothing else but what is given."""
     names = (
         "task agent cpu_mode mem_limit_bytes mem_effective_bytes cpu_limit outcome tool_oom_count "
         "oom_kill_count mem_peak_bytes mem_peak_source cpu_usage_usec cpu_nr_periods "
         "cpu_nr_throttled cpu_throttled_usec agent_s startup_s model_s tool_s overlap_s other_s "
         "agent_start_ns agent_start_utc_ns run_id model_mode fidelity n_recorded_calls "
-        "diverged_reason patch_sha256 replay_source_sha256"
+        "diverged_reason patch_sha256 replay_source_sha256 source exit_code"
     )
-    return dict.fromkeys(names.split()) | values
+    return dict.fromkeys(names.split()) | {"outcome": "completed"} | values
 
 
 def call(**values):
@@ -56,12 +56,56 @@ def test_outcomes_are_counted_in_the_order_of_the_closed_set():
     ]
 
 
-def test_tool_kills_are_unknown_only_if_no_run_counts_them():
-    assert metrics.tool_oom_count([run(), run()]) is None
-    runs = [run(tool_oom_count=0), run(), run(tool_oom_count=3)]
-    assert metrics.tool_oom_count(runs) == 3
-    assert metrics.runs_with_tool_oom(runs) == 1
-    assert metrics.tool_oom_count([run(tool_oom_count=0)]) == 0
+def test_tool_kills_that_are_not_known_have_a_bound():
+    assert metrics.tool_kills([run(), run()]) is None
+    runs = [
+        run(tool_oom_count=0),
+        run(tool_oom_count=3, outcome="completed"),
+        run(tool_oom_count=1, outcome="stalled"),
+        # Nobody knows whether the agent or a tool was killed first.
+        run(oom_kill_count=4, tool_oom_count_max=3),
+        run(oom_kill_count=2),
+        # Nothing was killed, so no tool was.
+        run(oom_kill_count=0),
+    ]
+    assert metrics.tool_kills(runs) == metrics.ToolKills(
+        least=4, most=9, runs_known=2, runs_completed=1, runs_unknown=2
+    )
+    assert metrics.tool_kills([*runs, run()]).most is None
+    assert metrics.tool_kills([run(tool_oom_count=0)]) == metrics.ToolKills(0, 0, 0, 0, 0)
+
+
+def test_runs_that_did_not_complete_are_in_no_summary():
+    rest = {"startup_s": 1.0, "model_s": 2.0, "tool_s": 3.0, "overlap_s": 0.0, "other_s": 0.0}
+    runs = [
+        run(outcome=outcome, agent_s=seconds, **rest)
+        for outcome, seconds in (
+            ("completed", 6.0), ("oom_agent", 1.0), ("timed_out", 99.0), ("api_error", 0.1),
+            ("completed", 8.0), (None, 0.2),
+        )
+    ]  # fmt: skip
+    assert metrics.estimate(runs, metrics.agent_wall_s) == metrics.Estimate(7.0, 2)
+    assert metrics.mean_time_split(runs)[1] == 2
+    assert metrics.time_share(runs, "tools").n == 2
+    assert metrics.left_out_counts(runs) == {"api_error": 1}
+    assert metrics.completed_share(runs) == 2 / 5
+    assert metrics.completed_share([run(outcome="api_error")]) is None
+
+
+def test_an_imported_run_has_no_outcome_but_an_exit_code():
+    assert metrics.is_completed(run(source="imported", outcome=None, exit_code=0))
+    assert metrics.is_completed(run(source="imported", outcome=None, exit_code=None))
+    assert not metrics.is_completed(run(source="imported", outcome=None, exit_code=137))
+    assert not metrics.is_completed(run(source="measured", outcome=None, exit_code=0))
+
+
+def test_parts_of_a_time_that_is_not_known_are_not_zero():
+    known = {"startup_s": 1.0, "model_s": 2.0, "tool_s": 3.0, "overlap_s": 0.5, "other_s": 0.5}
+    assert metrics.time_split(run(agent_s=6.0, **known)) is not None
+    for name in ("startup_s", "overlap_s"):
+        assert metrics.time_split(run(agent_s=6.0, **known | {name: None})) is None
+    use = metrics.category_use([call(category="test"), call(category="test", is_error=True)])
+    assert (use["test"].seconds, use["test"].unknown, use["test"].errors) == (None, 1, 1)
 
 
 def test_had_oom():
@@ -105,8 +149,8 @@ def test_time_split_counts_the_overlap_once():
 
 def test_time_split_of_a_run_that_lacks_a_part():
     assert metrics.time_split(run(agent_s=10.0, tool_s=5.0)) is None
-    rest = metrics.time_split(run(agent_s=10.0, model_s=2.0, tool_s=5.0))
-    assert rest["other"] == 3.0
+    known = {"startup_s": 0.0, "model_s": 2.0, "tool_s": 5.0, "overlap_s": 0.0}
+    assert metrics.time_split(run(agent_s=10.0, **known))["other"] == 3.0
 
 
 def test_mean_time_split_says_how_many_runs():
@@ -133,9 +177,9 @@ def test_category_use():
     ]
     use = metrics.category_use(calls)
     assert list(use) == ["test", "read", "agent", "edit", "unknown"]
-    assert use["test"] == metrics.CategoryUse(calls=2, errors=1, untimed=0, seconds=4.0)
+    assert use["test"] == metrics.CategoryUse(calls=2, errors=1, unknown=0, untimed=0, seconds=4.0)
     assert use["agent"].seconds is None
-    assert use["edit"] == metrics.CategoryUse(calls=1, errors=0, untimed=1, seconds=0)
+    assert use["edit"] == metrics.CategoryUse(calls=1, errors=0, unknown=1, untimed=1, seconds=None)
 
 
 def test_exact_time_share_is_of_the_calls_with_a_time():
@@ -210,7 +254,7 @@ def test_a_synthetic_sweep_shows_what_limits_do():
     """The builder that the figures are tested with: kills below 700 MB, throttling below 2 CPUs."""
     runs = [made.row for made in synthetic.sweep(tasks=["logstats"])]
     cells = metrics.by_cell(runs)
-    assert {m for (m, _), rows in cells.items() if metrics.tool_oom_count(rows)} == {
+    assert {m for (m, _), rows in cells.items() if metrics.tool_kills(rows).least} == {
         512 * synthetic.MIB
     }
     shares = {

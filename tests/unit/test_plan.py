@@ -24,14 +24,14 @@ def load(tmp_path, monkeypatch):
     return loaded
 
 
-def seal(loaded, cell, wall_s, usd=None) -> None:
+def seal(loaded, cell, wall_s, usd=None, outcome="completed") -> None:
     spec = loaded.spec(cell)
     key = spec_sha256(spec)
     store = Store(loaded.store().root)
     with store.locked(key, spec):
         attempt = store.begin(key)
         names = {"task": cell.task, "agent": cell.agent}
-        result = {"names": names, "spec": json.loads(spec), "wall_s": wall_s}
+        result = {"names": names, "spec": json.loads(spec), "wall_s": wall_s, "outcome": outcome}
         result["stream"] = {"result": {"total_cost_usd": usd} if usd is not None else None}
         (attempt.path / "result.json").write_text(json.dumps(result), encoding="utf-8")
         store.finish(attempt, "sealed")
@@ -194,3 +194,29 @@ def test_main_prints_json_for_programs(load, capsys):
 )
 def test_duration_is_readable(seconds, text):
     assert plan.duration(seconds) == text
+
+
+def test_runs_that_did_not_complete_are_in_no_estimate(load):
+    loaded = load()
+    cells = {(c.memory, c.cpus, c.replicate): c for c in loaded.cells()}
+    here, other = cells["512MiB", "0.5", 1], cells["512MiB", "2", 0]
+    seal(loaded, cells["512MiB", "0.5", 0], 10.0, outcome="oom_agent")
+    rows = {row.cell: row for row in plan.make(loaded, LARGE)}
+    assert rows[here.id].estimate_s is None
+    assert rows[here.id].basis == "0 of 1 run completed"
+    assert "time unknown (0 of 1 run completed)" in plan.render(rows.values())
+    seal(loaded, other, 100.0)
+    rows = {row.cell: row for row in plan.make(loaded, LARGE)}
+    assert rows[here.id].estimate_s == 100.0
+    assert rows[here.id].basis == (
+        "median of 1 completed of 2 runs of the task under other limits; 0 of 1 run completed "
+        "under these"
+    )
+
+
+def test_what_a_failed_live_run_cost_is_in_no_estimate(load):
+    agents = {"claude": {"model_id": "claude-haiku-4-5-20251001", "version": "2.1.330"}}
+    taken = plan._Archive.__new__(plan._Archive)
+    taken._usd = {("fix", "claude"): [1.0, None]}
+    cell = next(iter(load(agents=agents).cells()))
+    assert taken.cost(cell) == (1.0, "mean of 1 completed of 2 runs of the task by this agent")

@@ -21,9 +21,13 @@ def test_the_interval_is_wilsons(count, n, lower, upper):
 
 
 def test_runs_that_were_not_graded_do_not_count():
-    runs = [{"resolved": value} for value in (True, None, False, None, True)]
+    runs = [{"resolved": r, "outcome": "completed"} for r in (True, None, False, None, True)]
     found = resolution.resolved(runs)
     assert (found.count, found.n, found.share) == (2, 3, 2 / 3)
     assert found.lower < found.share < found.upper
-    assert resolution.resolved([{"resolved": None}]) is None
+    # The provider failed or the money was spent: that says nothing about the limit.
+    unrelated = [{"resolved": False, "outcome": o} for o in ("api_error", "over_budget")]
+    assert resolution.resolved([*runs, *unrelated]) == found
+    assert resolution.resolved(unrelated) is None
+    assert resolution.resolved([{"resolved": None, "outcome": "completed"}]) is None
     assert resolution.resolved([]) is None

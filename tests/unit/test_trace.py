@@ -291,9 +291,9 @@ def test_a_second_result_and_a_result_without_a_call_change_nothing():
         ("Exit code 1", True, "Error: Exit code 1", 1, False, False),
         ("Exit code 137\nKilled", True, "Error: Exit code 137", 137, False, True),
         ("Exit code 143\nCommand timed out after 1s", True, "Error", 143, True, False),
-        ("Command timed out after 2m 0.0s", True, "Error", None, True, False),
-        ("no such file", True, "Error: no such file", None, False, False),
-        ("Exit code 12345", True, "Error", None, False, False),
+        ("Command timed out after 2m 0.0s", True, "Error", None, True, None),
+        ("no such file", True, "Error: no such file", None, False, None),
+        ("Exit code 12345", True, "Error", None, False, None),
         ("Exit code 7 is what this program prints", False, succeeded(), 0, False, False),
         (
             "(no output)",
@@ -314,6 +314,14 @@ def test_how_a_bash_call_ended(content, is_error, details, code, timed_out, kill
     call = parse(session).tool_calls[0]
     assert (call.exit_code, call.timed_out, call.killed) == (code, timed_out, killed)
     assert call.is_error is is_error
+
+
+def test_a_call_that_died_with_the_agent_does_not_say_how_it_ended():
+    session = Session()
+    session.bash("m1", "t1", "a", 1)
+    session.tool("m1", "t2", "Read", {"file_path": "x"}, 1)
+    for call in parse(session).tool_calls:
+        assert (call.killed, call.timed_out, call.interrupted) == (None, None, None)
 
 
 def test_the_exit_code_of_other_tools_is_not_read():

@@ -427,5 +427,11 @@ def test_partial_makes_figures_of_the_runs_there_are(finished):
     clone.snakemake("--cores", "2", "--config", "partial=True")
     assert len(clone.sealed()) == 4
     assert clone.planned("--config", "partial=True") == {}
+    caption = clone.file("results/figures/wall_time.rst")
+    assert "Incomplete: 4 of 6 cells have a run." in caption.read_text(encoding="utf-8")
+    # One more wanted cell that has no run: no table changes, and yet every caption does.
+    add_cpus(clone)
+    assert clone.planned("--config", "partial=True") == AGGREGATES
+    clone.replace("config/config.yaml", "cpus: [1, 2]", "cpus: [1]")
     # Two new ones; the list of patches needs the third, which the store gives back.
     assert clone.planned()["agent_run"] == 3

@@ -5,6 +5,7 @@ did not come to are among them.
 """
 
 from collections.abc import Sequence
+from math import nan
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -141,8 +142,8 @@ def _draw_fidelity(panel: Axes, axis: _Axis, cells: dict) -> None:
                 )  # fmt: skip
             drawn = True
             median = metrics.estimate(known, metrics.run_fidelity).value
-            if median is not None:
-                medians.append((middle, median))
+            # No line across limits under which no run completed.
+            medians.append((middle, nan if median is None else median))
         if medians:
             panel.plot(*zip(*medians, strict=True), color=colour, zorder=2)
     if not drawn:

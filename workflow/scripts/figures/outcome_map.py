@@ -68,9 +68,10 @@ def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float, shares: b
         _fill(panel, left, bottom, width, height, "#f4f4f4", "")
         countable = metrics.countable(runs)
         done = f"{len(metrics.completed(countable))}/{len(countable)}"
-        lines = [f"{done} completed" if inches >= _LEAST_SHARED else done, *killed]
         if len(countable) < len(runs):
-            lines.append(f"+{len(runs) - len(countable)} {'left out' if named else 'out'}")
+            lines = [f"{done} (+{len(runs) - len(countable)})", *killed]
+        else:
+            lines = [f"{done} completed" if inches >= _LEAST_SHARED else done, *killed]
         start = left
         for outcome, count in metrics.outcome_counts(countable).items():
             share = count / len(countable) * width

@@ -49,7 +49,8 @@ def draw(dataset: Dataset) -> Figure:
     if any(map(metrics.had_oom, metrics.completed(dataset.runs))):
         handles.append(
             Line2D([], [], linestyle="", marker="o", markersize=4.2, markerfacecolor="#ffffff",
-                   markeredgecolor=style.VERMILION, markeredgewidth=1.1, label="completed with an OOM kill")
+                   markeredgecolor=style.VERMILION, markeredgewidth=1.1,
+                   label="completed with an OOM kill")
         )  # fmt: skip
     if memory != [None]:
         handles.append(Line2D([], [], **style.LIMIT_LINE, label="memory limit"))

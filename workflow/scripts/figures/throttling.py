@@ -4,6 +4,7 @@ Lines and numbers are over completed runs; the others are drawn as what became o
 """
 
 from collections.abc import Callable
+from math import nan
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -69,8 +70,8 @@ def _draw_metric(
                     alpha=0.8 if len(known) < 10 else 0.4, **style.run_point(run, colour, marker),
                 )  # fmt: skip
             middle = metrics.estimate(here, metric).value
-            if middle is not None:
-                medians.append((x + dodge, middle))
+            # No line across limits under which no run completed.
+            medians.append((x + dodge, nan if middle is None else middle))
         if medians:
             panel.plot(*zip(*medians, strict=True), color=colour, zorder=2)
     if not drawn:

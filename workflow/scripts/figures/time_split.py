@@ -19,7 +19,7 @@ _VISIBLE = 0.004
 
 
 def draw(dataset: Dataset) -> Figure:
-    """A bar for each cell: the means over its completed runs, which add up to the mean wall time."""
+    """A bar for each cell: means over its completed runs, which add up to their mean wall time."""
     bars, _ = _shown_bars(dataset)
     figure, axes = style.panels(len(bars), _height(bars), wide=_WIDE)
     inches = figure.get_figwidth() / min(len(bars), _WIDE) - 1.0

@@ -105,7 +105,9 @@ def caption(dataset: Dataset) -> captions.Caption:
     every = dataset.rows("tool_calls", _COLUMNS)
     calls = [call for call in every if call["run_id"] in counted]
     use = metrics.category_use(calls)
-    errors, unknown = (sum(getattr(u, name) for u in use.values()) for name in ("errors", "unknown"))
+    errors, unknown = (
+        sum(getattr(u, name) for u in use.values()) for name in ("errors", "unknown")
+    )
     timed = [u.seconds for u in use.values() if u.seconds is not None]
     seconds = sum(timed) if timed else None
     untimed = sum(u.untimed for u in use.values())
@@ -116,7 +118,11 @@ def caption(dataset: Dataset) -> captions.Caption:
         most = f"; the most in {first}: {captions.percent(use[first].seconds / seconds)}"
     what = captions.count(errors, "error")
     what += f", {unknown} without a result" if unknown else ""
-    rest = f", in no number: {len(every) - len(calls)} of the others" if len(every) > len(calls) else ""
+    rest = (
+        f", in no number: {len(every) - len(calls)} of the others"
+        if len(every) > len(calls)
+        else ""
+    )
     return captions.describe(
         runs,
         [

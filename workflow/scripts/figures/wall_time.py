@@ -3,6 +3,8 @@
 Lines and numbers are over completed runs; the others are drawn as what became of them.
 """
 
+from math import nan
+
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -33,7 +35,9 @@ def draw(dataset: Dataset) -> Figure:
             for x, tick in enumerate(ticks):
                 here = cells.get((tick, value) if by_memory else (value, tick), [])
                 _draw_points(panel, here, x + dodge, 0.4 / len(series), colour, marker)
-                medians.append(metrics.estimate(here, metrics.agent_wall_s).value)
+                median = metrics.estimate(here, metrics.agent_wall_s).value
+                # No line across limits under which no run completed.
+                medians.append(nan if here and median is None else median)
             known = [(x + dodge, m) for x, m in enumerate(medians) if m is not None]
             panel.plot(*zip(*known, strict=True) if known else ([], []), color=colour, zorder=2)
         panel.set_title(style.short(name, inches))

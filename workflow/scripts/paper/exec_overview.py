@@ -61,11 +61,14 @@ def _draw_durations(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
     for name, metric, dashes in _SUMMARIES:
         value = metric(metrics.everything(cohorts), mode).value / 60
         panel.axvline(value, color=style.BLACK, linewidth=1, linestyle=dashes)
-        label = f"{name} of all: {value:.3g} min"
+        whose = "all" if mode == metrics.PAPER else "completed"
+        label = f"{name} of {whose}: {value:.3g} min"
         handles.append(
             Line2D([], [], color=style.BLACK, linewidth=1, linestyle=dashes, label=label)
         )
     panel.set_xlim(0, bins[-1])
+    if mode == metrics.CORRECTED:
+        handles += _draw_censored(panel, metrics.everything(cohorts), bins[-1])
     panel.set_xlabel("duration (min)")
     panel.set_ylabel("runs")
     panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -73,8 +76,21 @@ def _draw_durations(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
     style.legend_below(panel, handles, 3.4)
 
 
+def _draw_censored(panel: Axes, cohort: Cohort, longest: float) -> list:
+    """A star on the axis for each run that did not complete; their handles."""
+    rows = [run.row for run in cohort.runs if not metrics.is_completed(run.row)]
+    known = [row for row in rows if row["agent_s"] is not None]
+    for row in known:
+        minutes = row["agent_s"] / 60
+        panel.plot(minutes, 0, clip_on=False, zorder=4, **style.run_point(row, style.BLACK, "o"))
+    if known:
+        panel.set_xlim(0, max(longest, *(row["agent_s"] / 60 for row in known)))
+    return style.censored_handles(known)
+
+
 def _minutes(cohort: Cohort, mode: str) -> np.ndarray:
-    seconds = [run_metrics.duration_s(run, mode) for run in cohort.runs]
+    counted = metrics.counted(cohort, mode)
+    seconds = [run_metrics.duration_s(run, mode) for run in counted.runs]
     return np.array([s / 60 for s in seconds if s is not None])
 
 

@@ -123,7 +123,8 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     said = {
         name: "no run"
         if found is None
-        else f"{found['run_id']} (n = {captions.count(found['n_samples'], 'sample')}, "
+        else f"{found['run_id']} ({found['outcome'] or 'outcome unknown'}, "
+        f"n = {captions.count(found['n_samples'], 'sample')}, "
         f"{captions.count(found['burst_steps'], 'burst step')}, CPU at most "
         f"{_rounded(found['cpu_max_percent'])} %, memory at most "
         f"{_rounded(found['memory_max_mb'])} MB)"
@@ -152,6 +153,7 @@ def _shown(cohort: Cohort, mode: str) -> dict | None:
     _, memory_mb = run_metrics.memory_over_time(run, mode)
     return {
         "run_id": run.row["run_id"],
+        "outcome": run.row["outcome"],
         "n_samples": len(memory_mb),
         "burst_steps": run_metrics.burst_steps(run),
         "cpu_max_percent": float(known.max()) if len(known) else None,

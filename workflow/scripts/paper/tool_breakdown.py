@@ -54,9 +54,13 @@ def _draw_bars(panel: Axes, shares: list[metrics.Values], looks: list, most: int
     height = 0.84 / len(shares)
     for number, (values, (_, colour)) in enumerate(zip(shares, looks, strict=True)):
         for place, share in enumerate(values.values()):
-            if share.value is None:
-                continue
             y = place + (number + 0.5) * height - 0.42
+            if share.value is None:
+                panel.annotate(
+                    "unknown", (0, y), (2, 0), textcoords="offset points", va="center", fontsize=6,
+                    color=style.GREY,
+                )  # fmt: skip
+                continue
             panel.barh(y, share.value, height * 0.9, color=colour)
             panel.annotate(
                 f"{share.value:.1f}", (share.value, y), (2, 0), textcoords="offset points",

@@ -56,7 +56,8 @@ def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
 
 
 def _percents(cohort: Cohort, mode: str) -> np.ndarray:
-    shares = [run_metrics.tool_share(run, mode) for run in cohort.runs]
+    counted = metrics.counted(cohort, mode)
+    shares = [run_metrics.tool_share(run, mode) for run in counted.runs]
     return np.array([100 * share for share in shares if share is not None])
 
 
