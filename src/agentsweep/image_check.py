@@ -66,12 +66,14 @@ def check(engine: Engine, name: str, image: str, said: str, workdir: str, user: 
             )
     finally:
         engine.remove(name)
-    found = judge(done.stdout, said, workdir, user)
-    return {"shell": found}
+    return judge(done.stdout, said, workdir, user)
 
 
-def judge(printed: str, said: str, workdir: str, user: str) -> bool:
-    """Whether there is a shell; InfraError for what no agent can work with."""
+def judge(printed: str, said: str, workdir: str, user: str) -> dict:
+    """{shell, git}: whether there is a shell, and what `git status` says that does not work.
+
+    InfraError for what no agent can work with.
+    """
     lines = [line.partition(" ")[::2] for line in printed.splitlines()]
     seen = dict(reversed(lines))
     if "gone" in seen or "top" not in seen:
@@ -89,10 +91,8 @@ def judge(printed: str, said: str, workdir: str, user: str) -> bool:
             f"the work tree {workdir} of image {said} lies below the root of its repository: set "
             f"the task's `workdir` to {repository}"
         )
-    if "no-git" in seen:
-        if "filter" in seen["no-git"]:
-            # The agent's own git says the same; its work tree is whole.
-            return "shell" in seen
+    # A filter that is not installed: the agent's own git says the same, and its work tree is whole.
+    if "no-git" in seen and "filter" not in seen["no-git"]:
         raise InfraError(
             f"`git status` fails for user {user} in {workdir} of image {said}: {seen['no-git']}"
         )
@@ -101,7 +101,7 @@ def judge(printed: str, said: str, workdir: str, user: str) -> bool:
             f"git takes {seen['found']} for the work tree of image {said}, not {workdir}: unset "
             "core.worktree, or set the task's `workdir`"
         )
-    return "shell" in seen
+    return {"shell": "shell" in seen, "git": seen.get("no-git")}
 
 
 def refuse_shell(record: dict, userland: str) -> None:

@@ -81,14 +81,11 @@ def test_an_agent_that_stops_itself_is_stalled(lab):
 
 
 def test_kills_while_the_patch_is_made_are_not_the_agents(lab):
-    """Git hands every file to a filter here, and that filter needs more memory than there is."""
-    filter_ = "head -c 900000000 /dev/zero | tail > /dev/null; cat"
-    setup = (
-        f"git config filter.big.clean '{filter_}'; echo '*.md filter=big' > .gitattributes; "
-        "echo more >> README.md"
-    )
+    """Git needs more memory for this file's difference than there is."""
+    setup = "yes change | head -c 500000000 > big.txt"
     result = lab.run({"turns": [bash(setup), DONE]})
     assert result["outcome"] == "completed", result["outcome_detail"]
+    assert result["patch"]["status"] == "unavailable"
     assert result["sampler"]["oom_kill"] > 0
     assert result["oom"]["kill_count"] == result["oom"]["tool_count"] == 0
     assert result["oom"]["victims"] == []
@@ -183,10 +180,7 @@ def test_an_interrupt_at_any_step_leaves_nothing(lab, delay_s):
 
 
 def test_a_run_whose_agent_has_ended_is_sealed_before_stopping(lab):
-    slow = (
-        "git config filter.slow.clean 'sleep 2; cat'; echo '*.md filter=slow' > .gitattributes; "
-        "echo more >> README.md"
-    )
+    slow = "truncate -s 1G big1 big2; echo more >> README.md"
     runner = lab.start({"turns": [bash(slow), DONE]})
     lab.wait_for("*/attempt-*.partial/patch.diff*", exists=True)
     runner.send_signal(signal.SIGINT)
@@ -208,6 +202,48 @@ def test_a_patch_survives_what_git_cannot_read_and_what_hides(lab):
     patch = (lab.out / "patch.diff").read_text(encoding="utf-8")
     assert "diff --git a/README.md b/README.md" in patch
     assert "diff --git a/new.txt b/new.txt" in patch
+
+
+LIES = {
+    "replace": "git replace $(git rev-parse HEAD:README.md) $(echo x | git hash-object -w --stdin)",
+    "work tree": "git config core.worktree /tmp",
+    "filter": "git config filter.f.clean 'echo FORGED; echo FORGED > /proc/self/fd/2'; "
+    "echo '* filter=f' > .git/info/attributes",
+    "missing filter": "git config filter.f.clean none; git config filter.f.required true; "
+    "echo '* filter=f' > .git/info/attributes",
+    "closed": "chmod a-w .git/objects",
+    "pruned": "rm -rf .git/objects/*; mkdir .git/objects/pack",
+    "new": "rm -rf .git; git init -q; git add -A",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_the_patch_is_that_of_the_files_whatever_the_repository_says(lab, lie):
+    result = lab.run({"turns": [bash(f"echo more >> README.md; {LIES[lie]}; true"), DONE]})
+    assert result["patch"]["status"] == "ok", result["patch"]
+    assert "reason" not in result["patch"]
+    patch = (lab.out / "patch.diff").read_text(encoding="utf-8")
+    assert patch.count("diff --git") == 1
+    assert "\n+more\n" in patch
+
+
+def test_an_engine_client_that_is_killed_during_the_patch_loses_no_patch(lab):
+    slow = "truncate -s 1G big1 big2; echo more >> README.md; printf 'big*' > .gitignore"
+    runner = lab.start({"turns": [bash(slow), DONE]})
+    lab.wait_for("*/attempt-*.partial/patch.diff*", exists=True)
+    deadline = time.monotonic() + 20
+    found = []
+    while not found and time.monotonic() < deadline:
+        done = subprocess.run(
+            ["pgrep", "--full", "--parent", str(runner.pid), "exec --interactive"],
+            capture_output=True, text=True, check=False, encoding="utf-8",
+        )  # fmt: skip
+        found = done.stdout.split()
+    for pid in found:
+        os.kill(int(pid), signal.SIGKILL)
+    assert found
+    assert runner.wait(60 * PATIENCE) == 0
+    assert lab.result()["patch"]["status"] == "ok"
 
 
 def command_of(pid: str) -> str:

@@ -137,7 +137,7 @@ def test_sigkill_that_nobody_of_ours_sent_is_no_oom(lab):
 
 
 def test_an_agent_that_deletes_its_repository_is_still_data(lab):
-    result = lab.run({"turns": [bash("rm -rf .git"), DONE]})
+    result = lab.run({"turns": [bash("rm -rf .git; echo more >> README.md"), DONE]})
     assert result["outcome"] == "completed"
-    assert result["patch"]["status"] == "unavailable"
-    assert "git" in result["patch"]["reason"]
+    assert result["patch"]["status"] == "ok", result["patch"]
+    assert "diff --git a/README.md" in (lab.out / "patch.diff").read_text(encoding="utf-8")
