@@ -117,7 +117,8 @@ def write_patch(engine: Engine, container: str, user: str, workdir: str, start: 
     end, said = _end(seen)
     if end != seen.start:
         given = _given(seen.start, end, seen.targets)
-        _ask(engine, container, scripts.MAKE_PATCH, where, given, target, user=user)
+        note = _ask(engine, container, scripts.MAKE_PATCH, where, given, target, user=user)
+        said += note.decode().splitlines()[:1]
     return said
 
 
@@ -229,7 +230,7 @@ def _ask(
     timeout_s: float = _TIMEOUT_S,
     user: str | None = None,
 ) -> bytes:
-    """Run a script in the container: its output, or nothing where `target` gets it.
+    """Run a script in the container: its output; where `target` gets that, its stderr.
 
     A client or a runtime that was killed is tried again. What ends again and again in a container
     that answers is the work tree's doing: git had no memory, for example.
@@ -242,11 +243,11 @@ def _ask(
             out = target
         for left in reversed(range(_TRIES)):
             try:
-                engine.exec_to_file(
+                said = engine.exec_to_file(
                     container, out, "/bin/bash", "-c", script, "agentsweep", *where,
                     user=user, timeout_s=timeout_s, given=given, env=scripts.ENVIRONMENT,
                 )  # fmt: skip
-                return b"" if target else out.read_bytes()
+                return said.encode() if target else out.read_bytes()
             except EngineTimeout as error:
                 out.write_bytes(b"")
                 _answers(engine, container)

@@ -40,7 +40,7 @@ def fix(pulled, tag, workdir="/testbed", check=True):
 
 
 REFUSED = {
-    "volume": ("true", ["VOLUME /testbed"], "/testbed", "build the image without `VOLUME /testbed`"),
+    "volume": ("true", ["VOLUME /testbed"], "/testbed", "without `VOLUME /testbed`"),
     "volume above": ("true", ["VOLUME /"], "/testbed", "lies in its volume /"),
     "volume below": (
         "mkdir -p /testbed/data", ["VOLUME /testbed/data"], "/testbed",

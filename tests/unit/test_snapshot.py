@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -237,11 +238,16 @@ def test_tracked_files_that_look_like_caches_are_in_the_patch(tree, tmp_path):
 
 @pytest.mark.parametrize(
     "path",
-    ["pycache/a.py", "__pycache__", "a.pyc.py", "coverage", ".coveragerc", "egg-info/x", "node_modules/a",
-     "x.py"],
-)  # fmt: skip
+    ["pycache/a.py", "__pycache__", "a.pyc.py", "coverage", ".coveragerc", "egg-info/x", "x.py"],
+)
 def test_other_files_are_no_caches(path):
     assert not caches.is_cache(path.encode())
+
+
+def test_the_documentation_names_every_cache():
+    text = (Path(__file__).parents[2] / "docs/measurement.md").read_text(encoding="utf-8")
+    for pattern in caches.PATTERNS:
+        assert f"`{pattern.rstrip('/')}`" in text, pattern
 
 
 # Repositories below the work tree
@@ -273,7 +279,7 @@ def test_changes_of_submodules_and_nested_repositories_are_files(tree, tmp_path)
 
 def replaced(tree):
     old, new = (git("rev-parse", name, cwd=tree).strip() for name in ("HEAD^{tree}", "HEAD:a.txt"))
-    other = git("hash-object", "-w", "b.txt", cwd=tree).strip()
+    other = git("rev-parse", "HEAD:b.txt", cwd=tree).strip()
     git("replace", new, other, cwd=tree)
     git("commit", "-qam", "x", cwd=tree)
     git("replace", "-f", old, git("rev-parse", "HEAD^{tree}", cwd=tree).strip(), cwd=tree)
@@ -346,8 +352,7 @@ def test_the_attributes_of_the_start_decide_how_a_change_is_shown(tree, tmp_path
     begin = start(tree)
     write(tree, "x.dat", "more\n")
     write(tree, "m.py", (tree / "m.py").read_text(encoding="utf-8").replace("x8 = 1", "x8 = 2"))
-    expected = git(*snapshot_scripts.DIFF_OPTIONS.split()[:0], "diff", "--binary", "--full-index",
-                   "HEAD", cwd=tree)  # fmt: skip
+    expected = git("diff", "--binary", "--full-index", "HEAD", cwd=tree)
     write(tree, ".gitattributes", "* -diff filter=x working-tree-encoding=utf-16\n")
     text = patch(tree, begin, tmp_path)[1]
     assert names(text) == {".gitattributes", "m.py", "x.dat"}
@@ -355,14 +360,14 @@ def test_the_attributes_of_the_start_decide_how_a_change_is_shown(tree, tmp_path
 
 
 def test_the_patch_is_bytes_of_files_and_not_what_filters_would_store(tree, tmp_path):
-    write(tree, ".gitattributes", "*.txt text eol=crlf ident\n")
+    write(tree, ".gitattributes", "*.txt text eol=crlf\n")
     git("add", "--all", cwd=tree)
     git("commit", "-qm", "x", cwd=tree)
-    (tree / "a.txt").write_bytes(b"one\r\n$Id: abc$\r\n")
+    (tree / "a.txt").write_bytes(b"one\r\n")
     begin = start(tree)
     copy = tmp_path / "copy"
     shutil.copytree(tree, copy)
-    (tree / "a.txt").write_bytes(b"one\r\n$Id: abc$\r\ntwo\r\n")
+    (tree / "a.txt").write_bytes(b"one\r\ntwo\r\n")
     target = tmp_path / "patch.diff"
     snapshot.write_patch(Local(), "c", "0:0", str(tree), begin, target)
     git("apply", str(target), cwd=copy)
@@ -477,36 +482,29 @@ TREE = st.dictionaries(PATH, CONTENT, max_size=5)
 def put(root, files) -> None:
     """Make `files` below an empty directory; what does not go beside another is left out."""
     for path, content in files.items():
-        place = os.path.join(os.fsencode(root), path)
+        place = root / os.fsdecode(path)
+        kind, content = content if isinstance(content, tuple) else ("file", content)
         try:
-            os.makedirs(os.path.dirname(place), exist_ok=True)
-            kind, content = content if isinstance(content, tuple) else ("file", content)
+            place.parent.mkdir(parents=True, exist_ok=True)
             if os.path.lexists(place):
                 continue
             if kind == "link":
-                os.symlink(content, place)
+                place.symlink_to(os.fsdecode(content))
             else:
-                with open(place, "wb") as file:
-                    file.write(content)
-                os.chmod(place, 0o755 if kind == "run" else 0o644)
+                place.write_bytes(content)
+                place.chmod(0o755 if kind == "run" else 0o644)
         except OSError:
             continue
 
 
 def seen(root) -> dict:
-    found = {}
-    for folder, _, files in os.walk(os.fsencode(root)):
-        for name in files + [
-            n for n in os.listdir(folder) if os.path.islink(os.path.join(folder, n))
-        ]:
-            path = os.path.join(folder, name)
-            if os.path.islink(path):
-                found[path[len(os.fsencode(root)) :]] = os.readlink(path)
-            else:
-                with open(path, "rb") as file:
-                    found[path[len(os.fsencode(root)) :]] = (
-                        os.stat(path).st_mode & 0o100, file.read())  # fmt: skip
-    return found
+    return {
+        str(path.relative_to(root)): path.readlink()
+        if path.is_symlink()
+        else (path.stat().st_mode & 0o100, path.read_bytes())
+        for path in root.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
 
 
 @settings(
