@@ -555,7 +555,7 @@ class Measurement:
         try:
             if not run.alive:
                 # Only its processes are gone; what the agent wrote is still in its layer.
-                self.engine.call("start", self.container.id)
+                self._start_again()
             unread = snapshot.write_patch(
                 self.engine, self.container.id, self.user, self.job["task"]["workdir"],
                 self.image, target,
@@ -576,6 +576,18 @@ class Measurement:
         size = target.stat().st_size
         said = {"reason": "; ".join(unread)} if unread else {}
         return {"status": "ok" if size else "empty", "sha256": digest, "bytes": size} | said
+
+    def _start_again(self) -> None:
+        """Start the container whose processes the kernel killed."""
+        for left in (2, 1, 0):
+            try:
+                self.engine.call("start", self.container.id)
+                return
+            except InfraError as error:
+                if not left:
+                    # An engine that still knows it blames the container: its limit is too small.
+                    self.engine.inspect(self.container.id)
+                    raise snapshot.Unreadable(str(error)) from error
 
     def _tear_down(self) -> None:
         with self.phases.timed("teardown"):

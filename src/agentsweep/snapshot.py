@@ -40,13 +40,14 @@ class Unreadable(InfraError):
 class Look:
     """A work tree as it was seen; paths are relative to it, as bytes.
 
-    entries: {path: (mode, object id)} of files and links. targets: of links. ignored: by rules.
-    listed: in the index of the repository there. tracked and start: known of the start alone.
+    entries: {path: (mode, object id)} of files and links. targets: of links. unreadable: files and
+    directories. large: files that are not read. ignored: by rules, of those that are. listed: in the index of the repository there. tracked and start: known of the start alone.
     """
 
     entries: Entries
     targets: dict[bytes, bytes]
     unreadable: list[bytes] = field(default_factory=list)
+    large: list[bytes] = field(default_factory=list)
     ignored: set[bytes] = field(default_factory=set)
     listed: set[bytes] = field(default_factory=set)
     tracked: set[bytes] = field(default_factory=set)
@@ -135,9 +136,11 @@ def _end(seen: Look) -> tuple[Entries, list[str]]:
                 continue
         end[path] = entry
     closed = []
-    for path in seen.unreadable:
+    why = {path: "cannot be read" for path in seen.unreadable}
+    why |= {path: "is larger than 1 GiB" for path in seen.large}
+    for path, reason in why.items():
         if path in seen.start or not (is_cache(path) or path in seen.ignored):
-            closed.append(f"{_printed(path)} cannot be read")
+            closed.append(f"{_printed(path)} {reason}")
         # It may be as it was: a patch that deletes it would be made up.
         below = path + b"/"
         end |= {
@@ -204,6 +207,7 @@ def parse(printed: bytes) -> Look:
         entries,
         dict(zip(links, targets, strict=True)),
         _paths(lists["unreadable"]),
+        _paths(lists["large"]),
         # Source, line, pattern, path. A pattern with `!` takes a path back in.
         {
             path.removeprefix(b"./")

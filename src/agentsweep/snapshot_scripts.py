@@ -7,8 +7,9 @@ the work tree only what it is told to hash, byte by byte. No `.gitattributes`, n
 no object of the agent's has a say.
 """
 
-# Root's, in the fixed image: what the work tree was before the agent ran.
-STORE = "/var/lib/agentsweep/base.git"
+# Root's, in the fixed image: what the work tree was before the agent ran. Where no mount of the host
+# hides it.
+STORE = "/.agentsweep/start.git"
 
 # Status of a script that says on stderr what is wrong with the tree, in one line.
 REFUSED = 65
@@ -38,8 +39,10 @@ said() {{ tail -c 400 "$tmp/said" | tr '\n' ' '; }}
 _LOOK = r"""
 cd "$work" 2> /dev/null || fail "the work tree $work is gone"
 files() { find . \( -name .git -o -path ./.claude \) -prune -o "$@" -print0 2> /dev/null; }
-files -type f -perm -400 > "$tmp/files"
-files -type f -perm -400 -perm -100 > "$tmp/executable"
+# Up to 1 GiB each: a sparse file of terabytes would be read for hours.
+files -type f -perm -400 -size -2097153 > "$tmp/files"
+files -type f -perm -400 -size -2097153 -perm -100 > "$tmp/executable"
+files -type f -perm -400 -size +2097152 > "$tmp/large"
 files -type l > "$tmp/links"
 files \( -type f ! -perm -400 -o -type d ! -perm -500 \) > "$tmp/unreadable"
 : > "$tmp/hashes"
@@ -57,7 +60,7 @@ files -name .gitignore -type f -perm -400 -size -2048 > "$tmp/rule-files"
 mkdir "$tmp/rules"
 while IFS= read -r -d '' path; do
   mkdir -p "$tmp/rules/${path%/*}" && cat "$path" > "$tmp/rules/$path"
-done < "$tmp/rule-files"
+done < "$tmp/rule-files" 2> /dev/null
 cat "$tmp/files" "$tmp/links" > "$tmp/all"
 : > "$tmp/ignored"
 if [ -s "$tmp/all" ]; then
@@ -73,7 +76,7 @@ fi
 """
 
 _LOOK_END = r"""
-for name in files executable links unreadable hashes targets ignored listed tracked start; do
+for name in files executable links unreadable large hashes targets ignored listed tracked start; do
   [ -e "$tmp/$name" ] || : > "$tmp/$name"
   printf '%s %s\0' "$name" "$(($(wc -c < "$tmp/$name")))"
   cat "$tmp/$name"
@@ -128,7 +131,7 @@ fi
 files -name .gitattributes -type f -size -2048 > "$tmp/attributes"
 while IFS= read -r -d '' path; do
   mkdir -p "$store/attributes/${{path%/*}}" && cat "$path" > "$store/attributes/$path"
-done < "$tmp/attributes"
+done < "$tmp/attributes" 2> /dev/null
 {_LOOK_END}"""
 
 # Standard input: the files to keep, an empty entry, the targets of links, an empty entry, and what

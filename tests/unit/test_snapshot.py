@@ -406,6 +406,16 @@ def test_what_cannot_be_read_is_named_and_stays_as_it_was(tree, tmp_path):
     assert sorted(line.split()[0] for line in unread) == [".GIT/x", "closed", "new.txt", "old.txt"]
 
 
+def test_a_sparse_file_of_terabytes_is_named_and_not_read(tree, tmp_path):
+    begin = start(tree)
+    (tree / "a.txt").write_text("more\n", encoding="utf-8")
+    with (tree / "huge").open("wb") as file:
+        file.truncate(2**42)
+    unread, text = patch(tree, begin, tmp_path)
+    assert unread == ["huge is larger than 1 GiB"]
+    assert names(text) == {"a.txt"}
+
+
 def test_a_tree_that_is_gone_has_no_patch(tree, tmp_path):
     begin = start(tree)
     shutil.rmtree(tree)
