@@ -41,7 +41,8 @@ class Look:
     """A work tree as it was seen; paths are relative to it, as bytes.
 
     entries: {path: (mode, object id)} of files and links. targets: of links. unreadable: files and
-    directories. large: files that are not read. ignored: by rules, of those that are. listed: in the index of the repository there. tracked and start: known of the start alone.
+    directories. large: files that are too large to be read. ignored: those that rules ignore.
+    listed: in the index of the repository there. tracked and start: known of the start alone.
     """
 
     entries: Entries
@@ -136,8 +137,8 @@ def _end(seen: Look) -> tuple[Entries, list[str]]:
                 continue
         end[path] = entry
     closed = []
-    why = {path: "cannot be read" for path in seen.unreadable}
-    why |= {path: "is larger than 1 GiB" for path in seen.large}
+    why = dict.fromkeys(seen.unreadable, "cannot be read")
+    why |= dict.fromkeys(seen.large, "is larger than 1 GiB")
     for path, reason in why.items():
         if path in seen.start or not (is_cache(path) or path in seen.ignored):
             closed.append(f"{_printed(path)} {reason}")

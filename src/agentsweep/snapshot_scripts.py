@@ -7,8 +7,8 @@ the work tree only what it is told to hash, byte by byte. No `.gitattributes`, n
 no object of the agent's has a say.
 """
 
-# Root's, in the fixed image: what the work tree was before the agent ran. Where no mount of the host
-# hides it.
+# Root's, in the fixed image: what the work tree was before the agent ran. It is where no mount of
+# the host hides it.
 STORE = "/.agentsweep/start.git"
 
 # Status of a script that says on stderr what is wrong with the tree, in one line.
