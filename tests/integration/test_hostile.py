@@ -82,7 +82,7 @@ def test_an_agent_that_stops_itself_is_stalled(lab):
 
 def test_kills_while_the_patch_is_made_are_not_the_agents(lab):
     """Git needs more memory for this file's difference than there is."""
-    setup = "yes change | head -c 500000000 > big.txt"
+    setup = "truncate -s 500M big.bin"
     result = lab.run({"turns": [bash(setup), DONE]})
     assert result["outcome"] == "completed", result["outcome_detail"]
     assert result["patch"]["status"] == "unavailable"
