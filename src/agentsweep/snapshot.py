@@ -40,7 +40,8 @@ class Unreadable(InfraError):
 class Look:
     """A work tree as it was seen; paths are relative to it, as bytes.
 
-    entries: {path: (mode, object id)} of files and links. targets: of links. unreadable: files and
+    entries: {path: (mode, object id)} of files and links, without ignored files that nobody knows
+    by name. targets: of links. unreadable: files and
     directories. large: files that are too large to be read. ignored: those that rules ignore.
     listed: in the index of the repository there. tracked and start: known of the start alone.
     """

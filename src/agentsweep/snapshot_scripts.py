@@ -45,11 +45,6 @@ files -type f -perm -400 -size -2097153 -perm -100 > "$tmp/executable"
 files -type f -perm -400 -size +2097152 > "$tmp/large"
 files -type l > "$tmp/links"
 files \( -type f ! -perm -400 -o -type d ! -perm -500 \) > "$tmp/unreadable"
-: > "$tmp/hashes"
-if [ -s "$tmp/files" ]; then
-  xargs -0 git hash-object --no-filters -- < "$tmp/files" > "$tmp/hashes" 2> "$tmp/said" ||
-    fail "its files cannot be read: $(said)"
-fi
 if [ -s "$tmp/links" ] && ! find . \( -name .git -o -path ./.claude \) -prune -o \
     -type l -printf '%l\0' > "$tmp/targets" 2> /dev/null; then
   find . \( -name .git -o -path ./.claude \) -prune -o -type l \
@@ -73,6 +68,31 @@ fi
 if [ -d .git ] && [ ! -L .git ] && [ -f .git/index ] && [ ! -L .git/index ]; then
   GIT_INDEX_FILE="$PWD/.git/index" git ls-files -z > "$tmp/listed" 2> /dev/null
 fi
+# What a rule ignores (environments of gigabytes) is read only where somebody knows it by name.
+if [ -s "$tmp/ignored" ]; then
+  declare -A ignored=() known=()
+  while IFS= read -r -d '' source && IFS= read -r -d '' line && IFS= read -r -d '' pattern &&
+    IFS= read -r -d '' path; do
+    case "$pattern" in '!'*) ;; *) ignored["$path"]=1 ;; esac
+  done < "$tmp/ignored"
+  for list in listed tracked started; do
+    [ -e "$tmp/$list" ] || continue
+    while IFS= read -r -d '' path; do known["./$path"]=1; done < "$tmp/$list"
+  done
+  for list in files executable; do
+    while IFS= read -r -d '' path; do
+      if [ -z "${ignored["$path"]+x}" ] || [ -n "${known["$path"]+x}" ]; then
+        printf '%s\0' "$path"
+      fi
+    done < "$tmp/$list" > "$tmp/some"
+    mv "$tmp/some" "$tmp/$list"
+  done
+fi
+: > "$tmp/hashes"
+if [ -s "$tmp/files" ]; then
+  xargs -0 git hash-object --no-filters -- < "$tmp/files" > "$tmp/hashes" 2> "$tmp/said" ||
+    fail "its files cannot be read: $(said)"
+fi
 """
 
 _LOOK_END = r"""
@@ -84,10 +104,11 @@ done
 """
 
 # $4 is the start tree.
-LOOK = f"""{_BEGIN}{_LOOK}
-git ls-tree -r -z --full-tree "$4" > "$tmp/start" 2> "$tmp/said" ||
+LOOK = f"""{_BEGIN}
+git ls-tree -r -z --full-tree "$4" > "$tmp/start" 2> "$tmp/said" &&
+  git ls-tree -r -z --full-tree --name-only "$4" > "$tmp/started" ||
   fail "the start of the work tree cannot be read: $(said)"
-{_LOOK_END}"""
+{_LOOK}{_LOOK_END}"""
 
 # For root, in an image that no agent has been in. What the repository tracks, submodules' files
 # too; its own exclude files, which an agent could write to later, count as they are now.
