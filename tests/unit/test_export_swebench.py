@@ -9,7 +9,7 @@ from pathlib import Path
 import export_maker
 import pytest
 import small_sweep
-from test_snapshot import git, start
+from test_snapshot import git, start, store  # noqa: F401 (a fixture)
 from test_snapshot import patch as take_patch
 
 from agentsweep import cli, export_swebench
