@@ -204,7 +204,7 @@ git -c core.bare=false -c core.quotePath=true -c diff.suppressBlankEmpty=false d
 if [ -s "$tmp/patch" ]; then
   export GIT_INDEX_FILE="$tmp/check"
   git read-tree "$4"
-  git -c core.bare=false apply --cached --whitespace=nowarn "$tmp/patch" 2> "$tmp/said"
+  {{ git -c core.bare=false apply --cached --whitespace=nowarn "$tmp/patch"; }} 2> "$tmp/said"
   status=$?
   # One that the kernel killed for memory has not said that the patch is wrong.
   if [ $status -gt 128 ]; then
