@@ -389,6 +389,18 @@ def test_rules_of_the_work_tree_count_and_a_forced_file_does_too(tree, tmp_path)
     assert names(patch(tree, begin, tmp_path)[1]) == {"wanted.log", "out/keep"}
 
 
+def test_ignored_files_that_nobody_knows_are_not_even_read(tree, tmp_path):
+    begin = start(tree)
+    for name in ("x.log", "f $(touch pwned)]\"'.log", "w.log"):
+        write(tree, name, "n\n")
+    git("add", "--force", "w.log", cwd=tree)
+    (tree / "kept.log").write_text("changed\n", encoding="utf-8")
+    where = (str(tree), begin["git_dir"], "/usr/bin", begin["start_tree"])
+    looked = snapshot._look(Local(), "c", snapshot_scripts.LOOK, where)
+    assert set(looked.entries) == {b".gitignore", b"a.txt", b"b.txt", b"kept.log", b"w.log"}
+    assert not (tree / "pwned").exists()
+
+
 def test_what_cannot_be_read_is_named_and_stays_as_it_was(tree, tmp_path):
     write(tree, "closed/old.txt", "old\n")
     write(tree, "old.txt", "old\n")
