@@ -25,7 +25,7 @@ for name in $(compgen -e); do unset "$name"; done
 export PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${{more:+:$more}}"
 export LC_ALL=C HOME=/nonexistent XDG_CONFIG_HOME=/nonexistent GIT_TERMINAL_PROMPT=0
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_ATTR_NOSYSTEM=1
-export GIT_NO_REPLACE_OBJECTS=1 GIT_GRAFT_FILE=/dev/null GIT_NO_LAZY_FETCH=1
+export GIT_NO_REPLACE_OBJECTS=1 GIT_NO_LAZY_FETCH=1
 export GIT_DIR="$store"
 umask 022
 fail() {{ printf '%s\n' "$*" | tail -n 1 | cut -c 1-400 >&2; exit {REFUSED}; }}
@@ -200,7 +200,8 @@ git read-tree "$4" 2> "$tmp/said" || fail "the start of the work tree cannot be 
 cd "$store/attributes" || fail "the store of the start is not whole"
 export GIT_WORK_TREE="$PWD" GIT_INDEX_FILE="$tmp/none"
 git -c core.bare=false -c core.quotePath=true -c diff.suppressBlankEmpty=false diff \
-  {DIFF_OPTIONS} "$4" "$tree" > "$tmp/patch" 2> "$tmp/said" || fail "git diff: $(said)"
+  {DIFF_OPTIONS} "$4" "$tree" > "$tmp/patch" 2> "$tmp/said" ||
+  fail "git diff ended with status $?: $(said)"
 if [ -s "$tmp/patch" ]; then
   export GIT_INDEX_FILE="$tmp/check"
   git read-tree "$4"

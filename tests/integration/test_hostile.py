@@ -81,12 +81,12 @@ def test_an_agent_that_stops_itself_is_stalled(lab):
 
 
 def test_kills_while_the_patch_is_made_are_not_the_agents(lab):
-    """Git needs more memory to apply this file's difference than there is."""
+    """Git needs more memory for this file's difference than there is."""
     setup = "truncate -s 400M big.bin"
     result = lab.run({"turns": [bash(setup), DONE]}, memory="300MiB")
     assert result["outcome"] == "completed", result["outcome_detail"]
-    assert result["patch"]["status"] == "ok"
-    assert result["patch"]["reason"].endswith("no memory")
+    # To make it, or only to see that it applies: the file decides.
+    assert "no memory" in result["patch"]["reason"] or "137" in result["patch"]["reason"]
     assert result["sampler"]["oom_kill"] > 0
     assert result["oom"]["kill_count"] == result["oom"]["tool_count"] == 0
     assert result["oom"]["victims"] == []
