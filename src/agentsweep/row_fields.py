@@ -51,7 +51,8 @@ def row_of(mapping: Mapping, where: str) -> TaskRow:
     else `repository` for images of swerebenchv2 and for rows with both `language` and
     `install_config` (which is V2), and `testbed` for all others. Rows without commands or without
     a parser get those of SWE-bench for Python, but none where the repository has a program of its
-    own for its tests; rows in other languages must bring theirs, and so must V2. `pre_install` and the like are left out: they made the image.
+    own for its tests; rows in other languages must bring theirs, and so must V2. `pre_install` and
+    the like are left out: they made the image.
 
     Raises ConfigError with a line for each thing that is wrong.
     """

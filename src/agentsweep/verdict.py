@@ -136,7 +136,9 @@ def _expected(record: Mapping, found: Sequence[_Found]) -> list[dict]:
     rows = []
     for kind in KINDS:
         for test_id in record[kind]:
-            tests = [(one.outcomes[test.name], test) for one in found for test in one.tests[test_id]]
+            tests = [
+                (one.outcomes[test.name], test) for one in found for test in one.tests[test_id]
+            ]
             outcome = functools.reduce(pytest_reports.worse, (said for said, _ in tests), None)
             seconds = [test.duration_s for _, test in tests if test.duration_s is not None]
             rows.append(_test_row(test_id, kind, outcome, sum(seconds) if seconds else None))
