@@ -14,9 +14,9 @@ from typing import Any
 
 from agentsweep.errors import ConfigError
 from agentsweep.image_names import benchmark_image, image_problems, qualified
+from agentsweep.log_parsers import own_program
 from agentsweep.schema import show
 from agentsweep.task_row import DEFAULT_LOG_PARSER, DEFAULT_TEST_COMMAND, TaskRow
-from agentsweep.test_programs import own_program
 from agentsweep.utf8 import is_text
 
 LAYOUTS = ("testbed", "repository")
