@@ -102,7 +102,7 @@ def test_a_grading_that_never_fits_leaves_a_record_that_says_why(load, tmp_path)
 
     found = grading_job.grade(loaded, "fix", b"patch", tmp_path / "out", no_engine)
     assert (found.status, found.resolved) == ("ungraded", None)
-    assert "grading needs 989560464 MB of memory, and this machine" in found.detail
+    assert "grading needs 989560465 MB of memory, and this machine" in found.detail
     assert "set grading.memory" in found.detail
     record, commands = evidence.read(tmp_path / "out")
     assert record["patch_sha256"] == hashlib.sha256(b"patch").hexdigest()
