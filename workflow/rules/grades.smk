@@ -62,9 +62,9 @@ rule validate_task:
         "<results>/validation/{validated}.json",
     log:
         "<logs>/validate_task/{validated}.log",
-    retries: RETRIES
     # Whoever looks on sees early that runs of a task are for nothing.
     priority: 20
+    retries: RETRIES
     conda:
         "../envs/runner.yaml"
     threads: grading_job.cores(SWEEP.config)
