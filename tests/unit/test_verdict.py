@@ -240,11 +240,9 @@ def test_a_task_whose_gradings_cannot_be_made_has_no_graded_run(tmp_path):
     found = grades.Grades(listed)
     for changes in ({"patch_sha256": sha256(b"p")}, {"patch_status": "empty"}):
         row = run_row(**changes)
-        assert found.of(row) == {
-            "grade_status": "ungraded",
-            "grade_detail": "too large for this host",
-            "resolved": None,
-        }
+        said = found.of(row)
+        assert (said["grade_status"], said["resolved"]) == ("ungraded", None)
+        assert said["grade_detail"] == "too large for this host"
         assert found.tests(row) == []
 
 
