@@ -215,9 +215,9 @@ def _room(config: Config, engine, say: Say):
     """What `grading.grade` calls for a place on this machine; `engine` removes what is dead."""
 
     def room(need):
-        misfit = Machine.here().misfit(need.memory_bytes, need.cores, config["machine"])
-        if misfit is not None:
-            raise CannotGrade(f"the grading {misfit}: {need.cure}")
+        reason = misfit(config, Machine.here())
+        if reason is not None:
+            raise CannotGrade(f"the grading {reason}: {need.cure}")
         return admitted(need, config["machine"], say, engine)
 
     return room
