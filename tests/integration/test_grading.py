@@ -37,7 +37,7 @@ class Bench:
                     "scenario": f"config/scenarios/{TASK}.yaml",
                 }
             },
-            "sweep": {"tasks": [TASK]},
+            "sweep": {"tasks": [TASK], "memory": ["512MiB"], "cpus": [1]},
             "container": {"engine": engine_in_use.NAME},
             "grading": {"memory": "512MiB", "timeout_s": 60},
         }
