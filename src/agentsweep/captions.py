@@ -48,6 +48,21 @@ def with_cells(caption: Caption, cells: Iterable[tuple[int, int] | None]) -> Cap
     return Caption([*caption.sentences, *said], {**caption.numbers, **numbers})
 
 
+def with_left_out(caption: Caption, left_out: Sequence[Row]) -> Caption:
+    """The caption, with a sentence for each task whose runs are in no number of it."""
+    by_task: dict[str, list[Row]] = {}
+    for run in left_out:
+        by_task.setdefault(run["task"], []).append(run)
+    if not by_task:
+        return caption
+    said = [
+        f"Left out: {count(len(runs), 'run')} of {task}: {runs[0]['grade_detail']}."
+        for task, runs in by_task.items()
+    ]
+    numbers = {"n_left_out": {task: len(runs) for task, runs in by_task.items()}}
+    return Caption([*caption.sentences, *said], {**caption.numbers, **numbers})
+
+
 def of_cohorts(
     cohorts: Sequence[Cohort], mode: str, sentences: Iterable[str], **numbers: Any
 ) -> Caption:

@@ -135,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
     dataset.add_argument("--list", type=Path, required=True, help="file with one directory a line")
     dataset.add_argument("--patches", type=Path, help="list of the patches that were graded")
     dataset.add_argument("--cells", type=int, help="how many runs were wanted, for captions")
+    dataset.add_argument(
+        "--judged",
+        type=Path,
+        help="file with what is known of a task a line, as JSON: `task`, `validation` (path of its "
+        "record or null), `ungradable` (why its tests cannot be graded, or null)",
+    )
     dataset.add_argument("--out", type=Path, required=True)
     dataset.set_defaults(command=_dataset)
 
@@ -442,8 +448,27 @@ def _dataset(arguments: argparse.Namespace) -> None:
     from agentsweep import dataset
 
     folders = [Path(line) for line in _lines(arguments.list)]
-    rows = dataset.aggregate(folders, arguments.out, arguments.patches, arguments.cells)
+    judged = _judged(arguments.judged) if arguments.judged else {}
+    rows = dataset.aggregate(folders, arguments.out, arguments.patches, arguments.cells, judged)
+    for task, known in judged.items():
+        if known.invalid:
+            _say(f"left out of shares and figures: all runs of {task}: {known.invalid}")
     _say(f"{arguments.out}: {_counted(rows)}")
+
+
+def _judged(path: Path) -> dict:
+    """What is known of tasks before their runs are looked at, by name."""
+    from agentsweep import grades
+
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        said = json.loads(line)
+        record = None
+        if said["validation"] is not None:
+            keys = ("valid", "problems")
+            record = _record(Path(said["validation"]), keys, "run again")
+        found[said["task"]] = grades.Judged.of(record, said["ungradable"])
+    return found
 
 
 def _patches(arguments: argparse.Namespace) -> None:
@@ -471,6 +496,9 @@ def _grade(arguments: argparse.Namespace) -> None:
         lambda: workspace.clean_engine(config["container"]),
         _say,
     )
+    if found.status == "ungraded":
+        _say(f"{arguments.task}: ungraded: {found.detail}")
+        return
     verdict = "resolved" if found.resolved else "not resolved"
     _say(
         f"{arguments.task}: {verdict} ({found.status}{f': {found.detail}' if found.detail else ''})"
@@ -506,7 +534,9 @@ def _lines(path: Path) -> list[str]:
 
 
 def _validity(record: dict) -> str:
-    word = "valid" if record["valid"] else "NOT VALID, left out of sweeps"
+    if record["valid"] is None:
+        return f"{record['task']}: not known, for it could not be validated: {record['unknown']}"
+    word = "valid" if record["valid"] else "NOT VALID, left out of shares and figures"
     return f"{record['task']}: {word} (gold and empty patch, {record['repeats']} times each)"
 
 

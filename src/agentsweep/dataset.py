@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,13 +24,15 @@ def aggregate(
     out: Path | str,
     patch_list: Path | None = None,
     cells: int | None = None,
+    judged: Mapping[str, grades.Judged] | None = None,
 ) -> dict[str, int]:
     """Put the tables of extracted runs together below `out`; returns the rows of each table.
 
     The order of the folders does not matter. `hosts` is summed up from `runs`; the gradings
-    of the patches that `patch_list` names say what `runs` has on them, and `tests`. `cells`, the
-    number of runs that were wanted, is kept beside the tables (`cells_of`). Raises AgentsweepError
-    when there is no folder, a table is missing, or two folders hold one run.
+    of the patches that `patch_list` names, and what is known of tasks (`judged`, by name), say what
+    `runs` has on them, and `tests`. `cells`, the number of runs that were wanted, is kept beside
+    the tables (`cells_of`). Raises AgentsweepError when there is no folder, a table is missing, or
+    two folders hold one run.
     """
     ordered = sorted(map(Path, folders))
     if not ordered:
@@ -45,7 +47,7 @@ def aggregate(
         for name, target in ((name, out / f"{name}.parquet") for name in EXTRACTED)
         if name != "runs"
     }
-    rows |= _runs(ordered, out, grades.Grades(patch_list))
+    rows |= _runs(ordered, out, grades.Grades(patch_list, judged))
     hosts = _hosts(out / "runs.parquet")
     tables.write("hosts", hosts, out / "hosts.parquet")
     if cells is None:
@@ -105,25 +107,46 @@ def _hosts(runs: Path) -> list[dict]:
 class Dataset:
     """A data set on disk, read as far as is asked for; `runs` holds at least one row.
 
-    Raises AgentsweepError when the directory has no runs.
+    left_out: runs of tasks that are not valid. They are on disk, and here in no other table.
+    Raises AgentsweepError when the directory has no other runs.
     """
 
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
-        self.runs = self.rows("runs")
-        if not self.runs:
+        self.left_out: list[dict] = []
+        found = self.rows("runs")
+        self.left_out = [run for run in found if run["grade_status"] == "invalid_task"]
+        self.runs = [run for run in found if run["grade_status"] != "invalid_task"]
+        if not found:
             raise AgentsweepError(
                 f"{self.directory} holds no run: run the sweep first (`snakemake runs`)"
+            )
+        if not self.runs:
+            raise AgentsweepError(
+                f"{self.directory} holds no run of a valid task ({found[0]['task']}: "
+                f"{found[0]['grade_detail']}): set grading.keep_invalid: true to keep them"
             )
 
     def rows(self, table: str, columns: Sequence[str] | None = None) -> list[dict]:
         """A table's rows as dictionaries; not for `samples`, which may not fit in memory."""
-        return tables.read(table, self.directory / f"{table}.parquet", columns).to_pylist()
+        path = self.directory / f"{table}.parquet"
+        if not self.left_out:
+            return tables.read(table, path, columns).to_pylist()
+        out = {run["run_id"] for run in self.left_out}
+        wanted = None if columns is None else list(dict.fromkeys([*columns, "run_id"]))
+        kept = (
+            row for row in tables.read(table, path, wanted).to_pylist() if row["run_id"] not in out
+        )
+        if columns is None:
+            return list(kept)
+        return [{name: row[name] for name in columns} for row in kept]
 
     def samples(
         self, columns: Sequence[str], run_ids: Iterable[str] | None = None
     ) -> Iterator[tuple[str, dict[str, "np.ndarray"]]]:
         """Each run's samples in turn, as `sample_arrays` has them."""
+        if run_ids is None and self.left_out:
+            run_ids = [run["run_id"] for run in self.runs]
         return sample_arrays(self.directory, columns, run_ids)
 
 

@@ -6,15 +6,18 @@ read and never unpacked, so that a link in it leads nowhere.
 
 import contextlib
 import gzip
+import hashlib
 import json
 import re
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
 from agentsweep import pytest_reports
 from agentsweep.errors import AgentsweepError
 from agentsweep.hashes import file_sha256
+from agentsweep.store import write_durably
 from agentsweep.verdict import Command
 
 RECORD, ARCHIVE = "grade.json", "evidence.tar.gz"
@@ -51,6 +54,22 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
             )
         )
     return record, commands
+
+
+def ungraded(folder: Path, patch: bytes, grader, reason: str) -> dict:
+    """Write the record of a grading that could not be made into a folder, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durably(folder / ARCHIVE, b"")
+    record = {
+        "schema": 1,
+        "ungraded": reason,
+        "patch_sha256": hashlib.sha256(patch).hexdigest(),
+        "grader": {"version": None, **asdict(grader)},
+        "n_commands": 0,
+        "evidence_sha256": digest(folder),
+    }
+    write_durably(folder / RECORD, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+    return record
 
 
 def digest(folder: Path) -> str:

@@ -1,16 +1,39 @@
 """What gradings say about runs: each patch of a task was graded once, for all runs that left it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from agentsweep import evidence, patches, verdict
 from agentsweep.errors import AgentsweepError
 
 
-class Grades:
-    """The verdicts on the gradings of the patches that a list names (`patches.collect`)."""
+@dataclass(frozen=True)
+class Judged:
+    """What is known of a task: why it is not valid, and why its tests cannot be graded, or None."""
 
-    def __init__(self, patch_list: Path | None):
+    invalid: str | None = None
+    ungradable: str | None = None
+
+    @classmethod
+    def of(cls, validation: Mapping | None, ungradable: str | None) -> "Judged":
+        """From the record of a validation (`grading_job.validate`), which may say nothing."""
+        invalid = None
+        if validation is not None and validation["valid"] is False:
+            invalid = f"its task is not valid: {validation['problems'][0]}"
+        return cls(invalid, ungradable)
+
+
+class Grades:
+    """The verdicts on the gradings of the patches that a list names (`patches.collect`).
+
+    judged: what is known of tasks, by name.
+    """
+
+    def __init__(self, patch_list: Path | None, judged: Mapping[str, Judged] | None = None):
+        self._judged = judged or {}
+        # Tasks of which a grading could not be made, and why.
+        self._refused: dict[str, str] = {}
         self._verdicts, self._graders, self._rows = {}, {}, {}
         for patch in patches.read(patch_list) if patch_list is not None else ():
             folder = patches.grading_folder(patch_list, patch)
@@ -24,17 +47,27 @@ class Grades:
             self._verdicts[key] = verdict.judge(record, commands)
             self._graders[key] = str(record["grader"]["version"])
             self._rows[key] = record.get("row_sha256")
+            if self._verdicts[key].status == "ungraded":
+                self._refused[patch["task"]] = self._verdicts[key].detail
 
     def of(self, run: Mapping) -> dict:
         """The columns of `runs` that grading fills: of a run without benchmark tests, nothing."""
         if run["row_sha256"] is None:
             return {}
+        judged = self._judged.get(run["task"], Judged())
+        if judged.invalid is not None:
+            return _columns("invalid_task", judged.invalid, None)
+        if judged.ungradable is not None:
+            return _columns("ungraded", judged.ungradable, None)
         found = self._verdicts.get(_key(run))
         if found is not None:
             # It may have been corrected since the run was made.
             row = {"row_sha256": self._rows[_key(run)] or run["row_sha256"]}
             return _columns(found.status, found.detail, found.resolved) | row
         if run["patch_status"] == "empty":
+            if run["task"] in self._refused:
+                # Else those without a patch alone would be the graded runs of their task.
+                return _columns("ungraded", self._refused[run["task"]], None)
             return _columns("no_patch", "the agent changed nothing", False)
         if run["patch_status"] == "ok":
             return _columns(

@@ -12,12 +12,13 @@ from agentsweep import config as configuration
 from agentsweep import distribution, evidence, grading, pytest_reports, verdict
 from agentsweep.admission import Say, admitted
 from agentsweep.config import Config
-from agentsweep.grading import Grader, Ground
+from agentsweep.errors import AgentsweepError
+from agentsweep.grading import CannotGrade, Grader, Ground
 from agentsweep.lockfile import UNLOCKED
+from agentsweep.log_parsers import PYTEST_PARSERS, own_program
 from agentsweep.machine import Machine, decimal_mb
 from agentsweep.spec import cores as spec_cores
 from agentsweep.store import Store, spec_sha256, write_durably
-from agentsweep.test_programs import PYTEST_PARSERS, own_program
 from agentsweep.units import parse_cpus, parse_size
 
 _VALIDATIONS = "validations"
@@ -111,10 +112,19 @@ def spec(config: Config, task: str, patch_sha256: str) -> str:
 def grade(
     config: Config, task: str, patch: bytes, out: Path, engine, say: Say = print
 ) -> verdict.Verdict:
-    """Grade a patch or recall its grading, publish it to `out`; returns the verdict."""
-    wanted = (store(config), ground(config, task), grader(config), patch, engine)
+    """Grade a patch or recall its grading, publish it to `out`; returns the verdict.
+
+    A grading that cannot be made here leaves a record there that says why (`ungraded`), which is
+    never sealed.
+    """
+    where, rules = ground(config, task), grader(config)
     room = _room(config, engine, say)
-    sealed = grading.grade(*wanted, room, place=_place(config))
+    try:
+        sealed = grading.grade(
+            store(config), where, rules, patch, engine, room, place=_place(config)
+        )
+    except CannotGrade as error:
+        return verdict.judge(evidence.ungraded(out, patch, rules, str(error)), ())
     found = verdict.judge(*evidence.read(sealed.path))
     grading.published(sealed, out)
     return found
@@ -124,34 +134,58 @@ def validate(config: Config, task: str, engine, say: Say = print) -> dict:
     """Grade the gold patch and none, `grading.validations` times each; the task's record.
 
     `valid` is whether all of them came out as they must, `problems` says what did not. The record
-    is also kept in the store, where `validation` finds it.
+    is also kept in the store, where `validation` finds it. Where they cannot be made here, `valid`
+    is null, `unknown` says why, and nothing is kept.
     """
     where, rules = ground(config, task), grader(config)
-    problems, room = [], _room(config, engine, say)
     repeats = config["grading"]["validations"]
-    for name, patch, must in (("gold", where.row.patch, True), ("empty", "", False)):
-        for repeat in range(repeats):
-            sealed = grading.grade(
-                *(store(config), where, rules, patch.encode(), engine, room),
-                repeat=repeat,
-                place=_place(config),
-            )
-            found = verdict.judge(*evidence.read(sealed.path))
-            if found.status != "graded" or found.resolved != must:
-                problems.append(f"{name} patch, time {repeat + 1}: {_said(found)}")
     record = {
         "task": task,
         "instance_id": where.row.instance_id,
         "row_sha256": where.row.sha256,
         "image_digest": where.digest,
         "repeats": repeats,
-        "valid": not problems,
-        "problems": problems,
     }
+    try:
+        problems = _problems(config, where, rules, engine, say)
+    except CannotGrade as error:
+        return record | {"valid": None, "problems": [], "unknown": str(error)}
+    record |= {"valid": not problems, "problems": problems}
     path = _record_path(config, task)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, (json.dumps(record, indent=1) + "\n").encode())
     return record
+
+
+def _problems(config: Config, where: Ground, rules: Grader, engine, say: Say) -> list[str]:
+    """What of a task's validation came out otherwise than it must."""
+
+    def found_engine():
+        # Whoever has an archive of runs, and no engine, still gets its figures.
+        try:
+            return engine()
+        except AgentsweepError as error:
+            raise CannotGrade(f"no container can be started here: {error}") from None
+
+    problems, room = [], _room(config, found_engine, say)
+    repeats = config["grading"]["validations"]
+    for name, patch, must in (("gold", where.row.patch, True), ("empty", "", False)):
+        for repeat in range(repeats):
+            sealed = grading.grade(
+                *(store(config), where, rules, patch.encode(), found_engine, room),
+                repeat=repeat,
+                place=_place(config),
+            )
+            found = verdict.judge(*evidence.read(sealed.path))
+            if found.status != "graded" or found.resolved != must:
+                problems.append(f"{name} patch, time {repeat + 1}: {_said(found)}")
+    return problems
+
+
+def validation_id(config: Config, task: str) -> str:
+    """What a task is validated as: tasks with the same row, image and conditions share it."""
+    key = hashlib.sha256(spec(config, task, "").encode()).hexdigest()
+    return f"{config.task(task).row.instance_id}~{key[:12]}"
 
 
 def validation(config: Config, task: str) -> dict | None:
@@ -179,7 +213,14 @@ def invalidity(config: Config, task: str) -> str | None:
 
 def _room(config: Config, engine, say: Say):
     """What `grading.grade` calls for a place on this machine; `engine` removes what is dead."""
-    return lambda need: admitted(need, config["machine"], say, engine)
+
+    def room(need):
+        reason = misfit(config, Machine.here())
+        if reason is not None:
+            raise CannotGrade(f"the grading {reason}: {need.cure}")
+        return admitted(need, config["machine"], say, engine)
+
+    return room
 
 
 def _place(config: Config) -> distribution.Place | None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from agentsweep.errors import ConfigError
 from agentsweep.image_names import benchmark_image, image_problems, qualified
+from agentsweep.log_parsers import own_program
 from agentsweep.schema import show
 from agentsweep.task_row import DEFAULT_LOG_PARSER, DEFAULT_TEST_COMMAND, TaskRow
-from agentsweep.test_programs import own_program
 from agentsweep.utf8 import is_text
 
 LAYOUTS = ("testbed", "repository")
@@ -51,7 +51,8 @@ def row_of(mapping: Mapping, where: str) -> TaskRow:
     else `repository` for images of swerebenchv2 and for rows with both `language` and
     `install_config` (which is V2), and `testbed` for all others. Rows without commands or without
     a parser get those of SWE-bench for Python, but none where the repository has a program of its
-    own for its tests; rows in other languages must bring theirs, and so must V2. `pre_install` and the like are left out: they made the image.
+    own for its tests; rows in other languages must bring theirs, and so must V2. `pre_install` and
+    the like are left out: they made the image.
 
     Raises ConfigError with a line for each thing that is wrong.
     """

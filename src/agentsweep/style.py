@@ -138,7 +138,8 @@ def main(
         dataset = Dataset(arguments.dataset)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         save(draw(dataset), arguments.out, None if pages is None else pages(dataset))
-        said = captions.with_cells(caption(dataset), [cells_of(arguments.dataset)])
+        said = captions.with_left_out(caption(dataset), dataset.left_out)
+        said = captions.with_cells(said, [cells_of(arguments.dataset)])
         captions.write(said, arguments.out)
 
 

@@ -174,6 +174,27 @@ class Sweep:
         """The wanted cells whose patches are graded."""
         return [cell for cell in self.wanted() if cell.task in self.gradable]
 
+    def validations(self, tasks: Iterable[str] | None = None) -> dict[str, str]:
+        """The validations of gradable tasks (default: all), each with the first task it is of."""
+        found: dict[str, str] = {}
+        for task in self.gradable if tasks is None else tasks:
+            found.setdefault(grading_job.validation_id(self.config, task), task)
+        return found
+
+    def validated(self) -> dict[str, str]:
+        """The tasks of the sweep whose validity decides what figures show: task and validation."""
+        settings = self.config["grading"]
+        if settings["keep_invalid"] or not settings["validations"]:
+            return {}
+        tasks = dict.fromkeys(cell.task for cell in self.graded_cells())
+        return {task: grading_job.validation_id(self.config, task) for task in tasks}
+
+    def ungradable(self) -> dict[str, str]:
+        """The tasks of the sweep whose tests cannot be graded, and why."""
+        tasks = dict.fromkeys(cell.task for cell in self.wanted())
+        reasons = {task: grading_job.ungradable(self.config, task) for task in tasks}
+        return {task: reason for task, reason in reasons.items() if reason is not None}
+
     def cell_pattern(self) -> str:
         """The path of a cell with a wildcard for each value, constrained to exact membership.
 
@@ -223,11 +244,17 @@ class Sweep:
         print(f"agentsweep: {line}", file=stream)
 
     def _leave_out_invalid(self, stream: TextIO) -> None:
-        """Drop the tasks whose own gold patch does not resolve them, unless they are kept."""
-        for task in self.gradable:
+        """Drop the tasks whose own gold patch does not resolve them, unless they are kept.
+
+        Cells that have their run cost nothing, and stay: figures leave them out. So what is to be
+        made does not change when the sweep that found the task out has ended.
+        """
+        for task in dict.fromkeys(cell.task for cell in self.cells):
             reason = grading_job.invalidity(self.config, task)
             if reason is not None:
-                self.cells = [cell for cell in self.cells if cell.task != task]
+                self.cells = [
+                    cell for cell in self.cells if cell.task != task or self.has_run(cell)
+                ]
                 print(
                     f"agentsweep: left out: all runs of {task}: {reason} "
                     "(grading.keep_invalid: true keeps them)",

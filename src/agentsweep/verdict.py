@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agentsweep import pytest_reports
 from agentsweep.pytest_reports import Reported, reported_name
-from agentsweep.test_names import Names, is_pytest_id
+from agentsweep.row_names import Names, from_start, is_pytest_id
 
 # What a grading came to. Only `graded` ones can have resolved anything; no other is an error of
 # the sweep. `ungraded`: nothing is known (no patch to be had, tests that are not pytest's, a
@@ -87,9 +87,9 @@ class _Found:
 
     def __init__(self, record: Mapping, command: Command):
         self.command = command
-        self.reported = command.report or ()
-        names = Names(self.reported)
         wanted = [test_id for kind in KINDS for test_id in record[kind]]
+        self.reported = from_start(command.report or (), wanted)
+        names = Names(self.reported)
         self.tests = {test_id: names.find(test_id) for test_id in wanted}
         self.counted = {test.name for tests in self.tests.values() for test in tests}
         absent = {reported_name(name) for name, tests in self.tests.items() if not tests}
@@ -136,7 +136,9 @@ def _expected(record: Mapping, found: Sequence[_Found]) -> list[dict]:
     rows = []
     for kind in KINDS:
         for test_id in record[kind]:
-            tests = [(one.outcomes[test.name], test) for one in found for test in one.tests[test_id]]
+            tests = [
+                (one.outcomes[test.name], test) for one in found for test in one.tests[test_id]
+            ]
             outcome = functools.reduce(pytest_reports.worse, (said for said, _ in tests), None)
             seconds = [test.duration_s for _, test in tests if test.duration_s is not None]
             rows.append(_test_row(test_id, kind, outcome, sum(seconds) if seconds else None))

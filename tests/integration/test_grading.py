@@ -37,7 +37,7 @@ class Bench:
                     "scenario": f"config/scenarios/{TASK}.yaml",
                 }
             },
-            "sweep": {"tasks": [TASK]},
+            "sweep": {"tasks": [TASK], "memory": ["512MiB"], "cpus": [1]},
             "container": {"engine": engine_in_use.NAME},
             "grading": {"memory": "512MiB", "timeout_s": 60},
         }
@@ -268,6 +268,57 @@ def test_a_row_that_brings_its_own_script(bench, tmp_path, cut, gold, empty):
     for patch, expected in ((row["patch"].encode(), gold), (b"", empty)):
         found, _ = bench.grade(patch, chosen)
         assert (found.status, found.resolved) == expected
+
+
+def test_a_test_patch_without_its_last_newline_is_applied(bench, tmp_path):
+    """Tools that move rows strip it; the benchmark's own script puts it back."""
+    rows = (ROOT / "config" / "rows" / "bench.jsonl").read_text(encoding="utf-8").splitlines()
+    row = next(row for row in map(json.loads, rows) if "starlette" in row["instance_id"])
+    row |= {"test_patch": row["test_patch"].rstrip("\n")}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    source = {"file": str(tmp_path / "rows.jsonl"), "id": row["instance_id"]}
+    chosen = bench.load(tasks={TASK: {"row": source}})
+    found, _ = bench.grade(row["patch"].encode(), chosen)
+    assert (found.status, found.resolved) == ("graded", True), found.detail
+
+
+# What somebody did to the image, and what the right patch then comes to.
+IMAGES = {
+    "a work tree of another user": ("chown -R 1000:1000 /testbed", "graded", ["DAC_OVERRIDE"]),
+    "a folder that is read-only": ("chmod -R a-w /testbed/starlette", "graded", ["DAC_OVERRIDE"]),
+    "a find that is not GNU's": (
+        "printf '#!/bin/sh\\nexit 1\\n' > /usr/local/bin/find; chmod 755 /usr/local/bin/find",
+        "ungraded",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_right_patch_in_an_image_that_is_otherwise(bench, tmp_path, name):
+    command, status, capabilities = IMAGES[name]
+    ground = grading_job.ground(bench.config, TASK)
+    pulled = images.pull(bench.engine, ground.reference, ground.digest, ground.config_digest)
+    made, tag = "agentsweep-test-otherwise", "localhost/agentsweep-test/otherwise:1"
+    spec = ContainerSpec(made, pulled["id"], {LABEL: made}, user="0:0", drop_capabilities=False)
+    try:
+        container = bench.engine.start(bench.engine.create(spec), made)
+        bench.engine.exec(container.id, "sh", "-ec", command)
+        bench.engine.commit(container.id, pulled["id"], tag)
+        reference = "docker://registry.example.org/otherwise:1"
+        locked = {"digest": f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"}
+        locked |= {"config_digest": bench.engine.image_id(tag), "platform": "linux/amd64"}
+        lock = tmp_path / "lock.yaml"
+        lock.write_text(yaml.safe_dump({"images": {reference: locked}}), encoding="utf-8")
+        chosen = bench.load(images={"lock": str(lock)}, tasks={TASK: {"image": reference}})
+        found, record = bench.grade(bench.row.patch.encode(), chosen)
+        assert (found.status, found.resolved) == (status, True if capabilities else None), found
+        assert record.get("capabilities") == capabilities
+        if capabilities is None:
+            assert "GNU tar and GNU find" in found.detail
+    finally:
+        bench.engine.remove(made)
+        bench.engine.call("rmi", "--force", tag, check=False)
 
 
 def test_the_command_grades_a_file(bench, tmp_path):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import synthetic
 
-from agentsweep import dataset, tables
+from agentsweep import captions, dataset, grades, tables
 from agentsweep.dataset import Dataset, sample_arrays
 from agentsweep.errors import AgentsweepError
 
@@ -60,6 +60,39 @@ def test_how_many_cells_were_wanted_is_kept_until_nobody_says_so(folders, runs, 
     assert dataset.cells_of(tmp_path) == (len(runs), 40)
     dataset.aggregate(folders, tmp_path)
     assert dataset.cells_of(tmp_path) is None
+
+
+def test_runs_of_a_task_that_is_not_valid_are_in_no_figure(tmp_path):
+    """They are in the tables, with the reason, and captions say how many and why."""
+    runs = synthetic.sweep(cpus=[0.5])
+    for run in runs:
+        run.row["row_sha256"] = "cc" if run.row["task"] == "logstats" else None
+    reason = "its task is not valid: gold patch, time 1: not resolved"
+    judged = {"logstats": grades.Judged(invalid=reason)}
+    dataset.aggregate(
+        synthetic.write_extracted(runs, tmp_path / "e"), tmp_path / "d", None, None, judged
+    )
+    rows = tables.read("runs", tmp_path / "d" / "runs.parquet").to_pylist()
+    assert len(rows) == len(runs)
+    assert {row["grade_status"] for row in rows if row["task"] == "logstats"} == {"invalid_task"}
+    shown = Dataset(tmp_path / "d")
+    out = {run["run_id"] for run in shown.left_out}
+    assert out == {row["run_id"] for row in rows if row["task"] == "logstats"}
+    assert out.isdisjoint(run["run_id"] for run in shown.runs)
+    calls = shown.rows("tool_calls", ["name"])
+    assert calls
+    assert set(calls[0]) == {"name"}
+    every = tables.read("tool_calls", tmp_path / "d" / "tool_calls.parquet").to_pylist()
+    assert len(calls) == sum(call["run_id"] not in out for call in every) < len(every)
+    assert out.isdisjoint(run_id for run_id, _ in shown.samples(["t_ns"]))
+    said = captions.with_left_out(captions.Caption(["A."]), shown.left_out)
+    assert said.sentences[1] == f"Left out: {len(out)} runs of logstats: {reason}."
+    assert captions.with_left_out(captions.Caption(["A."]), []).sentences == ["A."]
+    with pytest.raises(AgentsweepError, match=r"no run of a valid task .*keep_invalid: true"):
+        only = [run for run in runs if run.row["task"] == "logstats"]
+        folders = synthetic.write_extracted(only, tmp_path / "f")
+        dataset.aggregate(folders, tmp_path / "g", None, None, judged)
+        Dataset(tmp_path / "g")
 
 
 def test_no_folder_is_an_error(tmp_path):

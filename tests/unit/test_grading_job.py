@@ -14,7 +14,7 @@ import row_maker
 import small_sweep
 import yaml
 
-from agentsweep import config, evidence, grading, grading_job, patches, plan
+from agentsweep import config, evidence, grading, grading_job, patches, plan, verdict
 from agentsweep.config import Machine
 from agentsweep.engine import Container
 from agentsweep.errors import AgentsweepError, InfraError
@@ -76,6 +76,86 @@ def test_everything_that_decides_a_grading_is_in_its_spec(load):
         assert spec(grading=changed) != usual, changed
     assert spec(patch="f" * 64) != usual
     assert spec(digest="b") != usual
+
+
+def test_each_row_that_is_not_graded_has_a_reason(load):
+    assert grading_job.ungradable(load(), "fix") is None
+    first = row_maker.first(repo="django/django", install_config=None, log_parser=None)
+    first |= {"language": None, "image": small_sweep_image()}
+    reason = grading_job.ungradable(load(row=first), "fix")
+    assert "django/django are run by its own tests/runtests.py" in reason
+    named = row_maker.first(FAIL_TO_PASS=["test_add (basic.tests.AddTests)"])
+    assert "'test_add (basic.tests.AddTests)'" in grading_job.ungradable(load(row=named), "fix")
+    other = row_maker.changed(row_maker.first(), "install_config", "log_parser", "parse_log_jest")
+    assert grading_job.ungradable(load(row=other), "fix").endswith("log_parser is parse_log_jest")
+
+
+def small_sweep_image():
+    return "oci-archive:images/fix.tar"
+
+
+def test_a_grading_that_never_fits_leaves_a_record_that_says_why(load, tmp_path):
+    loaded = load({"memory": "900TiB"})
+
+    def no_engine():
+        raise AssertionError("nothing is started")
+
+    found = grading_job.grade(loaded, "fix", b"patch", tmp_path / "out", no_engine)
+    assert (found.status, found.resolved) == ("ungraded", None)
+    assert "grading needs 989560465 MB of memory, and this machine" in found.detail
+    assert "set grading.memory" in found.detail
+    record, commands = evidence.read(tmp_path / "out")
+    assert record["patch_sha256"] == hashlib.sha256(b"patch").hexdigest()
+    assert verdict.judge(record, commands) == found
+    # A larger machine makes it.
+    assert not list(grading_job.store(loaded).root.glob("*/attempt-*"))
+    validation = grading_job.validate(loaded, "fix", no_engine)
+    assert (validation["valid"], validation["problems"]) == (None, [])
+    assert "grading needs" in validation["unknown"]
+    assert grading_job.validation(loaded, "fix") is None
+
+
+def test_without_an_engine_a_validation_is_not_known(load):
+    def no_engine():
+        raise InfraError("no engine works here")
+
+    record = grading_job.validate(load({"memory": "64MiB", "cpus": 1}), "fix", no_engine)
+    assert record["valid"] is None
+    assert record["unknown"] == "no container can be started here: no engine works here"
+
+
+@pytest.mark.parametrize(
+    ("record", "again"),
+    [
+        ({"applied_by": None}, True),
+        ({"tests_applied": False}, True),
+        ({}, False),
+        ({"applied_by": None, "capabilities": []}, False),
+    ],
+)
+def test_what_an_earlier_version_could_not_apply_is_graded_again(load, tmp_path, record, again):
+    loaded = load({"memory": "64MiB", "cpus": 1})
+    graded = grading_job.store(loaded)
+    key = grading.spec_sha256(grading_job.spec(loaded, "fix", hashlib.sha256(b"patch").hexdigest()))
+    with graded.locked(key, "{}"):
+        attempt = graded.begin(key)
+        write(attempt.path, {"exit-1": "0"}, fail_to_pass=[], pass_to_pass=[], **record)
+        graded.finish(attempt, "sealed")
+    assert (grading._recalled(graded, key) is None) is again
+
+
+def test_a_patch_that_lost_its_last_newline_has_it():
+    assert grading._ended(b"+a") == b"+a\n"
+    assert grading._ended(b"+a\n") == b"+a\n"
+    assert grading._ended(b"") == b""
+
+
+def test_tasks_with_the_same_row_and_image_share_a_validation(load, monkeypatch):
+    loaded = load()
+    usual = grading_job.validation_id(loaded, "fix")
+    assert usual.startswith(row_maker.first()["instance_id"] + "~")
+    assert grading_job.validation_id(load(digest="c"), "fix") != usual
+    assert grading_job.validation_id(load({"memory": "1GiB"}), "fix") != usual
 
 
 def made_up(tmp_path, resolved):
@@ -143,6 +223,12 @@ def test_a_task_that_is_not_valid_is_left_out_until_it_is_kept(load, tmp_path, m
     rows = plan.make(loaded, LARGE)
     assert {row.state for row in rows} == {plan.LEFT_OUT}
     assert "8 are left out: their tasks are not valid." in plan.render(rows)
+
+    # A cell that has its run costs nothing: it stays, and figures leave it out.
+    with monkeypatch.context() as patched:
+        patched.setattr(Sweep, "has_run", lambda self, cell: cell.id.endswith("rep~1"))
+        kept = Sweep(load.merged, announce=True, machine=LARGE, stream=said)
+    assert {cell.task for cell in kept.cells} == {"fix"}
 
     # A job's process finds whatever cell it was given.
     assert len(Sweep(load.merged, announce=False, machine=LARGE, stream=said).cells) == 8

@@ -1,12 +1,14 @@
 """From what a grading left to resolved or not, and to the rows of tables."""
 
+import hashlib
 import json
 import time
 
 import pytest
 
-from agentsweep import grades, verdict
+from agentsweep import evidence, grades, verdict
 from agentsweep.errors import AgentsweepError
+from agentsweep.grading import Grader
 from agentsweep.pytest_reports import Reported, parse_report, reported_name
 from agentsweep.verdict import Command, judge
 
@@ -20,6 +22,12 @@ RECORD = {
     "fail_to_pass": [F2P],
     "pass_to_pass": [P2P],
 }
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
 WORDS = {"passed": "PASSED", "failed": "FAILED", "error": "ERROR", "xfailed": "XFAIL"}
 
 
@@ -85,11 +93,10 @@ PASSED = {"new": "passed", "old": "passed"}
         ([], {}, "no_report"),
         ([Command(0, None, "PASSED tests/test_a.py::test_new")], {}, "no_report"),
         ([command()], {}, "no_report"),
-        ([command(1, **PASSED)], {}, "inconsistent"),
         ([command(None, **PASSED)], {}, "inconsistent"),
-        ([command(0, new="passed", old="passed", other="failed")], {}, "inconsistent"),
+        ([command(0, new="passed", old="failed")], {}, "inconsistent"),
         ([command(0, "nothing", **PASSED)], {}, "inconsistent"),
-        ([command(**PASSED), command(1, other="passed")], {}, "inconsistent"),
+        ([command(**PASSED), command(None, other="passed")], {}, "inconsistent"),
     ],
 )
 def test_what_is_not_a_whole_and_consistent_grading_resolves_nothing(commands, changes, expected):
@@ -196,6 +203,53 @@ def test_what_a_run_says_of_its_grading(graded, changes, expected):
     found = graded.of(row)
     assert (found["grade_status"], found["grade_detail"], found["resolved"]) == expected
     assert bool(graded.tests(row)) == (expected[0] == "graded")
+
+
+NOT_VALID = grades.Judged(invalid="its task is not valid: gold patch, time 1: not resolved")
+
+
+@pytest.mark.parametrize(
+    ("judged", "changes", "expected"),
+    [
+        (NOT_VALID, {}, ("invalid_task", NOT_VALID.invalid, None)),
+        (NOT_VALID, {"patch_status": "empty"}, ("invalid_task", NOT_VALID.invalid, None)),
+        (grades.Judged(ungradable="by bin/test"), {}, ("ungraded", "by bin/test", None)),
+        (
+            grades.Judged(ungradable="by bin/test"),
+            {"patch_status": "empty"},
+            ("ungraded", "by bin/test", None),
+        ),
+        (grades.Judged(), {}, ("graded", None, True)),
+    ],
+)
+def test_what_is_known_of_a_task_comes_before_its_gradings(graded, judged, changes, expected):
+    graded._judged = {"t": judged}
+    found = graded.of(run_row(**changes))
+    assert (found["grade_status"], found["grade_detail"], found["resolved"]) == expected
+    assert expected[0] in verdict.STATUSES
+
+
+def test_a_task_whose_gradings_cannot_be_made_has_no_graded_run(tmp_path):
+    """Else the runs without a patch alone would be its share."""
+    listed = tmp_path / "patches.json"
+    listed.write_text(
+        json.dumps([{"task": "t", "patch_sha256": sha256(b"p"), "run": "unused"}]), encoding="utf-8"
+    )
+    folder = tmp_path / "t" / sha256(b"p")
+    evidence.ungraded(folder, b"p", Grader(1, "1", 1.0, False, False), "too large for this host")
+    found = grades.Grades(listed)
+    for changes in ({"patch_sha256": sha256(b"p")}, {"patch_status": "empty"}):
+        row = run_row(**changes)
+        said = found.of(row)
+        assert (said["grade_status"], said["resolved"]) == ("ungraded", None)
+        assert said["grade_detail"] == "too large for this host"
+        assert found.tests(row) == []
+
+
+def test_a_validation_that_could_not_be_made_leaves_its_task_in():
+    record = {"valid": None, "problems": [], "unknown": "no engine"}
+    assert grades.Judged.of(record, None) == grades.Judged()
+    assert grades.Judged.of({"valid": False, "problems": ["gold patch: x"]}, None).invalid
 
 
 def test_a_run_of_a_task_without_a_row_says_nothing(graded):

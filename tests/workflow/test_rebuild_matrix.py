@@ -124,7 +124,8 @@ def finished(tmp_path_factory):
     clone.snakemake("--cores", "1", "lock")
     assert graded(clone.snakemake("--cores", "2").stdout) == 1
     assert clone.planned() == {}
-    assert (len(clone.sealed()), len(clone.gradings())) == (4, 1)
+    # One of the runs' patch; the row's own and none, each twice, validate the task.
+    assert (len(clone.sealed()), len(clone.gradings())) == (4, 5)
     yield clone
     for record in clone.path.parent.glob("*/results/images/*/image.json"):
         made = yaml.safe_load(record.read_text(encoding="utf-8"))
@@ -133,6 +134,7 @@ def finished(tmp_path_factory):
 
 
 AGGREGATES = {"dataset": 1, "figure": ALL_FIGURES}
+VALIDATED = {"validate_task": 1}
 
 
 def graded(output: str) -> int:
@@ -212,6 +214,24 @@ def change_verdict(clone):
     source.write_text(
         source.read_text(encoding="utf-8") + "\n# Another verdict.\n", encoding="utf-8"
     )
+
+
+def name_task_twice(clone):
+    """The same row and image by another name: nothing is validated again."""
+    clone.replace("config/config.yaml", "tasks: [question, code]", "tasks: [question, code, same]")
+    clone.replace("config/config.yaml", "tasks:\n", "tasks:\n  same: config/tasks/code.yaml\n")
+
+
+def change_grading_memory(clone):
+    clone.replace("config/config.yaml", "agent: {", "grading: {memory: 1GiB}\nagent: {")
+
+
+def keep_invalid(clone):
+    clone.replace("config/config.yaml", "agent: {", "grading: {keep_invalid: true}\nagent: {")
+
+
+def remove_validation(clone):
+    shutil.rmtree(clone.file("results/validation"))
 
 
 def edit_test(clone):
@@ -354,18 +374,32 @@ MATRIX = [
     Line(edit_scenario, whole(2), new=2),
     Line(edit_patch, whole(2), new=2, grades=1, new_gradings=1),
     Line(change_agent_setting, whole(4), new=4),
-    Line(change_grader, {"grade": 1, **AGGREGATES}, grades=1, new_gradings=1),
-    Line(change_verdict, AGGREGATES),
+    # With the grading of the runs' patch, the four that validate the task are made again.
+    Line(change_grader, {"grade": 1, **VALIDATED, **AGGREGATES}, grades=1, new_gradings=5),
+    Line(change_grading_memory, {"grade": 1, **VALIDATED, **AGGREGATES}, grades=1, new_gradings=5),
+    Line(change_verdict, {**VALIDATED, **AGGREGATES}),
+    Line(remove_validation, {**VALIDATED, **AGGREGATES}),
+    Line(keep_invalid, AGGREGATES),
+    # A row and an image that are known: another name costs no validation.
+    Line(name_task_twice, whole(2) | {"tasks": 1}, grades=1),
     # Of a row, the run depends on what the agent gets of it.
-    Line(edit_test, {"grade": 1, "tasks": 1, **AGGREGATES}, grades=1, new_gradings=1),
-    Line(correct_test_name, {"grade": 1, "tasks": 1, **AGGREGATES}, grades=1, new_gradings=1),
-    Line(edit_issue, whole(2) | {"tasks": 1}, new=2, grades=1, new_gradings=1),
+    Line(
+        *(edit_test, {"grade": 1, "tasks": 1, **VALIDATED, **AGGREGATES}),
+        grades=1,
+        new_gradings=5,
+    ),
+    Line(
+        *(correct_test_name, {"grade": 1, "tasks": 1, **VALIDATED, **AGGREGATES}),
+        grades=1,
+        new_gradings=5,
+    ),
+    Line(edit_issue, whole(2) | {"tasks": 1, **VALIDATED}, new=2, grades=1, new_gradings=5),
     Line(rerun_one, whole(1), new=1),
     Line(repeat_what_went_well, {}),
-    Line(change_digest, whole(2, images=1), new=2, grades=1, new_gradings=1),
-    Line(remove_results, whole(4, images=2), grades=1),
-    Line(nothing, whole(4, images=2), grades=1, arguments=["-F"]),
-    Line(refuse_runs, whole(4, images=2), grades=1, arguments=["-F"]),
+    Line(change_digest, whole(2, images=1) | VALIDATED, new=2, grades=1, new_gradings=5),
+    Line(remove_results, whole(4, images=2) | VALIDATED, grades=1),
+    Line(nothing, whole(4, images=2) | VALIDATED, grades=1, arguments=["-F"]),
+    Line(refuse_runs, whole(4, images=2) | VALIDATED, grades=1, arguments=["-F"]),
 ]
 
 

@@ -157,6 +157,7 @@ wildcard_constraints:
     **SWEEP.image_constraints(),
     imported=sweep.one_of(IMPORTS),
     graded=sweep.one_of(SWEEP.gradable),
+    validated=sweep.one_of(SWEEP.validations()),
     patch="[0-9a-f]{64}",
 
 
@@ -347,18 +348,68 @@ def grading_spec(wildcards):
     return grading_job.spec(SWEEP.config, wildcards.graded, wildcards.patch)
 
 
+def validated_task(wildcards):
+    """A task of those that share a validation."""
+    return SWEEP.validations()[wildcards.validated]
+
+
 def validation_spec(wildcards):
     """All that decides whether a task is valid, but for the patches."""
-    return grading_job.spec(SWEEP.config, wildcards.graded, "")
+    return grading_job.spec(SWEEP.config, validated_task(wildcards), "")
+
+
+def validation_config(wildcards, threads):
+    """What a validation reads, untracked: its spec is tracked."""
+    return job_file(json.dumps(SWEEP.config.for_task(validated_task(wildcards))))
+
+
+def validation_name(wildcards, threads):
+    """Untracked: which of the tasks that share a validation stands for them changes nothing."""
+    return validated_task(wildcards)
+
+
+def validation_record(validated):
+    return f"<results>/validation/{validated}.json"
 
 
 def validation_records():
-    return [f"<results>/validation/{task}.json" for task in SWEEP.gradable]
+    return [validation_record(validated) for validated in SWEEP.validations()]
 
 
 def validation_list(wildcards, input):
     """A line each; untracked, because it takes `input`, which is tracked."""
     return job_file("\n".join(input))
+
+
+def dataset_validations(wildcards):
+    """The validations of the tasks that are graded."""
+    found = dict.fromkeys(SWEEP.validated().values())
+    return [validation_record(validated) for validated in found]
+
+
+def judged_tasks(wildcards, input):
+    """A line each: what is known of a task. Untracked: all of it is in `input` and `ungradable`."""
+    paths = dict(zip(dict.fromkeys(SWEEP.validated().values()), input.validations))
+    validated = {task: str(paths[name]) for task, name in SWEEP.validated().items()}
+    reasons = SWEEP.ungradable()
+    return job_file(
+        "\n".join(
+            json.dumps(
+                {
+                    "task": task,
+                    "validation": validated.get(task),
+                    "ungradable": reasons.get(task),
+                }
+            )
+            for task in dict.fromkeys([*validated, *reasons])
+        )
+    )
+
+
+def ungradable_digest():
+    """Hash of why the tests of tasks cannot be graded."""
+    said = json.dumps(SWEEP.ungradable(), sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def figure_files():

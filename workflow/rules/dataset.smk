@@ -1,7 +1,7 @@
 """The data set: all runs' tables, one file each.
 
 REQUIRES the extracted tables of every cell (with `partial: true`, of the cells that have a run),
-and the gradings of their patches.
+the gradings of their patches, and the validations of their tasks.
 PROVIDES <results>/dataset/: runs, tool_calls, api_calls, messages, samples, tests, hosts (Parquet),
 and cells.json, which says how many cells are wanted and how many have a run.
 """
@@ -13,6 +13,7 @@ rule dataset:
         tables=extracted_tables,
         patches=patch_list,
         grades=grades,
+        validations=dataset_validations,
         # Other versions of the libraries may write other files.
         environment=ENVIRONMENT,
     output:
@@ -29,7 +30,9 @@ rule dataset:
         patches=patch_list_option,
         # Tracked: with `partial`, one more wanted cell changes captions and no input.
         cells=len(SWEEP.cells),
+        ungradable=ungradable_digest(),
+        judged=judged_tasks,
         out=subpath(output[0], parent=True),
     shell:
         "agentsweep dataset --list {params.directories:q} {params.patches:q}"
-        " --cells {params.cells} --out {params.out:q} > {log:q} 2>&1"
+        " --judged {params.judged:q} --cells {params.cells} --out {params.out:q} > {log:q} 2>&1"

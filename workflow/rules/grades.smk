@@ -4,6 +4,8 @@ REQUIRES the runs of tasks that have a benchmark row, and nothing of other tasks
 PROVIDES <results>/grades/<task>/<patch sha256>/: the evidence of each distinct patch's grading,
 made once, however many runs left the patch. The store keeps it: a patch whose grading it has sealed
 needs no container. What the evidence amounts to is decided where the data set is made.
+<results>/validation/<row>~<key>.json: whether the row's own patch resolves its task and no patch
+does not, made once for each row and image, whatever the tasks of it are called.
 """
 
 
@@ -57,9 +59,11 @@ rule grade:
 rule validate_task:
     """See whether a task's gold patch resolves it and no patch does not."""
     output:
-        "<results>/validation/{graded}.json",
+        "<results>/validation/{validated}.json",
     log:
-        "<logs>/validate_task/{graded}.log",
+        "<logs>/validate_task/{validated}.log",
+    # Whoever looks on sees early that runs of a task are for nothing.
+    priority: 20
     retries: RETRIES
     conda:
         "../envs/runner.yaml"
@@ -71,9 +75,10 @@ rule validate_task:
         spec=validation_spec,
         repeats=SWEEP.config["grading"]["validations"],
         code=codehash.digest("agentsweep.evidence"),
-        config=task_config,
+        task=validation_name,
+        config=validation_config,
     shell:
-        "agentsweep validate-task {wildcards.graded:q} --config -"
+        "agentsweep validate-task {params.task:q} --config -"
         " --out {output:q} < {params.config:q} > {log:q} 2>&1"
 
 

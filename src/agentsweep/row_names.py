@@ -8,6 +8,7 @@ import bisect
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from agentsweep.pytest_reports import Reported, reported_name
 
@@ -15,6 +16,8 @@ _MOUSE = (("MouseButton.LEFT", "1"), ("MouseButton.RIGHT", "3"))
 _COLOUR = re.compile(r"\[\d+m")
 _CONTROL = dict.fromkeys(range(1, 32))
 _OPTION = re.compile(r"(.*?)\[(.*)\]")
+# Of a row's names, looked for at the ends of all names of a report, which may be many.
+_TRIED = 10
 _FILE = re.compile(r"[^\s()]*(/[^\s()]*|\.(py|pyx|rst|txt|md|ipynb|yml|yaml))")
 
 
@@ -76,3 +79,34 @@ class Names:
                 break
             found += self._exact[longer]
         return found
+
+
+def from_start(reported: Sequence[Reported], wanted: Sequence[str]) -> Sequence[Reported]:
+    """The tests, named from where pytest was started, as a row and a log name them.
+
+    A report names them from pytest's root directory, which is another where a settings file above
+    or below is found. Where none of the wanted tests is in the report, and one would be with some
+    directories before its name, or without, these are put before all, or taken away. That it was
+    so is for the printed summary to say, whose names must be those of the row.
+    """
+    names = {test.name for test in reported}
+    sought = [reported_name(test_id) for test_id in wanted]
+    if not names or any(name in names for name in sought):
+        return reported
+    for name in sought:
+        parts = name.partition("[")[0].split(".")
+        for count in range(1, len(parts)):
+            before = ".".join(parts[:count]) + "."
+            if name[len(before) :] in names:
+                return [replace(test, name=before + test.name) for test in reported]
+    ordered = sorted(names)
+    for name in sought[:_TRIED]:
+        for longer in ordered:
+            if longer.endswith(f".{name}"):
+                before = longer[: -len(name)]
+                return [
+                    replace(test, name=test.name.removeprefix(before))
+                    for test in reported
+                    if test.name.startswith(before)
+                ]
+    return reported
