@@ -434,6 +434,8 @@ def _membership(pid: int, proc: Path) -> dict[str, str]:
 def _directory(mount: Mount, member: str, must_exist: bool = True) -> Path | None:
     directory = mount.below(member)
     if member.startswith("/..") or directory is None:
+        if not must_exist:
+            return None
         raise LastingError(
             f"the cgroup {member} lies outside of what can be seen here: run agentsweep on the "
             "host itself, or in a container with --cgroupns=host"

@@ -200,6 +200,16 @@ def test_in_a_container_a_mounts_root_is_taken_off(tmp_path, who):
     assert limits["memory_level"] == limits["cpu_level"] == OUTER + V1_LEAF
 
 
+def test_in_a_container_a_v2_side_that_is_elsewhere_is_done_without(tmp_path):
+    tree = in_a_container(v1(tmp_path, hybrid=True))
+    assert counters_of(tree)["cpu_pressure_some_usec"] == 11
+    mountinfo = tree[0] / "self" / "mountinfo"
+    lines = mountinfo.read_text(encoding="utf-8").splitlines()
+    moved = [line.replace(OUTER, "/other") if "cgroup2" in line else line for line in lines]
+    mountinfo.write_text("\n".join(moved), encoding="utf-8")
+    assert counters_of(tree)["cpu_pressure_some_usec"] is None
+
+
 def test_on_a_host_the_roots_in_mountinfo_change_nothing(tmp_path):
     plain = reader_of(v1(tmp_path / "a"))
     tree = in_a_container(v1(tmp_path / "b"), root="/", member=V1_LEAF)
