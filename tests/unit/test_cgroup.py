@@ -360,7 +360,7 @@ def test_v1_swap_that_is_not_accounted_is_none(tmp_path):
 # Parsers
 
 
-def test_keyed_follows_keys_that_move(tmp_path):
+def test_keyed_follows_keys_that_move():
     parse = Keyed({"b": "B", "a": "A", "never": "N"}, {"b": (10, 4)})
     assert list(parse(b"a 1\nb 2\n")) == [5, 1, None]
     assert list(parse(b"new 7\na 3\nb 4\n")) == [10, 3, None]
