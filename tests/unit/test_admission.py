@@ -378,3 +378,16 @@ def test_a_ticket_that_has_just_gone_is_nobody(tmp_path, monkeypatch):
     # Its process ended between the look at the file and the look at its lock.
     monkeypatch.setattr(admission.locks, "take", gone)
     assert admission._entry(path) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "says"), [(1, "t0"), (8, "t0, t1, t2, t3, t4, t5, t6, t7"), (10, " t7 and 2 more")]
+)
+def test_many_in_line_are_named_as_far_as_anybody_reads(count, says):
+    class Entry:
+        def __init__(self, number):
+            self.said = f"t{number}"
+
+    told = admission._names([Entry(number) for number in range(count)])
+    assert told.endswith(says) and told.startswith("t0")
+    assert ("more" in told) == (count > 8)
