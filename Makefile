@@ -25,7 +25,7 @@ endef
 export PARTS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup system system-env python env agent first-image images bench-images lock lint bench benchmark test-docker test-cluster test-vm requirements clean
+.PHONY: help demo test setup system system-env python env agent first-image images bench-images lock lint bench benchmark test-docker test-cluster test-vm mutants requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -107,6 +107,9 @@ test-cluster: setup ## sweeps through profiles/slurm on a real Slurm of three no
 
 test-vm: setup ## the integration tests in an emulated machine with cgroup v2, hours (tools/test-vm.sh)
 	@sh tools/test-vm.sh
+
+mutants: env ## break the code on purpose and list what no test sees (docs/testing.md), an hour
+	nice python tools/mutants.py $(MODULES)
 
 requirements: ## write requirements.lock and the demo's again, with the newest versions
 	@sh tools/requirements.sh $(PYTHON)

@@ -33,6 +33,9 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{name}(reason): run with `--engine {name}` alone")
 
 
+_POOLS = []
+
+
 @pytest.fixture
 def arrow_pool():
     """`with arrow_pool() as pool:` counts what Arrow allocates within, in `pool.max_memory()`."""
@@ -42,6 +45,8 @@ def arrow_pool():
     def counted():
         usual = pa.default_memory_pool()
         pool = pa.proxy_memory_pool(usual)
+        # What was allocated in it may outlive the test, and it must not go before.
+        _POOLS.append(pool)
         pa.set_memory_pool(pool)
         try:
             yield pool

@@ -1,9 +1,11 @@
 """Reading a container's counters and limits from the kernel, v1 and v2, behind one interface."""
 
+import contextlib
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
@@ -38,7 +40,7 @@ class CgroupReader(ABC):
 
     version: int
 
-    def __init__(self, paths: dict[str, Path], mounts: dict[str, Path]):
+    def __init__(self, paths: dict[str, Path], mounts: dict[str, "Mount"]):
         self.paths = paths
         self._mounts = mounts
         self._often = _Files()
@@ -61,13 +63,18 @@ class CgroupReader(ABC):
         from agentsweep.cgroup_v1 import CgroupV1
         from agentsweep.cgroup_v2 import CgroupV2
 
-        v1_mounts, v2_mount = _mounts(Path(root), Path(sysfs))
+        v1_mounts, v2_mounts = _mounts(Path(root), pid, Path(sysfs))
         members = _membership(pid, Path(root))
+        v2_mount = _mount_of(v2_mounts, members.get(""))
         if v1_mounts:
+            chosen = {
+                controller: _mount_of(mounts, members[controller])
+                for controller, mounts in v1_mounts.items()
+                if controller in members
+            }
             paths = {
                 controller: _directory(mount, members[controller])
-                for controller, mount in v1_mounts.items()
-                if controller in members
+                for controller, mount in chosen.items()
             }
             if "memory" not in paths:
                 raise LastingError(
@@ -78,7 +85,7 @@ class CgroupReader(ABC):
             # The hybrid layout's v2 side has pressure, if it has a cgroup for this container.
             if v2_mount and members.get("") == members["memory"] != "/":
                 unified = _directory(v2_mount, members[""], must_exist=False)
-            return CgroupV1(paths, v1_mounts, unified)
+            return CgroupV1(paths, chosen, unified)
         if v2_mount is None or "" not in members:
             raise LastingError(
                 f"no cgroup file system is mounted under {sysfs}: mount cgroup2 there, or run "
@@ -318,16 +325,33 @@ class _Files:
                 return data
 
 
-def level_name(directory: Path, mount: Path) -> str:
-    """A cgroup's path below its mount: `/` for the root, else `/a/b`."""
-    below = directory.relative_to(mount).as_posix()
-    return "/" if below == "." else f"/{below}"
+@dataclass(frozen=True)
+class Mount:
+    """Where a hierarchy is mounted, and which of its cgroups is the top there.
+
+    In a container `root` may be the container's own cgroup; on a host it is `/`.
+    """
+
+    point: Path
+    root: str = "/"
+
+    def below(self, member: str) -> Path | None:
+        """The directory of a cgroup; None where it lies outside of what is mounted here."""
+        if f"{member}/".startswith(f"{self.root.rstrip('/')}/"):
+            return self.point / member[len(self.root.rstrip("/")) :].lstrip("/")
+        return None
 
 
-def upwards(directory: Path, mount: Path) -> list[Path]:
+def level_name(directory: Path, mount: Mount) -> str:
+    """A cgroup's path as the kernel names it: `/` for the root of all, else `/a/b`."""
+    below = directory.relative_to(mount.point).as_posix()
+    return mount.root if below == "." else f"{mount.root.rstrip('/')}/{below}"
+
+
+def upwards(directory: Path, mount: Mount) -> list[Path]:
     """A cgroup's directory and all its ancestors up to the mount."""
     chain = [directory, *directory.parents]
-    return chain[: chain.index(mount) + 1]
+    return chain[: chain.index(mount.point) + 1]
 
 
 def binding(limits: Iterable[tuple[float | None, str]]) -> tuple[float | None, str | None]:
@@ -348,22 +372,49 @@ def read_first(paths: Iterable[Path]) -> str | None:
     return None
 
 
-def _mounts(proc: Path, sysfs: Path) -> tuple[dict[str, Path], Path | None]:
-    """v1 controllers with their mounts, and the v2 mount."""
-    v1: dict[str, Path] = {}
-    v2: Path | None = None
-    for line in kernel_lines(proc / "mounts"):
-        _, point, kind, options, *_ = line.split(" ")
-        # proc(5): blanks in paths are written as octal escapes.
-        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point)
+def _mounts(proc: Path, pid: int, sysfs: Path) -> tuple[dict[str, list[Mount]], list[Mount]]:
+    """The mounts of each v1 controller, and those of v2, as this process sees them."""
+    v1: dict[str, list[Mount]] = {}
+    v2: list[Mount] = []
+    for root, point, kind, options in _mount_lines(proc, pid):
         below = os.path.relpath(point, "/sys/fs/cgroup")
         path = Path(point) if below.startswith("..") else Path(os.path.normpath(sysfs / below))
         if kind == "cgroup":
             for controller in _V1_CONTROLLERS & set(options.split(",")):
-                v1.setdefault(controller, path)
-        elif kind == "cgroup2" and v2 is None:
-            v2 = path
+                v1.setdefault(controller, []).append(Mount(path, root))
+        elif kind == "cgroup2":
+            v2.append(Mount(path, root))
     return v1, v2
+
+
+def _mount_lines(proc: Path, pid: int) -> Iterator[tuple[str, str, str, str]]:
+    """Root, mount point, kind and the file system's options of each mount.
+
+    `mounts` does not have the roots, and is for a /proc without the other. A /proc that stands in
+    for the real one may have no `self`. proc(5).
+    """
+    for who in ("self", str(pid)):
+        with contextlib.suppress(OSError):
+            for line in kernel_lines(proc / who / "mountinfo"):
+                mount, _, system = line.partition(" - ")
+                _, _, _, root, point, *_ = mount.split(" ")
+                kind, _, options = system.split(" ", 2)
+                yield _unescaped(root), _unescaped(point), kind, options
+            return
+    for line in kernel_lines(proc / "mounts"):
+        _, point, kind, options, *_ = line.split(" ")
+        yield "/", _unescaped(point), kind, options
+
+
+def _unescaped(path: str) -> str:
+    """proc(5): blanks in paths are written as octal escapes."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
+
+
+def _mount_of(mounts: list[Mount], member: str | None) -> Mount | None:
+    """The mount through which a cgroup can be seen; the first where none is, None without any."""
+    seen = (mount for mount in mounts if member is not None and mount.below(member) is not None)
+    return next(seen, mounts[0] if mounts else None)
 
 
 def _membership(pid: int, proc: Path) -> dict[str, str]:
@@ -380,13 +431,15 @@ def _membership(pid: int, proc: Path) -> dict[str, str]:
     return members
 
 
-def _directory(mount: Path, member: str, must_exist: bool = True) -> Path | None:
-    if member.startswith("/.."):
+def _directory(mount: Mount, member: str, must_exist: bool = True) -> Path | None:
+    directory = mount.below(member)
+    if member.startswith("/..") or directory is None:
+        if not must_exist:
+            return None
         raise LastingError(
             f"the cgroup {member} lies outside of what can be seen here: run agentsweep on the "
             "host itself, or in a container with --cgroupns=host"
         )
-    directory = mount / member.lstrip("/")
     if directory.is_dir():
         return directory
     if must_exist:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from agentsweep.cgroup import (
     CgroupReader,
+    Mount,
     binding,
     level_name,
     read_first,
@@ -49,7 +50,7 @@ class CgroupV1(CgroupReader):
     _peak_reset = b"0"
     oom_poll_events = select.EPOLLIN
 
-    def __init__(self, paths: dict[str, Path], mounts: dict[str, Path], unified: Path | None):
+    def __init__(self, paths: dict[str, Path], mounts: dict[str, Mount], unified: Path | None):
         super().__init__(paths, mounts)
         self._unified = unified
         self._oom: int | None = None
@@ -81,7 +82,7 @@ class CgroupV1(CgroupReader):
     def _seldom_files(self) -> list[tuple[Path, Parser]]:
         failures = self.paths["memory"] / "memory.failcnt"
         files: list[tuple[Path, Parser]] = [(failures, Number("memory_failcnt"))]
-        if (blkio := self.paths.get("blkio")) and _accounts_io(self._mounts["blkio"]):
+        if (blkio := self.paths.get("blkio")) and _accounts_io(self._mounts["blkio"].point):
             files.append((blkio / _IO_FILE, BlkioBytes()))
         if self._unified:
             files += pressure_files(self._unified)

@@ -47,7 +47,7 @@ def test_code_in_an_empty_directory(lab, container):
 
 
 @pytest.mark.parametrize("container", [CLASSIC, SAFE], ids=["classic", "safe"])
-def test_a_repository_task_ends_in_a_patch(lab, container, tmp_path):
+def test_a_repository_task_ends_in_a_patch(lab, container):
     turns = [
         bash("printf 'one\\n' > new.txt && printf '\\377\\000' > binary.bin && mkdir -p a/b"),
         bash("git -c user.name=a -c user.email=a@b commit --allow-empty -qm committed && "

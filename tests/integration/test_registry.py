@@ -52,7 +52,7 @@ def test_the_pull_gives_what_was_locked_and_not_what_the_tag_says_now(registry, 
     assert len(missing.stderr.splitlines()) == 1
 
 
-def test_a_registry_that_is_gone_is_one_sentence(registry, two_images):
+def test_a_registry_that_is_gone_is_one_sentence(registry):
     digest = "sha256:" + "0" * 64
     away = Registry(1, registry.folder)
     done = pull(away, {"digest": digest, "config_digest": digest}, registry.folder / "p", False)

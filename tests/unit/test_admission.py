@@ -334,3 +334,60 @@ def test_no_process_of_ours_takes_the_lock_with_it(line):
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_the_line_is_in_memory_and_elsewhere_only_where_that_cannot_be_written(
+    tmp_path, monkeypatch, in_memory
+):
+    asked = []
+
+    def own(base, _cure):
+        asked.append(base)
+        return tmp_path / "own"
+
+    monkeypatch.setattr(admission.workspace, "own_directory", own)
+    monkeypatch.setattr(admission.os, "access", lambda path, mode: in_memory)
+    found = admission._directory({"ledger": None})
+    assert asked == [Path("/dev/shm") if in_memory else Path("/tmp")]
+    assert found == tmp_path / "own" / "ledger" and found.is_dir()
+    named = admission._directory({"ledger": str(tmp_path / "deep" / "named")})
+    assert named == tmp_path / "deep" / "named" and named.is_dir() and len(asked) == 1
+
+
+def test_a_ticket_can_be_read_by_all_whatever_the_umask(tmp_path):
+    old = os.umask(0o077)
+    try:
+        os.close(admission._create(tmp_path / "1.json", os.O_RDWR | os.O_EXCL))
+    finally:
+        os.umask(old)
+    assert (tmp_path / "1.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_ticket_that_has_just_gone_is_nobody(tmp_path, monkeypatch):
+    assert admission._entry(tmp_path / "1.json") is None
+    path = tmp_path / "2.json"
+    path.write_text('{"state": "waiting"}', encoding="utf-8")
+    here = admission._entry(path)
+    assert (here.ticket, here.alive, here.content) == (2, False, {"state": "waiting"})
+
+    def gone(handle):
+        path.unlink()
+        return True
+
+    # Its process ended between the look at the file and the look at its lock.
+    monkeypatch.setattr(admission.locks, "take", gone)
+    assert admission._entry(path) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "says"), [(1, "t0"), (8, "t0, t1, t2, t3, t4, t5, t6, t7"), (10, " t7 and 2 more")]
+)
+def test_many_in_line_are_named_as_far_as_anybody_reads(count, says):
+    class Entry:
+        def __init__(self, number):
+            self.said = f"t{number}"
+
+    told = admission._names([Entry(number) for number in range(count)])
+    assert told.endswith(says) and told.startswith("t0")
+    assert ("more" in told) == (count > 8)

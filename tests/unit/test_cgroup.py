@@ -167,6 +167,74 @@ def test_a_cgroup_that_goes_between_finding_and_opening(tmp_path):
         reader.pids()
 
 
+OUTER = "/docker/0123abcd"
+
+
+def in_a_container(tree, root=OUTER, member=OUTER + V1_LEAF, who="self"):
+    """A tree whose mounts begin at a cgroup below the host's, as in a container on v1."""
+    proc_folder, _ = tree
+    mounts = (proc_folder / "mounts").read_text(encoding="utf-8")
+    lines = []
+    for number, line in enumerate(mounts.splitlines(), 30):
+        _, point, kind, options, *_ = line.split(" ")
+        system = options.removeprefix("rw,relatime,")
+        lines.append(f"{number} 25 0:{number} {root} {point} ro,nosuid - {kind} {kind} rw,{system}")
+    (proc_folder / who).mkdir(exist_ok=True)
+    (proc_folder / who / "mountinfo").write_text("\n".join(lines), encoding="utf-8")
+    cgroup = proc_folder / str(PID) / "cgroup"
+    text = cgroup.read_text(encoding="utf-8")
+    cgroup.write_text(text.replace(V1_LEAF, member), encoding="utf-8")
+    return tree
+
+
+@pytest.mark.parametrize("who", ["self", str(PID)])
+def test_in_a_container_a_mounts_root_is_taken_off(tmp_path, who):
+    outside = counters_of(v1(tmp_path / "host"))
+    tree = in_a_container(v1(tmp_path / "container"), who=who)
+    assert counters_of(tree) == outside
+    reader = reader_of(tree)
+    # As the kernel's log names it, which knows nothing of mounts.
+    assert reader.level == OUTER + V1_LEAF
+    limits = reader.effective_limits()
+    assert (limits["memory_bytes"], limits["cpus"]) == (536870912, 0.5)
+    assert limits["memory_level"] == limits["cpu_level"] == OUTER + V1_LEAF
+
+
+def test_in_a_container_a_v2_side_that_is_elsewhere_is_done_without(tmp_path):
+    tree = in_a_container(v1(tmp_path, hybrid=True))
+    assert counters_of(tree)["cpu_pressure_some_usec"] == 11
+    mountinfo = tree[0] / "self" / "mountinfo"
+    lines = mountinfo.read_text(encoding="utf-8").splitlines()
+    moved = [line.replace(OUTER, "/other") if "cgroup2" in line else line for line in lines]
+    mountinfo.write_text("\n".join(moved), encoding="utf-8")
+    assert counters_of(tree)["cpu_pressure_some_usec"] is None
+
+
+def test_on_a_host_the_roots_in_mountinfo_change_nothing(tmp_path):
+    plain = reader_of(v1(tmp_path / "a"))
+    tree = in_a_container(v1(tmp_path / "b"), root="/", member=V1_LEAF)
+    assert reader_of(tree).level == plain.level == V1_LEAF
+    assert reader_of(tree).effective_limits() == plain.effective_limits()
+
+
+@pytest.mark.parametrize("member", ["/libpod_parent/x", "/docker/0123abcdef/x", "/docker", "/"])
+def test_a_cgroup_beside_what_is_mounted_is_refused_by_its_reason(tmp_path, member):
+    tree = in_a_container(v1(tmp_path), member=member)
+    with pytest.raises(InfraError, match=f"{member} lies outside of what can be seen") as caught:
+        reader_of(tree)
+    assert not isinstance(caught.value, CgroupGone)
+
+
+def test_the_mount_that_shows_a_cgroup_is_taken(tmp_path):
+    """Another container's cgroup may be mounted before the one that is looked for."""
+    tree = in_a_container(v1(tmp_path))
+    mountinfo = tree[0] / "self" / "mountinfo"
+    own = mountinfo.read_text(encoding="utf-8")
+    other = own.replace(OUTER, "/docker/ffff").replace(" /sys/fs/cgroup", " /mnt/other")
+    mountinfo.write_text(f"{other}\n{own}", encoding="utf-8")
+    assert reader_of(tree).level == OUTER + V1_LEAF
+
+
 def test_a_cgroup_outside_of_our_namespace_is_refused(tmp_path):
     root, sysfs = v2(tmp_path)
     (root / str(PID) / "cgroup").write_text("0::/../../other\n", encoding="utf-8")
@@ -292,7 +360,7 @@ def test_v1_swap_that_is_not_accounted_is_none(tmp_path):
 # Parsers
 
 
-def test_keyed_follows_keys_that_move(tmp_path):
+def test_keyed_follows_keys_that_move():
     parse = Keyed({"b": "B", "a": "A", "never": "N"}, {"b": (10, 4)})
     assert list(parse(b"a 1\nb 2\n")) == [5, 1, None]
     assert list(parse(b"new 7\na 3\nb 4\n")) == [10, 3, None]

@@ -291,11 +291,11 @@ def test_a_host_that_ignores_or_lowers_the_limits_is_refused(one, monkeypatch):
     wanted = {"memory_bytes": one.asked["memory_bytes"], "cpus": "0.5", "cpu_mode": "quota"}
     said = "; ".join(limits.limit_differences(wanted, one.reader.effective_limits()))
     expected = {
-        "rootless-cgroupfs": "memory limit is None bytes, asked 167772160; "
-        "CPU limit is None, asked 0.5",
-        "root-small-slice": "memory limit is 150994944 bytes, asked 167772160; "
-        "CPU limit is 0.25, asked 0.5",
-        "rootless-no-cpu": "CPU limit is None, asked 0.5",
+        "rootless-cgroupfs": "the kernel enforces no limit of memory, but 160 MiB were "
+        "requested; the kernel enforces no limit of CPUs, but 0.5 were requested",
+        "root-small-slice": "the kernel enforces 144 MiB of memory, but 160 MiB were "
+        "requested; the kernel enforces 0.25 CPUs, but 0.5 were requested",
+        "rootless-no-cpu": "the kernel enforces no limit of CPUs, but 0.5 were requested",
     }
     assert said == expected.get(one.kind, "")
 

@@ -13,6 +13,7 @@ LOCKS = [
     ROOT / "requirements.lock",
     ROOT / "demo/starlette-1147/requirements.lock",
     ROOT / "demo/starlette-1147/source.lock",
+    ROOT / "tools/mutants.lock",
 ]
 
 

@@ -164,7 +164,7 @@ def test_a_patch_that_could_not_be_taken_is_empty_and_said(load, tmp_path):
     assert any("no patch could be taken (the image has no git)" in line for line in said)
 
 
-def test_a_patch_that_is_no_utf8_is_an_error_and_the_others_are_written(load, tmp_path, capsys):
+def test_a_patch_that_is_no_utf8_is_an_error_and_the_others_are_written(load, capsys):
     loaded = load()
     export_maker.seal(loaded, patch=b"-caf\xe9\n")
     other = export_maker.CELL.replace("rep~0", "rep~1")

@@ -444,7 +444,7 @@ def test_a_patch_that_destroys_its_container_is_graded_all_the_same(tmp_path, fa
         grading._collect(Packing(2, gone=True), Container("id", "name", 1), target)
 
 
-def test_gradings_are_no_attempts_of_runs(load, tmp_path):
+def test_gradings_are_no_attempts_of_runs(load):
     """They lie in the same store, and nothing that looks for runs may find them."""
     loaded = load()
     (grading_job.store(loaded).root / ("a" * 64) / "attempt-1").mkdir(parents=True)

@@ -79,7 +79,8 @@ def test_an_old_results_victims_have_an_order_where_one_is_called_like_the_agent
     names = ["python3", "cc1plus"]
     names.insert(place, "claude")
     victims = [record(n, name) for n, name in enumerate(names)]
-    assert before_agent(3, victims).count == place
+    said = before_agent(3, victims)
+    assert said.count == said.at_most == place
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,16 @@ def test_an_old_results_victims_have_an_order_where_one_is_called_like_the_agent
 def test_an_old_results_victims_say_nothing_where_their_names_do_not(victims):
     said = before_agent(3, victims)
     assert (said.count, said.at_most) == (None, 2)
+
+
+def test_two_kills_have_an_order():
+    assert before_agent(2, [record(1), record(2, "claude")]).count == 1
+
+
+def test_a_log_that_can_be_read_at_one_end_alone_says_nothing():
+    unread = {"oom_kill": 1, "victims": None}
+    assert in_phase(answer(0), unread, True) == (Kills(1, None), None)
+    assert in_phase({"oom_kill": 0, "victims": None}, answer(1, 5), True) == (Kills(1, None), None)
 
 
 def test_one_kill_is_the_agents_own():

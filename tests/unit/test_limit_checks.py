@@ -91,6 +91,11 @@ def test_a_quota_is_taken_as_the_kernel_rounds_it():
         assert limits.limit_differences(WANTED, ENFORCED | {"cpus": cpus}) == []
 
 
+def test_a_quota_of_all_the_pinned_cpus_takes_nothing_from_them():
+    found = ENFORCED | {"cpus": 3.0, "cpuset": "0-1,4"}
+    assert limits.limit_differences(PINNED, found) == []
+
+
 @given(wanted=st.integers(2**20, 2**42), enforced=st.none() | st.integers(2**20, 2**42))
 def test_another_memory_limit_is_always_seen(wanted, enforced):
     found = limits.limit_differences(
@@ -110,7 +115,7 @@ def test_changes_name_the_limit_and_both_values():
 
 def test_a_host_that_would_ignore_limits_is_refused():
     info = {"name": "podman", "rootless": True, "cgroup_version": 1}
-    with pytest.raises(InfraError, match="silently ignores --memory and --cpus"):
+    with pytest.raises(InfraError, match=r"silently ignores --memory and --cpus: .*hierarchy=1"):
         limits.check_host(info, os.getuid())
     limits.check_host(info | {"cgroup_version": 2}, os.getuid())
     with pytest.raises(InfraError, match=f"set container.uid to {os.getuid()}"):

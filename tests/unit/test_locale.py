@@ -202,7 +202,7 @@ def test_standard_input_that_is_not_utf8_is_refused(sweep):
     assert done.stderr.startswith(b"agentsweep: --config -: standard input is not UTF-8")
 
 
-def test_the_program_starts_again_once_and_with_the_same_arguments(tmp_path):
+def test_the_program_starts_again_once_and_with_the_same_arguments():
     code = (
         f"import os, sys; sys.path.insert(0, {str(ROOT / 'src')!r}); "
         "from agentsweep import utf8; print(os.getpid(), flush=True); "

@@ -109,11 +109,11 @@ def test_a_limit_that_changes_during_the_run_ends_it(measured, change, says):
 def test_limits_that_stay_and_a_container_that_goes_are_no_change(measured, tmp_path):
     made = measured(EFFECTIVE)
     made._verify_limits()
-    made._check_limits()
+    assert made._check_limits() is None
     going = measured(EFFECTIVE, dict.fromkeys(EFFECTIVE))
     going._verify_limits()
     going.cgroup.paths = {"memory": tmp_path / "gone"}
-    going._check_limits()
+    assert going._check_limits() is None
 
 
 def record(pid: int) -> dict:

@@ -119,6 +119,31 @@ CASES = {
         "api_error",
         0,
     ),
+    "an error with a status, whatever the reason": (
+        {"result": {"is_error": True, "api_error_status": 500}, "api_statuses": (200, 500)},
+        "api_error",
+        0,
+    ),
+    "a status without an error": (
+        {"result": DONE | {"api_error_status": 500}, "api_statuses": (200, 500, 200)},
+        "completed",
+        0,
+    ),
+    "a kill near the end, and the agent ended by itself": (
+        {**counted(1), "exit_code": 1, "oom_kill_near_end": True},
+        "agent_error",
+        1,
+    ),
+    "overloaded before the first turn": (
+        {"result": FAILED | {"api_error_status": 529}, "api_statuses": (429, 529)},
+        "infra_error",
+        0,
+    ),
+    "refused before the first turn by a scripted endpoint": (
+        {"result": FAILED | {"api_error_status": 500}, "api_statuses": (500, 500)},
+        "api_error",
+        0,
+    ),
     "success in subtype is nothing": ({"result": FAILED, "exit_code": 1}, "api_error", 0),
     "refused later": (
         {"result": FAILED | {"api_error_status": 429}, "api_statuses": (200, 429, 429)},
@@ -244,6 +269,42 @@ def test_a_replay_says_at_which_turn_it_left():
     assert judged.detail == "turn 3 of main: the recording ends"
     judged = judge(evidence(replay=replay(unplayed=REST)))
     assert judged.detail == "turn 3 of main: the agent ended without it (of 5 turns there)"
+
+
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        ("refused later", "gave up on its endpoint (status 429)"),
+        ("no way to a scripted endpoint", "gave up on its endpoint (no status)"),
+        ("exit code 1", "ended with exit code 1"),
+        ("exit code unknown", "ended with an unknown exit code"),
+        ("no result event", "left no result event"),
+        ("no assistant message", "left no assistant message"),
+        ("timed out", "at the wall limit"),
+        ("killed at the limit after a tool", "at the stall limit"),
+        ("container removed", "killed no process in it"),
+        ("container removed after a tool was killed", "killed other processes than its init"),
+        ("container killed, then a tool", "init for memory (2 kills)"),
+        ("max turns", "(agent.max_turns)"),
+        ("reported error", "reported an error (completed)"),
+        ("137 alone is not OOM", "killed with SIGKILL"),
+        ("ends as the recording did", "the last recorded answer is an error"),
+        ("overloaded before the first turn", "refused every request with 529 before the first"),
+    ],
+)
+def test_the_detail_says_what_happened(case, says):
+    assert says in judge(evidence(**CASES[case][0])).detail
+
+
+@pytest.mark.parametrize(
+    ("statuses", "hint"), [((429, 403), True), ((429, 401), True), ((401, 429), False)]
+)
+def test_the_last_refusal_decides_whether_the_key_is_doubted(statuses, hint):
+    failed = FAILED | {"api_error_status": statuses[-1]}
+    said = judge(evidence(result=failed, api_statuses=statuses, live=True)).detail
+    assert f"with {statuses[-1]} before" in said
+    assert said.endswith("see whether its key is right") == hint
+    assert hint or said.endswith("the first turn")
 
 
 def test_a_live_endpoint_that_refuses_is_quoted_and_one_that_is_silent_is_not():

@@ -340,7 +340,7 @@ def test_a_replay_goes_on_after_a_summary(start):
     assert text_of(ask(gateway, [given, *answered(second, "r")])) == "Done."
 
 
-def test_a_file_without_turns_is_refused_before_anything_starts(start, tmp_path):
+def test_a_file_without_turns_is_refused_before_anything_starts(start):
     from agentsweep.errors import InfraError
 
     with pytest.raises(InfraError, match=r"^\S+\.jsonl holds no answer of a model"):

@@ -257,7 +257,7 @@ def test_a_container_that_goes_leaves_the_last_look(tmp_path, ledger_of):
     assert (line["end_source"], line["exit_code"]) == ("exit", None)
 
 
-def test_a_marks_file_on_a_full_disk_is_noted_and_no_reason_to_end(tmp_path):
+def test_a_marks_file_on_a_full_disk_is_noted_and_no_reason_to_end():
     memory = FakeMemory()
     ledger = Ledger(memory, Path("/dev/full"))
     end(ledger, memory, begin(ledger, memory, 1))
@@ -378,7 +378,7 @@ def test_nothing_to_do_is_no_error():
         ('{"pid": 1, "summary": "s", "rate_hz": 0}', "allowed is 0.1 to 200"),
     ],
 )
-def test_a_setup_that_cannot_work_is_one_sentence(tmp_path, setup, complaint):
+def test_a_setup_that_cannot_work_is_one_sentence(setup, complaint):
     process = start(setup)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -388,7 +388,7 @@ def test_a_setup_that_cannot_work_is_one_sentence(tmp_path, setup, complaint):
     assert len(err.splitlines()) == 1
 
 
-def test_a_sampler_ends_with_its_parent(tmp_path):
+def test_a_sampler_ends_with_its_parent():
     script = (
         "import subprocess, sys, time\n"
         "p = subprocess.Popen([sys.executable, '-m', 'agentsweep.sampler'],"

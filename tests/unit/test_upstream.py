@@ -766,7 +766,9 @@ def test_a_wrong_certificate_file_is_named(tmp_path, variable):
 
 def test_empty_variables_are_as_good_as_none():
     names = ("HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS")
-    Upstream(ANTHROPIC, CREDENTIAL, dict.fromkeys(names, ""))
+    made = Upstream(ANTHROPIC, CREDENTIAL, dict.fromkeys(names, ""))
+    assert made._proxy is None
+    assert made.base_url == ANTHROPIC
 
 
 # Proxies
@@ -800,7 +802,7 @@ def test_a_proxy_for_https_sees_no_request(authority, variable):
     assert KEY not in repr(proxy.requests)
 
 
-def test_the_nearest_variable_names_the_proxy(authority):
+def test_the_nearest_variable_names_the_proxy():
     with closed_port() as port:
         others = {"ALL_PROXY": f"http://127.0.0.1:{port}", "HTTPS_PROXY": "http://127.0.0.1:1"}
         _, seen = run(through(Proxy(), Endpoint(http(200)), ["HTTP_PROXY"], **others))
@@ -901,9 +903,17 @@ def test_a_wrong_proxy_is_named_and_not_shown(variable, address):
     assert sentence.startswith(f"{variable}: not the URL of an HTTP proxy; write http://host:port")
 
 
-@pytest.mark.parametrize("address", ["proxy.example:3128", "https://me:p%40@Proxy.example", "h"])
-def test_other_spellings_of_a_proxy(address):
-    Upstream(ANTHROPIC, CREDENTIAL, {"HTTPS_PROXY": address})
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("proxy.example:3128", "proxy.example:3128"),
+        ("https://me:p%40@Proxy.example", "Proxy.example"),
+        ("h", "h"),
+    ],
+)
+def test_other_spellings_of_a_proxy(address, place):
+    made = Upstream(ANTHROPIC, CREDENTIAL, {"HTTPS_PROXY": address})
+    assert made._proxy.place == place
 
 
 def test_a_key_does_not_go_to_a_proxy_in_plain_text():

@@ -264,3 +264,21 @@ def test_the_tests_of_a_run_name_it_and_the_grader(graded):
         ("r", "1", F2P),
         ("r", "1", P2P),
     ]
+
+
+def test_what_a_grading_came_to_and_why():
+    found = judge(RECORD | {"applied_by": None}, [])
+    assert found.detail == "no way of applying the patch works"
+    # Nothing ran: a test of which nothing is known is missing, and took no time.
+    assert [(test["outcome"], test["duration_s"]) for test in found.tests] == [
+        ("missing", None)
+    ] * 2
+    said = judge(RECORD | {"tests_applied": False}, []).detail
+    assert said == "the test patch does not apply on top of the patch"
+
+
+@pytest.mark.parametrize(("kills", "says"), [(0, "test"), (1, "the container ran out of memory")])
+def test_no_report_for_want_of_memory_is_said(kills, says):
+    found = judge(RECORD | {"oom_kill_count": kills}, [Command(137, None, "")])
+    assert found.status == "no_report"
+    assert found.detail.endswith(says)

@@ -1,0 +1,128 @@
+"""The tests themselves: each asserts something, and uses what it asks for.
+
+A test without an assertion passes whatever the code does; a fixture that nobody uses is what is
+left of a test that was to be.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TREES = {
+    path: ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(ROOT.rglob("*.py"))
+    if "data" not in path.relative_to(ROOT).parts
+}
+FUNCTIONS: dict[Path, dict[str, ast.FunctionDef]] = {
+    path: {
+        node.name: node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    for path, tree in TREES.items()
+}
+TESTS = [
+    (path, node)
+    for path, tree in TREES.items()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+]
+# They do nothing by themselves, so that a test which only asks for one forgot it.
+PASSIVE = {"tmp_path", "tmp_path_factory", "monkeypatch", "capsys", "caplog", "request"}
+CHECKS = {"pytest.raises", "pytest.fail", "pytest.warns"}
+
+
+def helpers(path: Path) -> dict[str, ast.FunctionDef]:
+    """The functions that a file of tests may call: its own, and those of files that are none."""
+    shared = [made for other, made in FUNCTIONS.items() if not other.name.startswith("test_")]
+    return {name: node for made in shared for name, node in made.items()} | FUNCTIONS.get(path, {})
+
+
+def called(node: ast.AST) -> set[str]:
+    """The names of all that is called within, without what they belong to."""
+    calls = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
+    return {f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls}
+
+
+def checks(
+    node: ast.AST, known: dict[str, ast.FunctionDef], seen: frozenset[str] = frozenset()
+) -> bool:
+    """Whether a function can fail a test: by itself, or by a helper of the tests that it calls."""
+    for inner in ast.walk(node):
+        # A constant is true whatever the code does.
+        if isinstance(inner, ast.Assert) and not isinstance(inner.test, ast.Constant):
+            return True
+        if isinstance(inner, ast.Call) and (
+            ast.unparse(inner.func) in CHECKS
+            # A program that asserts by itself.
+            or any(
+                word.arg == "check" and ast.unparse(word.value) == "True" for word in inner.keywords
+            )
+        ):
+            return True
+    more = (called(node) & set(known)) - seen
+    return any(checks(known[name], known, seen | more) for name in more)
+
+
+def decorators(node: ast.FunctionDef) -> str:
+    return " ".join(map(ast.unparse, node.decorator_list))
+
+
+def is_passive(name: str, known: dict[str, ast.FunctionDef]) -> bool:
+    """A fixture that only hands something over: unused, it has no effect."""
+    fixture = known.get(name)
+    if fixture is None or "fixture" not in decorators(fixture):
+        return True
+    acts = any(isinstance(n, ast.Yield | ast.With) for n in ast.walk(fixture)) or any(
+        isinstance(n, ast.Expr) and isinstance(n.value, ast.Call) for n in fixture.body
+    )
+    asked = [argument.arg for argument in fixture.args.args]
+    acts = acts or "monkeypatch" in asked
+    return not acts and all(is_passive(name, known) for name in asked)
+
+
+def unused(node: ast.FunctionDef, known: dict[str, ast.FunctionDef]) -> list[str]:
+    """Arguments that the body does not name, but for those that act, or begin with `_`."""
+    used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    asked = [argument.arg for argument in node.args.args]
+    unnamed = [name for name in asked if name not in used and not name.startswith("_")]
+    return [name for name in unnamed if name in PASSIVE or is_passive(name, known)]
+
+
+def test_every_test_can_fail():
+    assert len(TESTS) > 500
+    found = [
+        f"{path}:{node.lineno}: {node.name}"
+        for path, node in TESTS
+        if not checks(node, helpers(path))
+    ]
+    assert found == []
+
+
+def test_every_test_uses_what_it_asks_for():
+    left = {
+        f"{path}:{node.lineno}: {node.name}": unused(node, helpers(path)) for path, node in TESTS
+    }
+    assert {place: names for place, names in left.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "can_fail"),
+    [
+        ("assert x", True),
+        ("assert True", False),
+        ("nobodys_helper()", False),
+        ("with pytest.raises(E): run()", True),
+        ("def inner():\n        assert x\n    inner()", True),
+    ],
+)
+def test_the_check_sees_what_cannot_fail(body, can_fail):
+    (node,) = ast.parse(f"def test_it():\n    {body}\n").body
+    assert checks(node, {}) is can_fail
+
+
+def test_the_check_sees_what_is_not_used():
+    (node,) = ast.parse("def test_it(tmp_path, capsys, _n):\n    assert capsys\n").body
+    assert unused(node, {}) == ["tmp_path"]
