@@ -153,7 +153,7 @@ def graded(tmp_path, monkeypatch):
     listed.write_text(
         json.dumps([{"task": "t", "patch_sha256": "aa", "run": "unused"}]), encoding="utf-8"
     )
-    record = RECORD | {"patch_sha256": "aa"}
+    record = RECORD | {"patch_sha256": "aa", "row_sha256": "dd"}
     found = {tmp_path / "t" / "aa": (record, [command(**PASSED)])}
     monkeypatch.setattr(grades.evidence, "read", lambda folder: found[folder.with_name("aa")])
     return grades.Grades(listed)
@@ -210,3 +210,10 @@ def test_the_tests_of_a_run_name_it_and_the_grader(graded):
         ("r", "1", F2P),
         ("r", "1", P2P),
     ]
+
+
+def test_a_graded_run_has_the_row_that_it_was_graded_by(graded):
+    """The row may have been corrected since the run was made."""
+    assert graded.of(run_row(row_sha256="cc"))["row_sha256"] == "dd"
+    # One whose patch was not graded keeps what it says of itself.
+    assert "row_sha256" not in graded.of(run_row(task="other"))
