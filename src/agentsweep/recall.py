@@ -6,6 +6,7 @@ runs are found by all that their specs say apart from that hash.
 """
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -80,7 +81,7 @@ class Recall:
         return [a for a in self._store.attempts(key) if a.state in (SEALED, SUPERSEDED)]
 
     def _of_old_form(self, spec: str) -> list[Attempt]:
-        part = agent_part(json.loads(spec))
+        part = _part(spec)
         if part is None:
             return []
         if self._by_agent is None:
@@ -92,6 +93,12 @@ class Recall:
         return sorted(found, key=_start) if len(found) > 1 else found
 
 
+@functools.cache
+def _part(spec: str) -> str | None:
+    """The agent's part of a canonical spec; a cell's is asked for again and again."""
+    return agent_part(json.loads(spec))
+
+
 def is_run_of(spec: str, result: object) -> bool:
     """Whether a `result.json` is that of a run of this spec, in the form of today or before."""
     if not isinstance(result, dict):
@@ -99,7 +106,7 @@ def is_run_of(spec: str, result: object) -> bool:
     if result.get("spec_sha256") == spec_sha256(spec):
         return True
     made = result.get("spec")
-    return _is_old(made) and agent_part(made) == agent_part(json.loads(spec))
+    return _is_old(made) and agent_part(made) == _part(spec)
 
 
 def _is_old(spec: object) -> bool:

@@ -256,6 +256,17 @@ def test_kills_that_the_agent_survived_in_results_of_now_and_before(run, oom, co
     assert (row["tool_oom_count"], row["tool_oom_count_max"]) == (count, at_most)
 
 
+@pytest.mark.parametrize("where", [("spec", "task"), ("names",)], ids=["0.1.0", "since"])
+def test_a_run_knows_the_row_of_its_task(run, where):
+    ended = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    place = ended
+    for key in where:
+        place = place.setdefault(key, {})
+    place["row_sha256"] = "ab" * 32
+    (run / "result.json").write_text(json.dumps(ended), encoding="utf-8")
+    assert tables_of(run)["runs"][0]["row_sha256"] == "ab" * 32
+
+
 def test_every_column_of_a_whole_run_is_known_except_what_the_kernel_does_not_give(run):
     (row,) = tables_of(run)["runs"]
     unknown = {name for name, value in row.items() if value is None}

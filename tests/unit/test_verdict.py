@@ -160,7 +160,7 @@ def graded(tmp_path, monkeypatch):
     listed.write_text(
         json.dumps([{"task": "t", "patch_sha256": "aa", "run": "unused"}]), encoding="utf-8"
     )
-    record = RECORD | {"patch_sha256": "aa"}
+    record = RECORD | {"patch_sha256": "aa", "row_sha256": "dd"}
     found = {tmp_path / "t" / "aa": (record, [command(**PASSED)])}
     monkeypatch.setattr(grades.evidence, "read", lambda folder: found[folder.with_name("aa")])
     return grades.Grades(listed)
@@ -282,3 +282,10 @@ def test_no_report_for_want_of_memory_is_said(kills, says):
     found = judge(RECORD | {"oom_kill_count": kills}, [Command(137, None, "")])
     assert found.status == "no_report"
     assert found.detail.endswith(says)
+
+
+def test_a_graded_run_has_the_row_that_it_was_graded_by(graded):
+    """The row may have been corrected since the run was made."""
+    assert graded.of(run_row(row_sha256="cc"))["row_sha256"] == "dd"
+    # One whose patch was not graded keeps what it says of itself.
+    assert "row_sha256" not in graded.of(run_row(task="other"))

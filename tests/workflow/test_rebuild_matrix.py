@@ -261,6 +261,19 @@ def repeat_what_went_well(clone):
     clone.replace("config/config.yaml", "agent: {", "agent: {repeat: [api_error], ")
 
 
+def repeat_a_bad_hour(clone):
+    """One run is said to have ended by the provider's fault."""
+    repeat_what_went_well(clone)
+    found = "task~code/agent~claude/mem~512MiB_cpus~1_rep~0/result.json"
+    key = json.loads(clone.file(f"results/runs/{found}").read_text(encoding="utf-8"))["spec_sha256"]
+    sealed = clone.file(f"store/{key}/attempt-1/result.json")
+    ended = json.loads(sealed.read_text(encoding="utf-8")) | {"outcome": "api_error"}
+    # The results have a link to this file, which stays as it is.
+    sealed.unlink()
+    sealed.write_text(json.dumps(ended), encoding="utf-8")
+    assert clone.agentsweep("plan").count("would run") == 1 + 1
+
+
 def edit_scenario_description(clone):
     clone.replace("config/scenarios/code.yaml", "One command", "One short command")
 
@@ -396,6 +409,7 @@ MATRIX = [
     Line(edit_issue, whole(2) | {"tasks": 1, **VALIDATED}, new=2, grades=1, new_gradings=5),
     Line(rerun_one, whole(1), new=1),
     Line(repeat_what_went_well, {}),
+    Line(repeat_a_bad_hour, whole(1), new=1),
     Line(change_digest, whole(2, images=1) | VALIDATED, new=2, grades=1, new_gradings=5),
     Line(remove_results, whole(4, images=2) | VALIDATED, grades=1),
     Line(nothing, whole(4, images=2) | VALIDATED, grades=1, arguments=["-F"]),
