@@ -10,7 +10,7 @@ import yaml
 from session_maker import small_session
 from small_sweep import AGENTS_LOCK, CONFIG, DIGEST, IMAGES_LOCK, REFERENCE, TASK
 
-from agentsweep import config, lockfile, replay_source, schema, spec, tasks
+from agentsweep import config, layers, lockfile, replay_source, schema, spec, tasks
 from agentsweep.config import Cell, Import, Machine
 from agentsweep.errors import ConfigError
 
@@ -843,8 +843,9 @@ def test_lock_file_is_written_once_and_keeps_what_others_need(project):
 
 def test_own_config_is_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
-    loaded = config.load([Path("config/config.yaml")])
+    loaded = config.load(layers.files([]))
     assert loaded["dataset"] == "demo"
+    assert loaded["agent"]["timeout_s"] == 600
     assert {(c.memory, c.cpus) for c in loaded.cells()} == {
         (memory, cpus) for memory in ("512MiB", "1GiB", "2GiB") for cpus in ("0.5", "1", "2")
     }

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
 # What a clone of the repository holds that the workflow needs.
-PARTS = ("Snakefile", "workflow", "profiles", "src", "config", "environment.yml", "paper")
+PARTS = ("Snakefile", "workflow", "profiles", "src", "config", "environment.yml")
 
 
 class Clone:
