@@ -1,5 +1,6 @@
 """Engine command lines, and what is done with what engines say."""
 
+import csv
 import json
 import os
 import resource
@@ -10,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agentsweep import engine, engines
+from agentsweep import engine, engines, podman
 from agentsweep.docker import Docker
 from agentsweep.engine import ContainerSpec, Engine, Mount
 from agentsweep.errors import InfraError
