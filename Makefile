@@ -31,7 +31,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 demo: setup lock ## everything: set-up, the demo's runs, its figures
-	snakemake --cores all
+	snakemake --cores all --configfile config/demo.yaml
 	@echo "The figures are in $(CURDIR)/results/figures:"
 	@ls results/figures/*.pdf
 
@@ -85,7 +85,7 @@ bench-images: system env ## the small benchmark's task images
 lock: images ## write the digests of the demo's images to config/images.lock.yaml
 	@for digest in $$(sed -n 's/.*"digest": "\(.*\)".*/\1/p' $(DEMO_IMAGES)); do \
 	  grep -q "$$digest" config/images.lock.yaml 2>/dev/null || missing=1; \
-	done; [ -z "$${missing:-}" ] || snakemake --quiet --cores 1 lock
+	done; [ -z "$${missing:-}" ] || snakemake --quiet --cores 1 lock --configfile config/demo.yaml
 
 lint: env ## ruff, encodings, snakefmt, snakemake --lint
 	ruff check .

@@ -131,7 +131,7 @@ def read_published(path: Path) -> dict[tuple[str, str], Published]:
     Raises AgentsweepError, with the line, for a file that is not one.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise AgentsweepError(
             f"{path}: cannot be read ({error}): check `paper.published`"

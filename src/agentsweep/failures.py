@@ -14,7 +14,10 @@ def lines(jobs: Iterable) -> list[str]:
         told = [(member, said) for member in members if (said := _error(member)) is not None]
         # What ended without a word, killed perhaps: the job itself, as Snakemake printed it.
         told = told or [(members[0], _last_line(members[0]))]
-        found += [f"{_MARK}failed: {_name(member)}: {said}" for member, said in told]
+        for member, said in told:
+            name = _name(member)
+            # The sentence of a run begins with its cell.
+            found.append(f"{_MARK}failed: {name}: {said.removeprefix(f'{name}: ')}")
     return sorted(found)
 
 

@@ -61,7 +61,8 @@ def typed(merged: Mapping, given: Mapping) -> dict:
     content = copy.deepcopy(dict(merged))
     for path, _ in schema.problems("config", content):
         text = _at(given, path)
-        if not isinstance(text, str) or _at(content, path) != text:
+        # At the first level Snakemake has told numbers from texts.
+        if len(path) < 2 or not isinstance(text, str) or _at(content, path) != text:
             continue
         try:
             value = yaml.safe_load(text)

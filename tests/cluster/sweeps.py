@@ -47,7 +47,9 @@ def prepared(
     for name, text in files.items():
         clone.file(name).write_text(text, encoding="utf-8")
     for old, new in changes:
-        clone.replace(config, old, new)
+        named = [config, "config/demo.yaml"]
+        (holder,) = [n for n in named if old in clone.file(n).read_text(encoding="utf-8")]
+        clone.replace(holder, old, new)
     clone.file(config).write_text(
         clone.file(config).read_text(encoding="utf-8") + more, encoding="utf-8"
     )

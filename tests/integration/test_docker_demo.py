@@ -37,7 +37,7 @@ class Demo:
     def snakemake(self, *arguments: str) -> str:
         # The clone's own code, wherever the environment's points.
         environment = self.daemon.environment | {"PYTHONPATH": str(self.clone.file("src"))}
-        command = (*arguments, "--configfile", "docker.yaml")
+        command = (*arguments, "--configfile", "config/demo.yaml", "docker.yaml")
         return self.clone.snakemake(*command, env=environment).stdout
 
     def table(self, name: str) -> list[dict]:

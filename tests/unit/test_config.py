@@ -10,7 +10,7 @@ import yaml
 from session_maker import small_session
 from small_sweep import AGENTS_LOCK, CONFIG, DIGEST, IMAGES_LOCK, REFERENCE, TASK
 
-from agentsweep import config, lockfile, replay_source, schema, spec, tasks
+from agentsweep import config, layers, lockfile, replay_source, schema, spec, tasks
 from agentsweep.config import Cell, Import, Machine
 from agentsweep.errors import ConfigError
 
@@ -51,7 +51,13 @@ BROKEN = [
     ("config.yaml", "memory: [512MiB, 1GiB]", "memry: [512MiB]",
      r"config.yaml: sweep.memry: unknown key; did you mean memory\?"),
     ("config.yaml", "512MiB", "512",
-     r"config.yaml: sweep.memory\[0\]: 512 is not allowed; write a text"),
+     r"config.yaml: sweep.memory\[0\]: 512 is not allowed; write a size with a unit, such as .*"),
+    ("config.yaml", "dataset: test", "grading: {memory: 4}",
+     r"config.yaml: grading.memory: 4 is not allowed; write a size with a unit, such as 512MiB"),
+    ("config.yaml", "dataset: test", "machine: {memory: 4096}",
+     r"config.yaml: machine.memory: 4096 is not allowed; write a size with a unit, .*, or null"),
+    ("config.yaml", "dataset: test", "measure: {mem_overhead: 256}",
+     r"config.yaml: measure.mem_overhead: 256 is not allowed; write a size with a unit, .*"),
     ("config.yaml", "512MiB", '"512"',
      r"config.yaml: sweep.memory\[0\]: '512' is not a size; write a number and a unit, .*"),
     ("config.yaml", "512MiB", "512Mb",
@@ -249,6 +255,25 @@ BROKEN_CELLS = [
     ("1.0,3", "1.0,3,9", r"cells.csv: line 3: more values than columns"),
     (CELLS[33:], "", r"cells.csv: no cells in it; write one a line"),
 ]
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_table_of_cells_may_begin_with_a_byte_order_mark(project, separator, end):
+    """A spreadsheet saves it so as `CSV UTF-8`."""
+    text = CELLS.replace(",", separator).replace("\n", end)
+    replace("config.yaml", "replicates: 2", "cells: cells.csv")
+    Path("cells.csv").write_bytes(text.encode())
+    plain = load().cells()
+    Path("cells.csv").write_bytes(text.encode("utf-8-sig"))
+    assert load().cells() == plain and len(plain) == 2
+
+
+def test_without_a_task_no_limit_is_needed(project):
+    """A configuration that only imports."""
+    replace("config.yaml", "tasks: [fix]", "tasks: []")
+    replace("config.yaml", "  memory: [512MiB, 1GiB]\n  cpus: [0.5, 2]\n", "")
+    assert load().cells() == []
 
 
 @pytest.mark.parametrize(("old", "new", "line"), BROKEN_CELLS)
@@ -843,8 +868,9 @@ def test_lock_file_is_written_once_and_keeps_what_others_need(project):
 
 def test_own_config_is_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
-    loaded = config.load([Path("config/config.yaml")])
+    loaded = config.load(layers.files([]))
     assert loaded["dataset"] == "demo"
+    assert loaded["agent"]["timeout_s"] == 600
     assert {(c.memory, c.cpus) for c in loaded.cells()} == {
         (memory, cpus) for memory in ("512MiB", "1GiB", "2GiB") for cpus in ("0.5", "1", "2")
     }

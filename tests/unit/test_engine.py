@@ -1,5 +1,6 @@
 """Engine command lines, and what is done with what engines say."""
 
+import csv
 import json
 import os
 import resource
@@ -10,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agentsweep import engine, engines
+from agentsweep import engine, engines, podman
 from agentsweep.docker import Docker
 from agentsweep.engine import ContainerSpec, Engine, Mount
 from agentsweep.errors import InfraError
@@ -315,3 +318,16 @@ def test_which_engine_it_is_and_why(client):
         "docker 20.10.24 with runc, the first engine that works here "
         "(not podman: with runc: it fails)"
     )
+
+
+@given(st.text(alphabet='ab:," =/', min_size=1, max_size=12).filter(lambda t: ".." not in t))
+def test_a_path_of_any_spelling_is_one_bind_mount_for_podman(name):
+    """A colon in TMPDIR, or in the place of the clone, would end the source of `--volume`."""
+    mount = Mount(Path("/tmp") / name.lstrip("/"), "/run/agentsweep", read_only=True)
+    option, value = podman._volumes((mount,))
+    source = str(mount.source)
+    if option == "--volume":
+        assert value == f"{source}:/run/agentsweep:ro" and value.count(":") == 2
+    else:
+        (fields,) = csv.reader([value])
+        assert fields == ["type=bind", f"source={source}", "target=/run/agentsweep", "readonly"]

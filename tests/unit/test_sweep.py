@@ -219,7 +219,14 @@ def test_commands_find_this_clones_modules_before_any_other():
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": "/other"},
         capture_output=True, text=True, check=True, encoding="utf-8",
     )  # fmt: skip
-    assert done.stdout.splitlines() == ["/clone with space/src", "/env/bin:/usr/bin:/bin"]
+    assert done.stdout.splitlines() == ["/clone with space/src:/other", "/env/bin:/usr/bin:/bin"]
+    # Without one of its own, and none of the working directory is added.
+    done = subprocess.run(
+        ["bash", "-c", prefix + "echo $PYTHONPATH"],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=True, encoding="utf-8",
+    )  # fmt: skip
+    assert done.stdout == "/clone with space/src\n"
     behind = shell_prefix(Path("/src"), Path("/env/bin/python"), prefer_path=True)
     assert "PATH=$PATH:/env/bin; " in behind
 

@@ -1,6 +1,8 @@
 """Sizes and CPU counts: every spelling, one meaning."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentsweep.units import format_size, parse_cpus, parse_size
 
@@ -33,6 +35,24 @@ def test_broken_sizes_are_refused(text):
 @pytest.mark.parametrize("text", ["512MiB", "2GiB", "1536MiB", "1TiB", "3KiB"])
 def test_canonical_sizes_come_back(text):
     assert format_size(parse_size(text)) == text
+
+
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6,
+         "GB": 10**9, "TB": 10**12, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}  # fmt: skip
+
+
+@given(st.integers(0, 10**9), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " ", "  "]))
+def test_every_unit_means_the_same_for_every_number(number, unit, space):
+    size_bytes = parse_size(f"{number}{space}{unit}")
+    assert size_bytes == number * UNITS[unit]
+    if size_bytes % 1024 == 0 and size_bytes:
+        assert parse_size(format_size(size_bytes)) == size_bytes
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False), st.integers().map(str)))
+def test_a_size_without_a_unit_is_never_taken(number):
+    with pytest.raises(ValueError, match=r"is not a size; write a number and a unit, such as"):
+        parse_size(number)
 
 
 def test_the_seed_spelling_is_normalised():

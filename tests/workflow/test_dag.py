@@ -117,7 +117,7 @@ def test_catalogue_shim_is_the_same_workflow(small):
 def test_on_a_cluster_the_caps_of_this_machine_do_not_hold(clone, tmp_path):
     """The login node may have fewer cores than a cell; sessions are capped everywhere."""
     clone = clone.copy(tmp_path / "clone")
-    clone.replace("config/config.yaml", "cpus: [", "cpus: [512, ")
+    clone.replace("config/demo.yaml", "cpus: [", "cpus: [512, ")
     clone.replace("config/config.yaml", "max_sessions: ", "max_sessions: 3  # was ")
     done = clone.snakemake("-n", "--profile", "profiles/slurm")
     assert "left out" not in done.stdout
@@ -128,7 +128,7 @@ def test_on_a_cluster_the_caps_of_this_machine_do_not_hold(clone, tmp_path):
     # On this machine they do, also for one who sets resources of jobs.
     here = clone.snakemake("-n", "--default-resources", "tmpdir='/tmp'").stdout
     assert here.count("cpus~512_rep~0 needs 512 cores, and this machine has") == 6
-    clone.replace("config/config.yaml", "skip_unfit: true", "skip_unfit: false")
+    clone.replace("config/demo.yaml", "skip_unfit: true", "skip_unfit: false")
     refused = clone.snakemake("-n", check=False)
     assert "needs 512 cores and Snakemake gives" in refused.stdout
 
@@ -164,6 +164,73 @@ def test_boolean_on_the_command_line_is_explained(small):
     done = small.snakemake("-n", "--config", "partial=true", check=False)
     assert "--config: partial: 'true' is not allowed; write true or false" in done.stdout
     assert "True or False, with a capital letter" in done.stdout
+
+
+def test_values_below_the_first_level_of_the_command_line_are_merged_with_their_types(small):
+    """Snakemake reads them as texts, and dotted keys not at all."""
+    said = ["--config", "agent.timeout_s=61", "agent={stall_s: 7, system_search: false}"]
+    done = small.snakemake("-n", *said, "runs")
+    assert planned(done.stdout)["agent_run"] == 4
+    assert "runtime=17" in done.stdout  # 61 s, 5 s, and 15 minutes
+    done = small.snakemake("-n", "--config", "agent.timeout_s=soon", check=False)
+    assert "--config: agent.timeout_s: 'soon' is not allowed; write a number" in done.stdout
+    assert "Traceback" not in done.stdout.split("WorkflowError")[0]
+
+
+def test_targets_after_a_named_file_are_targets(small):
+    small.file("my.yaml").write_text("dataset: mine\n", encoding="utf-8")
+    counts = {"image_pull": 1, "image_fix": 1, "agent_run": 4}
+    assert small.planned("--configfile", "my.yaml", "runs") == counts
+    assert small.planned("--config", "partial=False", "runs") == counts
+    assert small.planned("--configfile", "my.yaml", "--", "runs") == counts
+    # A name in the directory says nothing.
+    small.file("images").mkdir()
+    assert small.planned("--configfile", "my.yaml", "images") == {"image_pull": 1, "image_fix": 1}
+
+
+def test_in_another_directory_with_a_configuration_the_plan_is_the_same(small, tmp_path):
+    whole = small.planned()
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(small.file("config"), elsewhere / "config")
+    here = ["--snakefile", str(small.file("Snakefile")), "--directory", str(elsewhere)]
+    assert small.planned(*here) == whole
+    assert not (elsewhere / "results").exists()
+
+
+def test_nothing_of_the_demo_holds_for_a_sweep_of_ones_own(clone, tmp_path):
+    """And without one the demo is what is planned, with the base file named or not."""
+    clone = clone.copy(tmp_path / "clone")
+    clone.file("my.yaml").write_text(
+        "sweep: {tasks: [logstats], memory: [64MiB], cpus: [1]}\n", encoding="utf-8"
+    )
+    done = clone.snakemake("-n", "--configfile", "my.yaml")
+    assert planned(done.stdout)["agent_run"] == 1
+    assert "runtime=46" in done.stdout  # the default's half an hour, and 15 minutes
+    large = "sweep: {tasks: [logstats], memory: [64TiB], cpus: [1]}\n"
+    clone.file("my.yaml").write_text(large, encoding="utf-8")
+    refused = clone.snakemake("-n", "--configfile", "my.yaml", check=False)
+    assert refused.returncode != 0 and "mem~64TiB_cpus~1_rep~0 needs" in refused.stdout
+    profile = ["--cores", "2", "--resources", "mem_mb=9000"]
+    demo = clone.planned(*profile)
+    assert demo["agent_run"] == 18
+    for named in ("config/config.yaml", "config/demo.yaml"):
+        assert clone.planned(*profile, "--configfile", named) == demo
+
+
+def test_a_dry_run_writes_no_file_for_a_command(small):
+    small.snakemake("-n", "--printshellcmds")
+    assert not small.file(".snakemake/agentsweep").exists()
+
+
+def test_a_failed_job_is_one_short_block_and_the_last_line(small):
+    """No configuration in the output, no second try at what stays, nothing after the sentence."""
+    done = small.snakemake("--cores", "1", "runs", check=False)
+    assert done.returncode != 0
+    assert done.stdout.count("Error in rule image_pull") == 1
+    assert "Trying to restart" not in done.stdout
+    assert "sweep" not in done.stdout.split("Error in rule")[1]
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("agentsweep: failed: image_pull ") and "is missing: build it" in last
 
 
 def test_misspelt_cell_matches_no_rule(small):
@@ -447,11 +514,11 @@ def test_a_recording_that_is_none_is_one_line(small):
 
 def test_the_demos_run_is_replayed_by_one_more_file(clone, tmp_path, monkeypatch):
     """config/replay.yaml, once the demo has made the run that it names."""
-    from agentsweep import config
+    from agentsweep import config, layers
 
     made = clone.copy(tmp_path / "clone")
     # The machine of the test may be too small for the demo's largest cells.
-    made.replace("config/config.yaml", "skip_unfit: true", "skip_unfit: false")
+    made.replace("config/replay.yaml", "skip_unfit: true", "skip_unfit: false")
     overlay = ["--configfile", "config/replay.yaml", "--cores", "2", "--resources", "mem_mb=9000"]
     done = made.snakemake("-n", *overlay, check=False)
     assert "there is no such file or directory: make the recording first" in done.stdout
@@ -459,7 +526,7 @@ def test_the_demos_run_is_replayed_by_one_more_file(clone, tmp_path, monkeypatch
         "replay"
     ]
     monkeypatch.chdir(made.path)
-    demo = config.load([made.file("config/config.yaml")])
+    demo = config.load(layers.files([]))
     assert named["model"]["replay"] in [f"results/runs/{cell.id}" for cell in demo.cells()]
     of_demo = demo.agent_settings("claude")
     assert [named[key] for key in ("model_id", "version")] == [
@@ -480,12 +547,13 @@ def test_no_rule_uses_what_the_workflow_must_not():
     """ancient() and protected() hide stale runs, `run:` starts a Snakemake for each job.
 
     A checkpoint hides jobs from dry runs; only which patches there will be cannot be known before.
-    A configuration may be longer than an argument, so it goes in by standard input.
+    A configuration may be longer than an argument, and Snakemake prints a failed job's command: it
+    goes in by a file, and a here-document is none.
     """
     checkpoints = []
     for path in [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]:
         words = path.read_text(encoding="utf-8")
-        for word in ("ancient(", "protected(", "\n    run:", "--config {params"):
+        for word in ("ancient(", "protected(", "\n    run:", "--config {params", "<<"):
             assert word not in words, f"{path.name}: {word}"
         checkpoints += re.findall(r"^checkpoint (\w+):", words, re.MULTILINE)
     assert checkpoints == ["patches"]
