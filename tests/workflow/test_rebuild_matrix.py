@@ -49,6 +49,8 @@ tasks:
 agents:
   claude: {model_id: claude-haiku-4-5-20251001, version: "2.1.330"}
 agent: {max_sessions: 2, timeout_s: 60, stall_s: 30}
+# Other runs on this machine must not keep a test waiting.
+machine: {ledger: line}
 # A user that no other sweep has: the images that are made here are removed afterwards.
 container: {uid: 1147, gid: 1147}
 """

@@ -30,6 +30,8 @@ sweep: {memory: [512MiB], cpus: [1]}
 tasks: {wait: config/tasks/wait.yaml}
 agents: {claude: {model_id: claude-haiku-4-5-20251001, version: "2.1.330"}}
 agent: {timeout_s: 60, stall_s: 30}
+# A line of its own: other runs on this machine must not keep a test waiting.
+machine: {ledger: line}
 """
 TASK = """\
 kind: prompt
@@ -77,9 +79,11 @@ def start(clone: Clone) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
+    # Seconds on a machine that has nothing else to do.
+    deadline = time.monotonic() + 180
     while not [p for p in clone.path.glob("store/*/*.partial/api.jsonl") if p.stat().st_size]:
-        assert time.monotonic() < deadline, clone.file("log").read_text(encoding="utf-8")
+        at_work = process.poll() is None and time.monotonic() < deadline
+        assert at_work, clone.file("log").read_text(encoding="utf-8")
         time.sleep(0.1)
     return process
 
