@@ -210,13 +210,13 @@ class _Maker:
             call = agent.parent
             if call is None or call.name not in AGENT_TOOLS:
                 continue
-            made = self.conversation(self._name(call), _prompt(call), agent.agent_id)
+            made = self.conversation("", _prompt(call), agent.agent_id)
             if agent.missing and made.turns and made.turns[-1].calls and _gave_report(call):
                 # The main file repeats its calls, and has its last words as their result.
                 made = replace(made, turns=(*made.turns, _report(call)))
             if made.turns or not agent.missing:
                 started.add(id(call))
-                yield made
+                yield replace(made, name=self._name(call))
         for call in self._starts:
             # Where the call failed there was none.
             if id(call) not in started and _gave_report(call):

@@ -233,10 +233,10 @@ def test_a_sub_agent_is_known_by_its_prompt(tmp_path):
 def test_a_sub_agent_whose_session_is_lost_says_its_report(tmp_path):
     main = with_subagent(Session("2.1.16"))
     report = [{"type": "text", "text": "Nothing there."}, {"type": "text", "text": "agentId: a7"}]
-    main.result("t1", report, 6)
+    main.result("t1", report, 6, details={"agentId": "a7", "agentType": "Explore"})
     main.text("m2", "Done.", 7, stop="end_turn")
     (found,) = load(tmp_path, main).subagents
-    assert (found.prompt, found.recorded) == ("Look left.", False)
+    assert (found.name, found.prompt, found.recorded) == ("sub-agent t1", "Look left.", False)
     (turn,) = found.turns
     assert said(turn) == [("text", "Nothing there.")]
     # As long as the whole call took.
