@@ -21,6 +21,9 @@ SOURCE = (
     Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1] / "src"
 )
 sys.path.insert(0, str(SOURCE))
+# profiles/default has imported some already, from wherever the environment has them.
+for name in [name for name in sys.modules if name.partition(".")[0] == "agentsweep"]:
+    del sys.modules[name]
 
 from agentsweep import utf8
 
