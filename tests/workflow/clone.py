@@ -65,7 +65,8 @@ class Clone:
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
-            timeout=600,
+            # Nine runs take minutes of two cores, and others may use these too.
+            timeout=1200,
             check=False,
             **kwargs,
         )

@@ -228,9 +228,13 @@ def test_a_failed_job_is_one_short_block_and_the_last_line(small):
     assert done.returncode != 0
     assert done.stdout.count("Error in rule image_pull") == 1
     assert "Trying to restart" not in done.stdout
-    assert "sweep" not in done.stdout.split("Error in rule")[1]
     last = done.stdout.splitlines()[-1]
     assert last.startswith("agentsweep: failed: image_pull ") and "is missing: build it" in last
+    # A job that is given all of it.
+    done = small.snakemake("--cores", "1", "lock", check=False)
+    assert done.stdout.count("Error in rule lock") == 1
+    assert not [key for key in ("two-plus-two", "replicates") if key in done.stdout]
+    assert done.stdout.splitlines()[-1].startswith("agentsweep: failed: lock: image archive ")
 
 
 def test_misspelt_cell_matches_no_rule(small):

@@ -49,6 +49,8 @@ tasks:
 agents:
   claude: {model_id: claude-haiku-4-5-20251001, version: "2.1.330"}
 agent: {max_sessions: 2, timeout_s: 60, stall_s: 30}
+# Once is enough: how often a task is validated changes no plan.
+grading: {validations: 1}
 # Other runs on this machine must not keep a test waiting.
 machine: {ledger: line}
 # A user that no other sweep has: the images that are made here are removed afterwards.
@@ -126,8 +128,8 @@ def finished(tmp_path_factory):
     clone.snakemake("--cores", "1", "lock")
     assert graded(clone.snakemake("--cores", "2").stdout) == 1
     assert clone.planned() == {}
-    # One of the runs' patch; the row's own and none, each twice, validate the task.
-    assert (len(clone.sealed()), len(clone.gradings())) == (4, 5)
+    # One of the runs' patch; the row's own and none validate the task.
+    assert (len(clone.sealed()), len(clone.gradings())) == (4, 3)
     yield clone
     for record in clone.path.parent.glob("*/results/images/*/image.json"):
         made = yaml.safe_load(record.read_text(encoding="utf-8"))
@@ -225,11 +227,11 @@ def name_task_twice(clone):
 
 
 def change_grading_memory(clone):
-    clone.replace("config/config.yaml", "agent: {", "grading: {memory: 1GiB}\nagent: {")
+    clone.replace("config/config.yaml", "{validations: 1}", "{validations: 1, memory: 1GiB}")
 
 
 def keep_invalid(clone):
-    clone.replace("config/config.yaml", "agent: {", "grading: {keep_invalid: true}\nagent: {")
+    clone.replace("config/config.yaml", "{validations: 1}", "{validations: 1, keep_invalid: true}")
 
 
 def remove_validation(clone):
@@ -358,6 +360,8 @@ class Line:
 
     grades: grading jobs, which are planned where the patches are known beforehand. Figures take
     seconds each, so most lines leave those at being planned that come after new tables.
+    made: false where another line makes what is planned here, of the same kind: then it is only
+    asked, of `agentsweep plan`, how many runs would be new.
     """
 
     change: object
@@ -366,6 +370,7 @@ class Line:
     grades: int = 0
     new_gradings: int = 0
     arguments: list[str] = field(default_factory=list)
+    made: bool = True
 
     @property
     def name(self) -> str:
@@ -384,14 +389,14 @@ MATRIX = [
     Line(change_parser, {"trace_extract": 4, **AGGREGATES}),
     Line(rename_data_set, {"trace_extract": 4, **AGGREGATES}),
     Line(add_memory, whole(2), new=2),
-    Line(add_cpus, whole(4), new=4),
+    Line(add_cpus, whole(4), new=4, made=False),
     Line(edit_prompt, whole(2), new=2),
-    Line(edit_scenario, whole(2), new=2),
+    Line(edit_scenario, whole(2), new=2, made=False),
     Line(edit_patch, whole(2), new=2, grades=1, new_gradings=1),
-    Line(change_agent_setting, whole(4), new=4),
-    # With the grading of the runs' patch, the four that validate the task are made again.
-    Line(change_grader, {"grade": 1, **VALIDATED, **AGGREGATES}, grades=1, new_gradings=5),
-    Line(change_grading_memory, {"grade": 1, **VALIDATED, **AGGREGATES}, grades=1, new_gradings=5),
+    Line(change_agent_setting, whole(4), new=4, made=False),
+    # With the grading of the runs' patch, the two that validate the task are made again.
+    Line(change_grader, {"grade": 1, **VALIDATED, **AGGREGATES}, grades=1, new_gradings=3),
+    Line(change_grading_memory, {"grade": 1, **VALIDATED, **AGGREGATES}, grades=1, new_gradings=3),
     Line(change_verdict, {**VALIDATED, **AGGREGATES}),
     Line(remove_validation, {**VALIDATED, **AGGREGATES}),
     Line(keep_invalid, AGGREGATES),
@@ -401,20 +406,20 @@ MATRIX = [
     Line(
         *(edit_test, {"grade": 1, "tasks": 1, **VALIDATED, **AGGREGATES}),
         grades=1,
-        new_gradings=5,
+        new_gradings=3,
     ),
     Line(
         *(correct_test_name, {"grade": 1, "tasks": 1, **VALIDATED, **AGGREGATES}),
         grades=1,
-        new_gradings=5,
+        new_gradings=3,
     ),
-    Line(edit_issue, whole(2) | {"tasks": 1, **VALIDATED}, new=2, grades=1, new_gradings=5),
+    Line(edit_issue, whole(2) | {"tasks": 1, **VALIDATED}, new=2, grades=1, new_gradings=3),
     Line(rerun_one, whole(1), new=1),
     Line(repeat_what_went_well, {}),
     Line(repeat_a_bad_hour, whole(1), new=1),
-    Line(change_digest, whole(2, images=1) | VALIDATED, new=2, grades=1, new_gradings=5),
+    Line(change_digest, whole(2, images=1) | VALIDATED, new=2, grades=1, new_gradings=3),
     Line(remove_results, whole(4, images=2) | VALIDATED, grades=1),
-    Line(nothing, whole(4, images=2) | VALIDATED, grades=1, arguments=["-F"]),
+    # All again, and nothing of it new.
     Line(refuse_runs, whole(4, images=2) | VALIDATED, grades=1, arguments=["-F"]),
 ]
 
@@ -425,6 +430,10 @@ def test_matrix(finished, tmp_path, line):
     try:
         line.change(clone)
         assert clone.planned(*line.arguments) == line.planned
+        if not line.made:
+            # A line for each cell, and the sum.
+            assert clone.agentsweep("plan").count("would run") == line.new + 1
+            return
         before, gradings = clone.sealed(), clone.gradings()
         if line.planned:
             target = ["dataset"] if "dataset" in line.planned else []
