@@ -200,8 +200,10 @@ git read-tree "$4" 2> "$tmp/said" || fail "the start of the work tree cannot be 
 cd "$store/attributes" || fail "the store of the start is not whole"
 export GIT_WORK_TREE="$PWD" GIT_INDEX_FILE="$tmp/none"
 git -c core.bare=false -c core.quotePath=true -c diff.suppressBlankEmpty=false diff \
-  {DIFF_OPTIONS} "$4" "$tree" > "$tmp/patch" 2> "$tmp/said" ||
-  fail "git diff ended with status $?: $(said)"
+  {DIFF_OPTIONS} "$4" "$tree" > "$tmp/patch" 2> "$tmp/said"
+status=$?
+[ $status -ne 137 ] || fail "git diff was killed (status 137): there was no memory for the patch"
+[ $status -eq 0 ] || fail "git diff ended with status $status: $(said)"
 if [ -s "$tmp/patch" ]; then
   export GIT_INDEX_FILE="$tmp/check"
   git read-tree "$4"

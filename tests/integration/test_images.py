@@ -95,16 +95,33 @@ def test_the_environment_of_the_image_holds_and_the_hosts_does_not(lab, images, 
     assert not [line for line in lines if "example.org" in line or "PYTEST_CURRENT_TEST" in line]
 
 
-def test_a_health_check_does_not_run_beside_the_agent(lab, images, tmp_path):
-    beat = "HEALTHCHECK --interval=1s CMD touch /tmp/beat"
-    with made_of(images, tmp_path, changes=[beat] if engine_in_use.NAME == "docker" else []) as (
-        pulled,
-        tag,
-    ):
-        fix(pulled, tag)
-        lab.images = Images(images.lock, tmp_path / "image.json")
-        lab.run({"turns": [bash("sleep 3; ls /tmp > listed.txt"), DONE]})
-    assert "beat" not in (lab.out / "patch.diff").read_text(encoding="utf-8")
+@pytest.mark.docker("Podman runs health checks with systemd alone")
+def test_a_health_check_is_in_no_number_of_the_agents(lab, images, tmp_path):
+    """Within the container's limits it would be measured with the agent."""
+    check = (
+        "HEALTHCHECK --interval=1s CMD touch /tmp/beat; "
+        "python3 -c 'x = bytearray(250 << 20); sum(range(10_000_000))'"
+    )
+    peaks, used = [], []
+    for name, changes in {"without": [], "with": [check]}.items():
+        (folder := tmp_path / name).mkdir()
+        lab.store, lab.out = folder / "store", folder / "out"
+        with made_of(images, folder, changes=changes) as (pulled, tag):
+            fix(pulled, tag)
+            lab.images = Images(images.lock, folder / "image.json")
+            has = engine_in_use.ask(
+                "inspect", "--format", "{{.Config.Healthcheck}}", f"{tag}-fixed"
+            )
+            assert ("bytearray" in has) is bool(changes), has
+            turns = [bash("sleep 8; ls /tmp > listed.txt"), DONE]
+            result = lab.run({"turns": turns}, memory="2GiB", cpus="1")
+        assert "beat" not in (lab.out / "patch.diff").read_text(encoding="utf-8")
+        start, end = result["counters"]["start"], result["counters"]["end"]
+        peaks.append(result["memory"]["peak_bytes"])
+        used.append(end["cpu_usage_usec"] - start["cpu_usage_usec"])
+    # One check alone needs more than what two runs without any differ by.
+    assert abs(peaks[1] - peaks[0]) < 64 << 20, peaks
+    assert abs(used[1] - used[0]) < 500_000, used
 
 
 def test_an_lfs_filter_without_lfs_is_the_agents_matter(lab, images, tmp_path):
