@@ -82,4 +82,4 @@ def started(
 
 def finished(clone: Clone, sweep: subprocess.Popen) -> None:
     """Wait for its good end."""
-    assert sweep.wait(600) == 0, clone.file("out").read_text(encoding="utf-8")[-6000:]
+    assert sweep.wait(1200) == 0, clone.file("out").read_text(encoding="utf-8")[-6000:]

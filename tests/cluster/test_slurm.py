@@ -45,7 +45,7 @@ CELLS = [("starlette-1147", "512MiB", 0), ("starlette-1147", "1GiB", 0), ("logst
 # Three nodes and the login node make a run each; all of them are this host, with one ledger.
 MORE = """
 images: {distribute: archive}
-grading: {memory: 2GiB, cpus: 1}
+grading: {memory: 2GiB, cpus: 1, validations: 1}
 machine: {cpus: 4}
 """
 # A run that waits until the test lets it go on.

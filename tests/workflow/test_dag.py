@@ -424,7 +424,8 @@ def test_all_jobs_of_an_invocation_know_that_they_are_of_one(small):
 
     def name(**env) -> str:
         done = small.snakemake("--cores", "1", "doctor", check=False, env=env)
-        assert "DECLARED ['AGENTSWEEP_INVOCATION']" in done.stdout
+        declared = [f"AGENTSWEEP_{what}" for what in ("INVOCATION", "NOTES", "RETRIES")]
+        assert f"DECLARED {declared}" in done.stdout
         return done.stdout.split("IN ")[1].split(".")[0]
 
     assert name() != name()
