@@ -60,7 +60,7 @@ def _imports(path: Path) -> set[str]:
 
 
 def _imported_names(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_bytes(), filename=str(path))):
+    for node in _statements(ast.parse(path.read_bytes(), filename=str(path))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith(f"{PACKAGE}."))
         elif isinstance(node, ast.ImportFrom):
@@ -71,3 +71,14 @@ def _imported_names(path: Path) -> Iterator[str]:
                 yield from (f"{PACKAGE}.{alias.name}" for alias in node.names)
             elif module.startswith(f"{PACKAGE}."):
                 yield module
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """All statements, however deep. Expressions, which are most of a tree, hold none."""
+    ahead: list[ast.AST] = [tree]
+    while ahead:
+        node = ahead.pop()
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            ahead += getattr(node, name, ())
+        if isinstance(node, ast.stmt):
+            yield node

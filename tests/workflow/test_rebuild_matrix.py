@@ -48,7 +48,7 @@ tasks:
   code: config/tasks/code.yaml
 agents:
   claude: {model_id: claude-haiku-4-5-20251001, version: "2.1.330"}
-agent: {max_sessions: 2, timeout_s: 60, stall_s: 30}
+agent: {max_sessions: 2, timeout_s: 300, stall_s: 120}
 # Once is enough: how often a task is validated changes no plan.
 grading: {validations: 1}
 # Other runs on this machine must not keep a test waiting.
@@ -206,7 +206,7 @@ def edit_patch(clone):
 
 
 def change_agent_setting(clone):
-    clone.replace("config/config.yaml", "timeout_s: 60", "timeout_s: 61")
+    clone.replace("config/config.yaml", "timeout_s: 300", "timeout_s: 301")
 
 
 def change_grader(clone):

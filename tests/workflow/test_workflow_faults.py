@@ -29,7 +29,7 @@ dataset: faults
 sweep: {memory: [512MiB], cpus: [1]}
 tasks: {wait: config/tasks/wait.yaml}
 agents: {claude: {model_id: claude-haiku-4-5-20251001, version: "2.1.330"}}
-agent: {timeout_s: 60, stall_s: 30}
+agent: {timeout_s: 300, stall_s: 120}
 # A line of its own: other runs on this machine must not keep a test waiting.
 machine: {ledger: line}
 """
