@@ -236,9 +236,11 @@ class Cluster:
         steps = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                is_step = (folder / "cmdline").read_bytes().startswith(b"slurmstepd: [")
-                if is_step and (folder / "cwd").resolve().is_relative_to(self.root / name):
-                    steps.append(int(folder.name))
+                if (folder / "cmdline").read_bytes().startswith(b"slurmstepd: ["):
+                    # Which node's it is shows in the log that it has open.
+                    opened = [str(handle.readlink()) for handle in (folder / "fd").iterdir()]
+                    if f"{self.root / name}.log" in opened:
+                        steps.append(int(folder.name))
         mark = f"TMPDIR={self.root}/{name}/tmp".encode()
         marked = self._processes(lambda environment: mark in environment.split(b"\0"))
         return [*steps, *(int(folder.name) for folder in marked)]

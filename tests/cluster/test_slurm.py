@@ -42,11 +42,12 @@ TABLE = (
     ("tasks:\n  starlette", "tasks:\n  wait: config/tasks/wait.yaml\n  starlette"),
 )
 CELLS = [("starlette-1147", "512MiB", 0), ("starlette-1147", "1GiB", 0), ("logstats", "512MiB", 0)]
-# Three nodes and the login node make a run each; all of them are this host, with one ledger.
+# Three nodes and the login node make a run each, and all of them are this host. Their line is their
+# own: other runs on it must not keep a test waiting.
 MORE = """
 images: {distribute: archive}
 grading: {memory: 2GiB, cpus: 1, validations: 1}
-machine: {cpus: 4}
+machine: {cpus: 4, ledger: line}
 """
 # A run that waits until the test lets it go on.
 WAIT = """\

@@ -88,7 +88,8 @@ def plan(clone: Clone, *arguments: str) -> dict[str, int]:
 def test_everything_is_there_and_nothing_else_is_run(made):
     with made.file("results/paper/claims.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0]) == ["claim", "dataset", "mode", "value", "unit", "n", "definition"]
+    named = ["claim", "dataset", "mode", "value", "unit", "n", "definition"]
+    assert list(lines[0]) == [*named, "runs", "completed", "left_out"]
     assert {line["dataset"] for line in lines} == {"H", "L", "H+L"}
     duration = {
         (line["dataset"], line["mode"]): float(line["value"])
@@ -97,6 +98,11 @@ def test_everything_is_there_and_nothing_else_is_run(made):
     }
     assert duration["H", "paper"] == 80.0
     assert duration["H", "corrected"] == 30.0
+    # What each number is of: both runs of a data set ended well.
+    assert {tuple(line[name] for name in ("runs", "completed", "left_out"))
+            for line in lines if line["claim"] == "task_duration_mean"} == {
+        ("2", "2", "0"), ("4", "4", "0")
+    }  # fmt: skip
     pdfs = sorted(path.name for path in made.file("results/paper").glob("*.pdf"))
     assert len(pdfs) == 2 * FIGURES
     assert not made.file("results/dataset").exists()
