@@ -18,6 +18,8 @@ from agentsweep.errors import InfraError
 
 # The exit code of a service of ours that says, in the last line on stderr, what it cannot do.
 REFUSED = 2
+# The exit code of one that its clients asked for more than it may have.
+OVERWHELMED = 3
 _PR_SET_PDEATHSIG = 1
 
 
