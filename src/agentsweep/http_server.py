@@ -317,6 +317,7 @@ class _Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._gone = False
+        self._wanted = 0
         self._held = 0
         self._task: asyncio.Task | None = None
         self._first_byte: tuple[int, int] | None = None
@@ -344,7 +345,7 @@ class _Connection(asyncio.Protocol):
         if self._first_byte is None:
             self._first_byte = (time.monotonic_ns(), time.time_ns())
         self._buffer += data
-        if len(self._buffer) > _READ_AHEAD_BYTES:
+        if len(self._buffer) > self._wanted + _READ_AHEAD_BYTES:
             self._transport.pause_reading()
         self._more.set()
 
@@ -444,7 +445,7 @@ class _Connection(asyncio.Protocol):
         finally:
             server.requests -= counted
             server.bodies_bytes -= self._held
-            self._held = 0
+            self._held = self._wanted = 0
             now = time.monotonic()
             self.idle_since = now
             self._deadline = now + (bounds.idle_s if self._trusted else bounds.head_s)
@@ -507,9 +508,7 @@ class _Connection(asyncio.Protocol):
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         if coding:
             return await self._read_chunks()
-        body = bytearray()
-        await self._read_exactly(length, body)
-        return bytes(body)
+        return await self._read_exactly(length)
 
     async def _read_chunks(self) -> bytes:
         body = bytearray()
@@ -535,10 +534,8 @@ class _Connection(asyncio.Protocol):
                 return bytes(body)
             if len(body) + size > BODY_LIMIT_BYTES:
                 raise _too_large()
-            await self._read_exactly(size, body)
-            end = bytearray()
-            await self._read_exactly(2, end)
-            if end != b"\r\n":
+            body += await self._read_exactly(size)
+            if await self._read_exactly(2) != b"\r\n":
                 raise _Refused(400, "a chunk is longer than it says")
 
     async def _read_line(self) -> bytes:
@@ -548,17 +545,18 @@ class _Connection(asyncio.Protocol):
             await self._wait_for_more()
         return self._take(end + 2)[:-2]
 
-    async def _read_exactly(self, size: int, into: bytearray) -> None:
+    async def _read_exactly(self, size: int) -> bytes:
         if size > BODY_LIMIT_BYTES:
             raise _too_large()
-        while size:
-            if not self._buffer:
-                await self._wait_for_more()
-                continue
-            piece = self._take(min(size, len(self._buffer)))
-            self._hold(len(piece))
-            into += piece
-            size -= len(piece)
+        self._wanted, held = size, 0
+        while (there := min(size, len(self._buffer))) < size:
+            # Counted as they come: who only announces a large body keeps nobody else from sending.
+            self._hold(there - held)
+            held = there
+            await self._wait_for_more()
+        self._hold(size - held)
+        self._wanted = 0
+        return self._take(size)
 
     def _hold(self, size: int) -> None:
         """Count bytes of a body against what all bodies may take; they stay counted until the
