@@ -428,7 +428,7 @@ class Measurement:
     def _last_status(self) -> dict:
         """What the gateway says once no answer is under way any more."""
         deadline = time.monotonic() + 1
-        while (status := self.gateway_status.ask())["active"]:
+        while (status := self.gateway_status.ask({"cmd": "status"}))["active"]:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.01)
@@ -630,7 +630,7 @@ class Measurement:
             live=self.job["model"]["mode"] == "live",
             over_budget=run.gateway["budget"]["refused"],
             replay=run.gateway.get("replay"),
-            gateway_lost=self.gateway_status.lost,
+            gateway_lost=run.gateway.get("lost"),
         )
         judged = outcome.judge(seen)
         return judged, {

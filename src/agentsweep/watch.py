@@ -31,7 +31,7 @@ class Activity:
         self._asked = now
         sizes = tuple(p.stat().st_size if p.exists() else 0 for p in self._files)
         status = self._sampler.ask({"cmd": "status"})
-        traffic_ns = self._gateway.ask()["last_byte_ns"] or 0
+        traffic_ns = self._gateway.ask({"cmd": "status"})["last_byte_ns"] or 0
         self.gone = status["gone"]
         if sizes != self._sizes or status["active_calls"]:
             self._sizes, self._last = sizes, now
@@ -57,16 +57,17 @@ class GatewayStatus:
         }
         self.lost: str | None = None
 
-    def ask(self) -> dict:
-        """Its status; ServiceLost where the host is known to have taken it away."""
+    def ask(self, message: dict) -> dict:
+        """Its answer to `status`, with `lost` where it is; ServiceLost where the host is known to
+        have taken it away."""
         if self.lost is None:
             try:
-                self._last = self._gateway.ask({"cmd": "status"})
+                self._last = self._gateway.ask(message)
             except ServiceLost as lost:
                 if lost.by_host:
                     raise
                 self.lost = str(lost)
-                self._last = self._last | {"active": 0}
+                self._last = self._last | {"active": 0, "lost": self.lost}
         return self._last
 
 
