@@ -4,11 +4,9 @@ memory or disk, keeps the gateway from answering its runner, or makes the run an
 import contextlib
 import gzip
 import json
-import os
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 from pathlib import Path
@@ -140,7 +138,6 @@ def test_the_bodies_of_all_requests_together_are_bounded(start):
             held.sendall(post(KEY + b"content-length: %d\r\n" % (30 * MIB)))
             with contextlib.suppress(OSError):
                 held.sendall(bytes(29 * MIB))
-        wait_until(lambda: b"503" in {row["status"] for row in gateway.exchanges()} or True)
         rows = gateway.exchanges(2)
         assert {row["status"] for row in rows} == {503}
         assert memory_mib(gateway, "VmHWM") < 300
@@ -184,7 +181,7 @@ def test_json_of_very_many_values_is_refused_before_it_is_made(start, inner):
 
 
 def test_the_most_that_is_allowed_keeps_within_the_bound(start):
-    """Characters that take four bytes each once one of them is there, and values up to the limit."""
+    """Characters that take four bytes each once one of them is there, and as many values."""
     gateway = start(QUICK)
     wide = request([user("\U0001f40d" + "x" * (28 * MIB))])
     wide["metadata"] = [{"a": {}}] * (messages_api.MAX_VALUES // 5)
@@ -305,11 +302,10 @@ def test_a_client_that_sends_byte_by_byte_gains_no_time():
     address, end = serve_here(http_server.Bounds(head_s=0.5, drain_s=0.3))
     try:
         begin = time.monotonic()
-        with socket.create_connection(address, timeout=10) as connection:
-            with pytest.raises(OSError):
-                for _ in range(200):
-                    connection.sendall(b"x")
-                    time.sleep(0.05)
+        with socket.create_connection(address, timeout=10) as connection, pytest.raises(OSError):
+            for _ in range(200):
+                connection.sendall(b"x")
+                time.sleep(0.05)
         assert time.monotonic() - begin < 8
     finally:
         end()
@@ -330,9 +326,9 @@ def test_many_requests_in_one_packet_keep_nobody_waiting(start):
         reading.join()
 
 
-def bodies_that_cost(count: int) -> bytes:
-    """The most work that one request may make: as many values as are allowed, in other bodies."""
-    content = request([user("x" * 25 * MIB)]) | {"n": count, "x": [[]] * 400_000}
+def costly_request() -> bytes:
+    """About the most work that one request may make."""
+    content = request([user("x" * 25 * MIB)]) | {"x": [[]] * 400_000}
     return sized(json.dumps(content, separators=(",", ":")).encode())
 
 
@@ -342,7 +338,7 @@ def test_the_runner_gets_its_answers_while_the_agent_attacks(start):
     done = threading.Event()
     bomb = gzip.compress(b'{"x":{' + b'"a":0,' * (5 * MIB) + b'"b":1}}', 1)
     sent = [
-        bodies_that_cost(0),
+        costly_request(),
         sized(bomb, KEY + b"content-encoding: gzip\r\n"),
         sized(bytes(MIB), b""),
     ]
@@ -456,7 +452,6 @@ def service_that(tmp_path, monkeypatch, code: str) -> LineService:
     ],
 )
 def test_only_evidence_makes_it_the_hosts_fault(tmp_path, monkeypatch, code, by_host):
-    monkeypatch.setattr(sys, "executable", sys.executable)
     service = service_that(tmp_path, monkeypatch, code)
     try:
         if "sleep" in code:
@@ -517,4 +512,3 @@ def test_a_gateway_that_is_killed_for_want_of_time_is_no_error_of_the_host(tmp_p
     stopped = service_that(tmp_path, monkeypatch, "os.kill(os.getpid(), 19); time.sleep(60)")
     wait_until(lambda: stopped._is_held_up())
     assert stopped.stop(timeout_s=0.2) == -signal.SIGKILL
-    assert os.getpid()
