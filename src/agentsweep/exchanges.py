@@ -30,6 +30,9 @@ class Exchange:
     character is never cut. With it an exchange can be replayed. recorded: in a replay, what the
     recording says that each tool call of this turn gave (`replay.RecordedCall`), with its first
     answer.
+
+    refused: the gateway itself said no, and no model was asked. requests: how many requests the
+    line stands for: one, but for those that are only counted (`ExchangeLog`).
     """
 
     seq: int
@@ -59,6 +62,8 @@ class Exchange:
     message_id: str | None = None
     stop_reason: str | None = None
     recorded: list[dict[str, Any]] | None = None
+    refused: bool = False
+    requests: int = 1
     events: list[tuple[int, str]] = field(default_factory=list)
 
     def keep(self, parts: Iterable[tuple[int, bytes]]) -> None:
@@ -98,25 +103,84 @@ class Attempts:
         self._made[turn] += 1
 
 
+# What a client chooses of a line: no request's text is worth more of the record than this.
+_METHOD_CHARS, _NAME_CHARS, _PATH_CHARS = 32, 256, 1024
+# So many lines for requests that no model answered; more of them are counted.
+SINGLE_LINES = 1000
+
+
 class ExchangeLog:
     """Appends exchanges to a file, each with one write(2), so that a reader and a crash see whole
-    lines only. After a failure (a full disk) the run goes on and `failed` says why."""
+    lines only. After a failure (a full disk) the run goes on and `failed` says why.
+
+    `count` is the number of lines. What a request says of itself is cut, and requests for which no
+    model was asked have lines of their own up to SINGLE_LINES. Beyond, a line without a path stands
+    for as many as its `requests` says, of one status and error.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.failed: str | None = None
         self.count = 0
+        self._unasked = 0
+        self._counted: dict[tuple[int | None, str | None], _Counted] = {}
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise InfraError(f"log: {path} cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
+        for counted in self._counted.values():
+            self._put_count(counted)
         os.close(self._file)
 
-    def write(self, exchange: Exchange) -> None:
-        """Stamp the end of the exchange and write it down."""
+    def write(self, exchange: Exchange, unasked: bool = False) -> None:
+        """Stamp the end of the exchange and write it down; unasked where no model was asked."""
         exchange.end_ns, exchange.end_utc_ns = time.monotonic_ns(), time.time_ns()
+        if unasked:
+            self._unasked += 1
+            if self._unasked > SINGLE_LINES:
+                self._count_only(exchange)
+                return
+        exchange.method = exchange.method[:_METHOD_CHARS]
+        exchange.path = _cut(exchange.path, _PATH_CHARS)
+        for name in ("agent_id", "model", "message_id", "stop_reason"):
+            if (value := getattr(exchange, name)) is not None:
+                setattr(exchange, name, _cut(value, _NAME_CHARS))
+        self._put(exchange)
+
+    def _count_only(self, exchange: Exchange) -> None:
+        """One more that gets no line of its own."""
+        key = (exchange.status, exchange.error)
+        counted = self._counted.setdefault(key, _Counted())
+        counted.total += 1
+        if counted.line is None:
+            counted.line = Exchange(
+                seq=exchange.seq,
+                start_ns=exchange.start_ns,
+                start_utc_ns=exchange.start_utc_ns,
+                method="",
+                path="",
+                status=exchange.status,
+                error=exchange.error,
+                refused=exchange.refused,
+                requests=0,
+            )
+        line = counted.line
+        line.requests += 1
+        line.request_bytes += exchange.request_bytes
+        line.response_bytes += exchange.response_bytes
+        line.end_ns, line.end_utc_ns = exchange.end_ns, exchange.end_utc_ns
+        # As many lines as the number has bits: of a gateway that is killed half is known.
+        if 2 * line.requests > counted.total:
+            self._put_count(counted)
+
+    def _put_count(self, counted: "_Counted") -> None:
+        if counted.line is not None:
+            self._put(counted.line)
+            counted.line = None
+
+    def _put(self, exchange: Exchange) -> None:
         line = json.dumps(asdict(exchange)).encode() + b"\n"
         try:
             written = os.write(self._file, line)
@@ -126,3 +190,16 @@ class ExchangeLog:
         if written != len(line):
             self.failed = f"log: {self.path}: the disk is full; exchanges are missing from it"
         self.count += 1
+
+
+@dataclass
+class _Counted:
+    """How many requests of a kind have no line of their own, and the line for the last of them."""
+
+    total: int = 0
+    line: Exchange | None = None
+
+
+def _cut(text: str, chars: int) -> str:
+    """A text's beginning, and how many characters it had where some are missing."""
+    return text if len(text) <= chars else f"{text[:chars]}… ({len(text)} characters)"

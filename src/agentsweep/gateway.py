@@ -10,17 +10,20 @@ import asyncio
 import contextlib
 import functools
 import hmac
+import io
 import json
 import os
 import re
+import resource
 import signal
 import sys
+import threading
 import traceback
 import urllib.parse
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import uvloop
 
@@ -40,6 +43,15 @@ DISCONNECTED = "client_disconnected"
 STOPPED = "gateway_stopped"
 
 _PROBES = {("HEAD", "/"), ("HEAD", "/api/hello"), ("GET", "/api/hello")}
+
+# What the gateway may take of memory beside what it has when it begins to serve: the most that the
+# bounds of http_server and messages_api let an agent use, and half of that again.
+MEMORY_BOUND_BYTES = 1024 * 1024 * 1024
+# How long it may take from the order to end to the end; shorter than its parent waits.
+_END_WITHIN_S = 7
+_STDERR_BYTES = 1024 * 1024
+# Some large requests; it is what makes their first byte quick.
+_KEPT_BYTES = 16 * 1024 * 1024
 
 
 class Model(Protocol):
@@ -146,7 +158,7 @@ class Gateway:
                 exchange.error = exchange.error or (STOPPED if self.stopping else DISCONNECTED)
             raise
         except Exception:
-            # A mistake of ours must not leave the agent waiting.
+            # A mistake of ours must not leave the agent waiting; nor may want of memory.
             traceback.print_exc()
             exchange.error = "internal_error"
             await self._give_up(reply)
@@ -156,7 +168,7 @@ class Gateway:
             exchange.first_byte_ns = reply.first_byte_ns
             exchange.keep(reply.parts)
             self._count(exchange, reply)
-            self.log.write(exchange)
+            self.log.write(exchange, unasked=exchange.refused or _is_probe(request))
 
     async def _give_up(self, reply: Reply) -> None:
         if reply.status is None:
@@ -173,9 +185,10 @@ class Gateway:
     async def _route(self, request: Request, exchange: Exchange, reply: Reply) -> None:
         if request.problem is not None:
             await refuse(*request.problem, exchange, reply)
-        elif (request.method, request.path) in _PROBES:
+        elif _is_probe(request):
             await send_json(200, {}, reply)
-        elif not self._authorised(request.headers):
+        elif not request.admitted:
+            reply.close_after = True
             await refuse(401, "the run's token is missing or wrong", exchange, reply)
         elif request.path == "/v1/messages":
             if await _is_method("POST", request, exchange, reply):
@@ -187,9 +200,11 @@ class Gateway:
             if await _is_method("GET", request, exchange, reply):
                 await self.model.models(request, exchange, reply)
         else:
-            await refuse(404, f"there is no {request.path} here", exchange, reply)
+            await refuse(404, f"there is no {request.path[:256]} here", exchange, reply)
 
-    def _authorised(self, headers: dict[str, str]) -> bool:
+    def admits(self, request: Request) -> bool:
+        """Whether a request has the run's token: only then is its body read."""
+        headers = request.headers
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key", "")]
         if scheme.lower() == "bearer":
@@ -210,6 +225,10 @@ class Gateway:
         # Of all refusals this is one that the CLI does not try to get around.
         await refuse(403, f"agentsweep refuses this request: {over}", exchange, reply)
         exchange.error = OVER_BUDGET
+
+
+def _is_probe(request: Request) -> bool:
+    return (request.method, request.path) in _PROBES
 
 
 def _read(request: Request, exchange: Exchange) -> MessagesRequest:
@@ -284,12 +303,16 @@ async def serve(settings: Settings, commands: _Commands) -> str | None:
         try:
             log = ExchangeLog(settings.log)
             gateway = Gateway(model, log, settings.token, Budget.of(settings.budget or {}))
-            server = HttpServer(gateway.handle)
+            server = HttpServer(gateway.handle, gateway.admits)
             await server.start(listening)
             stop = asyncio.Event()
-            _watch(commands, gateway, server, stop)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            _bound_memory()
             _say({"ready": True, "address": address} | model.progress())
+            _watch(commands, gateway, server, stop)
             await stop.wait()
+            _end_in_time()
             gateway.stopping = True
             await server.stop()
             log.close()
@@ -318,27 +341,61 @@ async def _model(settings: Settings) -> AsyncIterator[Model]:
             yield model
 
 
+def _bound_memory() -> None:
+    """The last line of defence: what none of the bounds holds ends this process, not its host."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    data_kib = int(re.search(r"^VmData:\s+(\d+) kB$", status, re.MULTILINE)[1])
+    limit = data_kib * 1024 + MEMORY_BOUND_BYTES
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    if most == resource.RLIM_INFINITY or most > limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
 def _watch(commands: _Commands, gateway: Gateway, server: HttpServer, stop: asyncio.Event) -> None:
+    """Obey what comes on stdin, in a thread: whoever asks gets an answer while the loop is busy."""
     loop = asyncio.get_running_loop()
 
-    def obey(lines: list[bytes]) -> None:
-        for line in lines:
-            _say(_obey(line, gateway, server))
+    def obey() -> None:
+        lines = commands.waiting()
+        while True:
+            for line in lines:
+                _say(_obey(line, gateway, server))
+            if commands.ended:
+                break
+            lines = commands.read()
+        # The loop may have ended by a signal already.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(stop.set)
 
-    def read() -> None:
-        obey(commands.read())
-        if commands.ended:
-            loop.remove_reader(0)
-            stop.set()
+    threading.Thread(target=obey, daemon=True).start()
 
-    loop.call_soon(obey, commands.waiting())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        loop.add_reader(0, read)
-    except PermissionError:
-        # A regular file cannot be waited for, and holds no commands that are still to come.
-        stop.set()
+
+def _end_in_time() -> None:
+    """End this process in any case, whatever it is at: its parent kills it otherwise."""
+
+    def end() -> None:
+        sys.__stderr__.write(f"the gateway did not come to its end within {_END_WITHIN_S} s\n")
+        sys.__stderr__.flush()
+        os._exit(process.OVERWHELMED)
+
+    timer = threading.Timer(_END_WITHIN_S, end)
+    timer.daemon = True
+    timer.start()
+
+
+class _BoundedText(io.TextIOBase):
+    """A text stream that passes on so many characters and swallows the rest: what an agent can make
+    us say must not fill a disk."""
+
+    def __init__(self, file: TextIO, limit: int):
+        self._file, self._left = file, limit
+
+    def write(self, text: str) -> int:
+        if self._left > 0:
+            self._file.write(text[: self._left])
+            self._file.flush()
+        self._left -= len(text)
+        return len(text)
 
 
 def _obey(line: bytes, gateway: Gateway, server: HttpServer) -> dict[str, Any]:
@@ -362,18 +419,23 @@ def _obey(line: bytes, gateway: Gateway, server: HttpServer) -> dict[str, Any]:
 
 
 def main() -> int:
-    """The process; its exit code is REFUSED where it says what keeps it from serving, and 1 where
-    the record is not whole."""
+    """The process; its exit code is REFUSED where it says what keeps it from serving, 1 where the
+    record is not whole, and OVERWHELMED where its clients asked for more than it may have."""
     process.end_with_parent()
+    process.keep_freed_memory(_KEPT_BYTES)
+    last_words, sys.stderr = sys.stderr, _BoundedText(sys.stderr, _STDERR_BYTES)
 
     commands = _Commands()
     try:
         failed = uvloop.run(serve(Settings.parse(commands.first()), commands))
     except AgentsweepError as error:
-        print(error, file=sys.stderr)
+        print(error, file=last_words)
         return process.REFUSED
+    except MemoryError:
+        print("the gateway's clients needed more memory than it may have", file=last_words)
+        return process.OVERWHELMED
     if failed:
-        print(failed, file=sys.stderr)
+        print(failed, file=last_words)
         return 1
     return 0
 

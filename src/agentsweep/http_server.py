@@ -3,6 +3,10 @@
 It knows no paths and no meaning: a handler gets a `Request` and a `Reply`. What the standard
 library's servers lack is what it is for: the handler is cancelled as soon as the client goes away,
 replies can be cut off on purpose, and the times of first and last byte are known.
+
+Clients are hostile until shown otherwise. A request's head is read first, and its body only if
+`admits` says so; connections, heads, bodies, requests at once and the time for each are bounded
+(`Bounds`), so that the memory of all of them together is.
 """
 
 import asyncio
@@ -21,11 +25,40 @@ from pathlib import Path
 from agentsweep.errors import ConfigError, InfraError
 
 HEAD_LIMIT_BYTES = 64 * 1024
-BODY_LIMIT_BYTES = 128 * 1024 * 1024
+HEADER_LIMIT = 128
+# As the Messages API has it; of an unpacked body too.
+BODY_LIMIT_BYTES = 32 * 1024 * 1024
+# JSON packs to a tenth. What unpacks to more than this times its size was made to do so; small
+# bodies may, since they cost nothing.
+_UNPACKED_RATIO = 100
+_UNPACKED_FREELY_BYTES = 1024 * 1024
 _LOOPBACK = {"127.0.0.1": socket.AF_INET, "[::1]": socket.AF_INET6}
 # sun_path of unix(7) has 108 bytes, and the last one is a NUL.
 _SOCKET_PATH_LIMIT_BYTES = 107
-_READ_AHEAD_BYTES = 1024 * 1024
+_READ_AHEAD_BYTES = 64 * 1024
+# Work on a body goes on for so many bytes before others have their turn.
+_SLICE_BYTES = 256 * 1024
+_LENGTH_DIGITS = 18
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What all clients of a server may take together, and one request of the time.
+
+    connections: beyond it the one that has been without a request for longest is closed.
+    requests: admitted ones at once, bodies_bytes: of all bodies at once, packed and unpacked; what
+    goes beyond is answered 503. head_s: from a head's first byte to its last, also how long a
+    connection may wait before its first admitted request; idle_s: after one; body_s: for a body;
+    drain_s: how long a refused client may go on sending before it is cut off.
+    """
+
+    connections: int = 256
+    requests: int = 128
+    bodies_bytes: int = 64 * 1024 * 1024
+    head_s: float = 60
+    idle_s: float = 3600
+    body_s: float = 300
+    drain_s: float = 2
 
 
 @dataclass
@@ -34,7 +67,8 @@ class Request:
     are when its first byte came.
 
     query: what follows the `?`. A careless client puts secrets there: pass it on, never note it.
-    problem: status and sentence where it cannot be served as HTTP, else None.
+    problem: status and sentence where it cannot be served as HTTP, else None. admitted: whether
+    the server read its body.
     """
 
     method: str
@@ -46,6 +80,7 @@ class Request:
     body: bytes = b""
     problem: tuple[int, str] | None = None
     keep_alive: bool = True
+    admitted: bool = True
 
 
 class Reply:
@@ -133,23 +168,59 @@ Handler = Callable[[Request, Reply], Awaitable[None]]
 
 
 class HttpServer:
-    """Serves on a socket from `bind`. `last_byte_ns` is when a byte last came or went."""
+    """Serves on a socket from `bind`. `last_byte_ns` is when a byte last came or went.
 
-    def __init__(self, handler: Handler):
-        self.handler = handler
+    admits: whether a request, of which only the head is there, may send its body; the handler gets
+    one that may not without its body, and the connection ends with the answer.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        admits: Callable[[Request], bool] = lambda request: True,
+        bounds: Bounds = Bounds(),
+    ):
+        self.handler, self.admits, self.bounds = handler, admits, bounds
         self.last_byte_ns: int | None = None
+        self.requests = 0
+        self.bodies_bytes = 0
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
+        self._clock: asyncio.Task | None = None
 
     async def start(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         make = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
         self._server = await make(lambda: _Connection(self), sock=listening)
+        self._clock = loop.create_task(self._end_late_ones())
+
+    def enter(self, connection: "_Connection") -> None:
+        """Take a new connection in, for which another one may have to go."""
+        if len(self._connections) >= self.bounds.connections:
+            idle = [other for other in self._connections if other.idle_since is not None]
+            # Where all of them have work in hand it is the new one that has to go.
+            min(idle, key=lambda other: other.idle_since, default=connection).cut_off()
+            self._connections -= {other for other in idle if other.is_gone}
+        self._connections.add(connection)
+
+    def leave(self, connection: "_Connection") -> None:
+        self._connections.discard(connection)
+
+    async def _end_late_ones(self) -> None:
+        """One clock for all: a timer for each read would cost every request."""
+        shortest_s = min(self.bounds.head_s, self.bounds.body_s, self.bounds.drain_s)
+        while True:
+            await asyncio.sleep(min(1, shortest_s / 4))
+            now = time.monotonic()
+            for connection in tuple(self._connections):
+                connection.end_if_late(now)
 
     async def stop(self) -> None:
         """Stop listening, cancel every handler and wait until all of them are done."""
         if self._server is not None:
             self._server.close()
+        if self._clock is not None:
+            self._clock.cancel()
         tasks = [connection.close() for connection in tuple(self._connections)]
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -247,16 +318,29 @@ class _Connection(asyncio.Protocol):
         self._writable.set()
         self._gone = False
         self._wanted = 0
+        self._held = 0
+        self._task: asyncio.Task | None = None
         self._first_byte: tuple[int, int] | None = None
+        self._trusted = False
+        self._in_head = self._in_body = self._late = self._draining = False
+        self.idle_since: float | None = time.monotonic()
+        self._deadline: float | None = self.idle_since + server.bounds.head_s
+
+    @property
+    def is_gone(self) -> bool:
+        return self._gone
 
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._server._connections.add(self)
-        self._task = asyncio.get_running_loop().create_task(self._serve())
+        self._server.enter(self)
+        if not self._gone:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
+        if self._draining:
+            return
         self._server.touch()
         if self._first_byte is None:
             self._first_byte = (time.monotonic_ns(), time.time_ns())
@@ -271,7 +355,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
-        self._server._connections.discard(self)
+        self._server.leave(self)
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -292,6 +376,16 @@ class _Connection(asyncio.Protocol):
         self._gone = True
         self._transport.close()
 
+    def end_if_late(self, now: float) -> None:
+        if self._deadline is None or now < self._deadline:
+            return
+        self._deadline = None
+        if self._in_body:
+            self._late = True
+            self._more.set()
+        else:
+            self.cut_off()
+
     def reset(self) -> None:
         sock = self._transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
@@ -302,27 +396,70 @@ class _Connection(asyncio.Protocol):
         self._gone = True
         self._transport.abort()
 
-    def close(self) -> asyncio.Task:
+    def cut_off(self) -> None:
+        """End it from outside: its handler is cancelled."""
         self._leave()
         self._transport.abort()
-        return self._task
+
+    async def close(self) -> None:
+        """Cut it off and wait for its handler."""
+        self.cut_off()
+        if self._task is not None:
+            await self._task
 
     def _leave(self) -> None:
         if not self._gone:
             self._gone = True
-            self._task.cancel()
+            if self._task is not None:
+                self._task.cancel()
 
     # Serving
 
     async def _serve(self) -> None:
         with contextlib.suppress(asyncio.CancelledError, _ClientGone):
-            while not self._gone:
-                request = await self._read_request()
-                reply = Reply(self, request)
-                await self._server.handler(request, reply)
-                if reply.close_after or not reply.complete:
-                    break
+            while not self._gone and await self._serve_one():
+                if self._buffer:
+                    # A client that sends many at once is not the only one.
+                    await asyncio.sleep(0)
+            if not self._gone:
+                await self._drain_and_end()
         self._transport.close()
+
+    async def _serve_one(self) -> bool:
+        """Whether another request may follow. What it held is free again afterwards, also of a
+        connection that stays open."""
+        bounds, server = self._server.bounds, self._server
+        counted = False
+        try:
+            request = await self._read_request()
+            # How long an answer takes is for the handler to say.
+            self._deadline = None if self._trusted else time.monotonic() + bounds.head_s
+            if request.admitted and request.problem is None:
+                counted = True
+                server.requests += 1
+                if server.requests > bounds.requests:
+                    request.problem = (503, f"more than {bounds.requests} requests at once")
+            reply = Reply(self, request)
+            await server.handler(request, reply)
+            return reply.complete and not reply.close_after
+        finally:
+            server.requests -= counted
+            server.bodies_bytes -= self._held
+            self._held = self._wanted = 0
+            now = time.monotonic()
+            self.idle_since = now
+            self._deadline = now + (bounds.idle_s if self._trusted else bounds.head_s)
+
+    async def _drain_and_end(self) -> None:
+        """Close so that the answer arrives: a client that still sends would see a reset instead."""
+        self._draining = True
+        self._buffer = bytearray()
+        self._deadline = time.monotonic() + self._server.bounds.drain_s
+        with contextlib.suppress(OSError, NotImplementedError, RuntimeError):
+            self._transport.write_eof()
+            self._transport.resume_reading()
+            # Ended by the client's end (which cancels), or by the clock.
+            await asyncio.get_running_loop().create_future()
 
     async def _read_request(self) -> Request:
         if self._buffer and self._first_byte is None:
@@ -334,11 +471,21 @@ class _Connection(asyncio.Protocol):
             if head is None:
                 raise _Refused(431, f"the request's head is longer than {HEAD_LIMIT_BYTES} bytes")
             _parse_head(head, request)
-            request.body = _decoded(await self._read_body(request), request.headers)
+            coding, length = _framing(request.headers)
+            request.admitted = self._server.admits(request)
+            if request.admitted:
+                self._trusted, self.idle_since = True, None
+                self._in_body = True
+                self._deadline = time.monotonic() + self._server.bounds.body_s
+                packed = await self._read_body(request, coding, length)
+                request.body = await self._decoded(packed, request.headers)
+            elif coding or length:
+                request.keep_alive = False
         except _Refused as refused:
             request.problem = (refused.status, refused.said)
             # What follows on this connection is no longer known to be a request.
             request.keep_alive = False
+        self._in_body = False
         self._first_byte = None
         return request
 
@@ -347,26 +494,31 @@ class _Connection(asyncio.Protocol):
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
             if len(self._buffer) > HEAD_LIMIT_BYTES:
                 return None
+            if self._buffer and not self._in_head:
+                self._in_head = True
+                self._deadline = time.monotonic() + self._server.bounds.head_s
             await self._wait_for_more()
+        self._in_head = False
+        if end > HEAD_LIMIT_BYTES:
+            return None
         return self._take(end + 4)
 
-    async def _read_body(self, request: Request) -> bytes:
-        headers = request.headers
-        if headers.get("expect", "").lower() == "100-continue":
+    async def _read_body(self, request: Request, coding: str, length: int) -> bytes:
+        if request.headers.get("expect", "").lower() == "100-continue":
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        coding = headers.get("transfer-encoding", "").lower()
-        if coding == "chunked":
-            return await self._read_chunks()
         if coding:
-            raise _Refused(501, f"transfer-encoding {coding} is not supported")
-        length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()):
-            raise _Refused(400, "content-length is not a number")
-        return await self._read_exactly(int(length))
+            return await self._read_chunks()
+        return await self._read_exactly(length)
 
     async def _read_chunks(self) -> bytes:
         body = bytearray()
+        trailers = 0
+        done = 0
         while True:
+            done += 1
+            if done % 1024 == 0:
+                # Chunks of one byte are legal, and slow to read.
+                await asyncio.sleep(0)
             line = await self._read_line()
             try:
                 size = int(line.split(b";")[0].strip(), 16)
@@ -375,8 +527,10 @@ class _Connection(asyncio.Protocol):
             if size < 0:
                 raise _Refused(400, "a chunk has no valid size")
             if size == 0:
-                while await self._read_line():
-                    pass
+                while line := await self._read_line():
+                    trailers += len(line)
+                    if trailers > HEAD_LIMIT_BYTES:
+                        raise _Refused(431, "the trailers are longer than a head may be")
                 return bytes(body)
             if len(body) + size > BODY_LIMIT_BYTES:
                 raise _too_large()
@@ -394,11 +548,55 @@ class _Connection(asyncio.Protocol):
     async def _read_exactly(self, size: int) -> bytes:
         if size > BODY_LIMIT_BYTES:
             raise _too_large()
-        self._wanted = size
-        while len(self._buffer) < size:
+        self._wanted, held = size, 0
+        while (there := min(size, len(self._buffer))) < size:
+            # Counted as they come: who only announces a large body keeps nobody else from sending.
+            self._hold(there - held)
+            held = there
             await self._wait_for_more()
+        self._hold(size - held)
         self._wanted = 0
         return self._take(size)
+
+    def _hold(self, size: int) -> None:
+        """Count bytes of a body against what all bodies may take; they stay counted until the
+        request is answered."""
+        if self._server.bodies_bytes + size > self._server.bounds.bodies_bytes:
+            raise _Refused(
+                503,
+                "the bodies of all requests together are larger than "
+                f"{self._server.bounds.bodies_bytes} bytes",
+            )
+        self._server.bodies_bytes += size
+        self._held += size
+
+    async def _decoded(self, body: bytes, headers: dict[str, str]) -> bytes:
+        coding = headers.get("content-encoding", "identity").lower()
+        if coding == "identity" or not body:
+            return body
+        if coding not in ("gzip", "x-gzip", "deflate"):
+            raise _Refused(415, f"content-encoding {coding[:64]} is not supported; send gzip")
+        limit = min(BODY_LIMIT_BYTES, max(_UNPACKED_FREELY_BYTES, len(body) * _UNPACKED_RATIO))
+        # 32 added to the window size: zlib recognises gzip and zlib heads by itself.
+        decoder = zlib.decompressobj(32 + zlib.MAX_WBITS)
+        decoded = bytearray()
+        rest = memoryview(body)
+        try:
+            while rest and not decoder.eof:
+                packed, rest = bytes(rest[:_SLICE_BYTES]), rest[_SLICE_BYTES:]
+                while packed and not decoder.eof:
+                    piece = decoder.decompress(packed, _SLICE_BYTES)
+                    if len(decoded) + len(piece) > limit:
+                        raise _too_large(limit)
+                    self._hold(len(piece))
+                    decoded += piece
+                    packed = decoder.unconsumed_tail
+                    await asyncio.sleep(0)
+        except zlib.error:
+            raise _Refused(400, f"the body is not valid {coding}") from None
+        if not decoder.eof:
+            raise _Refused(400, f"the body is not valid {coding}")
+        return bytes(decoded)
 
     def _take(self, size: int) -> bytes:
         taken = bytes(memoryview(self._buffer)[:size])
@@ -411,6 +609,8 @@ class _Connection(asyncio.Protocol):
         self._more.clear()
         self._transport.resume_reading()
         await self._more.wait()
+        if self._late:
+            raise _Refused(408, f"the body did not come within {self._server.bounds.body_s:g} s")
 
 
 class _ClientGone(Exception):
@@ -423,8 +623,22 @@ class _Refused(Exception):
         self.status, self.said = status, said
 
 
-def _too_large() -> _Refused:
-    return _Refused(413, f"the request's body is larger than {BODY_LIMIT_BYTES} bytes")
+def _too_large(limit: int = BODY_LIMIT_BYTES) -> _Refused:
+    what = "body" if limit == BODY_LIMIT_BYTES else "unpacked body"
+    return _Refused(413, f"the request's {what} is larger than {limit} bytes")
+
+
+def _framing(headers: dict[str, str]) -> tuple[str, int]:
+    """The transfer coding of the body that a head announces, and without one its length."""
+    coding = headers.get("transfer-encoding", "").lower()
+    if coding not in ("", "chunked"):
+        raise _Refused(501, f"transfer-encoding {coding[:64]} is not supported")
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit() and len(length) <= _LENGTH_DIGITS):
+        raise _Refused(400, "content-length is not a number that a body can have")
+    if not coding and int(length) > BODY_LIMIT_BYTES:
+        raise _too_large()
+    return coding, int(length)
 
 
 def _parse_head(head: bytes, request: Request) -> None:
@@ -436,6 +650,8 @@ def _parse_head(head: bytes, request: Request) -> None:
     if version not in ("HTTP/1.1", "HTTP/1.0"):
         raise _Refused(400 if not version.startswith("HTTP/") else 505, "only HTTP/1.1 is spoken")
     request.path, _, request.query = target.partition("?")
+    if len(lines) - 3 > HEADER_LIMIT:
+        raise _Refused(431, f"the request has more than {HEADER_LIMIT} header lines")
     for line in lines[1:]:
         name, colon, value = line.partition(":")
         if colon:
@@ -446,22 +662,3 @@ def _parse_head(head: bytes, request: Request) -> None:
     request.keep_alive = connection == "keep-alive" or (
         version == "HTTP/1.1" and connection != "close"
     )
-
-
-def _decoded(body: bytes, headers: dict[str, str]) -> bytes:
-    coding = headers.get("content-encoding", "identity").lower()
-    if coding == "identity" or not body:
-        return body
-    if coding not in ("gzip", "x-gzip", "deflate"):
-        raise _Refused(415, f"content-encoding {coding} is not supported; send gzip or none")
-    # 32 added to the window size: zlib recognises gzip and zlib heads by itself.
-    decoder = zlib.decompressobj(32 + zlib.MAX_WBITS)
-    try:
-        decoded = decoder.decompress(body, BODY_LIMIT_BYTES)
-    except zlib.error:
-        raise _Refused(400, f"the body is not valid {coding}") from None
-    if decoder.unconsumed_tail:
-        raise _too_large()
-    if not decoder.eof:
-        raise _Refused(400, f"the body is not valid {coding}")
-    return decoded

@@ -54,6 +54,7 @@ async def send_json(status: int, content: dict, reply: Reply) -> None:
 
 
 async def refuse(status: int, said: str, exchange: Exchange, reply: Reply) -> None:
-    """An error in the API's form."""
+    """An error in the API's form, said by the gateway itself."""
+    exchange.refused = True
     exchange.error = messages_api.error_type(status)
     await reply.send(status, JSON_HEADERS, messages_api.error_body(status, said))

@@ -37,7 +37,7 @@ from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.cpu_modes import CPUSET
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.hashes import file_sha256
-from agentsweep.process import LineService, owner_tag
+from agentsweep.process import OVERWHELMED, LineService, owner_tag
 from agentsweep.store import Attempt
 
 _FULL_BYTES = 2**20
@@ -218,6 +218,7 @@ class Measurement:
         way_out = endpoint.gateway_environment(self.job)
         self.gateway = LineService("agentsweep.gateway", log, way_out)
         stack.callback(self.gateway.stop)
+        self.gateway_status = watch.GatewayStatus(self.gateway)
         self.sampler = LineService("agentsweep.sampler", log)
         stack.callback(self.sampler.stop)
 
@@ -427,7 +428,7 @@ class Measurement:
     def _last_status(self) -> dict:
         """What the gateway says once no answer is under way any more."""
         deadline = time.monotonic() + 1
-        while (status := self.gateway.ask({"cmd": "status"}))["active"]:
+        while (status := self.gateway_status.ask({"cmd": "status"}))["active"]:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.01)
@@ -496,7 +497,7 @@ class Measurement:
         """Wait for the agent's end; end it at the wall limit or when nothing happens any more."""
         path = self.attempt.path
         files = (path / "stream.jsonl", path / "stderr.txt", path / "api.jsonl")
-        activity = watch.Activity(files, self.sampler, self.gateway)
+        activity = watch.Activity(files, self.sampler, self.gateway_status)
         begin = looked = time.monotonic()
         with watch.exit_watch(pid) as exits:
             while True:
@@ -514,6 +515,8 @@ class Measurement:
                     reason = "timed_out"
                 elif activity.quiet_s(now) > self.job["stall_s"]:
                     reason = "stalled"
+                elif self.gateway_status.lost is not None:
+                    reason = "gateway_lost"
                 elif activity.gone:
                     return _Watched(time.monotonic_ns(), None)
                 else:
@@ -604,7 +607,12 @@ class Measurement:
 
     def _stop_services(self) -> dict:
         for service in (self.gateway, self.sampler):
-            if service.stop() != 0:
+            code = service.stop()
+            if service is self.gateway and (code == OVERWHELMED or self.gateway_status.lost):
+                # The agent's doing, which is data (`Evidence.gateway_lost`). What is missing of the
+                # record are its last lines.
+                self.say(f"{service.name} was overwhelmed by what the agent sent")
+            elif code != 0:
                 said = (self.attempt.path / "services.log").read_text(
                     errors="replace", encoding="utf-8"
                 )
@@ -634,6 +642,7 @@ class Measurement:
             live=self.job["model"]["mode"] == "live",
             over_budget=run.gateway["budget"]["refused"],
             replay=run.gateway.get("replay"),
+            gateway_lost=run.gateway.get("lost"),
         )
         judged = outcome.judge(seen)
         return judged, {

@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 # Lengths are all that a scripted answer knows of its tokens: about four bytes of English or code
 # make one.
 BYTES_PER_TOKEN = 4
+# Values of one request's JSON. A million tokens hold fewer; each takes up to some 110 bytes of
+# memory, and as few as one and a half on the wire.
+MAX_VALUES = 1_000_000
+MAX_NAME_CHARS = 256
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -105,12 +109,14 @@ class MessagesRequest:
             raise BadRequest("messages: each message must be an object")
         if not isinstance(model, str) or not model:
             raise BadRequest("model: a model name is required")
+        if len(model) > MAX_NAME_CHARS:
+            raise BadRequest(f"model: a name has at most {MAX_NAME_CHARS} characters")
         request = cls(
             model=model,
             stream=content.get("stream") is True,
             tools=_tools(content.get("tools")),
-            agent_id=headers.get("x-claude-code-agent-id") or None,
-            session_id=headers.get("x-claude-code-session-id") or None,
+            agent_id=headers.get("x-claude-code-agent-id", "")[:MAX_NAME_CHARS] or None,
+            session_id=headers.get("x-claude-code-session-id", "")[:MAX_NAME_CHARS] or None,
             size_bytes=len(body),
             sha256=hashlib.sha256(body).hexdigest(),
         )
@@ -326,13 +332,36 @@ def _tools(tools: Any) -> frozenset[str]:
 
 
 def _json_object(body: bytes) -> dict:
+    """The one object of a body; BadRequest for anything else, before it takes memory.
+
+    How deep it may be is bounded by the parser (RecursionError), how many values it has here.
+    """
+    if _has_too_many_values(body):
+        raise BadRequest(f"the request body has more than {MAX_VALUES} values")
     try:
-        content = json.loads(body)
+        # Decoded here, because json.loads would take UTF-16 too, in which nothing was counted.
+        content = json.loads(body.decode())
     except (ValueError, RecursionError):
         raise BadRequest("the request body is not valid JSON") from None
     if not isinstance(content, dict):
         raise BadRequest("the request body must be a JSON object")
     return content
+
+
+def _has_too_many_values(body: bytes) -> bool:
+    """Whether JSON text has more than MAX_VALUES values, by its commas and opening brackets: in
+    linear time and without making the values."""
+    # `[],` is two of them in three bytes, and nothing is shorter.
+    if len(body) * 2 <= MAX_VALUES * 3:
+        return False
+    if sum(map(body.count, (b",", b"[", b"{"))) <= MAX_VALUES:
+        return False
+    # Those within strings do not count. Without its escapes, text has each quote at an end of one.
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    if plain.count(b'"') > 4 * MAX_VALUES:
+        return True
+    outside = b"".join(plain.split(b'"')[::2])
+    return sum(map(outside.count, (b",", b"[", b"{"))) > MAX_VALUES
 
 
 def _blocks(message: dict, kind: str) -> Iterator[dict]:

@@ -36,7 +36,7 @@ class Evidence:
     """All that the judgement rests on.
 
     exit_code: the agent's exit code, None when it never ended by itself or was lost.
-    stopped_by: `timed_out` or `stalled` when the runner ended the agent, else None.
+    stopped_by: `timed_out`, `stalled` or `gateway_lost` when the runner ended the agent, else None.
     kills: kernel OOM kills in the container during the agent phase, in their order where known.
     agent_pids: the agent's own process, on the host; empty when it had ended before it was found.
     container_pids: the container's init and what keeps it alive.
@@ -47,7 +47,7 @@ class Evidence:
     api_statuses: HTTP status of each request for a message, None where no answer was given.
     live: whether a real endpoint answered. over_budget: why the gateway refused a request, None
     where it refused none. replay: how a replay went (`replay.ReplayModel.progress`), None in other
-    modes.
+    modes. gateway_lost: how the gateway was lost to the agent's own load, None where it was not.
     """
 
     exit_code: int | None
@@ -63,6 +63,7 @@ class Evidence:
     live: bool = False
     over_budget: str | None = None
     replay: dict | None = None
+    gateway_lost: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,9 @@ def judge(seen: Evidence) -> Judgement:
             agent_victim=True,
         )
     tools = _survived(seen, ended_by_kill=False)
+    if seen.gateway_lost is not None:
+        said = f"the agent overwhelmed its own model endpoint: {seen.gateway_lost}"
+        return Judgement("agent_error", said, tools)
     if seen.stopped_by:
         limit = {"timed_out": "the wall limit", "stalled": "the stall limit"}[seen.stopped_by]
         return Judgement(seen.stopped_by, f"the runner ended the agent at {limit}", tools)

@@ -18,7 +18,11 @@ from agentsweep.errors import InfraError
 
 # The exit code of a service of ours that says, in the last line on stderr, what it cannot do.
 REFUSED = 2
+# The exit code of one that its clients asked for more than it may have.
+OVERWHELMED = 3
 _PR_SET_PDEATHSIG = 1
+# malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def owner_tag() -> str:
@@ -60,9 +64,34 @@ def _start_ticks(pid: int) -> int | None:
     return int(text.rpartition(")")[2].split()[19])
 
 
+class ServiceLost(InfraError):
+    """A service of ours that is gone, or gives no answer.
+
+    by_host: whether somebody or something other than its own clients is known to have done it: a
+    signal that no code of its own sends, a stop, a disk that does not answer.
+    """
+
+    def __init__(self, sentence: str, by_host: bool):
+        super().__init__(sentence)
+        self.by_host = by_host
+
+
+# How a process ends that fails by itself, be it for want of memory; all other signals are sent.
+_OWN_SIGNALS = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+
+
 def end_with_parent(with_signal: int = signal.SIGTERM) -> None:
     """Ask the kernel to signal this process when its parent dies, even by SIGKILL; prctl(2)."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, with_signal, 0, 0, 0)
+
+
+def keep_freed_memory(limit_bytes: int) -> None:
+    """Have glibc keep so much of what was freed, instead of giving it back to the kernel, which
+    makes each page of the next large allocation cost a fault. Does nothing with another libc."""
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_TRIM_THRESHOLD, limit_bytes)
+        mallopt(_M_MMAP_THRESHOLD, limit_bytes)
 
 
 class LineService:
@@ -92,15 +121,16 @@ class LineService:
     def ask(self, message: dict[str, Any], timeout_s: float = 60) -> dict[str, Any]:
         """Send one line and wait for the one that answers it.
 
-        InfraError when the child is gone, or says nothing in time: a run must not wait for ever
-        for a process that was stopped. A child that refused is quoted.
+        ServiceLost when the child is gone, or says nothing in time: a run must not wait for ever
+        for a process that was stopped. InfraError quotes a child that refused.
         """
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
             # Each question has one line as its answer, so none can be waiting in a buffer.
             if not select.select([self._process.stdout], [], [], timeout_s)[0]:
-                raise InfraError(f"{self.name} gave no answer within {timeout_s:g} s")
+                said = f"{self.name} gave no answer within {timeout_s:g} s"
+                raise ServiceLost(said, by_host=self._is_held_up())
             answer = self._process.stdout.readline()
             if answer:
                 return json.loads(answer)
@@ -109,17 +139,33 @@ class LineService:
         with contextlib.suppress(subprocess.TimeoutExpired):
             if self._process.wait(1) == REFUSED:
                 raise InfraError(self._last_words())
-        raise InfraError(f"{self.name} ended unexpectedly: {self._last_words()}")
+        said = f"{self.name} ended unexpectedly: {self._last_words()}"
+        raise ServiceLost(said, by_host=self._was_ended())
+
+    def _is_held_up(self) -> bool:
+        """Whether it was stopped, or waits for a disk; proc(5), field 3 of stat."""
+        with contextlib.suppress(OSError, IndexError):
+            text = utf8.kernel_text(Path(f"/proc/{self._process.pid}/stat"))
+            return text.rpartition(")")[2].split()[0] in ("T", "t", "D")
+        return False
+
+    def _was_ended(self) -> bool:
+        """Whether it was told to end: by a signal that it obeyed (exit code 0), or died of."""
+        code = self._process.poll()
+        return code == 0 or (code is not None and code < 0 and -code not in _OWN_SIGNALS)
 
     def stop(self, timeout_s: float = 10) -> int:
-        """Close its stdin, which ends it; kill it where it does not. Returns the exit code."""
+        """Close its stdin, which ends it; kill it where it does not. Returns the exit code, of one
+        that we had to kill OVERWHELMED unless it was stopped."""
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
+            held_up = self._is_held_up()
             self._process.kill()
-            return self._process.wait()
+            code = self._process.wait()
+            return code if held_up else OVERWHELMED
         finally:
             self._process.stdout.close()
 

@@ -208,8 +208,10 @@ def _counters(result: Fields) -> dict:
 def _counts(run: Run) -> dict:
     return {
         **trace_counts(run.trace, run.tool_rows),
-        "n_api_calls": len(run.exchanges) if run.exchanges_known else None,
-        "n_api_errors": sum(map(_failed, run.exchanges)) if run.exchanges_known else None,
+        "n_api_calls": sum(map(_requests, run.exchanges)) if run.exchanges_known else None,
+        "n_api_errors": sum(_requests(line) for line in run.exchanges if _failed(line))
+        if run.exchanges_known
+        else None,
         "cost_usd": number(run.result("stream", "result", "total_cost_usd")),
     }
 
@@ -337,6 +339,12 @@ def _sum(parts: Iterable[float | None]) -> float | None:
 def _grown(host: Fields, name: str) -> int | None:
     start, end = whole(host(f"{name}_start")), whole(host(f"{name}_end"))
     return None if start is None or end is None else end - start
+
+
+def _requests(exchange: dict) -> int:
+    """How many requests a line of api.jsonl stands for; those of before stand for one each."""
+    requests = whole(exchange.get("requests"))
+    return 1 if requests is None else requests
 
 
 def _failed(exchange: dict) -> bool:

@@ -204,7 +204,8 @@ class ScriptedModel(LocalModel):
 def _conversation(request: MessagesRequest, script: Script) -> tuple:
     """Who is speaking. CLIs that send no agent id have their sub-agents told apart by prompt."""
     if script.marker is not None and request.agent_id is None:
-        return (request.session_id, request.opening, script.name)
+        # By a hash: this is kept for the whole run, and an opening may have millions of bytes.
+        return (request.session_id, _digest("opening", *request.opening), script.name)
     return (request.session_id, request.agent_id, script.name)
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from agentsweep import utf8
 from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.errors import InfraError
-from agentsweep.process import LineService
+from agentsweep.process import LineService, ServiceLost
 
 
 class Activity:
     """When anything last happened: output, traffic, or a tool at work."""
 
-    def __init__(self, files: tuple[Path, ...], sampler: LineService, gateway: LineService):
+    def __init__(self, files: tuple[Path, ...], sampler: LineService, gateway: "GatewayStatus"):
         self._files, self._sampler, self._gateway = files, sampler, gateway
         self._sizes: tuple[int, ...] = ()
         self._last = time.monotonic()
@@ -37,6 +37,38 @@ class Activity:
             self._sizes, self._last = sizes, now
         self._last = max(self._last, traffic_ns / 1e9)
         return now - self._last
+
+
+class GatewayStatus:
+    """What a run's gateway says of itself; of one that its agent overwhelmed, what it said last.
+
+    lost: one sentence where it answers no more and nothing shows that the host is to blame. Such a
+    run is data: otherwise an agent could choose, by its load, that it never counts.
+    """
+
+    def __init__(self, gateway: LineService):
+        self._gateway = gateway
+        self._last = {
+            "last_byte_ns": None,
+            "active": 0,
+            "exchanges": 0,
+            "log_failed": None,
+            "budget": {"refused": None, "turns": 0, "cost_usd": None},
+        }
+        self.lost: str | None = None
+
+    def ask(self, message: dict) -> dict:
+        """Its answer to `status`, with `lost` where it is; ServiceLost where the host is known to
+        have taken it away."""
+        if self.lost is None:
+            try:
+                self._last = self._gateway.ask(message)
+            except ServiceLost as lost:
+                if lost.by_host:
+                    raise
+                self.lost = str(lost)
+                self._last = self._last | {"active": 0, "lost": self.lost}
+        return self._last
 
 
 class Exit:

@@ -32,7 +32,10 @@ from gateway_client import (
 
 from agentsweep.errors import InfraError
 
+CHUNKED = b"POST / HTTP/1.1\r\nx-api-key: %s\r\ntransfer-encoding: chunked\r\n\r\n" % TOKEN.encode()
 FIELDS = {
+    "refused",
+    "requests",
     "events",
     "recorded",
     "seq",
@@ -222,10 +225,10 @@ def test_chunked_bodies(start):
         (b"POST / HTTP/1.1\r\ncontent-length: many\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\ncontent-length: 999999999999\r\n\r\n", 413),
-        (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n", 400),
-        (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n-5\r\n", 400),
-        (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nxy\r\n", 400),
-        (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nFFFFFFFFFF\r\n", 413),
+        (CHUNKED + b"xyz\r\n", 400),
+        (CHUNKED + b"-5\r\n", 400),
+        (CHUNKED + b"1\r\nxy\r\n", 400),
+        (CHUNKED + b"FFFFFFFFFF\r\n", 413),
         (b"POST / HTTP/1.1\r\ntransfer-encoding: br\r\n\r\n", 501),
         (b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000, 431),
     ],
@@ -426,7 +429,8 @@ def test_a_client_that_sends_without_end_is_held_back(start):
 
 def test_half_a_request_is_no_exchange(start):
     gateway = start()
-    for part in (b"POST /v1/mess", b"POST /v1/messages HTTP/1.1\r\ncontent-length: 9\r\n\r\n{"):
+    head = b"POST /v1/messages HTTP/1.1\r\nx-api-key: %s\r\ncontent-length: 9\r\n\r\n{"
+    for part in (b"POST /v1/mess", head % TOKEN.encode()):
         with gateway.socket() as connection:
             connection.sendall(part)
     gateway.call("HEAD", "/")
