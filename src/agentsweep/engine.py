@@ -15,7 +15,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentsweep.errors import InfraError, LastingError
@@ -36,8 +36,18 @@ _ENVIRONMENT = (
     *("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT"),
     *("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"),
     *("CONTAINERS_REGISTRIES_CONF", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
+# For what speaks to a registry and for nothing else: their values may hold a password.
+PROXIES = tuple(
+    name
+    for upper in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+    for name in (upper, upper.lower())
+)
+_USES_REGISTRY = ("pull", "push")
+# What a container has whatever its image says. The engines add these names themselves, with
+# values that tell nothing of the host.
+_PLAIN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+_ENGINES_OWN = frozenset(("PATH", "TERM", "HOME", "HOSTNAME", "container"))
 
 
 class EngineTimeout(InfraError):
@@ -80,6 +90,7 @@ class ContainerSpec:
     to CPUs, as the kernel lists them. With `rootfs` a directory takes the image's place (what
     `Podman.bare` makes of a spec). `map_user`: the user of this process is the same one in the
     container, where the engine maps users. `mask_cgroups`: nothing of them is seen there.
+    `env`: all variables of its environment; None means those of the image's configuration.
     """
 
     name: str
@@ -98,6 +109,7 @@ class ContainerSpec:
     mask_cgroups: bool = False
     cgroup_parent: str | None = None
     rootfs: Path | None = None
+    env: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,8 @@ class Engine(ABC):
         self.workdir = workdir
         # Why engines that would have been taken before this one were not.
         self.passed_over: tuple[str, ...] = ()
+        # Of containers that were created and not started yet: the names in their environment.
+        self._named: dict[str, frozenset[str]] = {}
 
     @abstractmethod
     def command(self, *arguments: str) -> list[str]:
@@ -186,7 +200,9 @@ class Engine(ABC):
         killed while it changes a container leaves something that the engine no longer knows.
         """
         try:
-            done = self._run(self.command(*arguments), timeout_s, finish)
+            done = self._run(
+                self.command(*arguments), timeout_s, finish, arguments[0] in _USES_REGISTRY
+            )
         except FileNotFoundError:
             raise LastingError(f"{self.name} is not installed: {self.install_hint}") from None
         except subprocess.TimeoutExpired:
@@ -205,7 +221,7 @@ class Engine(ABC):
         return last_line(said)
 
     def _run(
-        self, command: list[str], timeout_s: float, finish: bool
+        self, command: list[str], timeout_s: float, finish: bool, proxies: bool
     ) -> subprocess.CompletedProcess:
         process = subprocess.Popen(
             command,
@@ -215,7 +231,7 @@ class Engine(ABC):
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env=engine_environment(),
+            env=engine_environment(proxies),
             # Ctrl-C in a terminal is for the runner, which then cleans up with the engine.
             start_new_session=True,
             encoding="utf-8",
@@ -234,8 +250,27 @@ class Engine(ABC):
         return subprocess.CompletedProcess(command, process.returncode, *said)
 
     def create(self, spec: ContainerSpec) -> str:
-        """Create a container whose PID 1 idles; returns its id."""
-        return self.call("create", *self.create_arguments(spec), finish=True).stdout.strip()
+        """Create a container whose PID 1 idles; returns its id.
+
+        Its environment is what the spec or its image names, and nothing of this host.
+        """
+        spec = replace(spec, env=self._environment(spec))
+        arguments = [*self._no_defaults(), *self.create_arguments(spec)]
+        made = self.call("create", *arguments, finish=True).stdout.strip()
+        self._named[made] = frozenset(spec.env)
+        return made
+
+    def _no_defaults(self) -> list[str]:
+        """Options of `create` that leave out what the engine's configuration names."""
+        return []
+
+    def _environment(self, spec: ContainerSpec) -> dict[str, str]:
+        if spec.env is not None:
+            return _PLAIN | dict(spec.env)
+        if spec.rootfs is not None:
+            return dict(_PLAIN)
+        pairs = (pair.partition("=") for pair in self.image_config(spec.image).get("Env") or ())
+        return _PLAIN | {name: value for name, _, value in pairs}
 
     def create_arguments(self, spec: ContainerSpec) -> list[str]:
         """The options of `create` for a container that idles under limits."""
@@ -281,6 +316,7 @@ class Engine(ABC):
         """Start a created container and find its init on the host."""
         self.call("start", container_id, finish=True)
         record = self.inspect(container_id)
+        self._refuse_foreign(record, name)
         state = record["State"]
         if not state.get("Running") or not state.get("Pid"):
             raise InfraError(
@@ -288,6 +324,22 @@ class Engine(ABC):
                 f"see `{self.name} logs {name}`"
             )
         return Container(record["Id"], name, int(state["Pid"]))
+
+    def _refuse_foreign(self, record: dict, name: str) -> None:
+        """LastingError where the engine gave a container a variable that nobody named."""
+        named = self._named.pop(record["Id"], None)
+        if named is None:
+            return
+        given = {pair.partition("=")[0] for pair in record["Config"].get("Env") or ()}
+        foreign = given - named - _ENGINES_OWN
+        if foreign and record.get("Image"):
+            pairs = self.image_config(record["Image"]).get("Env") or ()
+            foreign -= {pair.partition("=")[0] for pair in pairs}
+        if foreign:
+            raise LastingError(
+                f"{self.name} puts {', '.join(sorted(foreign))} of this host into the environment of "
+                f"container {name}: remove that from the engine's configuration"
+            )
 
     def inspect(self, name: str) -> dict:
         """The engine's record of a container."""
@@ -433,9 +485,13 @@ def host_userland(extra: tuple[str, ...] = ()) -> tuple[Mount, ...]:
     return tuple(mounts)
 
 
-def engine_environment() -> dict[str, str]:
-    """The environment of engine calls: no credential can reach an engine that never saw one."""
-    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | CHILD_LOCALE
+def engine_environment(proxies: bool = False) -> dict[str, str]:
+    """The environment of engine calls: no credential can reach an engine that never saw one.
+
+    proxies: with the host's proxy settings, for calls that speak to a registry.
+    """
+    names = (*_ENVIRONMENT, *(PROXIES if proxies else ()))
+    return {name: os.environ[name] for name in names if name in os.environ} | CHILD_LOCALE
 
 
 def last_line(text: str) -> str:

@@ -248,6 +248,8 @@ class Measurement:
             user="0:0",
             map_user=self.engine.maps_users,
             mask_cgroups=container["network"] == "host",
+            # An image that was fixed by an earlier version has none in its record.
+            env=self.image.get("env"),
             cgroup_parent=scope.parent_for(self.cluster_job, self.engine)
             if container["cgroup_parent"] == "job"
             else None,

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,6 +32,10 @@ from agentsweep.engine import (
 )
 from agentsweep.errors import InfraError
 
+# Else the host's proxies, and with some configurations all its variables, are in each container.
+_NOTHING_OF_THE_HOST = ("--http-proxy=false", "--env-host=false")
+# The first version that can leave out what containers.conf names.
+_UNSETENV = (4, 1)
 # Variables that name other configuration files than the usual ones.
 _CONFIGURATION = ("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF")
 
@@ -129,8 +134,17 @@ class Podman(Engine):
         finally:
             note.unlink(missing_ok=True)
 
+    def _no_defaults(self) -> list[str]:
+        # Earlier versions add the names of containers.conf, which `start` then refuses.
+        can = _version(self.info()["version"]) >= _UNSETENV
+        return ["--unsetenv-all"] if can else []
+
     def _own_options(self, spec: ContainerSpec) -> list[str]:
-        options = ["--userns", "keep-id"] if spec.map_user else []
+        options = [*_NOTHING_OF_THE_HOST]
+        for key, value in (spec.env or {}).items():
+            options += ["--env", f"{key}={value}"]
+        if spec.map_user:
+            options += ["--userns", "keep-id"]
         if spec.mask_cgroups:
             options += ["--security-opt", "mask=/sys/fs/cgroup"]
         return [*options, *_volumes(spec.mounts)]
@@ -145,6 +159,10 @@ def candidates(runtime: str, workdir: Path) -> list[Podman]:
     order = ["runc", "crun"] if hybrid else ["crun", "runc"]
     found = [name for name in order if shutil.which(name)] or ["runc"]
     return [Podman(name, workdir) for name in found]
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 def _tls(plain_http: bool) -> list[str]:
@@ -174,7 +192,7 @@ def _runtime_problem(runtime: str, workdir: Path) -> str | None:
         return None
     with _empty_root(workdir) as root:
         done = Podman(runtime, workdir).call(
-            "run", "--rm", "--network", "none", *_volumes(host_userland()),
+            "run", "--rm", "--network", "none", *_NOTHING_OF_THE_HOST, *_volumes(host_userland()),
             *[word for limit in ulimits() for word in ("--ulimit", limit)],
             "--rootfs", str(root), "/bin/true",
             check=False, timeout_s=60,
