@@ -371,8 +371,8 @@ class Measurement:
             raise InfraError(f"the sampler cannot start: {ready.get('error', ready)}")
         prompt = self.scratch / "prompt"
         prompt.write_bytes(self.job["prompt"].encode())
-        for left in self.cleaning.result():
-            self.say(f"removed {left}, left behind by a run that was killed")
+        for sentence in self.cleaning.result().said:
+            self.say(sentence)
         begin = self.sampler.ask({"cmd": "begin"})
         container_pids = frozenset(watch.init_and_pause(self.container.pid))
         command = self.engine.exec_arguments(

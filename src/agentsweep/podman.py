@@ -91,7 +91,7 @@ class Podman(Engine):
         done = self.call(
             *("ps", "--all", "--no-trunc", "--filter", f"label={LABEL}", "--format", "json")
         )
-        return [
+        known = [
             {
                 "id": row["Id"],
                 "attempt": row["Labels"].get(LABEL, ""),
@@ -99,11 +99,47 @@ class Podman(Engine):
             }
             for row in json.loads(done.stdout or "[]") or []
         ]
+        ids = {container["id"] for container in known}
+        # Podman has forgotten these, and the runtime or the kernel may not have.
+        return known + [
+            {"id": note.container_id, "attempt": note.name, "owner": note.owner}
+            for note in strays.noted(self.workdir)
+            if note.container_id not in ids
+        ]
+
+    def create(self, spec: ContainerSpec) -> str:
+        made = super().create(spec)
+        owner = spec.labels.get(OWNER_LABEL)
+        if owner:
+            strays.note(self.workdir, strays.Note(made, spec.name, owner))
+        return made
 
     def remove(self, name: str) -> None:
-        super().remove(name)
+        notes = strays.noted(self.workdir)
+        ids = [note.container_id for note in notes if name in (note.container_id, note.name)]
+        try:
+            super().remove(name)
+        except InfraError:
+            for container_id in ids or [self.inspect(name)["Id"]]:
+                self._unblock(container_id)
+            super().remove(name)
         if not strays.remove(name, engine_environment()):
             raise InfraError(f"container {name} is removed, but its monitor still runs: kill it")
+        for container_id in ids:
+            if not strays.purge(container_id, engine_environment()):
+                raise InfraError(
+                    f"container {name} is removed, but {self.runtime or 'its runtime'} or a cgroup "
+                    f"still has {container_id[:12]}: see what its processes wait for with `ps`"
+                )
+            strays.forget(self.workdir, container_id)
+
+    def _unblock(self, container_id: str) -> None:
+        """Take away what keeps Podman from removing a container, as far as it is known."""
+        if self.inspect(container_id)["State"].get("Paused"):
+            if strays.freeze_again(container_id):
+                return
+        # Its monitor may be dead, so that Podman waits for an end that was never written down.
+        strays.purge(container_id, engine_environment())
 
     def _remove_arguments(self, name: str) -> list[str]:
         # Without this it waits for the init's own end first.
