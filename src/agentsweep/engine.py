@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from agentsweep import bounded
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.utf8 import CHILD_LOCALE
 
@@ -25,6 +26,9 @@ LABEL = "agentsweep.attempt"
 OWNER_LABEL = "agentsweep.owner"
 # How long a command that changes a container may take after its caller was interrupted.
 _FINISH_S = 30
+# What an engine's answer may have, and what a file may that a command in a container makes.
+_SAID_BYTES = 64 * 2**20
+FILE_BYTES = 256 * 2**20
 # What moves whole images may take: they have gigabytes, and registries are slow.
 IMAGE_TIMEOUT_S = 3600
 # What a container's root must have before the host's userland is mounted over it.
@@ -63,6 +67,10 @@ class ExecFailed(InfraError):
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
+
+
+class OutputTooLarge(InfraError):
+    """A command in a container wrote more than its output may have."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +122,15 @@ class ContainerSpec:
 
 @dataclass(frozen=True)
 class Container:
-    """A running container: engine id, name, and the host pid of its init."""
+    """A running container: engine id, name, and the host pid of its init.
+
+    layer: the directory of this host that has what was written in it, where the engine has one.
+    """
 
     id: str
     name: str
     pid: int
+    layer: Path | None = None
 
 
 class Engine(ABC):
@@ -229,25 +241,29 @@ class Engine(ABC):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
             env=engine_environment(proxies),
             # Ctrl-C in a terminal is for the runner, which then cleans up with the engine.
             start_new_session=True,
-            encoding="utf-8",
         )
+        talk = bounded.Talk(process, _SAID_BYTES)
         with process:
             try:
-                said = process.communicate(timeout=timeout_s)
+                code = talk.run(timeout_s)
             except BaseException as error:
                 try:
                     if finish and not isinstance(error, subprocess.TimeoutExpired):
-                        with contextlib.suppress(subprocess.TimeoutExpired):
-                            process.communicate(timeout=_FINISH_S)
+                        with contextlib.suppress(subprocess.TimeoutExpired, bounded.TooMuch):
+                            talk.run(_FINISH_S)
                 finally:
                     process.kill()
+                if isinstance(error, bounded.TooMuch):
+                    raise InfraError(
+                        f"`{' '.join(command[:3])}` said more than {_SAID_BYTES // 2**20} MiB"
+                    ) from None
                 raise
-        return subprocess.CompletedProcess(command, process.returncode, *said)
+        texts = (bytes(talk.said), talk.errors.bytes())
+        said = (text.decode("utf-8", "replace").replace("\r\n", "\n") for text in texts)
+        return subprocess.CompletedProcess(command, code, *said)
 
     def create(self, spec: ContainerSpec) -> str:
         """Create a container whose PID 1 idles; returns its id.
@@ -323,7 +339,8 @@ class Engine(ABC):
                 f"container {name} ended at once: its image needs `sleep`; "
                 f"see `{self.name} logs {name}`"
             )
-        return Container(record["Id"], name, int(state["Pid"]))
+        layer = ((record.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
+        return Container(record["Id"], name, int(state["Pid"]), layer and Path(layer))
 
     def _refuse_foreign(self, record: dict, name: str) -> None:
         """LastingError where the engine gave a container a variable that nobody named."""
@@ -337,8 +354,8 @@ class Engine(ABC):
             foreign -= {pair.partition("=")[0] for pair in pairs}
         if foreign:
             raise LastingError(
-                f"{self.name} puts {', '.join(sorted(foreign))} of this host into the environment of "
-                f"container {name}: remove that from the engine's configuration"
+                f"{self.name} puts {', '.join(sorted(foreign))} of this host into the environment "
+                f"of container {name}: remove that from the engine's configuration"
             )
 
     def inspect(self, name: str) -> dict:
@@ -384,35 +401,43 @@ class Engine(ABC):
         *argv: str,
         timeout_s: float = 600,
         given: bytes = b"",
+        limit_bytes: int = FILE_BYTES,
         **where,
     ) -> str:
         """Run a command in a container and keep its output byte for byte; returns its stderr.
 
-        given: its standard input. Raises ExecFailed where it does not end with 0.
+        given: its standard input. Raises ExecFailed where it does not end with 0, OutputTooLarge
+        where it writes more than `limit_bytes`. Of a long stderr the two ends are returned.
         """
-        arguments = self.exec_arguments(name, *argv, **where)
+        command = self.exec_arguments(name, *argv, **where)
         with target.open("wb") as output:
-            try:
-                done = subprocess.run(
-                    arguments,
-                    cwd=self.workdir,
-                    input=given,
-                    stdout=output,
-                    stderr=subprocess.PIPE,
-                    timeout=timeout_s,
-                    check=False,
-                    env=engine_environment(),
-                    start_new_session=True,
-                )
-            except subprocess.TimeoutExpired:
-                raise EngineTimeout(
-                    f"`{argv[0]}` did not end within {timeout_s:.0f} s in container {name}"
-                ) from None
-        said = done.stderr.decode(errors="replace")
-        if done.returncode != 0:
-            raise ExecFailed(
-                f"`{argv[0]}` failed in container {name}: {last_line(said)}", done.returncode
+            process = subprocess.Popen(
+                command,
+                cwd=self.workdir,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=engine_environment(),
+                start_new_session=True,
             )
+            talk = bounded.Talk(process, limit_bytes, given, output)
+            with process:
+                try:
+                    code = talk.run(timeout_s)
+                except subprocess.TimeoutExpired:
+                    raise EngineTimeout(
+                        f"`{argv[0]}` did not end within {timeout_s:.0f} s in container {name}"
+                    ) from None
+                except bounded.TooMuch:
+                    raise OutputTooLarge(
+                        f"`{argv[0]}` in container {name} wrote more than "
+                        f"{limit_bytes // 2**20} MiB"
+                    ) from None
+                finally:
+                    process.kill()
+        said = talk.errors.bytes().decode(errors="replace")
+        if code != 0:
+            raise ExecFailed(f"`{argv[0]}` failed in container {name}: {last_line(said)}", code)
         return said
 
     def remove(self, name: str) -> None:

@@ -21,6 +21,7 @@ OUTCOMES = (
     "oom_container",
     "over_budget",
     "diverged",
+    "disk_full",
 )
 
 # The limits have nothing to do with these: the provider failed, or the money was spent.
@@ -47,7 +48,7 @@ class Evidence:
     api_statuses: HTTP status of each request for a message, None where no answer was given.
     live: whether a real endpoint answered. over_budget: why the gateway refused a request, None
     where it refused none. replay: how a replay went (`replay.ReplayModel.progress`), None in other
-    modes.
+    modes. disk_full: what the run wrote too much of (`disk.Watch.over`), None where it did not.
     """
 
     exit_code: int | None
@@ -63,6 +64,7 @@ class Evidence:
     live: bool = False
     over_budget: str | None = None
     replay: dict | None = None
+    disk_full: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def judge(seen: Evidence) -> Judgement:
             agent_victim=True,
         )
     tools = _survived(seen, ended_by_kill=False)
+    if seen.disk_full is not None:
+        return Judgement("disk_full", seen.disk_full, tools)
     if seen.stopped_by:
         limit = {"timed_out": "the wall limit", "stalled": "the stall limit"}[seen.stopped_by]
         return Judgement(seen.stopped_by, f"the runner ended the agent at {limit}", tools)

@@ -135,9 +135,9 @@ class Podman(Engine):
 
     def _unblock(self, container_id: str) -> None:
         """Take away what keeps Podman from removing a container, as far as it is known."""
-        if self.inspect(container_id)["State"].get("Paused"):
-            if strays.freeze_again(container_id):
-                return
+        paused = self.inspect(container_id)["State"].get("Paused")
+        if paused and strays.freeze_again(container_id):
+            return
         # Its monitor may be dead, so that Podman waits for an end that was never written down.
         strays.purge(container_id, engine_environment())
 

@@ -23,7 +23,7 @@ from agentsweep.utf8 import kernel_text
 
 # A monitor ends by itself within hundredths of a second after `podman rm`.
 _GRACE_S = 0.1
-_PATIENCE_S = 10
+_PATIENCE_S = 30
 
 
 _NOTES = "containers"
@@ -170,7 +170,7 @@ def _empty(cgroup: Path) -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
         with contextlib.suppress(OSError):
-            os.rmdir(folder)
+            Path(folder).rmdir()
 
 
 def freeze_again(container_id: str) -> bool:

@@ -1,6 +1,7 @@
 """Engine command lines, and what is done with what engines say."""
 
 import csv
+import itertools
 import json
 import os
 import resource
@@ -143,7 +144,7 @@ def test_podmans_containers_get_no_variable_of_the_host():
 
 def test_dockers_containers_get_no_proxy_of_the_clients_configuration():
     arguments = options(Docker, env={"no_proxy": "x"})
-    given = [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--env"]
+    given = [b for a, b in itertools.pairwise(arguments) if a == "--env"]
     # A name without a value is taken from the call's environment, which has none.
     assert set(given) == set(engine.PROXIES) - {"no_proxy"} | {"no_proxy=x"}
 
