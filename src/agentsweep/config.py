@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agentsweep import agent, agent_model, lockfile, replay_source, schema, task_sets
+from agentsweep import agent, agent_model, disk, lockfile, replay_source, schema, task_sets
 from agentsweep.cells import Cell, cells_of
 from agentsweep.errors import ConfigError
 from agentsweep.hub import HubSplit
@@ -27,8 +27,6 @@ from agentsweep.utf8 import is_text
 
 # What a run may take beside its agent: loading an image of some gigabytes, collecting, sealing.
 START_UP_S = 900
-# `container.disk` unless it is set; a spec says nothing of it then.
-DISK_BYTES = 8 * 2**30
 
 _MODEL_ALIASES = {"default", "best", "haiku", "sonnet", "opus", "opusplan", "fable"}
 _NOT_TEXT = "half of a surrogate pair is not Unicode text; write the whole character"
@@ -204,7 +202,7 @@ class Config:
     def _disk_limit(self) -> dict:
         """What a spec says of the disk: nothing at the default, as before there was a limit."""
         n_bytes = parse_size(self._data["container"]["disk"])
-        return {} if n_bytes == DISK_BYTES else {"disk_bytes": n_bytes}
+        return {} if n_bytes == disk.BUDGET_BYTES else {"disk_bytes": n_bytes}
 
     @functools.cache  # noqa: B019
     def spec(self, cell: Cell) -> str:

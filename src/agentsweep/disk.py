@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+# What a run may write unless `container.disk` says otherwise, and what a grading may.
+BUDGET_BYTES = 8 * 2**30
 # A file has at least this, so that empty ones are no way around the budget.
 _ENTRY_BYTES = 512
 _MOST_ENTRIES = 1_000_000
@@ -113,8 +115,8 @@ class Watch:
     """Looks at a run's folders and disks, in a thread of its own, until `stop`.
 
     budget_bytes: of all folders together. `pids` gives the processes of the container. `over` is
-    one sentence once the run has used too much; `host` is one once a disk stays full of what the
-    run has not written.
+    one sentence once the run has used too much, and `on_over` is then called in the thread; `host`
+    is one once a disk stays full of what the run has not written.
     """
 
     def __init__(
@@ -123,9 +125,10 @@ class Watch:
         disks: Iterable[Path],
         budget_bytes: int,
         pids: Callable[[], Iterable[int]],
+        on_over: Callable[[], object] = lambda: None,
     ):
         self._folders, self._disks = tuple(folders), _one_each(disks)
-        self._budget_bytes, self._pids = budget_bytes, pids
+        self._budget_bytes, self._pids, self._on_over = budget_bytes, pids, on_over
         self._free_bytes = {path: _free(path)[0] for path in self._disks}
         self._low_since: float | None = None
         self.used_bytes: int | None = 0
@@ -156,6 +159,8 @@ class Watch:
                 self._count()
                 took = time.monotonic() - begin
                 due = begin + max(_USED_EVERY_S, _SHARE * took)
+        if self.over is not None:
+            self._on_over()
 
     def _count(self) -> None:
         self.used_bytes = used_bytes(self._folders)
