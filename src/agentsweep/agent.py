@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from agentsweep import disk
 from agentsweep.errors import ConfigError, LastingError
 from agentsweep.hashes import file_sha256
 
@@ -299,6 +300,30 @@ def session_files(session_dir: Path) -> Iterator[Path]:
             depth = len(path.relative_to(session_dir).parts)
             if entry.is_dir(follow_symlinks=False) and depth < _SESSION_DEPTH:
                 folders.append(path)
+
+
+def drop_all_but_session(session_dir: Path, session: str, limit_bytes: int) -> None:
+    """Free the disk of what no archive takes: of `session_files`, these many bytes are kept.
+
+    The main session file goes first; where it is too long, its first lines are kept.
+    """
+    main = find_trace(session_dir, session)
+    kept, left_bytes = set(), limit_bytes
+    if main is not None:
+        disk.cut(main, limit_bytes)
+        kept.add(main)
+        left_bytes -= main.lstat().st_size
+    for path in session_files(session_dir):
+        size = path.lstat().st_size
+        if path != main and size <= left_bytes:
+            kept.add(path)
+            left_bytes -= size
+    for folder, _, names in os.walk(session_dir):
+        for name in names:
+            path = Path(folder, name)
+            if path not in kept:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def archive_session(session_dir: Path, session: str, trace: Path, archive: Path) -> dict[str, int]:

@@ -43,6 +43,10 @@ class Call:
     interval: Interval | None = None
 
 
+# What marks.jsonl may have: tools can forge calls as fast as they can write.
+MARKS_BYTES = 256 * 2**20
+
+
 class Ledger:
     """All open intervals, the calls among them, and marks.jsonl.
 
@@ -57,6 +61,9 @@ class Ledger:
         self.calls: dict[int, Call] = {}
         self.source = "watermark" if reader.can_reset_peak else "sampled"
         self.write_error: str | None = None
+        self._written_bytes = 0
+        # Whether calls are missing from the file because it was full.
+        self.cut = False
         self._file = None
         if marks is not None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
@@ -175,10 +182,15 @@ class Ledger:
             interval.watermark_bytes = max(interval.watermark_bytes, peak_bytes)
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self._file is None:
+        if self._file is None or self.cut:
+            return
+        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        self._written_bytes += len(data)
+        if self._written_bytes > MARKS_BYTES:
+            self.cut = True
             return
         try:
-            os.write(self._file, json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            os.write(self._file, data)
         except OSError as error:
             self.write_error = f"marks: {error.strerror}"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agentsweep import agent, agent_model, lockfile, replay_source, schema, task_sets
+from agentsweep import agent, agent_model, disk, lockfile, replay_source, schema, task_sets
 from agentsweep.cells import Cell, cells_of
 from agentsweep.errors import ConfigError
 from agentsweep.hub import HubSplit
@@ -199,6 +199,11 @@ class Config:
             "pids": container["pids"],
         }
 
+    def _disk_limit(self) -> dict:
+        """What a spec says of the disk: nothing at the default, as before there was a limit."""
+        n_bytes = parse_size(self._data["container"]["disk"])
+        return {} if n_bytes == disk.BUDGET_BYTES else {"disk_bytes": n_bytes}
+
     @functools.cache  # noqa: B019
     def spec(self, cell: Cell) -> str:
         """The canonical JSON of all that the agent gets, which decides the run's outcome."""
@@ -206,7 +211,7 @@ class Config:
         of_cell = {
             # Each replicate may have a recording of its own.
             "model": agent_model.spec(settings, task, self.recording(cell)),
-            "limits": self.limits(cell),
+            "limits": self.limits(cell) | self._disk_limit(),
             "replicate": cell.replicate,
         }
         return canonical(self._half_spec(cell.task, cell.agent) | of_cell)
@@ -243,6 +248,7 @@ class Config:
             "max_live_runs": self._data["agent"]["max_live_runs"],
             **{key: settings[key] for key in _RUNNER_KEYS},
             "limits": self.limits(cell),
+            "disk_bytes": parse_size(self._data["container"]["disk"]),
             "needs": {
                 "memory_bytes": self.reserved_bytes(cell),
                 "cores": self.reserved_cores(cell),
@@ -570,11 +576,15 @@ def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:
             parse_size(data["machine"]["memory"])
         except ValueError as error:
             yield ("machine", "memory"), str(error)
-    for key, parse in (("memory", parse_size), ("cpus", parse_cpus)):
+    for section, key, parse in (
+        ("grading", "memory", parse_size),
+        ("grading", "cpus", parse_cpus),
+        ("container", "disk", parse_size),
+    ):
         try:
-            parse(data["grading"][key])
+            parse(data[section][key])
         except ValueError as error:
-            yield ("grading", key), str(error)
+            yield (section, key), str(error)
     places: dict[Path, str] = {}
     for name, entry in data["imports"].items():
         directory = Path(data["imports_directory"]) / entry["directory"]

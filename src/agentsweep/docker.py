@@ -22,6 +22,7 @@ from agentsweep.engine import (
     IMAGE_TIMEOUT_S,
     LABEL,
     OWNER_LABEL,
+    PROXIES,
     Container,
     ContainerSpec,
     Engine,
@@ -199,6 +200,13 @@ class Docker(Engine):
     def _own_options(self, spec: ContainerSpec) -> list[str]:
         # A daemon may be set to show the host's cgroups, and on cgroup v1 does so by default.
         options = ["--cgroupns", "private"]
+        # What the client's config.json says of proxies is left out where a name has no value, as
+        # it has none in the environment of this call.
+        for name in PROXIES:
+            if name not in (spec.env or {}):
+                options += ["--env", name]
+        for key, value in (spec.env or {}).items():
+            options += ["--env", f"{key}={value}"]
         if self.runtime:
             options += ["--runtime", self.runtime]
         if spec.mask_cgroups:

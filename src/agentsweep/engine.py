@@ -15,9 +15,10 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from agentsweep import bounded
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.utf8 import CHILD_LOCALE
 
@@ -25,6 +26,9 @@ LABEL = "agentsweep.attempt"
 OWNER_LABEL = "agentsweep.owner"
 # How long a command that changes a container may take after its caller was interrupted.
 _FINISH_S = 30
+# What an engine's answer may have, and what a file may that a command in a container makes.
+_SAID_BYTES = 64 * 2**20
+FILE_BYTES = 256 * 2**20
 # What moves whole images may take: they have gigabytes, and registries are slow.
 IMAGE_TIMEOUT_S = 3600
 # What a container's root must have before the host's userland is mounted over it.
@@ -36,8 +40,18 @@ _ENVIRONMENT = (
     *("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT"),
     *("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"),
     *("CONTAINERS_REGISTRIES_CONF", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
+# For what speaks to a registry and for nothing else: their values may hold a password.
+PROXIES = tuple(
+    name
+    for upper in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+    for name in (upper, upper.lower())
+)
+_USES_REGISTRY = ("pull", "push")
+# What a container has whatever its image says. The engines add these names themselves, with
+# values that tell nothing of the host.
+_PLAIN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+_ENGINES_OWN = frozenset(("PATH", "TERM", "HOME", "HOSTNAME", "container"))
 
 
 class EngineTimeout(InfraError):
@@ -53,6 +67,10 @@ class ExecFailed(InfraError):
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
+
+
+class OutputTooLarge(InfraError):
+    """A command in a container wrote more than its output may have."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,7 @@ class ContainerSpec:
     to CPUs, as the kernel lists them. With `rootfs` a directory takes the image's place (what
     `Podman.bare` makes of a spec). `map_user`: the user of this process is the same one in the
     container, where the engine maps users. `mask_cgroups`: nothing of them is seen there.
+    `env`: all variables of its environment; None means those of the image's configuration.
     """
 
     name: str
@@ -98,15 +117,20 @@ class ContainerSpec:
     mask_cgroups: bool = False
     cgroup_parent: str | None = None
     rootfs: Path | None = None
+    env: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class Container:
-    """A running container: engine id, name, and the host pid of its init."""
+    """A running container: engine id, name, and the host pid of its init.
+
+    layer: the directory of this host that has what was written in it, where the engine has one.
+    """
 
     id: str
     name: str
     pid: int
+    layer: Path | None = None
 
 
 class Engine(ABC):
@@ -127,6 +151,8 @@ class Engine(ABC):
         self.workdir = workdir
         # Why engines that would have been taken before this one were not.
         self.passed_over: tuple[str, ...] = ()
+        # Of containers that were created and not started yet: the names in their environment.
+        self._named: dict[str, frozenset[str]] = {}
 
     @abstractmethod
     def command(self, *arguments: str) -> list[str]:
@@ -186,7 +212,9 @@ class Engine(ABC):
         killed while it changes a container leaves something that the engine no longer knows.
         """
         try:
-            done = self._run(self.command(*arguments), timeout_s, finish)
+            done = self._run(
+                self.command(*arguments), timeout_s, finish, arguments[0] in _USES_REGISTRY
+            )
         except FileNotFoundError:
             raise LastingError(f"{self.name} is not installed: {self.install_hint}") from None
         except subprocess.TimeoutExpired:
@@ -205,7 +233,7 @@ class Engine(ABC):
         return last_line(said)
 
     def _run(
-        self, command: list[str], timeout_s: float, finish: bool
+        self, command: list[str], timeout_s: float, finish: bool, proxies: bool
     ) -> subprocess.CompletedProcess:
         process = subprocess.Popen(
             command,
@@ -213,29 +241,52 @@ class Engine(ABC):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env=engine_environment(),
+            env=engine_environment(proxies),
             # Ctrl-C in a terminal is for the runner, which then cleans up with the engine.
             start_new_session=True,
-            encoding="utf-8",
         )
+        talk = bounded.Talk(process, _SAID_BYTES)
         with process:
             try:
-                said = process.communicate(timeout=timeout_s)
+                code = talk.run(timeout_s)
             except BaseException as error:
                 try:
                     if finish and not isinstance(error, subprocess.TimeoutExpired):
-                        with contextlib.suppress(subprocess.TimeoutExpired):
-                            process.communicate(timeout=_FINISH_S)
+                        with contextlib.suppress(subprocess.TimeoutExpired, bounded.TooMuch):
+                            talk.run(_FINISH_S)
                 finally:
                     process.kill()
+                if isinstance(error, bounded.TooMuch):
+                    raise InfraError(
+                        f"`{' '.join(command[:3])}` said more than {_SAID_BYTES // 2**20} MiB"
+                    ) from None
                 raise
-        return subprocess.CompletedProcess(command, process.returncode, *said)
+        texts = (bytes(talk.said), talk.errors.bytes())
+        said = (text.decode("utf-8", "replace").replace("\r\n", "\n") for text in texts)
+        return subprocess.CompletedProcess(command, code, *said)
 
     def create(self, spec: ContainerSpec) -> str:
-        """Create a container whose PID 1 idles; returns its id."""
-        return self.call("create", *self.create_arguments(spec), finish=True).stdout.strip()
+        """Create a container whose PID 1 idles; returns its id.
+
+        Its environment is what the spec or its image names, and nothing of this host.
+        """
+        spec = replace(spec, env=self._environment(spec))
+        arguments = [*self._no_defaults(), *self.create_arguments(spec)]
+        made = self.call("create", *arguments, finish=True).stdout.strip()
+        self._named[made] = frozenset(spec.env)
+        return made
+
+    def _no_defaults(self) -> list[str]:
+        """Options of `create` that leave out what the engine's configuration names."""
+        return []
+
+    def _environment(self, spec: ContainerSpec) -> dict[str, str]:
+        if spec.env is not None:
+            return _PLAIN | dict(spec.env)
+        if spec.rootfs is not None:
+            return dict(_PLAIN)
+        pairs = (pair.partition("=") for pair in self.image_config(spec.image).get("Env") or ())
+        return _PLAIN | {name: value for name, _, value in pairs}
 
     def create_arguments(self, spec: ContainerSpec) -> list[str]:
         """The options of `create` for a container that idles under limits."""
@@ -281,13 +332,31 @@ class Engine(ABC):
         """Start a created container and find its init on the host."""
         self.call("start", container_id, finish=True)
         record = self.inspect(container_id)
+        self._refuse_foreign(record, name)
         state = record["State"]
         if not state.get("Running") or not state.get("Pid"):
             raise InfraError(
                 f"container {name} ended at once: its image needs `sleep`; "
                 f"see `{self.name} logs {name}`"
             )
-        return Container(record["Id"], name, int(state["Pid"]))
+        layer = ((record.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
+        return Container(record["Id"], name, int(state["Pid"]), layer and Path(layer))
+
+    def _refuse_foreign(self, record: dict, name: str) -> None:
+        """LastingError where the engine gave a container a variable that nobody named."""
+        named = self._named.pop(record["Id"], None)
+        if named is None:
+            return
+        given = {pair.partition("=")[0] for pair in record["Config"].get("Env") or ()}
+        foreign = given - named - _ENGINES_OWN
+        if foreign and record.get("Image"):
+            pairs = self.image_config(record["Image"]).get("Env") or ()
+            foreign -= {pair.partition("=")[0] for pair in pairs}
+        if foreign:
+            raise LastingError(
+                f"{self.name} puts {', '.join(sorted(foreign))} of this host into the environment "
+                f"of container {name}: remove that from the engine's configuration"
+            )
 
     def inspect(self, name: str) -> dict:
         """The engine's record of a container."""
@@ -332,35 +401,43 @@ class Engine(ABC):
         *argv: str,
         timeout_s: float = 600,
         given: bytes = b"",
+        limit_bytes: int = FILE_BYTES,
         **where,
     ) -> str:
         """Run a command in a container and keep its output byte for byte; returns its stderr.
 
-        given: its standard input. Raises ExecFailed where it does not end with 0.
+        given: its standard input. Raises ExecFailed where it does not end with 0, OutputTooLarge
+        where it writes more than `limit_bytes`. Of a long stderr the two ends are returned.
         """
-        arguments = self.exec_arguments(name, *argv, **where)
+        command = self.exec_arguments(name, *argv, **where)
         with target.open("wb") as output:
-            try:
-                done = subprocess.run(
-                    arguments,
-                    cwd=self.workdir,
-                    input=given,
-                    stdout=output,
-                    stderr=subprocess.PIPE,
-                    timeout=timeout_s,
-                    check=False,
-                    env=engine_environment(),
-                    start_new_session=True,
-                )
-            except subprocess.TimeoutExpired:
-                raise EngineTimeout(
-                    f"`{argv[0]}` did not end within {timeout_s:.0f} s in container {name}"
-                ) from None
-        said = done.stderr.decode(errors="replace")
-        if done.returncode != 0:
-            raise ExecFailed(
-                f"`{argv[0]}` failed in container {name}: {last_line(said)}", done.returncode
+            process = subprocess.Popen(
+                command,
+                cwd=self.workdir,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=engine_environment(),
+                start_new_session=True,
             )
+            talk = bounded.Talk(process, limit_bytes, given, output)
+            with process:
+                try:
+                    code = talk.run(timeout_s)
+                except subprocess.TimeoutExpired:
+                    raise EngineTimeout(
+                        f"`{argv[0]}` did not end within {timeout_s:.0f} s in container {name}"
+                    ) from None
+                except bounded.TooMuch:
+                    raise OutputTooLarge(
+                        f"`{argv[0]}` in container {name} wrote more than "
+                        f"{limit_bytes // 2**20} MiB"
+                    ) from None
+                finally:
+                    process.kill()
+        said = talk.errors.bytes().decode(errors="replace")
+        if code != 0:
+            raise ExecFailed(f"`{argv[0]}` failed in container {name}: {last_line(said)}", code)
         return said
 
     def remove(self, name: str) -> None:
@@ -433,9 +510,13 @@ def host_userland(extra: tuple[str, ...] = ()) -> tuple[Mount, ...]:
     return tuple(mounts)
 
 
-def engine_environment() -> dict[str, str]:
-    """The environment of engine calls: no credential can reach an engine that never saw one."""
-    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | CHILD_LOCALE
+def engine_environment(proxies: bool = False) -> dict[str, str]:
+    """The environment of engine calls: no credential can reach an engine that never saw one.
+
+    proxies: with the host's proxy settings, for calls that speak to a registry.
+    """
+    names = (*_ENVIRONMENT, *(PROXIES if proxies else ()))
+    return {name: os.environ[name] for name in names if name in os.environ} | CHILD_LOCALE
 
 
 def last_line(text: str) -> str:

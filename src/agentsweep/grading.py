@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agentsweep import distribution, evidence, grading_script, workspace
+from agentsweep import disk, distribution, evidence, grading_script, watch, workspace
 from agentsweep.admission import Need
 from agentsweep.cgroup import CgroupReader
 from agentsweep.engine import (
@@ -203,7 +203,8 @@ def _in_container(
             with contextlib.closing(_counters(container)) as counters:
                 applied = _apply(engine, container)
                 tests_applied = bool(applied["tests_applied"])
-                timed_out = tests_applied and _timed_out(engine, container, grader)
+                with _on_budget(counters, container, (scratch, attempt.path)):
+                    timed_out = tests_applied and _timed_out(engine, container, grader)
                 oom_kill_count, peak_bytes = _counted(counters)
             _collect(engine, container, attempt.path / evidence.ARCHIVE)
     finally:
@@ -228,6 +229,26 @@ def _in_container(
         "evidence_sha256": evidence.digest(attempt.path),
         "wall_s": round(time.monotonic() - begin, 3),
     }
+
+
+@contextlib.contextmanager
+def _on_budget(
+    counters: CgroupReader, container: Container, folders: tuple[Path, ...]
+) -> Iterator[None]:
+    """End the tests of a patch that fills the disk: they are then missing in what they leave."""
+
+    def end() -> None:
+        with contextlib.suppress(InfraError):
+            watch.kill_all_but_init(counters, container.pid)
+
+    layer = (container.layer,) if container.layer else ()
+    # Only the layer is written to by the patch's code; the others are told how full their disk is.
+    seen = disk.Watch(layer, (*layer, *folders), disk.BUDGET_BYTES, lambda: (), end)
+    seen.start()
+    try:
+        yield
+    finally:
+        seen.stop()
 
 
 @contextlib.contextmanager

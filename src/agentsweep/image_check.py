@@ -5,6 +5,7 @@ that cannot write, or that finds no git where there is a repository, would still
 `completed`.
 """
 
+import os
 import posixpath
 
 from agentsweep.engine import LABEL, OWNER_LABEL, ContainerSpec, Engine, last_line
@@ -13,6 +14,9 @@ from agentsweep.process import owner_tag
 
 _TIMEOUT_S = 600
 SHELL = "/bin/bash"
+# What the programs of an image get while it is fixed and looked at.
+PIDS = 4096
+_LEAST_BYTES, _MOST_BYTES = 2**30, 8 * 2**30
 
 # Each line that it prints is a word and what belongs to it.
 _SCRIPT = r"""
@@ -34,6 +38,12 @@ fi
 """
 
 
+def memory_bytes() -> int:
+    """The memory limit of that: half of this machine's, from 1 to 8 GiB."""
+    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return max(_LEAST_BYTES, min(half, _MOST_BYTES))
+
+
 def refuse_volumes(config: dict, image: str, workdir: str) -> None:
     """InfraError where a volume of the image hides what is committed of the work tree."""
     for volume in config.get("Volumes") or ():
@@ -52,7 +62,13 @@ def check(engine: Engine, name: str, image: str, said: str, workdir: str, user: 
     The shell is not asked for: with `userland: host` it is the host's (`refuse_shell`).
     """
     spec = ContainerSpec(
-        name, image, {LABEL: name, OWNER_LABEL: owner_tag()}, user="0:0", map_user=engine.maps_users
+        name,
+        image,
+        {LABEL: name, OWNER_LABEL: owner_tag()},
+        user="0:0",
+        map_user=engine.maps_users,
+        memory_bytes=memory_bytes(),
+        pids=PIDS,
     )
     try:
         container = engine.start(engine.create(spec), name)

@@ -23,6 +23,9 @@ from agentsweep.store import write_durably
 from agentsweep.workspace import node_lock
 
 PLATFORM = "linux/amd64"
+# The fix runs programs of the image (its shell, its git) as root: it may read, write and hand over
+# any file of the image, and nothing else.
+_FIX_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID")
 
 
 def pull(engine: Engine, reference: str, digest: str, config_digest: str) -> dict:
@@ -89,7 +92,15 @@ def fix(
     info = engine.info()
     name = f"agentsweep-fix-{pulled['id'][7:19]}-{os.getpid()}"
     labels = {LABEL: name, OWNER_LABEL: owner_tag()}
-    root = ContainerSpec(name, pulled["id"], labels, user="0:0", drop_capabilities=False)
+    root = ContainerSpec(
+        name,
+        pulled["id"],
+        labels,
+        user="0:0",
+        kept_capabilities=_FIX_CAPABILITIES,
+        memory_bytes=image_check.memory_bytes(),
+        pids=image_check.PIDS,
+    )
     user, steps, before = f"{uid}:{gid}", {}, engine.image_id(tag)
     try:
         steps["create_s"], container_id = timed(engine.create, root)

@@ -17,6 +17,8 @@ from pathlib import Path
 from agentsweep import (
     __version__,
     agent,
+    bounded,
+    disk,
     distribution,
     endpoint,
     engine,
@@ -41,6 +43,11 @@ from agentsweep.process import OVERWHELMED, LineService, owner_tag
 from agentsweep.store import Attempt
 
 _FULL_BYTES = 2**20
+# What is kept of the agent's outputs, and of each file of a run that has used up its disk.
+_STDOUT_BYTES, _STDERR_BYTES = 256 * 2**20, 64 * 2**20
+_KEPT_BYTES = 64 * 2**20
+# What is written while the agent runs has this much space from the start.
+_HELD_BYTES = {"samples.arrow": 8 * 2**20, "api.jsonl": 8 * 2**20, "marks.jsonl": 2 * 2**20}
 _NEAR_END_NS = 2_000_000_000
 # The engine's own, and what a shell says of a program that it cannot run.
 _NEVER_THE_AGENTS = (125, 126, 127, 255)
@@ -80,6 +87,9 @@ class Phases:
 class Measurement:
     """The steps of one attempt, in order; what they share."""
 
+    # Until the agent is started there is nothing to watch.
+    disk_watch: disk.Watch | None = None
+
     def __init__(
         self,
         attempt: Attempt,
@@ -101,6 +111,15 @@ class Measurement:
 
     def run(self) -> dict:
         """All steps; whatever happens, container, processes and sockets are gone afterwards."""
+        try:
+            return self._run()
+        except BaseException:
+            # What is kept of an attempt that failed must not keep the disk full for others.
+            if self.disk_watch is not None and (self.disk_watch.over or self.disk_watch.host):
+                self._make_room()
+            raise
+
+    def _run(self) -> dict:
         begin_ns, begin_utc_ns = time.monotonic_ns(), time.time_ns()
         noise = host.noise()
         with contextlib.ExitStack() as stack:
@@ -118,6 +137,8 @@ class Measurement:
             with self.phases.timed("services"):
                 summary = self._stop_services()
             removal.result()
+        for name in _HELD_BYTES:
+            disk.release(self.attempt.path / name)
         self._check_disk()
         judged, oom = self._judge(agent_run, summary)
         return {
@@ -167,6 +188,11 @@ class Measurement:
             "image": {key: self.image[key] for key in ("reference", "digest", "id", "size_bytes")},
             "patch": patch,
             "session": session,
+            "disk": {
+                "limit_bytes": self.job["disk_bytes"],
+                "used_bytes": self.disk_watch.used_bytes,
+                "full": self.disk_watch.over,
+            },
             "engine": self.engine_info,
             "host": host.facts()
             | {f"{name}_start": value for name, value in noise.items()}
@@ -249,6 +275,8 @@ class Measurement:
             user="0:0",
             map_user=self.engine.maps_users,
             mask_cgroups=container["network"] == "host",
+            # An image that was fixed by an earlier version has none in its record.
+            env=self.image.get("env"),
             cgroup_parent=scope.parent_for(self.cluster_job, self.engine)
             if container["cgroup_parent"] == "job"
             else None,
@@ -370,8 +398,9 @@ class Measurement:
             raise InfraError(f"the sampler cannot start: {ready.get('error', ready)}")
         prompt = self.scratch / "prompt"
         prompt.write_bytes(self.job["prompt"].encode())
-        for left in self.cleaning.result():
-            self.say(f"removed {left}, left behind by a run that was killed")
+        for sentence in self.cleaning.result().said:
+            self.say(sentence)
+        self._watch_disk(stack)
         begin = self.sampler.ask({"cmd": "begin"})
         container_pids = frozenset(watch.init_and_pause(self.container.pid))
         command = self.engine.exec_arguments(
@@ -385,11 +414,18 @@ class Measurement:
                 command,
                 cwd=self.engine.workdir,
                 stdin=files.enter_context(prompt.open("rb")),
-                stdout=files.enter_context((path / "stream.jsonl").open("wb")),
-                stderr=files.enter_context((path / "stderr.txt").open("wb")),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
                 env=engine.engine_environment(),
                 start_new_session=True,
             )
+            self.outputs = (
+                bounded.Drain(client.stdout, path / "stream.jsonl", _STDOUT_BYTES),
+                bounded.Drain(client.stderr, path / "stderr.txt", _STDERR_BYTES),
+            )
+            for output in self.outputs:
+                stack.callback(output.finish)
             stack.callback(_end_client, client)
             found = self._find_agent(client)
         watched = self._watch(client, found.pid)
@@ -398,6 +434,9 @@ class Measurement:
         # A gateway that died is what the agent failed of, whatever the agent made of it.
         said_by_gateway = self._last_status()
         code = _exit_code(client)
+        for output in self.outputs:
+            output.finish()
+        self._settle_disk()
         said = stream.read_stream(path / "stream.jsonl")
         # When a container goes, its agent goes first and its init some moments later.
         alive = self._is_alive(within_s=0 if code == 0 and said["result"] else 0.5)
@@ -424,6 +463,41 @@ class Measurement:
             gateway=said_by_gateway,
             **said,
         )
+
+    def _watch_disk(self, stack: contextlib.ExitStack) -> None:
+        """From here on the run has its budget, and what is recorded of it its space."""
+        path = self.attempt.path
+        for name, n_bytes in _HELD_BYTES.items():
+            disk.hold(path / name, n_bytes)
+        layer = [self.container.layer] if self.container.layer else []
+        folders = [path, self.scratch, *layer]
+        self.disk_watch = disk.Watch(folders, folders, self.job["disk_bytes"], self._pids)
+        self.disk_watch.start()
+        stack.callback(self.disk_watch.stop)
+
+    def _pids(self) -> set[int]:
+        with contextlib.suppress(InfraError):
+            return set(self.cgroup.pids())
+        return set()
+
+    def _settle_disk(self) -> None:
+        """The agent has ended: whether it kept to its budget; where not, free what it took."""
+        self.disk_watch.stop()
+        if self.disk_watch.over is None:
+            self.disk_watch.look()
+        if self.disk_watch.over is None and any(output.cut for output in self.outputs):
+            self.disk_watch.over = "the agent's output is longer than what is kept of it"
+        if self.disk_watch.over is not None:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Free what a run has written too much of, but for the beginning of what is kept."""
+        path = self.attempt.path
+        workspace.remove_trees(self.scratch / "home")
+        with contextlib.suppress(OSError):
+            agent.drop_all_but_session(path / "session", self.session, _KEPT_BYTES)
+        for name in ("stream.jsonl", "stderr.txt"):
+            disk.cut(path / name, _KEPT_BYTES)
 
     def _last_status(self) -> dict:
         """What the gateway says once no answer is under way any more."""
@@ -511,6 +585,12 @@ class Measurement:
                     # Not at the end alone: it may be set back, or be what kills the container.
                     looked = now
                     self._check_limits()
+                if self.disk_watch.host is not None:
+                    raise LastingError(f"{self.disk_watch.host}: free some space and run again")
+                if self.disk_watch.over is not None or any(output.cut for output in self.outputs):
+                    self.say(f"{self.job['cell']}: disk_full; ending the agent")
+                    watch.kill_all_but_init(self.cgroup, self.container.pid)
+                    return _Watched(time.monotonic_ns(), "disk_full")
                 if now - begin > self.job["timeout_s"]:
                     reason = "timed_out"
                 elif activity.quiet_s(now) > self.job["stall_s"]:
@@ -563,13 +643,15 @@ class Measurement:
                 self.engine, self.container.id, self.user, self.job["task"]["workdir"],
                 self.image, target,
             )  # fmt: skip
-        except InfraError as error:
+        except (InfraError, OSError) as error:
             if run.alive and not self._is_alive(within_s=0.5):
                 raise InfraError(
                     f"container {self.container.name} went away before the patch was taken: "
                     "something outside removed it"
                 ) from error
-            if not isinstance(error, snapshot.Unreadable):
+            # An engine that has no space left does not do its part either.
+            is_full = self.disk_watch is not None and self.disk_watch.over is not None
+            if not isinstance(error, snapshot.Unreadable) and not is_full:
                 raise
             unread, reason = None, str(error)
         if unread is None:
@@ -641,6 +723,7 @@ class Measurement:
             api_statuses=tuple(stream.api_statuses(self.attempt.path / "api.jsonl")),
             live=self.job["model"]["mode"] == "live",
             over_budget=run.gateway["budget"]["refused"],
+            disk_full=self.disk_watch and self.disk_watch.over,
             replay=run.gateway.get("replay"),
             gateway_lost=run.gateway.get("lost"),
         )

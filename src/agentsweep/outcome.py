@@ -21,6 +21,7 @@ OUTCOMES = (
     "oom_container",
     "over_budget",
     "diverged",
+    "disk_full",
 )
 
 # The limits have nothing to do with these: the provider failed, or the money was spent.
@@ -48,6 +49,7 @@ class Evidence:
     live: whether a real endpoint answered. over_budget: why the gateway refused a request, None
     where it refused none. replay: how a replay went (`replay.ReplayModel.progress`), None in other
     modes. gateway_lost: how the gateway was lost to the agent's own load, None where it was not.
+    disk_full: what the run wrote too much of (`disk.Watch.over`), None where it did not.
     """
 
     exit_code: int | None
@@ -64,6 +66,7 @@ class Evidence:
     over_budget: str | None = None
     replay: dict | None = None
     gateway_lost: str | None = None
+    disk_full: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ def judge(seen: Evidence) -> Judgement:
     if seen.gateway_lost is not None:
         said = f"the agent overwhelmed its own model endpoint: {seen.gateway_lost}"
         return Judgement("agent_error", said, tools)
+    if seen.disk_full is not None:
+        return Judgement("disk_full", seen.disk_full, tools)
     if seen.stopped_by:
         limit = {"timed_out": "the wall limit", "stalled": "the stall limit"}[seen.stopped_by]
         return Judgement(seen.stopped_by, f"the runner ended the agent at {limit}", tools)

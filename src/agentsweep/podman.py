@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,6 +32,10 @@ from agentsweep.engine import (
 )
 from agentsweep.errors import InfraError
 
+# Else the host's proxies, and with some configurations all its variables, are in each container.
+_NOTHING_OF_THE_HOST = ("--http-proxy=false", "--env-host=false")
+# The first version that can leave out what containers.conf names.
+_UNSETENV = (4, 1)
 # Variables that name other configuration files than the usual ones.
 _CONFIGURATION = ("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF")
 
@@ -86,7 +91,7 @@ class Podman(Engine):
         done = self.call(
             *("ps", "--all", "--no-trunc", "--filter", f"label={LABEL}", "--format", "json")
         )
-        return [
+        known = [
             {
                 "id": row["Id"],
                 "attempt": row["Labels"].get(LABEL, ""),
@@ -94,11 +99,47 @@ class Podman(Engine):
             }
             for row in json.loads(done.stdout or "[]") or []
         ]
+        ids = {container["id"] for container in known}
+        # Podman has forgotten these, and the runtime or the kernel may not have.
+        return known + [
+            {"id": note.container_id, "attempt": note.name, "owner": note.owner}
+            for note in strays.noted(self.workdir)
+            if note.container_id not in ids
+        ]
+
+    def create(self, spec: ContainerSpec) -> str:
+        made = super().create(spec)
+        owner = spec.labels.get(OWNER_LABEL)
+        if owner:
+            strays.note(self.workdir, strays.Note(made, spec.name, owner))
+        return made
 
     def remove(self, name: str) -> None:
-        super().remove(name)
+        notes = strays.noted(self.workdir)
+        ids = [note.container_id for note in notes if name in (note.container_id, note.name)]
+        try:
+            super().remove(name)
+        except InfraError:
+            for container_id in ids or [self.inspect(name)["Id"]]:
+                self._unblock(container_id)
+            super().remove(name)
         if not strays.remove(name, engine_environment()):
             raise InfraError(f"container {name} is removed, but its monitor still runs: kill it")
+        for container_id in ids:
+            if not strays.purge(container_id, engine_environment()):
+                raise InfraError(
+                    f"container {name} is removed, but {self.runtime or 'its runtime'} or a cgroup "
+                    f"still has {container_id[:12]}: see what its processes wait for with `ps`"
+                )
+            strays.forget(self.workdir, container_id)
+
+    def _unblock(self, container_id: str) -> None:
+        """Take away what keeps Podman from removing a container, as far as it is known."""
+        paused = self.inspect(container_id)["State"].get("Paused")
+        if paused and strays.freeze_again(container_id):
+            return
+        # Its monitor may be dead, so that Podman waits for an end that was never written down.
+        strays.purge(container_id, engine_environment())
 
     def _remove_arguments(self, name: str) -> list[str]:
         # Without this it waits for the init's own end first.
@@ -129,8 +170,17 @@ class Podman(Engine):
         finally:
             note.unlink(missing_ok=True)
 
+    def _no_defaults(self) -> list[str]:
+        # Earlier versions add the names of containers.conf, which `start` then refuses.
+        can = _version(self.info()["version"]) >= _UNSETENV
+        return ["--unsetenv-all"] if can else []
+
     def _own_options(self, spec: ContainerSpec) -> list[str]:
-        options = ["--userns", "keep-id"] if spec.map_user else []
+        options = [*_NOTHING_OF_THE_HOST]
+        for key, value in (spec.env or {}).items():
+            options += ["--env", f"{key}={value}"]
+        if spec.map_user:
+            options += ["--userns", "keep-id"]
         if spec.mask_cgroups:
             options += ["--security-opt", "mask=/sys/fs/cgroup"]
         return [*options, *_volumes(spec.mounts)]
@@ -145,6 +195,10 @@ def candidates(runtime: str, workdir: Path) -> list[Podman]:
     order = ["runc", "crun"] if hybrid else ["crun", "runc"]
     found = [name for name in order if shutil.which(name)] or ["runc"]
     return [Podman(name, workdir) for name in found]
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 def _tls(plain_http: bool) -> list[str]:
@@ -174,7 +228,7 @@ def _runtime_problem(runtime: str, workdir: Path) -> str | None:
         return None
     with _empty_root(workdir) as root:
         done = Podman(runtime, workdir).call(
-            "run", "--rm", "--network", "none", *_volumes(host_userland()),
+            "run", "--rm", "--network", "none", *_NOTHING_OF_THE_HOST, *_volumes(host_userland()),
             *[word for limit in ulimits() for word in ("--ulimit", limit)],
             "--rootfs", str(root), "/bin/true",
             check=False, timeout_s=60,

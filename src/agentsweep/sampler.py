@@ -400,6 +400,7 @@ class Sampler:
             "last_counters": self._last.as_dict(),
             "oom_kill_last_ns": self._kill_last_ns,
             **self._oom_facts(),
+            "marks_cut": self._ledger.cut,
             "write_error": self._write_error or self._ledger.write_error,
         }
         part = self._summary_path.with_suffix(".part")

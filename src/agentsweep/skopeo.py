@@ -23,7 +23,7 @@ def run(*arguments: str, image: str) -> bytes:
                 stdin=subprocess.DEVNULL,
                 timeout=_TIMEOUT_S,
                 check=False,
-                env=engine_environment(),
+                env=engine_environment(proxies=True),
             )
         except FileNotFoundError:
             raise InfraError("skopeo is not installed: run `make system`") from None

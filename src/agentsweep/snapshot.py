@@ -17,7 +17,7 @@ from pathlib import Path
 
 from agentsweep import snapshot_scripts as scripts
 from agentsweep.caches import is_cache
-from agentsweep.engine import Engine, EngineTimeout, ExecFailed
+from agentsweep.engine import Engine, EngineTimeout, ExecFailed, OutputTooLarge
 from agentsweep.errors import InfraError
 
 _TIMEOUT_S = 600
@@ -257,6 +257,9 @@ def _ask(
             except EngineTimeout as error:
                 out.write_bytes(b"")
                 _answers(engine, container)
+                raise Unreadable(str(error)) from error
+            except OutputTooLarge as error:
+                out.write_bytes(b"")
                 raise Unreadable(str(error)) from error
             except ExecFailed as error:
                 out.write_bytes(b"")

@@ -60,6 +60,7 @@ OUTCOME_LOOK = {
     "oom_container": ("#7a2e00", "", "#ffffff"),
     "over_budget": ("#f3dcb0", "xxxx", BLACK),
     "diverged": (BLUE, "", "#ffffff"),
+    "disk_full": ("#8c8c8c", "\\\\\\\\", BLACK),
     "unknown": ("#ffffff", "////", BLACK),
 }
 OUTCOME_NAMES = {
@@ -73,6 +74,7 @@ OUTCOME_NAMES = {
     "oom_container": "container OOM",
     "over_budget": "over budget",
     "diverged": "diverged",
+    "disk_full": "disk full",
     "unknown": "unknown",
 }
 

@@ -102,8 +102,11 @@ def kill_all_but_init(reader: CgroupReader, init_pid: int, timeout_s: float = 30
     """SIGKILL what is left in a container until only its init is; returns how many there were.
 
     Processes that make others faster than they are killed are frozen first. InfraError when some
-    survive, because counters that still move are no final counters.
+    survive, because counters that still move are no final counters, and where something outside
+    has paused the container: the engine could not remove it if it were thawed here.
     """
+    if is_frozen(reader, init_pid):
+        raise InfraError("something outside paused the container: see who uses its engine")
     killed: set[int] = set()
     begin = time.monotonic()
     while time.monotonic() - begin < timeout_s:
@@ -136,10 +139,7 @@ def _frozen(reader: CgroupReader, init_pid: int) -> Iterator[None]:
     cgroup v1: freezer-subsystem.rst in Linux; v2: cgroup.freeze. A signal to a frozen process
     acts at the latest when it is thawed.
     """
-    if reader.version == 2:
-        file, stop, go = reader.paths[""] / "cgroup.freeze", "1", "0"
-    else:
-        file, stop, go = _v1_freezer(init_pid), "FROZEN", "THAWED"
+    file, stop, go = _freezer(reader, init_pid)
     try:
         with contextlib.suppress(OSError):
             file.write_text(stop, encoding="utf-8")
@@ -152,6 +152,21 @@ def _frozen(reader: CgroupReader, init_pid: int) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             file.write_text(go, encoding="utf-8")
+
+
+def is_frozen(reader: CgroupReader, init_pid: int) -> bool:
+    """Whether a container is paused; False where it has gone or has no freezer that is seen."""
+    file, stop, _ = _freezer(reader, init_pid)
+    with contextlib.suppress(OSError):
+        return file.read_text(encoding="utf-8").strip() == stop
+    return False
+
+
+def _freezer(reader: CgroupReader, init_pid: int) -> tuple[Path, str, str]:
+    """The file of a container's freezer, what it says when frozen, and else."""
+    if reader.version == 2:
+        return reader.paths[""] / "cgroup.freeze", "1", "0"
+    return _v1_freezer(init_pid), "FROZEN", "THAWED"
 
 
 def _v1_freezer(pid: int) -> Path:

@@ -10,15 +10,19 @@ import os
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from agentsweep.engine import Engine
 from agentsweep.engines import find_engine
-from agentsweep.errors import LastingError
+from agentsweep.errors import AgentsweepError, LastingError
 from agentsweep.process import owner_is_dead, owner_tag
 
 _OWNER = "owner"
+# An engine may take minutes to say that it cannot remove a container.
+_AGAIN_S = 600
 
 
 def root() -> Path:
@@ -91,36 +95,76 @@ def remove_trees(*paths: Path) -> None:
         subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
 
 
-def clean_up(engine: Engine) -> list[str]:
-    """Remove what runs of this user left behind whose runner is dead; returns what was removed.
+@dataclass(frozen=True)
+class Cleaned:
+    """What was removed of runs whose runner is dead, and a sentence for each thing that stays."""
 
-    One process at a time, because two that remove one container get into each other's way.
+    removed: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> list[str]:
+        """All of it, for people."""
+        removed = [f"removed {what}, left behind by a run that was killed" for what in self.removed]
+        return [*removed, *self.left]
+
+
+def clean_up(engine: Engine) -> Cleaned:
+    """Remove what runs of this user left behind whose runner is dead.
+
+    What cannot be removed is no reason to stop, or each later run of this user would: it is said,
+    and tried again after a while. One process at a time, because two that remove one container
+    get into each other's way.
     """
     with node_lock(engine.workdir, "clean-up"):
         return _remove_dead(engine)
 
 
-def clean_engine(settings: Mapping) -> Engine:
+def clean_engine(settings: Mapping, say: Callable[[str], object] = print) -> Engine:
     """The engine of a section `container`, after `clean_up`."""
     found = find_engine(settings["engine"], settings["runtime"], engine_dir())
-    clean_up(found)
+    for sentence in clean_up(found).said:
+        say(sentence)
     return found
 
 
-def _remove_dead(engine: Engine) -> list[str]:
-    removed = []
+def _remove_dead(engine: Engine) -> Cleaned:
+    removed, left = [], []
     for container in engine.owned():
-        if owner_is_dead(container["owner"]):
+        if not owner_is_dead(container["owner"]):
+            continue
+        stuck = engine.workdir / f"stuck-{container['id']}"
+        if (said := _tried_lately(stuck)) is not None:
+            left.append(said)
+            continue
+        try:
             engine.remove(container["id"])
-            removed.append(f"container {container['attempt']}")
+        except AgentsweepError as error:
+            sentence = f"{error} (container {container['attempt']}, whose run was killed)"
+            stuck.write_text(sentence, encoding="utf-8")
+            left.append(sentence)
+            continue
+        stuck.unlink(missing_ok=True)
+        removed.append(f"container {container['attempt']}")
     runs = root() / "runs"
     with contextlib.suppress(FileNotFoundError):
         for folder in sorted(runs.iterdir()):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
                 if owner_is_dead((folder / _OWNER).read_text(encoding="utf-8")):
                     remove(folder)
-                    removed.append(f"scratch directory {folder.name}")
-    return removed
+                    if folder.exists():
+                        left.append(f"{folder} cannot be removed: delete it by hand")
+                    else:
+                        removed.append(f"scratch directory {folder.name}")
+    return Cleaned(tuple(removed), tuple(left))
+
+
+def _tried_lately(stuck: Path) -> str | None:
+    """What was said when a container could not be removed, for as long as it is not tried again."""
+    with contextlib.suppress(OSError):
+        if 0 <= time.time() - stuck.stat().st_mtime < _AGAIN_S:
+            return stuck.read_text(encoding="utf-8", errors="replace")
+    return None
 
 
 @contextlib.contextmanager

@@ -639,6 +639,7 @@ OTHER_VALUES = {
     "agent.price": {"input": 1, "output": 5, "cache_read": 0.1, "cache_write": 9},
     "container.engine": "docker", "container.runtime": "runc", "container.userland": "host",
     "container.network": "host", "container.pids": 99, "container.uid": 99, "container.gid": 99,
+    "container.disk": "1GiB",
     "container.host_mounts": ["/home"], "images.lock": "other.images.yaml",
     "container.cgroup_parent": "job", "images.distribute": "archive",
     "images.archive_directory": "elsewhere", "images.prepare": "node",
@@ -931,3 +932,11 @@ def test_every_key_has_a_description():
     for name in ("config", "task", "task_set"):
         for key, said in schema.keys(name):
             assert said.get("description"), key
+
+
+def test_a_disk_budget_needs_a_unit(project):
+    with pytest.raises(ConfigError, match=r"container.disk: .*unit"):
+        load(container={"disk": "5"})
+    cell = load().cells()[0]
+    assert load(container={"disk": "8192MiB"}).spec(cell) == load().spec(cell)
+    assert load(container={"disk": "1GiB"}).job(cell)["disk_bytes"] == 2**30

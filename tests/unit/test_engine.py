@@ -1,6 +1,7 @@
 """Engine command lines, and what is done with what engines say."""
 
 import csv
+import itertools
 import json
 import os
 import resource
@@ -117,6 +118,59 @@ def test_engine_calls_see_no_credential(monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", "canary")
     monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", "canary")
     assert "canary" not in engine.engine_environment().values()
+
+
+PROXY = "http://user:canary@127.0.0.1:9"
+
+
+def test_only_calls_that_speak_to_a_registry_see_the_hosts_proxies(tmp_path, monkeypatch):
+    for name in engine.PROXIES:
+        monkeypatch.setenv(name, PROXY)
+    assert PROXY not in engine.engine_environment().values()
+    program = tmp_path / "engine"
+    program.write_text("#!/bin/sh\nenv\n", encoding="utf-8")
+    program.chmod(0o755)
+    fake = called(str(program), tmp_path)
+    for command in ("pull", "push"):
+        assert fake.call(command, "x").stdout.count(PROXY) == len(engine.PROXIES)
+    for command in ("create", "start", "exec", "commit", "load", "info"):
+        assert PROXY not in fake.call(command, "pull").stdout
+
+
+def test_podmans_containers_get_no_variable_of_the_host():
+    arguments = options(Podman, env={"A": "b c"})
+    assert {"--http-proxy=false", "--env-host=false", "A=b c"} <= set(arguments)
+
+
+def test_dockers_containers_get_no_proxy_of_the_clients_configuration():
+    arguments = options(Docker, env={"no_proxy": "x"})
+    given = [b for a, b in itertools.pairwise(arguments) if a == "--env"]
+    # A name without a value is taken from the call's environment, which has none.
+    assert set(given) == set(engine.PROXIES) - {"no_proxy"} | {"no_proxy=x"}
+
+
+@pytest.mark.parametrize(
+    ("seen", "refused"),
+    [
+        (["PATH=/bin", "TERM=xterm", "container=podman", "HOSTNAME=a", "HOME=/", "A=1"], None),
+        (["PATH=/bin", "OFIMAGE=1"], None),
+        (["PATH=/bin", "SECRET=canary"], "puts SECRET of this host"),
+    ],
+)
+def test_a_variable_that_nobody_named_is_refused(tmp_path, seen, refused):
+    record = {"Id": "i", "Image": "m", "Config": {"Env": seen}, "State": {}}
+    fake = called("x", tmp_path)
+    fake.inspect = lambda name: record | {"State": {"Running": True, "Pid": 1}}
+    fake.image_config = lambda image: {"Env": ["OFIMAGE=1"]}
+    fake.call = lambda *arguments, **how: subprocess.CompletedProcess(arguments, 0, "i\n", "")
+    fake._no_defaults = list
+    fake.create(ContainerSpec("c", "m", env={"A": "1"}))
+    if refused is None:
+        assert fake.start("i", "c").pid == 1
+    else:
+        with pytest.raises(InfraError, match=refused) as error:
+            fake.start("i", "c")
+        assert "canary" not in str(error.value)
 
 
 def called(name: str, workdir: Path) -> Engine:

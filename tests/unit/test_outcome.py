@@ -232,6 +232,17 @@ CASES = {
         "oom_container",
         (None, 2),
     ),
+    "too much was written": ({"disk_full": "the run wrote too much"}, "disk_full", 0),
+    "too much was written, then it was ended": (
+        {"disk_full": "the run wrote too much", "stopped_by": "disk_full", "exit_code": 137},
+        "disk_full",
+        0,
+    ),
+    "too much was written, and the kernel killed the agent": (
+        {"disk_full": "the run wrote too much", **killed(AGENT), "exit_code": 137},
+        "oom_agent",
+        0,
+    ),
     "container removed": (CONTAINER_GONE, "infra_error", 0),
     "container removed after a tool was killed": (
         {**CONTAINER_GONE, **killed(TOOL)},

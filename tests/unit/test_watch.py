@@ -102,6 +102,27 @@ def test_what_outlives_sigkill_is_an_error_and_not_ignored(start):
     assert time.monotonic() - begin < 2
 
 
+class Version2(Group):
+    version = 2
+
+    def __init__(self, folder: Path, *pids: int):
+        super().__init__(*pids)
+        self.paths = {"": folder}
+
+
+def test_a_container_that_something_else_paused_stays_paused(start, tmp_path):
+    process = start("sleep", "60")
+    file = tmp_path / "cgroup.freeze"
+    file.write_text("1\n", encoding="utf-8")
+    group = Version2(tmp_path, process.pid)
+    with pytest.raises(InfraError, match="something outside paused the container"):
+        watch.kill_all_but_init(group, 1)
+    assert file.read_text(encoding="utf-8") == "1\n"
+    assert not dead(process.pid)
+    file.write_text("0\n", encoding="utf-8")
+    assert watch.kill_all_but_init(group, 1) == 1
+
+
 def test_a_container_that_has_gone_has_nothing_left():
     assert watch.kill_all_but_init(Gone(), 1) == 0
     with pytest.raises(CgroupGone):

@@ -93,13 +93,44 @@ def test_only_what_the_dead_own_is_removed(node, dead_tag):
         {"id": "b", "attempt": "living-1", "owner": owner_tag()},
         {"id": "c", "attempt": "elsewhere-1", "owner": "another/host/0-1/1/1"},
     )
-    removed = workspace.clean_up(engine)
-    assert removed == ["container dead-1", "scratch directory dead-1"]
+    cleaned = workspace.clean_up(engine)
+    assert cleaned == workspace.Cleaned(("container dead-1", "scratch directory dead-1"))
+    assert cleaned.said[0] == "removed container dead-1, left behind by a run that was killed"
     assert [c["id"] for c in engine.containers] == ["b", "c"]
     assert living.is_dir()
     assert torn.is_dir()
     assert not dead.exists()
-    assert workspace.clean_up(engine) == []
+    assert workspace.clean_up(engine) == workspace.Cleaned()
+
+
+class Stubborn(Engine):
+    """Cannot remove one of its containers."""
+
+    tried = 0
+
+    def remove(self, name: str) -> None:
+        if name == "stuck":
+            self.tried += 1
+            raise InfraError("container stuck cannot be removed: resume failed")
+        super().remove(name)
+
+
+def test_what_cannot_be_removed_is_said_and_the_rest_is_removed(node, dead_tag, monkeypatch):
+    dead = workspace.create("dead-1")
+    (dead / "owner").write_text(dead_tag, encoding="utf-8")
+    made = ({"id": id, "attempt": id, "owner": dead_tag} for id in ("stuck", "other"))
+    engine = Stubborn(workspace.engine_dir(), *made)
+    cleaned = workspace.clean_up(engine)
+    assert cleaned.removed == ("container other", "scratch directory dead-1")
+    (said,) = cleaned.left
+    assert "container stuck cannot be removed: resume failed" in said
+    assert said in cleaned.said
+    # The engine may need minutes to say so: the next runs do not wait for it.
+    assert workspace.clean_up(engine) == workspace.Cleaned(left=(said,))
+    assert engine.tried == 1
+    monkeypatch.setattr(workspace, "_AGAIN_S", 0)
+    assert workspace.clean_up(engine).left == (said,)
+    assert engine.tried == 2
 
 
 def test_a_removal_that_was_killed_is_finished_by_the_next_start(node, dead_tag, monkeypatch):
@@ -112,7 +143,8 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_start(node, dead_tag,
     assert calls == [(folder / "home",), (folder,)]
     monkeypatch.undo()
     monkeypatch.setattr(workspace.tempfile, "gettempdir", lambda: str(node))
-    assert workspace.clean_up(Engine(workspace.engine_dir())) == ["scratch directory dead-1"]
+    cleaned = workspace.clean_up(Engine(workspace.engine_dir()))
+    assert cleaned.removed == ("scratch directory dead-1",)
 
 
 def test_a_name_used_before_starts_empty(node):
@@ -139,7 +171,7 @@ def test_two_that_clean_up_do_so_one_after_the_other(node):
             "class Engine:\n"
             "    workdir = workspace.engine_dir()\n"
             "    def owned(self): return []\n"
-            "print(workspace.clean_up(Engine()))"
+            "print(workspace.clean_up(Engine()).said)"
         )
         other = subprocess.Popen([sys.executable, "-c", code, str(node)], stdout=subprocess.PIPE)
         with pytest.raises(subprocess.TimeoutExpired):
