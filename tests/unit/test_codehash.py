@@ -45,6 +45,27 @@ def test_closure_follows_every_form_of_import(package):
 
 
 @pytest.mark.parametrize(
+    "around",
+    [
+        "if x:\n  IT",
+        "if x: pass\nelif y: pass\nelse:\n  IT",
+        "try:\n  IT\nexcept OSError: pass",
+        "try: pass\nexcept OSError:\n  IT",
+        "try: pass\nexcept OSError: pass\nelse:\n  IT",
+        "try: pass\nfinally:\n  IT",
+        "with x:\n  IT",
+        "for x in y: pass\nelse:\n  IT",
+        "match x:\n  case 1:\n    IT",
+        "class X:\n  async def x(self):\n    while x:\n      IT",
+    ],
+)
+def test_an_import_is_found_wherever_a_statement_may_stand(package, around):
+    source = around.replace("IT", "from agentsweep import c")
+    (package / "a.py").write_text(source, encoding="utf-8")
+    assert codehash.closure({"agentsweep.a"}) == {"agentsweep.a", "agentsweep.c"}
+
+
+@pytest.mark.parametrize(
     ("edited", "changed"),
     [("a", True), ("b", True), ("c", True), ("d", False), ("__init__", False)],
 )
