@@ -109,9 +109,8 @@ def test_a_health_check_is_in_no_number_of_the_agents(lab, images, tmp_path):
         with made_of(images, folder, changes=changes) as (pulled, tag):
             fix(pulled, tag)
             lab.images = Images(images.lock, folder / "image.json")
-            has = engine_in_use.ask(
-                "inspect", "--format", "{{.Config.Healthcheck}}", f"{tag}-fixed"
-            )
+            looked = ("image", "inspect", "--format", "{{json .Config.Healthcheck}}")
+            has = engine_in_use.ask(*looked, tag.removesuffix("-fixed"))
             assert ("bytearray" in has) is bool(changes), has
             turns = [bash("sleep 8; ls /tmp > listed.txt"), DONE]
             result = lab.run({"turns": turns}, memory="2GiB", cpus="1")
