@@ -91,7 +91,7 @@ def check(
     sealed = _read(folder)
     if sealed is None:
         wrong = {name: why for name in needed if (why := _unlike(folder / name, {}))}
-        patch = _patch(folder)
+        patch = None if is_copy else _patch(folder)
         if patch and not wrong and (why := _unlike(folder / "patch.diff", patch)):
             wrong["patch.diff"] = why
         if not is_copy and MARK in _record(folder):
