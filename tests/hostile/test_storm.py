@@ -24,14 +24,16 @@ pytestmark = pytest.mark.containers
 
 RUNS = int(os.environ.get("AGENTSWEEP_STORM", "6"))
 SEED = int(os.environ.get("AGENTSWEEP_STORM_SEED", "0")) or random.SystemRandom().randrange(2**32)
-# More than so many times in a row without a run sealed, and the sweep does not complete by itself.
-PATIENCE = 6
+# More than so many starts in a row without a run sealed, and the sweep does not complete by itself.
+FRUITLESS = 6
+# How many times as long things may take as on a machine with nothing else to do.
+PATIENCE = int(os.environ.get("AGENTSWEEP_TEST_PATIENCE", "1"))
 CONFIG = """\
 dataset: storm
 sweep: {{memory: [512MiB], cpus: [1], replicates: {runs}}}
 tasks: {{wait: config/tasks/wait.yaml}}
 agents: {{claude: {{model_id: claude-haiku-4-5-20251001, version: "2.1.330"}}}}
-agent: {{timeout_s: 120, stall_s: 30}}
+agent: {{timeout_s: {timeout_s}, stall_s: {stall_s}}}
 machine: {{ledger: ledger}}
 """
 TASK = """\
@@ -65,7 +67,7 @@ def clone(tmp_path):
 
 
 def runs(clone: Clone, count: int) -> None:
-    text = CONFIG.format(runs=count)
+    text = CONFIG.format(runs=count, timeout_s=120 * PATIENCE, stall_s=20 * PATIENCE)
     clone.file("config/config.yaml").write_text(text, encoding="utf-8")
 
 
@@ -124,8 +126,9 @@ def weather(clone: Clone, storm: storms.Storm, count: int) -> int:
     """Start Snakemake again and again until all runs are sealed; returns how often."""
     starts, fruitless, before = 0, 0, 0
     while len(sealed(clone)) < count:
-        assert fruitless < PATIENCE, clone.file("log").read_text(encoding="utf-8")[-4000:]
+        assert fruitless < FRUITLESS, clone.file("log").read_text(encoding="utf-8")[-4000:]
         process = start(clone)
+        print(f"start {starts + 1}: {dict(storm.counts)}, {len(sealed(clone))} sealed", flush=True)
         starts += 1
         while process.poll() is None:
             storm.step(process.pid)

@@ -309,7 +309,7 @@ def test_the_column_says_what_is_known_of_a_run(tmp_path):
     assert "api.jsonl: has" in found["damage"] and "not what was sealed" in found["damage"]
 
 
-def test_exports_refuse_a_damaged_run(tmp_path, monkeypatch):
+def test_exports_refuse_a_damaged_run(tmp_path):
     done = sealed(tmp_path)
     damage_cut(done.path / "patch.diff")
 
