@@ -177,7 +177,8 @@ def _record(folder: Path) -> dict:
     """The attempt's own record: empty where it has none that can be read."""
     for name in RECORDS:
         try:
-            found = json.loads((folder / name).read_bytes())
+            with os.fdopen(os.open(folder / name, _READ), "rb") as file:
+                found = json.loads(file.read())
         except (OSError, ValueError, RecursionError):
             continue
         return found if isinstance(found, dict) else {}
