@@ -698,9 +698,11 @@ class Measurement:
 
     def _stop_services(self) -> tuple[dict, dict]:
         """The sampler's summary, and what the services say of the files that they wrote."""
+        lost = False
         for service in (self.gateway, self.sampler):
             code = service.stop()
             if service is self.gateway and (code == OVERWHELMED or self.gateway_status.lost):
+                lost = True
                 # The agent's doing, which is data (`Evidence.gateway_lost`). What is missing of the
                 # record are its last lines.
                 self.say(f"{service.name} was overwhelmed by what the agent sent")
@@ -713,6 +715,9 @@ class Measurement:
         if summary.get("write_error"):
             raise InfraError(f"the sampler could not write: {summary['write_error']}")
         said = (self.gateway.last_said or {}).get("written")
+        if said is None and lost:
+            # Nobody knows what a gateway wrote that was lost: the file is taken as it is.
+            said = {"api.jsonl": {"bytes": (self.attempt.path / "api.jsonl").stat().st_size}}
         if said is None:
             raise InfraError(f"{self.gateway.name} ended without saying what it has written")
         return summary, said | summary.pop("written")
