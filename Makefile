@@ -18,6 +18,7 @@ define PARTS
 tests/workflow/test_rebuild_matrix.py tests/workflow/test_paper.py
 tests/integration $(MEASURED:%=--ignore=%)
 tests/unit
+tests/hostile
 tests/workflow/test_replay_sweep.py tests/workflow/test_workflow_faults.py tests/workflow/test_dag.py
 tests/cluster/test_slurm.py
 --engine docker tests/integration/test_outcomes.py tests/integration/test_docker_demo.py
@@ -25,7 +26,7 @@ endef
 export PARTS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup system system-env python env agent first-image images bench-images lock lint bench benchmark test-docker test-cluster test-vm mutants requirements clean
+.PHONY: help demo test setup system system-env python env agent first-image images bench-images lock lint bench benchmark test-docker test-cluster test-vm test-hostile test-storm mutants requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -108,6 +109,14 @@ test-cluster: setup ## sweeps through profiles/slurm on a real Slurm of three no
 
 test-vm: setup ## the integration tests in an emulated machine with cgroup v2, hours (tools/test-vm.sh)
 	@sh tools/test-vm.sh
+
+test-hostile: setup ## all that hostile agents, images and kills are tried with
+	@sh tools/system.sh test
+	pytest tests/hostile
+
+test-storm: setup ## 200 runs whose processes are killed and stopped at random, an hour
+	@sh tools/system.sh test
+	AGENTSWEEP_STORM=$${AGENTSWEEP_STORM:-200} pytest -s tests/hostile/test_storm.py
 
 mutants: env ## break the code on purpose and list what no test sees (docs/testing.md), an hour
 	nice python tools/mutants.py $(MODULES)

@@ -14,6 +14,7 @@ from typing import Any
 
 from agentsweep.cgroup import CgroupGone, CgroupReader
 from agentsweep.counters import Counters
+from agentsweep.tally import Tally
 
 
 @dataclass(eq=False)
@@ -64,6 +65,7 @@ class Ledger:
         self._written_bytes = 0
         # Whether calls are missing from the file because it was full.
         self.cut = False
+        self.tally = Tally()
         self._file = None
         if marks is not None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
@@ -190,9 +192,13 @@ class Ledger:
             self.cut = True
             return
         try:
-            os.write(self._file, data)
+            written = os.write(self._file, data)
         except OSError as error:
             self.write_error = f"marks: {error.strerror}"
+            return
+        if written != len(data):
+            self.write_error = "marks: the disk is full"
+        self.tally.add(data[:written])
 
 
 def _difference(after: int | None, before: int | None) -> int | None:

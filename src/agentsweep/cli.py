@@ -249,7 +249,12 @@ def _parser() -> argparse.ArgumentParser:
     remove.add_argument("attempt", nargs="+", help="<hash>-<n>, or <hash> for all of a spec")
     remove.add_argument("--yes", action="store_true", help="delete sealed attempts too")
     remove.set_defaults(command=_store_remove)
-    for action in (listing, show, remove):
+    verify = actions.add_parser(
+        "verify", help="compare sealed attempts and gradings, file by file, with their seals"
+    )
+    verify.add_argument("attempt", nargs="*", help="<hash>-<n>, or <hash> (default: all)")
+    verify.set_defaults(command=_store_verify)
+    for action in (listing, show, remove, verify):
         # On either side of the action; the one beside it must not undo the one before it.
         _store(action, argparse.SUPPRESS)
     return parser
@@ -710,6 +715,13 @@ def _store_remove(arguments: argparse.Namespace) -> None:
     for attempt in named:
         store.remove(attempt)
         print(f"removed {attempt.id} ({attempt.state})")
+
+
+def _store_verify(arguments: argparse.Namespace) -> int:
+    from agentsweep import store_verify
+
+    store = _open_store(arguments)
+    return 1 if store_verify.verify(store, arguments.attempt, _say) else 0
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
-from agentsweep import pytest_reports
+from agentsweep import pytest_reports, seal
 from agentsweep.errors import AgentsweepError
 from agentsweep.hashes import file_sha256
 from agentsweep.store import write_durably
@@ -38,9 +38,12 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
         whole = record["evidence_sha256"] == digest(folder)
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
-    if not whole:
+    found = seal.check(folder, (RECORD, ARCHIVE), (RECORD, ARCHIVE))
+    if not whole or found.state == seal.DAMAGED:
+        why = f" ({found.sentence})" if found.wrong else ""
         raise AgentsweepError(
-            f"the grading in {folder} is damaged or not whole: remove that folder and run again"
+            f"the grading in {folder} is damaged or not whole{why}: remove that folder and run "
+            "again"
         )
     left = members(folder / ARCHIVE)
     commands = []
@@ -59,6 +62,8 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
 def ungraded(folder: Path, patch: bytes, grader, reason: str) -> dict:
     """Write the record of a grading that could not be made into a folder, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
+    # Of what was there before.
+    (folder / seal.SEAL).unlink(missing_ok=True)
     write_durably(folder / ARCHIVE, b"")
     record = {
         "schema": 1,

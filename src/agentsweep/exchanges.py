@@ -12,6 +12,7 @@ from typing import Any
 
 from agentsweep.errors import InfraError
 from agentsweep.messages_api import Message, Usage
+from agentsweep.tally import Tally
 
 
 @dataclass
@@ -124,6 +125,7 @@ class ExchangeLog:
         self.count = 0
         self._unasked = 0
         self._counted: dict[tuple[int | None, str | None], _Counted] = {}
+        self.tally = Tally()
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -187,6 +189,7 @@ class ExchangeLog:
         except OSError as error:
             self.failed = f"log: {self.path}: {error.strerror}; exchanges are missing from it"
             return
+        self.tally.add(line[:written])
         if written != len(line):
             self.failed = f"log: {self.path}: the disk is full; exchanges are missing from it"
         self.count += 1

@@ -7,6 +7,7 @@ from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agentsweep import seal
 from agentsweep.linked_run import Curve, Run, message_row
 from agentsweep.run_files import Damage, SampleReader, read_result
 from agentsweep.run_row import run_row
@@ -33,6 +34,9 @@ def extract(
     out_dir.mkdir(parents=True, exist_ok=True)
     damage, curve = Damage(), Curve()
     result = read_result(run_dir, damage)
+    sealed = seal.check(run_dir, is_copy=True)
+    for name, why in sealed.wrong.items():
+        damage.add(name, f"{why}, so it is not what was sealed")
     with tables.Writer("samples", out_dir / "samples.parquet") as writer:
         for batch in SampleReader(run_dir / "samples.arrow", damage).batches():
             conformed = conform_samples(batch, run_id, writer.schema)
@@ -42,7 +46,7 @@ def extract(
             curve.add(conformed)
             writer.write(conformed)
     run = Run(run_id, run_dir, result, curve, damage)
-    row = run_row(run, writer.rows)
+    row = run_row(run, writer.rows) | {"seal": sealed.state}
     rows = {
         "tool_calls": run.tool_rows,
         "api_calls": run.api_call_rows(),

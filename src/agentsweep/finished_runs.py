@@ -11,7 +11,7 @@ from pathlib import Path
 from agentsweep.cells import Cell
 from agentsweep.config import Config
 from agentsweep.errors import AgentsweepError
-from agentsweep.recall import is_run_of
+from agentsweep.recall import is_run_of, verify
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class FinishedRun:
 def find(config: Config) -> tuple[list[FinishedRun], list[Cell]]:
     """The finished runs in the order of the sweep, and the cells without one.
 
-    Raises AgentsweepError where there is none at all. Files of other specs, and attempts that
-    failed, were interrupted or are being written, are none.
+    Raises AgentsweepError where there is none at all, or where a sealed one is damaged. Files of
+    other specs, and attempts that failed, were interrupted or are being written, are none.
     """
     cells = config.cells()
     found = [run for cell in cells if (run := _of_cell(config, cell)) is not None]
@@ -50,6 +50,8 @@ def _of_cell(config: Config, cell: Cell) -> FinishedRun | None:
     choice = config.choice(cell)
     sealed = choice.attempt
     result = sealed.result() if sealed is not None else None
+    if sealed is not None:
+        verify(sealed, cell.id, needed=())
     if result is not None:
         return FinishedRun(cell, sealed.path, result)
     directory = Path(config["paths"]["results"]) / "runs" / cell.id

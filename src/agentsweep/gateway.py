@@ -316,6 +316,7 @@ async def serve(settings: Settings, commands: _Commands) -> str | None:
             gateway.stopping = True
             await server.stop()
             log.close()
+            _say({"written": {"api.jsonl": log.tally.facts()}})
             return log.failed
         finally:
             listening.close()

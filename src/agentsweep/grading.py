@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agentsweep import disk, distribution, evidence, grading_script, watch, workspace
+from agentsweep import disk, distribution, evidence, grading_script, seal, watch, workspace
 from agentsweep.admission import Need
 from agentsweep.cgroup import CgroupReader
 from agentsweep.engine import (
@@ -137,11 +137,16 @@ def _recalled(store: Store, key: str) -> Attempt | None:
     """The first sealed grading that counts.
 
     Earlier versions could not write each work tree, and not apply a test patch without its last
-    newline: what they say of a patch that did not apply may be wrong.
+    newline: what they say of a patch that did not apply may be wrong. A damaged one is kept, and
+    another is made, which costs no money.
     """
     for attempt in store.attempts(key):
         if attempt.state == "sealed":
-            record, _ = evidence.read(attempt.path)
+            try:
+                record, _ = evidence.read(attempt.path)
+            except AgentsweepError:
+                print(f"the sealed grading {attempt.path} is damaged: it is kept, and made again")
+                continue
             if "capabilities" in record or (record["applied_by"] and record["tests_applied"]):
                 return attempt
     return None
@@ -159,9 +164,11 @@ def _made(
     with kept_unsealed(store, attempt), disk_errors(attempt.path):
         record = _graded(engine(), attempt, ground, grader, patch, place)
         record["spec_sha256"] = attempt.spec_sha256
+        written = {evidence.ARCHIVE: {"sha256": record["evidence_sha256"]}}
+        record[seal.MARK] = written
         content = json.dumps(record, indent=1, sort_keys=True) + "\n"
         write_durably(attempt.path / evidence.RECORD, content.encode())
-        return store.finish(attempt, "sealed")
+        return store.finish(attempt, "sealed", (evidence.RECORD, evidence.ARCHIVE), written)
 
 
 def published(attempt: Attempt, out: Path) -> None:

@@ -30,6 +30,7 @@ from agentsweep import (
     marks,
     outcome,
     scope,
+    seal,
     snapshot,
     stream,
     watch,
@@ -135,11 +136,14 @@ class Measurement:
                 patch, session = self._collect(agent_run)
             removal = stack.enter_context(ThreadPoolExecutor(1)).submit(self._tear_down)
             with self.phases.timed("services"):
-                summary = self._stop_services()
+                summary, written = self._stop_services()
             removal.result()
         for name in _HELD_BYTES:
             disk.release(self.attempt.path / name)
         self._check_disk()
+        # Before anything is judged by these files.
+        written |= self.made
+        seal.compare(self.attempt.path, written)
         judged, oom = self._judge(agent_run, summary)
         return {
             "schema": 1,
@@ -198,6 +202,7 @@ class Measurement:
             | {f"{name}_start": value for name, value in noise.items()}
             | {f"{name}_end": value for name, value in host.noise().items()},
             "sampler": summary,
+            seal.MARK: written,
             "stream": {"result": agent_run.result},
             "budget": agent_run.gateway["budget"],
             **self._replayed(agent_run.gateway),
@@ -619,12 +624,16 @@ class Measurement:
         """Session tree, trace and patch into the attempt, whatever ended the agent."""
         patch = self._patch(run)
         path = self.attempt.path
+        # No tool of the agent can remove it: to the container it is a mount.
+        if not (path / "session").is_dir():
+            raise InfraError(f"{path}/session is gone: something outside removed it")
         session = agent.archive_session(
             path / "session", self.session, path / "trace.jsonl", path / "session.tar"
         )
         workspace.remove_trees(path / "session")
-        for name in ("marks.jsonl", "api.jsonl"):
-            (path / name).touch()
+        made = ("stream.jsonl", "stderr.txt", "trace.jsonl", "session.tar", "patch.diff")
+        self.made = {name: {"bytes": (path / name).stat().st_size} for name in made}
+        self.made["patch.diff"] |= {"bytes": patch["bytes"], "sha256": patch["sha256"]}
         return patch, session
 
     def _patch(self, run: "_AgentRun") -> dict:
@@ -687,10 +696,13 @@ class Measurement:
 
     # 8. and 9. Counters, outcome
 
-    def _stop_services(self) -> dict:
+    def _stop_services(self) -> tuple[dict, dict]:
+        """The sampler's summary, and what the services say of the files that they wrote."""
+        lost = False
         for service in (self.gateway, self.sampler):
             code = service.stop()
             if service is self.gateway and (code == OVERWHELMED or self.gateway_status.lost):
+                lost = True
                 # The agent's doing, which is data (`Evidence.gateway_lost`). What is missing of the
                 # record are its last lines.
                 self.say(f"{service.name} was overwhelmed by what the agent sent")
@@ -702,7 +714,13 @@ class Measurement:
         summary = json.loads((self.scratch / "sampler.json").read_text(encoding="utf-8"))
         if summary.get("write_error"):
             raise InfraError(f"the sampler could not write: {summary['write_error']}")
-        return summary
+        said = (self.gateway.last_said or {}).get("written")
+        if said is None and lost:
+            # Nobody knows what a gateway wrote that was lost: the file is taken as it is.
+            said = {"api.jsonl": {"bytes": (self.attempt.path / "api.jsonl").stat().st_size}}
+        if said is None:
+            raise InfraError(f"{self.gateway.name} ended without saying what it has written")
+        return summary, said | summary.pop("written")
 
     def _judge(self, run: "_AgentRun", summary: dict) -> tuple[outcome.Judgement, dict]:
         # As of the agent's end: what the kernel kills of ours while git makes the patch under the

@@ -103,6 +103,8 @@ class LineService:
 
     def __init__(self, name: str, log: Path, more: Mapping[str, str] | None = None):
         self.name = name
+        # What it said last, once it has ended; None where that was no JSON object.
+        self.last_said: dict[str, Any] | None = None
         self._log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
@@ -167,7 +169,12 @@ class LineService:
             code = self._process.wait()
             return code if held_up else OVERWHELMED
         finally:
-            self._process.stdout.close()
+            if not self._process.stdout.closed:
+                said = self._process.stdout.read().splitlines()
+                with contextlib.suppress(ValueError, LookupError):
+                    found = json.loads(said[-1])
+                    self.last_said = found if isinstance(found, dict) else None
+                self._process.stdout.close()
 
     def _last_words(self) -> str:
         try:

@@ -12,8 +12,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agentsweep import seal
+from agentsweep.errors import LastingError
 from agentsweep.spec import agent_part
-from agentsweep.store import SEALED, SUPERSEDED, Attempt, Store, spec_sha256
+from agentsweep.store import PUBLISHED, SEALED, SUPERSEDED, Attempt, Store, spec_sha256
 
 # In the store's directory: what each spec there says apart from its row, so that it is read once.
 INDEX = ".specs-by-agent.json"
@@ -91,6 +93,22 @@ class Recall:
         found = [a for key in self._by_agent.get(part, ()) for a in self._finished(key)]
         # The row that a run was paid for last is mostly the one whose results are in use.
         return sorted(found, key=_start) if len(found) > 1 else found
+
+
+def verify(sealed: Attempt, cell: str, needed: tuple[str, ...] = PUBLISHED) -> str:
+    """Compare the files of a sealed run with its seal, before they are taken for data.
+
+    needed: files that it must have, whatever its seal says.
+    Returns what is known of them: `seal.WHOLE` or `seal.NO_HASHES`. Raises LastingError where one
+    is damaged. Such a run is neither deleted nor made again by itself, for it may have cost money.
+    """
+    found = seal.check(sealed.path, needed, PUBLISHED)
+    if found.state == seal.DAMAGED:
+        raise LastingError(
+            f"{cell}: sealed run {sealed.id} is damaged: {sealed.path}/{found.sentence}: bring it "
+            f"back from your archive, or `agentsweep rerun {cell}` and run again for a new run"
+        )
+    return found.state
 
 
 @functools.cache

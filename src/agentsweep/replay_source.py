@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import trace
+from agentsweep import seal, trace
 from agentsweep.agentcgroup import ATTEMPT
 from agentsweep.errors import ConfigError
 from agentsweep.trace_lines import LineReport, read_records
@@ -169,6 +169,12 @@ def _source(main: Path, run_dir: Path | None) -> ReplaySource:
         files = tuple(_session_files(main))
     else:
         files = tuple(path for name in _PLAYED if (path := run_dir / name).is_file())
+        found = seal.check(run_dir, only=_PLAYED, is_copy=True)
+        if found.wrong:
+            raise ConfigError(
+                f"{run_dir}/{found.sentence}, so that it is not what was recorded: bring it back "
+                "from a copy, or name another recording"
+            )
     return ReplaySource(main, run_dir, files, _sha256(main, files))
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from agentsweep.cells import Cell
 from agentsweep.config import Config
 from agentsweep.errors import AgentsweepError
-from agentsweep.runner import PUBLISHED
-from agentsweep.store import SEALED, Attempt
+from agentsweep.seal import SEAL
+from agentsweep.store import PUBLISHED, SEALED, Attempt
 
 Say = Callable[[str], object]
 
@@ -46,7 +46,7 @@ def rerun(config: Config, cells: list[Cell], say: Say, remove: bool = False) -> 
                     f"`agentsweep store --store {store.root} remove {attempt.id} --yes` deletes it"
                 )
         for cell in sharing[spec]:
-            for name in PUBLISHED:
+            for name in (*PUBLISHED, SEAL):
                 (_results(config, cell) / name).unlink(missing_ok=True)
             say(f"{cell.id}: the next `snakemake` makes a new run")
 

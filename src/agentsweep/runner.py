@@ -6,23 +6,21 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from agentsweep import admission, host, outcome, workspace
+from agentsweep import admission, host, outcome, seal, workspace
 from agentsweep.cpu_modes import CPUSET
 from agentsweep.errors import AgentsweepError, InfraError, LastingError
 from agentsweep.interruption import Signals, kept_unsealed
 from agentsweep.ledger import Ledger
 from agentsweep.measurement import Measurement, Say
-from agentsweep.recall import Recall, Repeat
-from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, write_durably
-
-PUBLISHED = (
-    "result.json",
-    "trace.jsonl",
-    "session.tar",
-    "samples.arrow",
-    "marks.jsonl",
-    "api.jsonl",
-    "patch.diff",
+from agentsweep.recall import Recall, Repeat, verify
+from agentsweep.store import (
+    PUBLISHED,
+    Attempt,
+    Store,
+    disk_errors,
+    publish,
+    spec_sha256,
+    write_durably,
 )
 
 # Less than this on the store's disk, and a run could end for want of space and look like data.
@@ -44,6 +42,8 @@ def run_cell(job: dict, spec: str, image: dict, out: Path, say: Say = print) -> 
             say(f"attempt {left.id} was interrupted; it is kept in {left.path.parent}")
         sealed = Recall(store).choose(spec, Repeat.of(job)).attempt
         if sealed is not None:
+            if verify(sealed, job["cell"]) == seal.NO_HASHES:
+                say(f"{sealed.id} was sealed without hashes, by an earlier version")
             say(f"recalled sealed attempt {sealed.id}: no new run")
             _tell_of_garbled_prompt(store, sealed, spec, say)
         else:
@@ -132,7 +132,7 @@ def _measured(
             detail = result["outcome_detail"]
             failure = LastingError if outcome.is_lasting(detail) else InfraError
             raise failure(f"{job['cell']}: {detail}")
-        sealed = store.finish(attempt, "sealed")
+        sealed = store.finish(attempt, "sealed", PUBLISHED, result.get(seal.MARK))
     say(f"{job['cell']}: {result['outcome']}: {result['outcome_detail']}")
     return sealed
 

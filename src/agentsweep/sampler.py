@@ -402,6 +402,10 @@ class Sampler:
             **self._oom_facts(),
             "marks_cut": self._ledger.cut,
             "write_error": self._write_error or self._ledger.write_error,
+            "written": {
+                "samples.arrow": self._writer.tally.facts(),
+                "marks.jsonl": self._ledger.tally.facts(),
+            },
         }
         part = self._summary_path.with_suffix(".part")
         part.write_text(json.dumps(summary) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from agentsweep.counters import COLUMNS
+from agentsweep.tally import Tally
 
 SCHEMA_VERSION = "1"
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
@@ -40,12 +41,14 @@ class SampleWriter:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         self._length = 0
         self.rows = 0
+        self.tally = Tally()
         self._append(sample_schema.serialize())
 
     def write(self, rows: Sequence[Iterable[int | None]]) -> None:
         """Append rows of (t_ns, utc_ns, counters...); OSError when the disk does not take them."""
         columns = [_column(column) for column in zip(*rows, strict=True)]
-        self._append(pa.RecordBatch.from_arrays(columns, schema=self._schema).serialize())
+        batch = pa.RecordBatch.from_arrays(columns, schema=self._schema).serialize()
+        self._append(batch, len(rows))
         self.rows += len(rows)
 
     def close(self) -> None:
@@ -55,7 +58,7 @@ class SampleWriter:
         finally:
             os.close(self._file)
 
-    def _append(self, data: Any) -> None:
+    def _append(self, data: Any, rows: int = 0) -> None:
         view = memoryview(data).cast("B")
         written = 0
         try:
@@ -67,6 +70,7 @@ class SampleWriter:
             os.lseek(self._file, self._length, os.SEEK_SET)
             raise
         self._length += written
+        self.tally.add(view, rows)
 
 
 def _column(values: Sequence[int | None]) -> pa.Array:

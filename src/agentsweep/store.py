@@ -11,7 +11,8 @@ Layout, append-only and never deleted by the workflow:
     store/<spec sha256>/attempt-<n>.superseded/  sealed, and then set aside to be run again
 
 An attempt is written as `.partial`, synced to disk and sealed by one rename, so that a crash
-at any moment leaves either a sealed attempt or one that nobody takes for sealed.
+at any moment leaves either a sealed attempt or one that nobody takes for sealed. A sealed attempt
+holds `seal.json`, which says what its files are (`seal`).
 """
 
 import contextlib
@@ -21,16 +22,27 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from agentsweep import locks
+from agentsweep import locks, seal
 from agentsweep.errors import AgentsweepError, LastingError
 
 _ATTEMPT = re.compile(r"^attempt-([0-9]+)(?:\.(partial|failed|interrupted|superseded))?$")
 SEALED, SUPERSEDED = "sealed", "superseded"
+
+# The files of a run that results get. The others are for a look when something went wrong.
+PUBLISHED = (
+    "result.json",
+    "trace.jsonl",
+    "session.tar",
+    "samples.arrow",
+    "marks.jsonl",
+    "api.jsonl",
+    "patch.diff",
+)
 
 
 @dataclass(frozen=True)
@@ -140,12 +152,25 @@ class Store:
             path.mkdir()
         return Attempt(key, number, "partial", path)
 
-    def finish(self, attempt: Attempt, state: str) -> Attempt:
-        """Sync a partial attempt to disk and rename it: `sealed`, `failed` or `interrupted`."""
+    def finish(
+        self,
+        attempt: Attempt,
+        state: str,
+        needed: Iterable[str] = (),
+        said: seal.Facts | None = None,
+    ) -> Attempt:
+        """Sync a partial attempt to disk and rename it: `sealed`, `failed` or `interrupted`.
+
+        needed, said: of one that is to be sealed, as `seal.make` takes them. Raises InfraError,
+        and seals nothing, where its files are not as they must be.
+        """
         name = f"attempt-{attempt.number}" + ("" if state == "sealed" else f".{state}")
         target = attempt.path.with_name(name)
         with disk_errors(attempt.path):
             _sync_tree(attempt.path)
+            if state == SEALED:
+                content = seal.make(attempt.path, needed, said)
+                write_durably(attempt.path / seal.SEAL, content)
             attempt.path.rename(target)
             _sync(attempt.path.parent)
         return Attempt(attempt.spec_sha256, attempt.number, state, target)
@@ -189,14 +214,17 @@ def publish(attempt: Attempt, out: Path, names: tuple[str, ...]) -> None:
     """Put a sealed attempt's files into a result directory, as hard links where possible.
 
     Hard links cost no space and survive `rm -rf results`; another file system gets copies, and
-    so does a second cell of the same spec: the time that is set below belongs to one of them.
+    so does a second cell of the same spec: the time that is set below belongs to one of them. The
+    seal goes with them, as far as there is one, so that they can be compared with it there.
     """
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        for name in names:
+        for name in (*names, seal.SEAL):
             target = out / name
             target.unlink(missing_ok=True)
             source = attempt.path / name
+            if name == seal.SEAL and not source.exists():
+                continue
             if source.stat().st_nlink > 1 or not _link(source, target):
                 shutil.copy2(source, target)
             # Snakemake compares times: a recalled file must be newer than its inputs, and a

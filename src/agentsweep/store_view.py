@@ -8,15 +8,21 @@ import datetime
 from collections.abc import Iterable
 from pathlib import Path
 
-from agentsweep.store import Attempt, Store
+from agentsweep import seal
+from agentsweep.store import SEALED, SUPERSEDED, Attempt, Store
 from agentsweep.units import format_size
 
 COLUMNS = (
     *("attempt", "state", "outcome", "task", "agent", "memory", "cpus", "rep"),
-    *("wall_s", "size_bytes", "started"),
+    *("wall_s", "size_bytes", "started", "seal"),
 )
 _HEADS = {"wall_s": "wall", "size_bytes": "size"}
 _ERROR_CHARS = 300
+_SEALS = {
+    seal.WHOLE: "every file is what was sealed, by size and SHA-256",
+    seal.NO_HASHES: "made by an earlier version, without hashes of its files",
+    seal.DAMAGED: "damaged: ",
+}
 
 
 def rows(store: Store) -> Iterable[dict]:
@@ -39,6 +45,7 @@ def rows(store: Store) -> Iterable[dict]:
                 "wall_s": _at(result, "wall_s"),
                 "size_bytes": sum(size for _, size in _files(attempt.path)),
                 "started": _utc(_at(result, "started_utc_ns")),
+                "seal": _seal(attempt, result),
             }
 
 
@@ -68,6 +75,8 @@ def describe(attempt: Attempt) -> str:
         return _cell(value)
 
     lines = {"attempt": f"{attempt.id} ({attempt.state})", "path": str(attempt.path)}
+    if attempt.state in (SEALED, SUPERSEDED):
+        lines["seal"] = _SEALS[(found := seal.check(attempt.path)).state] + found.sentence
     error = attempt.path / "error.txt"
     if error.is_file():
         lines["error"] = error.read_text(errors="replace", encoding="utf-8").strip()[:_ERROR_CHARS]
@@ -106,6 +115,15 @@ def describe(attempt: Attempt) -> str:
         sizes[top] = sizes.get(top, 0) + size
     lines["files"] = ", ".join(f"{name} {human(size)}" for name, size in sizes.items())
     return "\n".join(f"{name:<8} {value}" for name, value in lines.items())
+
+
+def _seal(attempt: Attempt, result: dict) -> str | None:
+    """Whether a sealed attempt has hashes, which are not compared here; `store verify` does."""
+    if attempt.state not in (SEALED, SUPERSEDED):
+        return None
+    if (attempt.path / seal.SEAL).exists():
+        return seal.WHOLE
+    return seal.DAMAGED if seal.MARK in result else seal.NO_HASHES
 
 
 def human(size_bytes: int) -> str:

@@ -279,6 +279,13 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("trace_bad_lines", "int", "lines", "Lines that could not be used"),
         ("trace_unknown_records", "int", "records", "Records of a type that is not known"),
         ("damage", "text", "", "Other files that were missing or damaged, and how"),
+        (
+            "seal",
+            "text",
+            "",
+            "Whether the run's files are what was sealed: sha256 (they are), damaged, or none (it "
+            "has no hashes, as runs of earlier versions)",
+        ),
         ("n_samples", "int", "samples", "Samples of the run"),
         ("samples_status", "text", "", "ok, damaged, empty or missing"),
         ("sampled_s", "float", "s", "First to last sample"),

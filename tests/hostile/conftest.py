@@ -1,6 +1,47 @@
-"""What an agent may send, put in front of a gateway: its client is that of the unit tests."""
+"""What the tests against hostile agents and hosts share: the containers of tests/integration.
 
+`lab` and `images` are those of `tests/integration/conftest.py`; `containers` is the marker of a
+test that needs them.
+"""
+
+import importlib.util
+import os
+import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+import pytest
+
+_TESTS = Path(__file__).resolve().parents[1]
+_INTEGRATION = _TESTS / "integration"
+# The client of the gateway, and what makes runs, are those of the unit tests.
+sys.path[:0] = [str(_INTEGRATION), str(_TESTS / "unit")]
+
+
+def _load(name: str, path: Path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look themselves up.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+integration = _load("integration_lab", _INTEGRATION / "conftest.py")
+daemon, images, lab = integration.daemon, integration.images, integration.lab
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "containers: needs podman, the agent and the demo's images")
+
+
+def pytest_collection_modifyitems(items):
+    needed = (integration.BINARY, integration.ARCHIVE)
+    missing = [str(path) for path in needed if not path.is_file()]
+    missing += [] if shutil.which("podman") else ["podman"]
+    if not missing or os.environ.get("CI"):
+        return
+    reason = f"NOT RUN, real containers need {' and '.join(missing)}: run `make test`"
+    for item in items:
+        if item.get_closest_marker("containers"):
+            item.add_marker(pytest.mark.skip(reason=reason))

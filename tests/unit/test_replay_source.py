@@ -10,7 +10,7 @@ import pytest
 from session_maker import SESSION, Session, small_session
 from test_trace_examples import EXAMPLES, RUNS, main_files, needs_examples, needs_runs
 
-from agentsweep import replay_source
+from agentsweep import replay_source, seal
 from agentsweep.errors import ConfigError
 from agentsweep.replay_source import find
 
@@ -72,6 +72,15 @@ def test_a_session_file_is_played(tmp_path):
     assert source.run_dir is None
     assert source.files == (path,)
     assert len(source.sha256) == 64
+
+
+def test_a_recording_that_is_not_what_was_sealed_is_not_played(tmp_path):
+    folder = run(tmp_path / "run")
+    (folder / seal.SEAL).write_bytes(seal.make(folder))
+    assert found(folder).run_dir == folder
+    (folder / "api.jsonl").write_bytes(b"")
+    replay_source._source.cache_clear()
+    assert "api.jsonl has 0 bytes and not 3" in refused(folder)
 
 
 def test_its_sub_agents_belong_to_it(tmp_path):

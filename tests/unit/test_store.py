@@ -191,7 +191,12 @@ def test_an_attempt_is_on_disk_before_its_name_and_its_name_before_anybody_relie
         sealed = store.finish(attempt, state)
     at = disk.index(("rename", sealed.path))
     folders = [attempt.path, attempt.path / "session", attempt.path / "session" / "deep"]
-    assert {path for what, path in disk[:at] if what == "sync"} == {*written, *folders}
+    # The seal comes when all that it speaks of is on disk.
+    end = disk.index(("rename", attempt.path / "seal.json")) - 1 if state == "sealed" else at
+    assert {path for what, path in disk[:end] if what == "sync"} == {*written, *folders}
+    if state == "sealed":
+        sync, _, last = disk[end:at]
+        assert (sync[0], sync[1].parent, last) == ("sync", attempt.path, ("sync", attempt.path))
     assert disk[at + 1 :] == [("sync", attempt.path.parent)]
 
 
