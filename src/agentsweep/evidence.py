@@ -79,7 +79,7 @@ def digest(folder: Path) -> str:
     return file_sha256(folder / ARCHIVE)
 
 
-def members(archive: Path, numbers: Iterable[int] = (1,)) -> dict[str, bytes]:
+def members(archive: Path, numbers: Iterable[int] = range(1, 1000)) -> dict[str, bytes]:
     """What the test commands of these numbers left in an archive, each as far as _MEMBER_BYTES.
 
     Only plain files count; a broken end is left out.

@@ -225,9 +225,7 @@ def _in_container(
         "applied_by": next(iter(applied["applied_by"]), None),
         "tests_applied": tests_applied,
         "restored": applied["restored"],
-        "placed": dict(
-            zip(grading_script.test_files(ground.row), applied["placed"], strict=False)
-        ),
+        "placed": dict(zip(grading_script.test_files(ground.row), applied["placed"], strict=False)),
         "settings_changed": applied["settings"],
         "n_commands": len(grading_script.commands(ground.row)),
         "timed_out": timed_out,

@@ -195,10 +195,8 @@ def _problems(
                 place=_place(config),
             )
             left = evidence.read(sealed.path)
-            if must:
-                found = verdict.own_judge(*left)
-            else:
-                found = verdict.judge(*left, gold(config, task))
+            own = None if must else gold(config, task)
+            found = verdict.own_judge(*left) if must else verdict.judge(*left, own)
             if found.status != "graded" or found.resolved != must:
                 problems.append(f"{name} patch, time {repeat + 1}: {_said(found)}")
     return problems

@@ -40,7 +40,8 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _SUMMARY = re.compile(r"=+ short test summary info =+")
 _RULE = re.compile(r"=+ .* =+|[0-9]+ [a-z]+(, [0-9]+ [a-z]+)* in [0-9]")
 _TELLING = re.compile(
-    r"^(?:\x1b\[[0-9;]{0,32}[A-Za-z]|[^\S\n]){0,64}(?:=+|[0-9]+(?= [a-z])|%s)(?=[ \x1b])" % "|".join(_WORDS),
+    r"^(?:\x1b\[[0-9;]{0,32}[A-Za-z]|[^\S\n]){0,64}"
+    rf"(?:=+|[0-9]+(?= [a-z])|{'|'.join(_WORDS)})(?=[ \x1b])",
     re.MULTILINE,
 )
 

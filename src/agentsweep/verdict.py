@@ -286,9 +286,7 @@ class _Found:
         return None
 
 
-def _status(
-    record: Mapping, found: Sequence[_Found], gold: Gold | None
-) -> tuple[str, str | None]:
+def _status(record: Mapping, found: Sequence[_Found], gold: Gold | None) -> tuple[str, str | None]:
     if record["applied_by"] is None:
         return "patch_failed", "no way of applying the patch works"
     if not record["tests_applied"]:

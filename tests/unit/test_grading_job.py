@@ -409,6 +409,7 @@ def test_what_was_put_in_place_is_read_whatever_the_names():
         "restored": ["a b/conftest.py", "a"],
         "settings": [],
         "tests_applied": [],
+        "placed": [],
     }
 
 
