@@ -43,7 +43,7 @@ class Bench:
             "container": {"engine": engine_in_use.NAME},
             # Not behind the runs of others on this machine.
             "machine": {"ledger": str(folder / "ledger")},
-            "grading": {"memory": "512MiB", "timeout_s": 60},
+            "grading": {"memory": "512MiB", "timeout_s": 300},
         }
         base = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
         self.settings = config.merge(base, self.settings)

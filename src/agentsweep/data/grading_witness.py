@@ -12,11 +12,11 @@ JSON object, `kind` says what it is:
 start   `before`: packages of the work tree that were imported before this plugin
 file    a test file as it was when pytest started: `path`, `sha256` (null: not readable)
 test    a test that was collected from such a file: `id`, `path`; `code` says what its function is:
-        `direct`, code of that name in the file; `wrapped`, something around code of the file;
-        `hidden`, the file has that test, and its code was not found; `foreign`, code of another
-        file, as of an inherited test; `other`, it is not from that file; `none`, there is no
-        function. `line`: where its code begins in the file. `where`: the file of its code, where it
-        is not the one named.
+        `direct`, code of that name in the file; `wrapped`, something around such code; `hidden`,
+        the file has that test, and its code was not found; `foreign`, other code, as of an
+        inherited or made test; `other`, it is not from that file; `none`, there is no function.
+        `line`: where its code begins in the file. `where`: the file of its code, where it is not
+        known to be code of that name.
 report  what pytest says of a phase of a test: `id`, `when`, `outcome`, `xfail`
 end     pytest ended by itself, with the status `exit`
 error   what went wrong here
@@ -156,15 +156,17 @@ class _File(object):  # noqa: UP004
         function = getattr(function, "__func__", function)
         code = getattr(function, "__code__", None)
         name = getattr(item, "originalname", None) or str(getattr(item, "name", "")).split("[")[0]
-        if isinstance(code, types.CodeType) and _code_sha256(code) in self.known:
-            return "direct" if code.co_name == name else "wrapped", code.co_firstlineno, None
+        known = isinstance(code, types.CodeType) and _code_sha256(code) in self.known
+        if known and code.co_name == name:
+            return "direct", code.co_firstlineno, None
         for one in _reached(function):
-            if one is not code and _code_sha256(one) in self.known:
+            if one is not code and one.co_name == name and _code_sha256(one) in self.known:
                 return "wrapped", one.co_firstlineno, None
         where = _realpath(code.co_filename) if isinstance(code, types.CodeType) else None
-        if where == self.where:
+        if where == self.where and not known:
             return "other", None, where
-        return "hidden" if name in self.names else "foreign", None, where
+        line = code.co_firstlineno if known else None
+        return "hidden" if name in self.names else "foreign", line, where
 
 
 def _reached(function):
