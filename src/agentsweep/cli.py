@@ -472,7 +472,9 @@ def _judged(path: Path) -> dict:
         if said["validation"] is not None:
             keys = ("valid", "problems")
             record = _record(Path(said["validation"]), keys, "run again")
-        found[said["task"]] = grades.Judged.of(record, said["ungradable"])
+        found[said["task"]] = grades.Judged.of(
+            record, said["ungradable"], said.get("keep_invalid", False)
+        )
     return found
 
 

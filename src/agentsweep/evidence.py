@@ -10,11 +10,12 @@ import hashlib
 import json
 import re
 import tarfile
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
-from agentsweep import pytest_reports, seal
+from agentsweep import pytest_reports, seal, witness
 from agentsweep.errors import AgentsweepError
 from agentsweep.hashes import file_sha256
 from agentsweep.store import write_durably
@@ -45,7 +46,7 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
             f"the grading in {folder} is damaged or not whole{why}: remove that folder and run "
             "again"
         )
-    left = members(folder / ARCHIVE)
+    left = members(folder / ARCHIVE, numbers)
     commands = []
     for number in numbers:
         ended = left.get(f"exit-{number}", b"").strip()
@@ -54,6 +55,7 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
                 exit_code=int(ended) if re.fullmatch(rb"[0-9]{1,3}", ended) else None,
                 report=pytest_reports.parse_report(left.get(f"report-{number}.xml")),
                 log=left.get(f"log-{number}", b"").decode(errors="replace"),
+                witness=witness.parse(left.get(f"seen-{number}")),
             )
         )
     return record, commands
@@ -82,12 +84,17 @@ def digest(folder: Path) -> str:
     return file_sha256(folder / ARCHIVE)
 
 
-def members(archive: Path) -> dict[str, bytes]:
-    """What test commands left in an archive, each as far as _MEMBER_BYTES.
+def members(archive: Path, numbers: Iterable[int] = range(1, 1000)) -> dict[str, bytes]:
+    """What the test commands of these numbers left in an archive, each as far as _MEMBER_BYTES.
 
     Only plain files count; a broken end is left out.
     """
     found: dict[str, bytes] = {}
+    wanted = {
+        name
+        for number in numbers
+        for name in (f"exit-{number}", f"log-{number}", f"seen-{number}", f"report-{number}.xml")
+    }
     # Who makes an archive can make it so that reading it fails in any way.
     with (
         contextlib.suppress(Exception),
@@ -96,13 +103,9 @@ def members(archive: Path) -> dict[str, bytes]:
     ):
         for member in tar:
             name = member.name.removeprefix("./")
-            if member.isreg() and _LEFT.fullmatch(name):
+            if member.isreg() and name in wanted:
                 found[name] = tar.extractfile(member).read(_MEMBER_BYTES)
     return found
-
-
-# What a test command leaves (`grading_script.test_script`).
-_LEFT = re.compile(r"(exit|log)-[0-9]{1,3}|report-[0-9]{1,3}\.xml")
 
 
 class _Bounded:

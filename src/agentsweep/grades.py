@@ -10,18 +10,27 @@ from agentsweep.errors import AgentsweepError
 
 @dataclass(frozen=True)
 class Judged:
-    """What is known of a task: why it is not valid, and why its tests cannot be graded, or None."""
+    """What is known of a task: why it is not valid, and why its tests cannot be graded, or None.
+
+    gold: what its own patch came to, None where nobody knows.
+    """
 
     invalid: str | None = None
     ungradable: str | None = None
+    gold: verdict.Gold | None = None
 
     @classmethod
-    def of(cls, validation: Mapping | None, ungradable: str | None) -> "Judged":
+    def of(
+        cls, validation: Mapping | None, ungradable: str | None, keep_invalid: bool = False
+    ) -> "Judged":
         """From the record of a validation (`grading_job.validate`), which may say nothing."""
-        invalid = None
-        if validation is not None and validation["valid"] is False:
-            invalid = f"its task is not valid: {validation['problems'][0]}"
-        return cls(invalid, ungradable)
+        invalid, gold = None, None
+        if validation is not None:
+            if validation["valid"] is False and not keep_invalid:
+                invalid = f"its task is not valid: {validation['problems'][0]}"
+            if validation.get("gold"):
+                gold = verdict.Gold.of_content(validation["gold"])
+        return cls(invalid, ungradable, gold)
 
 
 class Grades:
@@ -44,7 +53,8 @@ class Grades:
                     f"{patch_list}, and run again"
                 )
             key = patch["task"], patch["patch_sha256"]
-            self._verdicts[key] = verdict.judge(record, commands)
+            gold = self._judged.get(patch["task"], Judged()).gold
+            self._verdicts[key] = verdict.judge(record, commands, gold)
             self._graders[key] = str(record["grader"]["version"])
             self._rows[key] = record.get("row_sha256")
             if self._verdicts[key].status == "ungraded":
@@ -63,7 +73,8 @@ class Grades:
         if found is not None:
             # It may have been corrected since the run was made.
             row = {"row_sha256": self._rows[_key(run)] or run["row_sha256"]}
-            return _columns(found.status, found.detail, found.resolved) | row
+            said = _columns(found.status, found.detail, found.resolved)
+            return said | {"grade_evidence": found.evidence} | row
         if run["patch_status"] == "empty":
             if run["task"] in self._refused:
                 # Else those without a patch alone would be the graded runs of their task.

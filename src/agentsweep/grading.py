@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -34,8 +35,12 @@ from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, 
 from agentsweep.task_row import TaskRow
 from agentsweep.verdict import KINDS
 
-# What a grading leaves depends on this version of it; a new one grades every patch again.
+# What decides a grading beside its inputs; a new one grades every patch again.
 GRADER = 1
+
+# What gradings leave: since 2 also what a plugin saw (`witness`). Those of before are recalled as
+# they are, and their verdicts say that there was none.
+EVIDENCE = 2
 
 # Below the run store's root, whose own names are hashes.
 FOLDER = "gradings"
@@ -120,7 +125,7 @@ def grade(
     key = spec_sha256(wanted)
     with store.locked(key, wanted):
         store.retire_partials(key)
-        sealed = _recalled(store, key)
+        sealed = recalled(store, key)
         if sealed is not None:
             return sealed
         need = Need(
@@ -133,8 +138,8 @@ def grade(
             return _made(store, store.begin(key), ground, grader, patch, engine, place)
 
 
-def _recalled(store: Store, key: str) -> Attempt | None:
-    """The first sealed grading that counts.
+def recalled(store: Store, key: str) -> Attempt | None:
+    """The first sealed grading that counts; None where there is none.
 
     Earlier versions could not write each work tree, and not apply a test patch without its last
     newline: what they say of a patch that did not apply may be wrong. A damaged one is kept, and
@@ -223,11 +228,12 @@ def _in_container(
         **{kind: getattr(ground.row, kind) for kind in KINDS},
         "patch_sha256": hashlib.sha256(patch).hexdigest(),
         "image_digest": ground.digest,
-        "grader": {"version": GRADER, **asdict(grader)},
+        "grader": {"version": EVIDENCE, **asdict(grader)},
         "capabilities": list(capabilities),
         "applied_by": next(iter(applied["applied_by"]), None),
         "tests_applied": tests_applied,
         "restored": applied["restored"],
+        "placed": dict(zip(grading_script.test_files(ground.row), applied["placed"], strict=False)),
         "settings_changed": applied["settings"],
         "n_commands": len(grading_script.commands(ground.row)),
         "timed_out": timed_out,
@@ -289,12 +295,17 @@ def _container(
 
 def _give(folder: Path, ground: Ground, grader: Grader, patch: bytes) -> None:
     row, script = ground.row, grading_script
+    plugin = f"witness_{secrets.token_hex(8)}"
+    plugins = folder / Path(script.PLUGINS).name
+    plugins.mkdir()
+    for name, content in script.plugins(row, ground.workdir, plugin).items():
+        (plugins / name).write_text(content, encoding="utf-8")
     files = {
         "patch.diff": _ended(patch),
         "test.diff": _ended(row.test_patch.encode()),
         "apply.sh": script.apply_script(row, ground.workdir, empty=not patch).encode(),
         "test.sh": script.test_script(
-            row, ground.workdir, ground.environment, grader.install
+            row, ground.workdir, ground.environment, grader.install, plugin
         ).encode(),
     }
     if row.eval_script is not None:

@@ -125,15 +125,29 @@ def grade(
         )
     except CannotGrade as error:
         return verdict.judge(evidence.ungraded(out, patch, rules, str(error)), ())
-    found = verdict.judge(*evidence.read(sealed.path))
+    found = verdict.judge(*evidence.read(sealed.path), gold(config, task))
     grading.published(sealed, out)
     return found
+
+
+def gold(config: Config, task: str) -> verdict.Gold | None:
+    """What the task's own patch came to, as far as the store has it; None where it has not."""
+    where, rules, kept = ground(config, task), grader(config), store(config)
+    patch_sha256 = hashlib.sha256(where.row.patch.encode()).hexdigest()
+    found = []
+    for repeat in range(max(1, config["grading"]["validations"])):
+        key = spec_sha256(grading.spec(where, rules, patch_sha256, repeat))
+        sealed = grading.recalled(kept, key)
+        if sealed is not None:
+            found.append(evidence.read(sealed.path))
+    return verdict.gold_of(found)
 
 
 def validate(config: Config, task: str, engine, say: Say = print) -> dict:
     """Grade the gold patch and none, `grading.validations` times each; the task's record.
 
-    `valid` is whether all of them came out as they must, `problems` says what did not. The record
+    `valid` is whether all of them came out as they must, `problems` says what did not, `gold` is
+    what the other patches of the task are judged against (`verdict.Gold`). The record
     is also kept in the store, where `validation` finds it. Where they cannot be made here, `valid`
     is null, `unknown` says why, and nothing is kept.
     """
@@ -147,17 +161,21 @@ def validate(config: Config, task: str, engine, say: Say = print) -> dict:
         "repeats": repeats,
     }
     try:
-        problems = _problems(config, where, rules, engine, say)
+        problems = _problems(config, task, where, rules, engine, say)
     except CannotGrade as error:
         return record | {"valid": None, "problems": [], "unknown": str(error)}
+    known = gold(config, task)
     record |= {"valid": not problems, "problems": problems}
+    record |= {"gold": known and known.content()}
     path = _record_path(config, task)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, (json.dumps(record, indent=1) + "\n").encode())
     return record
 
 
-def _problems(config: Config, where: Ground, rules: Grader, engine, say: Say) -> list[str]:
+def _problems(
+    config: Config, task: str, where: Ground, rules: Grader, engine, say: Say
+) -> list[str]:
     """What of a task's validation came out otherwise than it must."""
 
     def found_engine():
@@ -176,7 +194,9 @@ def _problems(config: Config, where: Ground, rules: Grader, engine, say: Say) ->
                 repeat=repeat,
                 place=_place(config),
             )
-            found = verdict.judge(*evidence.read(sealed.path))
+            left = evidence.read(sealed.path)
+            own = None if must else gold(config, task)
+            found = verdict.own_judge(*left) if must else verdict.judge(*left, own)
             if found.status != "graded" or found.resolved != must:
                 problems.append(f"{name} patch, time {repeat + 1}: {_said(found)}")
     return problems
@@ -241,7 +261,9 @@ def _said(found: verdict.Verdict) -> str:
     ]
     if found.status != "graded":
         return f"{found.status}: {found.detail}"
-    if not wrong:
+    if not wrong and not found.detail:
         return "resolved"
+    if found.detail:
+        return f"not resolved: {found.detail}"
     more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     return f"not resolved: {', '.join(wrong[:3])}{more}"

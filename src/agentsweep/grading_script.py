@@ -5,9 +5,11 @@ differences: nothing is installed unless the configuration says so; pytest write
 what it prints; files that tell pytest what to do are put back as they were.
 """
 
+import json
+import re
 import shlex
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from agentsweep import patch_paths
 from agentsweep.task_row import TaskRow
@@ -16,7 +18,10 @@ from agentsweep.task_row import TaskRow
 GIVEN, LEFT = "/grading/given", "/grading/left"
 
 # The files there that say how the patch and the tests were put in place.
-APPLIED = ("applied_by", "restored", "settings", "tests_applied")
+APPLIED = ("applied_by", "restored", "settings", "tests_applied", "placed")
+
+# Where the grading's plugin of pytest is, a file and its settings for each command.
+PLUGINS = f"{GIVEN}/plugins"
 
 # Exit codes of the script that puts the patch in place: why it cannot.
 NO_WORKDIR, NO_TOOL, NO_TAR, LOCKED, OTHER_TOOLS = 90, 91, 92, 93, 94
@@ -84,10 +89,12 @@ def test_files(row: TaskRow) -> list[str]:
 def apply_script(row: TaskRow, workdir: str, empty: bool) -> str:
     """For `sh`: apply the patch, restore what decides how tests are run, bring the tests.
 
-    Leaves in LEFT: `applied_by`, `restored` and `settings` (paths, a line each), and
-    `tests_applied` where the test patch applied (APPLIED). Ends with 0 unless something of
-    CANNOT is so, before anything was changed.
+    Leaves in LEFT: `applied_by`, `restored` and `settings` (paths, a line each), and, where the
+    test patch applied, `tests_applied` and `placed` (SHA-256 of each of `test_files`, in their
+    order, a line each) (APPLIED). Ends with 0 unless something of CANNOT is so, before anything was
+    changed.
     """
+    placed = " ".join(map(shlex.quote, test_files(row)))
     tests = " ".join(map(shlex.quote, patch_paths.touched(row.test_patch)))
     apply = f"echo nothing > {LEFT}/applied_by" if empty else _chain()
     return f"""\
@@ -105,7 +112,9 @@ find . -path ./.git/objects -prune -o ! -type l -exec sh -c 'for path; do
     echo "$path" >> {LEFT}/locked; exit; }}
 done' sh {{}} +
 [ ! -e {LEFT}/locked ] || exit 93
-hooks() {{ {_find(RESTORED)}; }}
+hooks() {{
+  {_find(RESTORED)}
+{_shadows(row)}}}
 settings() {{ {_find(SETTINGS)}; }}
 hashed() {{
   xargs -0 -r sh -c 'for path; do
@@ -143,8 +152,55 @@ for file in {tests}; do
     fi
   done
 done
-if git apply --verbose {GIVEN}/test.diff; then echo yes > {LEFT}/tests_applied; fi
+if git apply --verbose {GIVEN}/test.diff; then
+  echo yes > {LEFT}/tests_applied
+  for file in {placed}; do sha256sum < "$file" | head -c 64; echo; done > {LEFT}/placed
+fi
 """
+
+
+def _shadows(row: TaskRow) -> str:
+    """Shell lines that print what Python may import in place of the row's tests, as `_find` does.
+
+    Beside each of its test files: whatever has the same name up to the suffix. In the directories
+    of tests on the way to it: `__init__`, as a file of any suffix, unless the row's own patch
+    changes it. Other packages on the way are the program's; what they do is for the plugin to see.
+    """
+    own = patch_paths.touched(row.patch)
+    lines: dict[str, None] = {}
+    for file in map(PurePosixPath, test_files(row)):
+        if file.suffix == ".py":
+            found = f"! -name {_literal(file.name)}"
+            lines[_beside(str(file.parent), file.stem, found)] = None
+        for folder in _test_folders(file):
+            inits = [path for path in own if path.startswith(f"{folder}/__init__.")]
+            if not any(PurePosixPath(path).parent == folder for path in inits):
+                lines[_beside(str(folder), "__init__", "")] = None
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _test_folders(file: PurePosixPath) -> list[PurePosixPath]:
+    """The directories above a file from the first one that is named as those of tests are."""
+    folders = list(reversed(file.parents))[1:]
+    for index, folder in enumerate(folders):
+        if folder.name.lower() in ("test", "tests", "testing") or folder.name.startswith("test_"):
+            return folders[index:]
+    return []
+
+
+def _beside(folder: str, stem: str, more: str) -> str:
+    """What of a folder, which may be gone or a link, has a name up to its suffix."""
+    names = f"-name {_literal(stem)} -o -name {_literal(stem, '.*')}"
+    where = shlex.quote(f"./{folder}")
+    return (
+        f"  [ ! -d {where} ] || [ -L {where} ] || "
+        f"find {where} -mindepth 1 -maxdepth 1 \\( {names} \\) {more} -prune -print0"
+    )
+
+
+def _literal(name: str, more: str = "") -> str:
+    """A pattern of `find -name` for a name as it is, and what may come after it."""
+    return shlex.quote(re.sub(r"([*?\[\\])", r"\\\1", name) + more)
 
 
 def _find(names: Sequence[str]) -> str:
@@ -181,11 +237,17 @@ else
 fi"""
 
 
-def test_script(row: TaskRow, workdir: str, environment: str | None, install: bool) -> str:
+def test_script(
+    row: TaskRow, workdir: str, environment: str | None, install: bool, plugin: str
+) -> str:
     """For `bash`: run the row's test commands in the task's environment.
 
     For the command <n>, from 1, leaves in LEFT: `log-<n>` (output and errors), `report-<n>.xml`
-    where it ran pytest, and `exit-<n>` once it ended.
+    where it ran pytest, `seen-<n>` where that loaded the grading's plugin, and `exit-<n>` once it
+    ended. plugin: a name that no patch can know, `plugin_name` without the number.
+
+    A command with a PYTHONPATH of its own does not find the plugin and runs no test: it is run
+    again without it. Whether that may be is for the verdict, which knows the row's own patch.
     """
     lines = [
         # 1 GiB for any file: a test that writes without end must not fill the host's disk.
@@ -197,15 +259,41 @@ def test_script(row: TaskRow, workdir: str, environment: str | None, install: bo
     ]
     if install and row.eval_script is None:
         lines += [f"{{ {command}\n}} >> {LEFT}/install 2>&1" for command in row.install]
+    lines.append(f"export PYTHONPATH={PLUGINS}${{PYTHONPATH:+:$PYTHONPATH}}")
     for number, command in enumerate(commands(row), 1):
         report = f"--junitxml={LEFT}/report-{number}.xml"
         status = "echo $?" if row.eval_script is None else _MARKED_STATUS
+        name, run = plugin_name(plugin, number), f"command_{number}"
+        options = f"-rA --color=no -o junit_family=xunit1 {report}"
         lines += [
-            f"export PYTEST_ADDOPTS='-rA --color=no -o junit_family=xunit1 {report}'",
+            f"{run}() {{",
             f"{{ {command}\n}} > {LEFT}/log-{number} 2>&1",
             f"{status} > {LEFT}/exit-{number}",
+            "}",
+            f"export PYTEST_ADDOPTS='-p {name} {options}'",
+            run,
+            f"if [ ! -e {LEFT}/seen-{number} ] && grep -q {name} {LEFT}/log-{number}; then",
+            f"  export PYTEST_ADDOPTS='{options}'",
+            f"  {run}",
+            "fi",
         ]
     return "\n".join(lines) + "\n"
+
+
+def plugin_name(plugin: str, number: int) -> str:
+    """The module's name of the plugin of a command, which is in PLUGINS."""
+    return f"{plugin}_{number}"
+
+
+def plugins(row: TaskRow, workdir: str, plugin: str) -> dict[str, str]:
+    """The files in PLUGINS: for each command the plugin and what it reads, by name."""
+    source = (Path(__file__).parent / "data" / "grading_witness.py").read_text(encoding="utf-8")
+    found = {}
+    for number in range(1, len(commands(row)) + 1):
+        name = plugin_name(plugin, number)
+        given = {"out": f"{LEFT}/seen-{number}", "tree": workdir, "files": test_files(row)}
+        found |= {f"{name}.py": source, f"{name}.json": json.dumps(given)}
+    return found
 
 
 def commands(row: TaskRow) -> list[str]:

@@ -28,13 +28,22 @@ _WORDS = {
 _BAD = {"failed", "error"}
 # A test's id may have a few of these itself, before the one that its message comes after.
 _DASH, _MOST_DASHES = " - ", 16
-# Elements within each other; pytest's have five.
+# What a report and a log may have, many times what those of the largest suites do. Elements within
+# each other: pytest's have five. Parts of a module's name: directories and classes.
 _DEEPEST = 20
+_MOST_CASES, _MOST_ATTRIBUTES, _ATTRIBUTE_CHARS = 1_000_000, 64, 2**16
+_MOST_PARTS = 64
+_MOST_LINES, _LINE_CHARS = 2_000_000, 2**18
 _PIECE_BYTES = 2**20
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _SUMMARY = re.compile(r"=+ short test summary info =+")
 _RULE = re.compile(r"=+ .* =+|[0-9]+ [a-z]+(, [0-9]+ [a-z]+)* in [0-9]")
+_TELLING = re.compile(
+    r"^(?:\x1b\[[0-9;]{0,32}[A-Za-z]|[^\S\n]){0,64}"
+    rf"(?:=+|[0-9]+(?= [a-z])|{'|'.join(_WORDS)})(?=[ \x1b])",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,10 @@ class Reported:
 
 
 def parse_report(content: bytes | None) -> list[Reported] | None:
-    """The tests of a JUnit report, each once; None where there is no whole report."""
+    """The tests of a JUnit report, each once; None where there is no whole report.
+
+    A report that is larger than any of pytest's (_DEEPEST, _MOST_CASES, ...) is none.
+    """
     target = _Cases()
     parser, content = ElementTree.XMLParser(target=target), content or b""
     try:
@@ -68,16 +80,21 @@ def parse_report(content: bytes | None) -> list[Reported] | None:
         return None
     files = {reported_name(file): file for file in (case.get("file") for case, _ in cases) if file}
     found: dict[str, Reported] = {}
+    of_parts = target.passes_of_parts() > 0
     for case, outcome in cases:
         name = ".".join(filter(None, (case.get("classname"), case.get("name"))))
         test = Reported(
             *(_test_id(case, files), name, outcome, _seconds(case.get("time"))),
-            in_part=outcome == "skipped" and target.passes_of_parts() > 0,
+            in_part=outcome == "skipped" and of_parts,
         )
         other = found.get(name)
         if other is None or worse(outcome, other.outcome) != other.outcome:
             found[name] = test
     return list(found.values())
+
+
+# The attributes of a test case that are read.
+_READ = ("classname", "name", "file", "time")
 
 
 class _Cases:
@@ -96,12 +113,19 @@ class _Cases:
         self._depth += 1
         if self._depth > _DEEPEST:
             raise ValueError("no report of pytest is so deep")
+        if len(attributes) > _MOST_ATTRIBUTES:
+            raise ValueError("no report of pytest has so many attributes")
         if tag == "testsuite":
             self._passes += _count(attributes, "tests") - sum(
                 _count(attributes, name) for name in ("failures", "errors", "skipped")
             )
         elif tag == "testcase":
-            self._cases.append((attributes, "passed"))
+            if len(self._cases) == _MOST_CASES:
+                raise ValueError("no report of pytest has so many tests")
+            case = {name: attributes[name] for name in _READ if name in attributes}
+            if any(len(value) > _ATTRIBUTE_CHARS for value in case.values()):
+                raise ValueError("no report of pytest has such names")
+            self._cases.append((case, "passed"))
         elif self._cases and (outcome := _outcome(tag, attributes)):
             case, other = self._cases[-1]
             self._cases[-1] = case, worse(outcome, other)
@@ -139,11 +163,15 @@ def _test_id(case: Mapping[str, str], files: Mapping[str, str]) -> str:
     if not classname:
         # A file that could not be collected, or was skipped as a whole.
         return files.get(name, name)
-    module, classes = classname, []
-    while module and module not in files:
-        module, _, last = module.rpartition(".")
-        classes.insert(0, last)
-    return "::".join((files[module], *classes, name) if module else (classname, name))
+    ends = [len(classname)]
+    while len(ends) <= _MOST_PARTS and (end := classname.rfind(".", 0, ends[-1])) > 0:
+        ends.append(end)
+    for end in ends:
+        module = classname[:end]
+        if module in files:
+            classes = classname[end + 1 :].split(".") if end < len(classname) else ()
+            return "::".join((files[module], *classes, name))
+    return f"{classname}::{name}"
 
 
 def _outcome(tag: str, attributes: Mapping[str, str]) -> str | None:
@@ -198,7 +226,8 @@ def settle(
                 touched.add(name)
         for name in sorted(touched):
             if name in outcomes:
-                here = _compare(by_name[name], names.said[name], bool(speakers - {name}))
+                others = len(speakers) > (name in speakers)
+                here = _compare(by_name[name], names.said[name], others)
                 if here == _DIFFERS and (number == 0 or name in waiting):
                     return outcomes, _said_of(by_name[name], names.said[name])
                 if here == _AGREES:
@@ -241,19 +270,34 @@ def _said_of(test: Reported, said: set[str]) -> str:
 def _parts(log: str) -> Iterable[list[str]]:
     """The lines after each beginning of a short summary, the last one's first.
 
-    What comes after the last line that ends a run of pytest is no part of its summary.
+    What comes after the last line that ends a run of pytest is no part of its summary. Only lines
+    about tests are kept, and there are no parts where a log has more lines than any suite's.
     """
-    # Not splitlines, which also splits at form feeds and the like inside of a line.
-    lines = [line.rstrip("\r") for line in _ANSI.sub("", log).split("\n")]
-    starts = [index for index, line in enumerate(lines) if _SUMMARY.fullmatch(line.strip())]
-    end = len(lines)
-    for index in range(len(lines) - 1, starts[-1] if starts else 0, -1):
-        if _RULE.match(lines[index]):
-            end = index
-            break
+    if log.count("\n") > _MOST_LINES:
+        return
+    lines, starts, end = [], [], None
+    for line in _telling_lines(log):
+        if line.startswith(tuple(_WORDS)):
+            lines.append(line)
+        elif _SUMMARY.fullmatch(line.strip()):
+            starts.append(len(lines))
+            end = None
+        elif _RULE.match(line):
+            end = len(lines)
+    end = len(lines) if end is None else end
     for start in reversed(starts):
-        yield lines[start + 1 : end]
+        yield lines[start:end]
         end = start
+
+
+def _telling_lines(log: str) -> Iterable[str]:
+    """The lines of a log that begin as those of a summary do, without colours."""
+    for match in _TELLING.finditer(log):
+        # Not splitlines, which also splits at form feeds and the like inside of a line.
+        end = log.find("\n", match.end())
+        end = len(log) if end < 0 else end
+        if end - match.start() <= _LINE_CHARS:
+            yield _ANSI.sub("", log[match.start() : end]).rstrip("\r")
 
 
 class _LineNames:

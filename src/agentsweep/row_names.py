@@ -15,7 +15,6 @@ from agentsweep.pytest_reports import Reported, reported_name
 _MOUSE = (("MouseButton.LEFT", "1"), ("MouseButton.RIGHT", "3"))
 _COLOUR = re.compile(r"\[\d+m")
 _CONTROL = dict.fromkeys(range(1, 32))
-_OPTION = re.compile(r"(.*?)\[(.*)\]")
 # Of a row's names, looked for at the ends of all names of a report, which may be many.
 _TRIED = 10
 _FILE = re.compile(r"[^\s()]*(/[^\s()]*|\.(py|pyx|rst|txt|md|ipynb|yml|yaml))")
@@ -42,10 +41,10 @@ def spellings(name: str) -> set[str]:
 
 def _without_folders(name: str) -> str:
     """`parse_log_pytest_options`: of a parameter that is a path, the last part alone."""
-    match = _OPTION.search(name)
-    if not match:
+    begin, end = name.find("["), name.rfind("]")
+    if not 0 <= begin < end:
         return name
-    before, option = match.groups()
+    before, option = name[:begin], name[begin + 1 : end]
     if option.startswith("/") and not option.startswith("//") and "*" not in option:
         option = "/" + option.split("/")[-1]
     return f"{before}[{option}]"
@@ -74,7 +73,8 @@ class Names:
             return []
         first = bisect.bisect_left(self._sorted, name)
         found: list[Reported] = []
-        for longer in self._sorted[first:]:
+        for index in range(first, len(self._sorted)):
+            longer = self._sorted[index]
             if not longer.startswith(name):
                 break
             found += self._exact[longer]

@@ -167,7 +167,7 @@ def _outcome(result: Fields) -> dict:
         "row_sha256": word(result("spec", "task", "row_sha256"))
         or word(result("names", "row_sha256")),
         # Of the patch, not of the run: the data set says it (agentsweep.grades).
-        **dict.fromkeys(("resolved", "grade_status", "grade_detail")),
+        **dict.fromkeys(("resolved", "grade_status", "grade_detail", "grade_evidence")),
     }
 
 

@@ -182,9 +182,12 @@ class Sweep:
         return found
 
     def validated(self) -> dict[str, str]:
-        """The tasks of the sweep whose validity decides what figures show: task and validation."""
-        settings = self.config["grading"]
-        if settings["keep_invalid"] or not settings["validations"]:
+        """The tasks of the sweep whose own patches decide what others come to: task, validation.
+
+        With `keep_invalid`, too: whether a task is valid then decides nothing, but what its tests
+        come to with its own patch does.
+        """
+        if not self.config["grading"]["validations"]:
             return {}
         tasks = dict.fromkeys(cell.task for cell in self.graded_cells())
         return {task: grading_job.validation_id(self.config, task) for task in tasks}

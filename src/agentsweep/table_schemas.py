@@ -179,6 +179,13 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ),
         ("grade_status", "text", "", "What grading came to, as docs/grading.md lists it"),
         ("grade_detail", "text", "", "Why, in one sentence"),
+        (
+            "grade_evidence",
+            "text",
+            "",
+            "What the verdict was read from: pytest's report and summary and, since evidence of "
+            "version 2, the grading's own plugin; null where no test ran",
+        ),
         # Counters over the agent's phase
         ("mem_start_bytes", "int", "bytes", "Memory charged when the agent started"),
         ("mem_peak_bytes", "int", "bytes", "Peak of the memory charged in the agent's phase"),
@@ -468,7 +475,7 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("kind", "text", "", "fail_to_pass or pass_to_pass; null where the task names it nowhere"),
         ("outcome", "text!", "", "passed, xfailed, skipped, failed, error or missing"),
         ("duration_s", "float", "s", "Duration of the test"),
-        ("grader", "text", "", "Version of the grader"),
+        ("grader", "text", "", "Version of the grading's evidence: 2 has what its plugin saw"),
     ],
     "hosts": [*_HOST, ("n_runs", "int!", "runs", "Runs measured there")],
 }

@@ -71,7 +71,7 @@ RUNS = [
     *("mem_limit_bytes", "mem_effective_bytes", "cpu_limit", "cpu_effective", "image_digest"),
     *("outcome", "exit_code", "tool_oom_count", "num_turns", "n_messages", "n_tool_calls"),
     *("n_tool_errors", "n_api_calls", "trace_status", "patch_status", "patch_sha256"),
-    *("resolved", "grade_status", "grade_detail"),
+    *("resolved", "grade_status", "grade_detail", "grade_evidence"),
 ]
 CALLS = ["run_id", "name", "category", "command", "is_error", "exit_code"]
 # What is measured in the numbers of figures: times, bytes and shares of them.

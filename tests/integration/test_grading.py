@@ -3,18 +3,20 @@
 import difflib
 import hashlib
 import json
+import time
 
 import engine_in_use
 import pytest
 import yaml
 
-from agentsweep import config, evidence, grading_job, images, verdict
+from agentsweep import config, evidence, grading_job, images, pytest_reports, verdict
 from agentsweep.engine import LABEL, ContainerSpec
 from conftest import ROOT, agentsweep
 
 TASK = "starlette-1147"
 SESSIONS = "starlette/middleware/sessions.py"
 TESTS = "tests/test_sessions.py"
+INITS = ("tests/__init__.py", "starlette/__init__.py")
 FAIL_TO_PASS = f"{TESTS}::test_cookie_of_a_mounted_application_has_its_path"
 
 
@@ -39,14 +41,16 @@ class Bench:
             },
             "sweep": {"tasks": [TASK], "memory": ["512MiB"], "cpus": [1]},
             "container": {"engine": engine_in_use.NAME},
-            "grading": {"memory": "512MiB", "timeout_s": 60},
+            # Not behind the runs of others on this machine.
+            "machine": {"ledger": str(folder / "ledger")},
+            "grading": {"memory": "512MiB", "timeout_s": 300},
         }
         base = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
         self.settings = config.merge(base, self.settings)
         self.config = self.load()
         self.row = self.config.task(TASK).row
         self.engine = engine_in_use.find()
-        self.files = self._read(SESSIONS, TESTS)
+        self.files = self._read(SESSIONS, TESTS, *INITS)
         self.out = folder / "out"
 
     def load(self, **changes):
@@ -187,6 +191,141 @@ def test_a_cheat_does_not(bench, name):
     brought = {"conftest.py", "tests/conftest.py", "pytest.ini", "sitecustomize.py"}
     assert set(record["restored"]) == set(files) & brought
     assert record["settings_changed"] == [p for p in files if p == "pyproject.toml"]
+
+
+def shadow(row):
+    """Python that fills a module with tests of the row's names, which pass."""
+    tests = [*row.fail_to_pass, *row.pass_to_pass]
+    names = dict.fromkeys(test.split("::")[1].partition("[")[0] for test in tests)
+    return "".join(f"def {name}(): pass\n" for name in names)
+
+
+def in_modules(row, has_spec, compiled):
+    """Python that puts such a module in the place of the row's tests."""
+    return f"""
+import importlib.util, os, sys, types
+_path = os.path.join(os.getcwd(), "tests", "test_sessions.py")
+_made = types.ModuleType("tests.test_sessions")
+_made.__file__ = _path
+if {has_spec}:
+    _made.__spec__ = importlib.util.spec_from_file_location(_made.__name__, _path)
+    _made.__loader__ = _made.__spec__.loader
+exec(compile({shadow(row)!r}, {compiled}, "exec"), _made.__dict__)
+for _name in (_made.__name__, "test_sessions"):
+    sys.modules[_name] = _made
+"""
+
+
+def within(source, code):
+    """The program's source with code in what every test reaches."""
+    hook = "        async def send_wrapper(message: Message) -> None:\n"
+    assert hook in source
+    return source.replace(hook, f"{hook}            {code}\n", 1)
+
+
+FILE = "import os\n__file__ = os.path.dirname(os.path.abspath(__file__)) + '.py'\n"
+REPLACED = """
+import gc, types
+def _replace():
+    for one in gc.get_objects():
+        if isinstance(one, types.FunctionType) and one.__module__.endswith("test_sessions"):
+            if one.__name__.startswith("test_"):
+                one.__code__ = (lambda: None).__code__
+"""
+FORGED_AT_EXIT = """
+import atexit, glob, os, re
+def _forge():
+    for path in glob.glob("/grading/left/report-*.xml"):
+        text = open(path).read()
+        text = re.sub("<failure.*?</failure>", "", text, flags=re.S)
+        open(path, "w").write(re.sub('failures="[0-9]+"', 'failures="0"', text))
+    os._exit(0)
+atexit.register(_forge)
+"""
+DOTS = """
+import atexit
+def _dots():
+    with open("/grading/left/report-1.xml", "w") as report:
+        report.write('<t><testcase file="a.py" name="x" classname="' + "." * 1000000 + '"/></t>')
+atexit.register(_dots)
+"""
+IN_PROGRAM = "starlette/__init__.py"
+
+# What code under test, or a module in the place of tests, does without a fix (files, from a bench),
+# what the grading comes to, and what is put back.
+DECEITS = {
+    "xfail in the code under test": (
+        lambda b: {SESSIONS: within(b.files[SESSIONS], "import pytest; pytest.xfail('todo')")},
+        ("graded", []),
+    ),
+    "skip in the code under test": (
+        lambda b: {SESSIONS: within(b.files[SESSIONS], "import pytest; pytest.skip('todo')")},
+        ("graded", []),
+    ),
+    "exit in the code under test": (
+        lambda b: {SESSIONS: within(b.files[SESSIONS], "import pytest; pytest.exit('x', 0)")},
+        (None, []),
+    ),
+    "a package named like the tests": (
+        lambda b: {f"{TESTS[:-3]}/__init__.py": FILE + shadow(b.row)},
+        ("graded", [f"{TESTS[:-3]}/__init__.py"]),
+    ),
+    "sys.modules in the package of the tests": (
+        lambda b: {INITS[0]: b.files[INITS[0]] + in_modules(b.row, False, "'x.py'")},
+        ("graded", [INITS[0]]),
+    ),
+    "sys.modules in the program": (
+        lambda b: {IN_PROGRAM: b.files[IN_PROGRAM] + in_modules(b.row, False, "'x.py'")},
+        ("inconsistent", []),
+    ),
+    "sys.modules in the program, with a spec": (
+        lambda b: {IN_PROGRAM: b.files[IN_PROGRAM] + in_modules(b.row, True, "'x.py'")},
+        ("inconsistent", []),
+    ),
+    "sys.modules in the program, with a spec and the file's name": (
+        lambda b: {IN_PROGRAM: b.files[IN_PROGRAM] + in_modules(b.row, True, "_path")},
+        ("inconsistent", []),
+    ),
+    "the tests' code replaced when the first runs": (
+        lambda b: {SESSIONS: within(b.files[SESSIONS], "_replace()") + REPLACED},
+        (None, []),
+    ),
+    "a report rewritten at exit": (
+        lambda b: {SESSIONS: b.files[SESSIONS] + FORGED_AT_EXIT},
+        ("inconsistent", []),
+    ),
+    "a report that is slow to read": (
+        lambda b: {SESSIONS: b.files[SESSIONS] + DOTS},
+        ("no_report", []),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def known(bench):
+    """The bench, whose store has the grading of the row's own patch."""
+    bench.grade(bench.row.patch.encode())
+    gold = grading_job.gold(bench.config, TASK)
+    assert gold.witnessed
+    assert {origin.code for origin in gold.origins.values()} == {"direct"}
+    assert set(gold.origins) == {
+        pytest_reports.reported_name(test)
+        for test in (*bench.row.fail_to_pass, *bench.row.pass_to_pass)
+    }
+    return bench
+
+
+@pytest.mark.parametrize("name", DECEITS)
+def test_a_deceit_does_not_either(known, name):
+    make, (status, restored) = DECEITS[name]
+    found, record = known.grade(known.patch(**make(known)))
+    assert found.resolved is False, (found.status, found.detail)
+    assert status in (None, found.status), found.detail
+    assert (record["restored"], record["settings_changed"]) == (restored, [])
+    # So it is where nothing is known of the row's own patch, and in seconds.
+    begin = time.process_time()
+    assert verdict.judge(*evidence.read(known.out)).resolved is False
+    assert time.process_time() - begin < 5
 
 
 def test_a_cheat_on_top_of_the_right_patch_changes_nothing(bench):

@@ -141,7 +141,7 @@ def test_what_an_earlier_version_could_not_apply_is_graded_again(load, tmp_path,
         attempt = graded.begin(key)
         write(attempt.path, {"exit-1": "0"}, fail_to_pass=[], pass_to_pass=[], **record)
         graded.finish(attempt, "sealed")
-    assert (grading._recalled(graded, key) is None) is again
+    assert (grading.recalled(graded, key) is None) is again
 
 
 def test_a_patch_that_lost_its_last_newline_has_it():
@@ -409,6 +409,7 @@ def test_what_was_put_in_place_is_read_whatever_the_names():
         "restored": ["a b/conftest.py", "a"],
         "settings": [],
         "tests_applied": [],
+        "placed": [],
     }
 
 

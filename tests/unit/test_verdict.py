@@ -73,7 +73,8 @@ def test_all_tests_of_both_lists_passed():
         ({"new": "skipped", "old": "passed"}, 0, False),
         ({"new": "passed"}, 0, False),
         ({"old": "passed"}, 0, False),
-        ({"new": "passed", "old": "xfailed"}, 0, True),
+        # Nobody knows whether it does with the row's own patch.
+        ({"new": "passed", "old": "xfailed"}, 0, False),
         ({"new": "passed", "old": "passed", "other": "failed"}, 1, True),
     ],
 )

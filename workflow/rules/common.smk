@@ -402,6 +402,7 @@ def judged_tasks(wildcards, input):
                     "task": task,
                     "validation": validated.get(task),
                     "ungradable": reasons.get(task),
+                    "keep_invalid": SWEEP.config["grading"]["keep_invalid"],
                 }
             )
             for task in dict.fromkeys([*validated, *reasons])
