@@ -512,3 +512,9 @@ def test_a_gateway_that_is_killed_for_want_of_time_is_no_error_of_the_host(tmp_p
     stopped = service_that(tmp_path, monkeypatch, "os.kill(os.getpid(), 19); time.sleep(60)")
     wait_until(lambda: stopped._is_held_up())
     assert stopped.stop(timeout_s=0.2) == -signal.SIGKILL
+
+
+def test_a_line_counts_for_as_many_requests_as_it_says():
+    from agentsweep.run_row import _requests
+
+    assert [_requests(line) for line in ({}, {"requests": 700}, {"requests": "x"})] == [1, 700, 1]
