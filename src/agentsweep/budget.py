@@ -54,7 +54,6 @@ class Reservation:
     """One request that was let through: `usd` is what it may cost at most."""
 
     usd: float
-    is_left: bool = False
 
 
 class Budget:
@@ -86,11 +85,12 @@ class Budget:
 
     @property
     def cost_usd(self) -> float | None:
-        """What was spent, None without a price. An answer whose client left counts with what it
-        may cost at most until its end is known."""
+        """What was spent, None without a price. An answer that is under way counts with what it
+        may cost at most: at the end of a run nobody but a client that left waits for it."""
         if self.price is None:
             return None
-        return self._counted_usd + sum(held.usd for held in self._under_way if held.is_left)
+        # A copy, because another thread may ask.
+        return self._counted_usd + sum(held.usd for held in tuple(self._under_way))
 
     async def reserve(self, input_tokens: int, output_tokens: int | None) -> Reservation:
         """Let a request with at most so many tokens through; it has to be settled.
@@ -139,6 +139,9 @@ class Budget:
             return False
         if self.max_cost_usd is None or not self._under_way:
             return True
+        if not self.turns:
+            # Before the first answer nothing is known of the costs but the estimate.
+            return False
         reserved = self._counted_usd + sum(other.usd for other in self._under_way)
         return len(self._under_way) < AT_ONCE and reserved + usd <= self.max_cost_usd
 

@@ -277,6 +277,8 @@ def test_every_column_of_a_whole_run_is_known_except_what_the_kernel_does_not_gi
     absent |= {"services_s", "teardown_s"}
     # The sum of phases of which some are absent, and what only imported runs or replays have.
     absent |= {"container_s", "prompt_issue_chars", *REPLAY_COLUMNS["runs"]}
+    # What only live runs have.
+    absent |= {"endpoint_tools", "n_not_allowed"}
     # What the data set fills in, from gradings, and what a task without a benchmark row lacks.
     absent |= {"resolved", "grade_status", "grade_detail", "grade_evidence", "row_sha256"}
     assert unknown == pressure | absent | {"damage"}
