@@ -17,6 +17,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import traceback
 import urllib.parse
 from collections.abc import AsyncIterator, Callable
@@ -256,7 +257,11 @@ class Gateway:
     async def _messages(self, request: Request, exchange: Exchange, reply: Reply) -> None:
         try:
             asked = self._read(request, exchange)
-            held = await self.budget.reserve(asked.input_tokens, asked.max_tokens)
+            begin_ns = time.monotonic_ns()
+            try:
+                held = await self.budget.reserve(asked.input_tokens, asked.max_tokens)
+            finally:
+                exchange.queued_ns = time.monotonic_ns() - begin_ns
         except BadRequest as error:
             await refuse(400, str(error), exchange, reply)
             return

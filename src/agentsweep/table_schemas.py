@@ -426,6 +426,13 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("error", "text", "", "What went wrong"),
         ("retry", "int", "", "0 for the first try, 1 for the first repetition, ..."),
         ("stop_reason", "text", "", "Why the model stopped"),
+        (
+            "queued_ns",
+            "int",
+            "ns",
+            "Time for which the gateway held the request back because of the run's budget; part of "
+            "the time to the first byte; null where it was refused before, and in older runs",
+        ),
         ("request_bytes", "int", "bytes", "Size of the request's body"),
         ("response_bytes", "int", "bytes", "Size of the answer's body"),
         *_TOKENS,
