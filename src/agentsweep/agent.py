@@ -47,6 +47,7 @@ class AgentSettings:
 
     bash_timeout_s: the longest that one Bash call may take; system_search: keep `grep` and `find`
     inside Bash the system's own, because the CLI's replacements change what memory is measured.
+    disallowed_tools, aliases_mean_model: see `agent_model.cli_settings`; they follow from the rest.
     """
 
     version: str
@@ -57,6 +58,8 @@ class AgentSettings:
     max_turns: int | None = None
     tools: tuple[str, ...] | None = None
     extra_args: tuple[str, ...] = ()
+    disallowed_tools: tuple[str, ...] = ()
+    aliases_mean_model: bool = False
 
 
 # What the CLI offers a model by itself, of the tools that recordings use (2.1.330).
@@ -84,11 +87,20 @@ def arguments(settings: AgentSettings, session: str) -> list[str]:
     argv += ["--dangerously-skip-permissions"]
     if settings.max_turns is not None:
         argv += ["--max-turns", str(settings.max_turns)]
+    if settings.disallowed_tools:
+        argv.append(f"--disallowedTools={','.join(settings.disallowed_tools)}")
     argv += settings.extra_args
     if settings.tools is not None:
         # Variadic: it must come last, or it swallows what follows.
         argv += ["--tools", ",".join(settings.tools)]
     return argv
+
+
+# What the CLI asks for where it is told `haiku` and the like, and for errands of its own.
+_MODEL_NAMES = (
+    *(f"ANTHROPIC_DEFAULT_{name}_MODEL" for name in ("HAIKU", "SONNET", "OPUS", "FABLE")),
+    "ANTHROPIC_SMALL_FAST_MODEL",
+)
 
 
 def environment(settings: AgentSettings, base_url: str, token: str, marks: bool) -> dict[str, str]:
@@ -120,6 +132,8 @@ def environment(settings: AgentSettings, base_url: str, token: str, marks: bool)
         env |= {"ANTHROPIC_UNIX_SOCKET": SOCKET, "ANTHROPIC_BASE_URL": "http://localhost"}
     else:
         env["ANTHROPIC_BASE_URL"] = base_url
+    if settings.aliases_mean_model:
+        env |= dict.fromkeys(_MODEL_NAMES, settings.model_id)
     if marks:
         env["CLAUDE_CODE_SHELL_PREFIX"] = WRAPPER
     return env

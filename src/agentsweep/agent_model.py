@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agentsweep import schema
+from agentsweep.endpoint_tools import WEB_FETCH, WEB_SEARCH
 from agentsweep.replay_source import ReplaySource
 from agentsweep.spec import REPLAY_RULES
 from agentsweep.tasks import Task
@@ -21,6 +22,8 @@ _LIVE_ONLY = {
     "credential_header": "auto",
     "max_cost_usd": None,
     "price": None,
+    "endpoint_tools": [],
+    "other_models": [],
 }
 _PLAYED_ONLY = {"latency_scale": 1}
 
@@ -91,6 +94,12 @@ def spec(settings: Mapping, task: Task, recording: ReplaySource | None) -> dict:
                 "mode": LIVE,
                 "base_url": settings["base_url"],
                 **(limit if settings["max_cost_usd"] is not None else {}),
+                # Left out where empty: specs stay what they were before there was this.
+                **{
+                    key: sorted(settings[key])
+                    for key in ("endpoint_tools", "other_models")
+                    if settings[key]
+                },
             }
         case "replay":
             return {
@@ -126,6 +135,47 @@ def job(settings: Mapping, task: Task, recording: ReplaySource | None) -> dict:
         "mode": SCRIPTED,
         "scenario": str(task.scenario) if task.scenario else None,
         "latency_scale": settings["latency_scale"],
+    }
+
+
+def rules(settings: Mapping) -> dict:
+    """What a live run may ask of its endpoint, as the gateway takes it; nothing for others."""
+    if mode(settings) != LIVE:
+        return {}
+    return {
+        "endpoint_tools": sorted(settings["endpoint_tools"]),
+        "models": models(settings),
+    }
+
+
+def models(settings: Mapping) -> list[str]:
+    """The ids that a live run may ask its endpoint for: the agent's own, those of `other_models`,
+    and what `--fallback-model` names."""
+    named = [settings["model_id"], *settings["other_models"]]
+    arguments = settings["extra_args"]
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        name, equals, value = argument.partition("=")
+        if name == "--fallback-model":
+            named += (value if equals else following).split(",")
+    # The CLI asks for `<id>[1m]` by the id and a header.
+    return sorted({name.strip().partition("[")[0] for name in named} - {""} | {named[0]})
+
+
+def cli_settings(settings: Mapping, network: str) -> dict:
+    """How the CLI of a live run is kept to what its gateway lets through; nothing for others.
+
+    disallowed_tools: those that would ask the endpoint to leave the sandbox, or cannot work in it,
+    unless they are named in `tools`. aliases_mean_model: whether `haiku` and the like, which the
+    CLI gives sub-agents to choose from, stand for the run's own model.
+    """
+    if mode(settings) != LIVE:
+        return {}
+    allowed, named = settings["endpoint_tools"], settings["tools"] or ()
+    unusable = {"WebSearch": WEB_SEARCH not in allowed}
+    unusable["WebFetch"] = WEB_FETCH not in allowed and network == "gateway"
+    return {
+        "disallowed_tools": [tool for tool in unusable if unusable[tool] and tool not in named],
+        "aliases_mean_model": not settings["other_models"],
     }
 
 

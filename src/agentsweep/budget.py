@@ -1,12 +1,28 @@
-"""What one run may spend: turns of its main conversation, and money."""
+"""What one run may spend: answers of the model, and money.
 
-from collections.abc import Callable
+A request reserves what it may cost at most before it is sent, and is counted by what came of it.
+"""
+
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from agentsweep.messages_api import MessagesRequest, Usage
+from agentsweep.messages_api import Usage
 
 _MILLION = 1_000_000
+# No request or answer has more tokens; a larger number would not fit into a float.
+_MOST_TOKENS = 1_000_000_000
+# How many requests of a run with max_cost_usd are answered at once. What one costs is an estimate
+# until its answer is there, so that so many answers are what an estimate can be wrong by.
+AT_ONCE = 4
+
+
+# What a request reserves that does not say how long its answer may get.
+_UNSAID_TOKENS = 32_000
+
+
+class OverBudget(Exception):
+    """A request that the run may not make any more; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -21,26 +37,41 @@ class Price:
     def of(self, usage: Usage) -> float:
         """The cost of one answer in USD."""
         return (
-            usage.input_tokens * self.input
-            + usage.output_tokens * self.output
-            + usage.cache_read_input_tokens * self.cache_read
-            + usage.cache_creation_input_tokens * self.cache_write
+            _tokens(usage.input_tokens) * self.input
+            + _tokens(usage.output_tokens) * self.output
+            + _tokens(usage.cache_read_input_tokens) * self.cache_read
+            + _tokens(usage.cache_creation_input_tokens) * self.cache_write
         ) / _MILLION
+
+    def at_most(self, input_tokens: int, output_tokens: int) -> float:
+        """What a request costs at most in USD; whether its input is cached is not known before."""
+        dearest = max(self.input, self.cache_read, self.cache_write)
+        return (_tokens(input_tokens) * dearest + _tokens(output_tokens) * self.output) / _MILLION
+
+
+@dataclass(eq=False)
+class Reservation:
+    """One request that was let through: `usd` is what it may cost at most."""
+
+    usd: float
 
 
 class Budget:
-    """Counts what was answered and says when no more may be.
+    """Lets requests through and counts what came of them.
 
-    max_cost_usd holds for all of a run's conversations, max_turns for its main one. What an answer
-    will cost is not known before: the run ends with the first request after the limit is passed,
-    so that the answers that were under way then are paid for still.
+    max_turns: how many answers the model may give, to whichever conversation. max_cost_usd: what
+    they may cost. A request waits while those under way may use up what is left, and is refused
+    once it is used up. Only the last answer of a run can pass max_cost_usd: one that is alone is
+    sent as long as something is left, whatever it may cost at most.
     """
 
     def __init__(self, max_turns: int | None, max_cost_usd: float | None, price: Price | None):
         self.max_turns, self.max_cost_usd, self.price = max_turns, max_cost_usd, price
         self.turns = 0
-        self.cost_usd: float | None = None if price is None else 0.0
         self.refused: str | None = None
+        self._counted_usd = 0.0
+        self._under_way: set[Reservation] = set()
+        self._settled = asyncio.Event()
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> "Budget":
@@ -53,36 +84,67 @@ class Budget:
         )
 
     @property
-    def is_spent(self) -> bool:
-        """Whether a limit is reached, so that a request may be refused."""
-        return self._cost_is_spent or self._turns_are_spent
+    def cost_usd(self) -> float | None:
+        """What was spent, None without a price. An answer that is under way counts with what it
+        may cost at most: at the end of a run nobody but a client that left waits for it."""
+        if self.price is None:
+            return None
+        # A copy, because another thread may ask.
+        return self._counted_usd + sum(held.usd for held in tuple(self._under_way))
 
-    def refusal(self, read: Callable[[], MessagesRequest]) -> str | None:
-        """Why a request for a message is refused, or None where it is within the limits.
+    async def reserve(self, input_tokens: int, output_tokens: int | None) -> Reservation:
+        """Let a request with at most so many tokens through; it has to be settled.
 
-        `read` gives what it asks for; asked only where that decides.
+        Waits while it depends on the answers under way. Raises OverBudget.
         """
-        if self._cost_is_spent:
-            self.refused = (
-                f"the run has cost {self.cost_usd:.4f} USD, and agent.max_cost_usd is "
+        if output_tokens is None:
+            output_tokens = _UNSAID_TOKENS
+        usd = self.price.at_most(input_tokens, output_tokens) if self.price is not None else 0.0
+        while True:
+            if (used_up := self._used_up()) is not None:
+                self.refused = used_up
+                raise OverBudget(used_up)
+            if self._fits(usd):
+                break
+            self._settled.clear()
+            await self._settled.wait()
+        held = Reservation(usd)
+        self._under_way.add(held)
+        return held
+
+    def settle(self, held: Reservation, usage: Usage, *, is_turn: bool, is_known: bool) -> None:
+        """Count what came of a request. is_known is false where its answer was not read to the
+        end: then it counts with what it may have cost at most."""
+        self._under_way.remove(held)
+        self.turns += is_turn
+        if self.price is not None:
+            usd = self.price.of(usage)
+            self._counted_usd += usd if is_known else max(usd, held.usd)
+        self._settled.set()
+
+    def _used_up(self) -> str | None:
+        """Why no request may be made any more."""
+        if self.max_cost_usd is not None and self._counted_usd >= self.max_cost_usd:
+            return (
+                f"the run has cost {self._counted_usd:.4f} USD, and agent.max_cost_usd is "
                 f"{self.max_cost_usd:g}"
             )
-            return self.refused
-        if self._turns_are_spent and read().is_of_main:
-            self.refused = f"the run has had its {self.max_turns} turns (agent.max_turns)"
-            return self.refused
+        if self.max_turns is not None and self.turns >= self.max_turns:
+            return f"the run has had its {self.max_turns} turns (agent.max_turns)"
         return None
 
-    @property
-    def _cost_is_spent(self) -> bool:
-        return None not in (self.max_cost_usd, self.cost_usd) and self.cost_usd >= self.max_cost_usd
+    def _fits(self, usd: float) -> bool:
+        """Whether a request may be sent beside those under way, even if all of them cost most."""
+        if self.max_turns is not None and self.turns + len(self._under_way) >= self.max_turns:
+            return False
+        if self.max_cost_usd is None or not self._under_way:
+            return True
+        if not self.turns:
+            # Before the first answer nothing is known of the costs but the estimate.
+            return False
+        reserved = self._counted_usd + sum(other.usd for other in self._under_way)
+        return len(self._under_way) < AT_ONCE and reserved + usd <= self.max_cost_usd
 
-    @property
-    def _turns_are_spent(self) -> bool:
-        return self.max_turns is not None and self.turns >= self.max_turns
 
-    def count(self, usage: Usage, is_main_turn: bool) -> None:
-        """Count one answer; is_main_turn for one that came whole, in the main conversation."""
-        self.turns += is_main_turn
-        if self.price is not None:
-            self.cost_usd += self.price.of(usage)
+def _tokens(number: int) -> int:
+    return min(max(number, 0), _MOST_TOKENS)

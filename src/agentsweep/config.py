@@ -237,7 +237,8 @@ class Config:
                 "python": task.python,
             },
             "agent": {
-                "settings": {key: settings[key] for key in cli},
+                "settings": {key: settings[key] for key in cli}
+                | agent_model.cli_settings(settings, self._data["container"]["network"]),
                 "binary": str(
                     Path(self._data["paths"]["agents"]) / f"claude-{settings['version']}" / "claude"
                 ),
@@ -245,6 +246,7 @@ class Config:
             },
             "model": agent_model.job(settings, task, self.recording(cell)),
             "budget": agent_model.budget(settings),
+            "rules": agent_model.rules(settings),
             "max_live_runs": self._data["agent"]["max_live_runs"],
             **{key: settings[key] for key in _RUNNER_KEYS},
             "limits": self.limits(cell),

@@ -25,7 +25,7 @@ def gateway_settings(job: dict[str, Any]) -> dict[str, Any]:
         reference, header = model.pop("credential"), model.pop("credential_header")
         credential = credentials.read(reference, model["base_url"], header)
         model["credential"] = credential.to_message() if credential is not None else None
-    return model | {"budget": job["budget"]}
+    return model | {"budget": job["budget"]} | job.get("rules", {})
 
 
 def gateway_environment(job: dict[str, Any]) -> dict[str, str]:

@@ -24,7 +24,8 @@ class Exchange:
     `subagent`, `side` (what the client asks for its own purposes, such as a summary) or `other`.
     turn: how many turns of this conversation were answered before, from 0; turn_id: the id of the
     scenario's turn, where it has one; retry: how often this turn was asked for before. Sizes are
-    those of the bodies, decoded and without HTTP framing.
+    those of the bodies, decoded and without HTTP framing. queued_ns: how long the gateway held the
+    request back because of the run's budget, None where it did not get that far.
 
     events: the body of the answer as it went, in pieces: [offset_ns, text], the offset from
     start_ns. A piece is what was sent at once: one event of a stream, some, or a part of one; a
@@ -62,6 +63,7 @@ class Exchange:
     cache_creation_input_tokens: int | None = None
     message_id: str | None = None
     stop_reason: str | None = None
+    queued_ns: int | None = None
     recorded: list[dict[str, Any]] | None = None
     refused: bool = False
     requests: int = 1

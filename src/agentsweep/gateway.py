@@ -8,7 +8,6 @@ their own.
 
 import asyncio
 import contextlib
-import functools
 import hmac
 import io
 import json
@@ -18,6 +17,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import traceback
 import urllib.parse
 from collections.abc import AsyncIterator, Callable
@@ -28,7 +28,8 @@ from typing import Any, Protocol, TextIO
 import uvloop
 
 from agentsweep import http_server, messages_api, process, scenario
-from agentsweep.budget import Budget
+from agentsweep.budget import Budget, OverBudget, Reservation
+from agentsweep.endpoint_tools import NotAllowed, Rules
 from agentsweep.errors import AgentsweepError, ConfigError
 from agentsweep.exchanges import Exchange, ExchangeLog
 from agentsweep.http_server import HttpServer, Reply, Request
@@ -39,6 +40,7 @@ from agentsweep.scripted import ScriptedModel
 # What each mode needs beside what all of them do.
 MODES = {"scripted": ("scenario",), "replay": ("recording",), "live": ()}
 OVER_BUDGET = "over_budget"
+NOT_ALLOWED = "not_allowed"
 DISCONNECTED = "client_disconnected"
 STOPPED = "gateway_stopped"
 
@@ -57,8 +59,8 @@ _KEPT_BYTES = 16 * 1024 * 1024
 class Model(Protocol):
     """What answers conversations. `answer` sends the reply itself, since when each byte goes is
     part of the answer, and says in the exchange what it was; `read` gives what the request asks
-    for, and raises BadRequest where it makes no sense. `progress` is what it adds to the gateway's
-    status."""
+    for. It may read an answer on when its client has left, before it raises CancelledError; `end`
+    stops that. `progress` is what it adds to the gateway's status."""
 
     async def answer(
         self,
@@ -74,6 +76,8 @@ class Model(Protocol):
 
     def progress(self) -> dict[str, Any]: ...
 
+    def end(self) -> None: ...
+
 
 @dataclass(frozen=True, repr=False)
 class Settings:
@@ -81,7 +85,8 @@ class Settings:
 
     scenario, recording: the file or directory that is played. base_url: the endpoint to pass to,
     None for the Anthropic API; credential: `credentials.Credential.to_message`, None for none.
-    budget: as `Budget.of` takes it.
+    budget: as `Budget.of` takes it. endpoint_tools, models: what a live run may ask for, as `Rules`
+    has it.
     """
 
     mode: str
@@ -94,6 +99,8 @@ class Settings:
     base_url: str | None = None
     credential: dict[str, Any] | None = None
     budget: dict[str, Any] | None = None
+    endpoint_tools: tuple[str, ...] = ()
+    models: tuple[str, ...] | None = None
 
     @classmethod
     def parse(cls, line: bytes) -> "Settings":
@@ -127,16 +134,34 @@ class Settings:
 
 
 class Gateway:
-    """Routes requests: token, path, budget, model, record."""
+    """Routes requests: token, path, rules (for a live model), budget, model, record."""
 
-    def __init__(self, model: Model, log: ExchangeLog, token: str, budget: Budget):
+    def __init__(
+        self,
+        model: Model,
+        log: ExchangeLog,
+        token: str,
+        budget: Budget,
+        rules: Rules | None = None,
+    ):
         self.model = model
         self.log = log
         self.budget = budget
+        self.rules = rules
         self.stopping = False
         self._token = token.encode()
         self._seq = 0
-        self.active = 0
+        self._tasks: set[asyncio.Task] = set()
+
+    @property
+    def active(self) -> int:
+        """How many requests are at work."""
+        return len(self._tasks)
+
+    async def idle(self) -> None:
+        """Wait until no request is at work, also of those whose client has left."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def handle(self, request: Request, reply: Reply) -> None:
         """Serve one request and write its exchange down, whatever becomes of it."""
@@ -149,7 +174,8 @@ class Gateway:
             path=request.path,
             request_bytes=len(request.body),
         )
-        self.active += 1
+        task = asyncio.current_task()
+        self._tasks.add(task)
         try:
             await self._route(request, exchange, reply)
         except asyncio.CancelledError:
@@ -163,12 +189,11 @@ class Gateway:
             exchange.error = "internal_error"
             await self._give_up(reply)
         finally:
-            self.active -= 1
             exchange.status = reply.status
             exchange.first_byte_ns = reply.first_byte_ns
             exchange.keep(reply.parts)
-            self._count(exchange, reply)
             self.log.write(exchange, unasked=exchange.refused or _is_probe(request))
+            self._tasks.discard(task)
 
     async def _give_up(self, reply: Reply) -> None:
         if reply.status is None:
@@ -176,11 +201,17 @@ class Gateway:
         else:
             reply.truncate()
 
-    def _count(self, exchange: Exchange, reply: Reply) -> None:
-        if exchange.message_id is None:
-            return
-        whole = reply.complete and exchange.error is None
-        self.budget.count(exchange.usage(), is_main_turn=whole and exchange.kind == "main")
+    def _settle(self, held: Reservation, exchange: Exchange, reply: Reply) -> None:
+        """Count an answer. One that the endpoint refused or broke off is no turn; one whose client
+        left is, and it is known only where it was read to its end."""
+        whole = reply.complete and exchange.error is None and exchange.message_id is not None
+        left = not reply.complete and exchange.error in (None, DISCONNECTED, STOPPED)
+        self.budget.settle(
+            held,
+            exchange.usage(),
+            is_turn=whole or left,
+            is_known=not left or exchange.stop_reason is not None,
+        )
 
     async def _route(self, request: Request, exchange: Exchange, reply: Reply) -> None:
         if request.problem is not None:
@@ -195,7 +226,7 @@ class Gateway:
                 await self._messages(request, exchange, reply)
         elif request.path == "/v1/messages/count_tokens":
             if await _is_method("POST", request, exchange, reply):
-                await self.model.count_tokens(request, exchange, reply)
+                await self._count_tokens(request, exchange, reply)
         elif request.path == "/v1/models" or _is_of_a_model(request.path):
             if await _is_method("GET", request, exchange, reply):
                 await self.model.models(request, exchange, reply)
@@ -211,34 +242,62 @@ class Gateway:
             given.append(bearer.strip())
         return any(hmac.compare_digest(key.encode("latin-1"), self._token) for key in given)
 
-    async def _messages(self, request: Request, exchange: Exchange, reply: Reply) -> None:
-        read = functools.cache(lambda: _read(request, exchange))
-        try:
-            # Reading takes time, which a model that only passes a request on has no need to wait.
-            over = self.budget.refusal(read) if self.budget.is_spent else None
-            if over is None:
-                await self.model.answer(read, request, exchange, reply)
+    async def _count_tokens(self, request: Request, exchange: Exchange, reply: Reply) -> None:
+        if self.rules is not None:
+            try:
+                self.rules.check(messages_api.json_object(request.body))
+            except BadRequest as error:
+                await refuse(400, str(error), exchange, reply)
                 return
+            except NotAllowed as error:
+                await _forbid(NOT_ALLOWED, error, exchange, reply)
+                return
+        await self.model.count_tokens(request, exchange, reply)
+
+    async def _messages(self, request: Request, exchange: Exchange, reply: Reply) -> None:
+        try:
+            asked = self._read(request, exchange)
+            begin_ns = time.monotonic_ns()
+            try:
+                held = await self.budget.reserve(asked.input_tokens, asked.max_tokens)
+            finally:
+                exchange.queued_ns = time.monotonic_ns() - begin_ns
         except BadRequest as error:
             await refuse(400, str(error), exchange, reply)
             return
-        # Of all refusals this is one that the CLI does not try to get around.
-        await refuse(403, f"agentsweep refuses this request: {over}", exchange, reply)
-        exchange.error = OVER_BUDGET
+        except NotAllowed as error:
+            await _forbid(NOT_ALLOWED, error, exchange, reply)
+            return
+        except OverBudget as error:
+            await _forbid(OVER_BUDGET, error, exchange, reply)
+            return
+        try:
+            await self.model.answer(lambda: asked, request, exchange, reply)
+        finally:
+            self._settle(held, exchange, reply)
+
+    def _read(self, request: Request, exchange: Exchange) -> MessagesRequest:
+        """What a request for a message asks for; the exchange says it, too."""
+        content = messages_api.json_object(request.body)
+        asked = MessagesRequest.of(content, request.body, request.headers)
+        exchange.agent_id = asked.agent_id
+        exchange.model = asked.model
+        exchange.stream = asked.stream
+        exchange.request_sha256 = asked.sha256
+        if self.rules is not None:
+            self.rules.check(content)
+        return asked
 
 
 def _is_probe(request: Request) -> bool:
     return (request.method, request.path) in _PROBES
 
 
-def _read(request: Request, exchange: Exchange) -> MessagesRequest:
-    """What a request for a message asks for; the exchange says it, too."""
-    asked = MessagesRequest.parse(request.body, request.headers)
-    exchange.agent_id = asked.agent_id
-    exchange.model = asked.model
-    exchange.stream = asked.stream
-    exchange.request_sha256 = asked.sha256
-    return asked
+async def _forbid(kind: str, why: Exception, exchange: Exchange, reply: Reply) -> None:
+    # Of all refusals this is one that the CLI does not try to get around; to a tool's own request,
+    # such as a search, it is the tool's error, which the agent reads.
+    await refuse(403, f"agentsweep refuses this request: {why}", exchange, reply)
+    exchange.error = kind
 
 
 def _is_of_a_model(path: str) -> bool:
@@ -302,7 +361,14 @@ async def serve(settings: Settings, commands: _Commands) -> str | None:
         listening, address = http_server.bind(settings.listen)
         try:
             log = ExchangeLog(settings.log)
-            gateway = Gateway(model, log, settings.token, Budget.of(settings.budget or {}))
+            rules = Rules(settings.endpoint_tools, settings.models)
+            gateway = Gateway(
+                model,
+                log,
+                settings.token,
+                Budget.of(settings.budget or {}),
+                rules if settings.mode == "live" else None,
+            )
             server = HttpServer(gateway.handle, gateway.admits)
             await server.start(listening)
             stop = asyncio.Event()
@@ -314,7 +380,9 @@ async def serve(settings: Settings, commands: _Commands) -> str | None:
             await stop.wait()
             _end_in_time()
             gateway.stopping = True
+            model.end()
             await server.stop()
+            await gateway.idle()
             log.close()
             _say({"written": {"api.jsonl": log.tally.facts()}})
             return log.failed
@@ -415,6 +483,7 @@ def _obey(line: bytes, gateway: Gateway, server: HttpServer) -> dict[str, Any]:
                 "turns": gateway.budget.turns,
                 "cost_usd": gateway.budget.cost_usd,
             },
+            **({"endpoint": gateway.rules.progress()} if gateway.rules is not None else {}),
         } | gateway.model.progress()
     return {"error": f"unknown command {command!r}; allowed is status"}
 

@@ -410,6 +410,8 @@ class _Connection(asyncio.Protocol):
     def _leave(self) -> None:
         if not self._gone:
             self._gone = True
+            # Who still writes is not to wait for it.
+            self._writable.set()
             if self._task is not None:
                 self._task.cancel()
 

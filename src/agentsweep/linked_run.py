@@ -59,6 +59,7 @@ _EXCHANGE_COUNTS = (
     "end_utc_ns",
     "status",
     "retry",
+    "queued_ns",
     "request_bytes",
     "response_bytes",
     *TOKENS,

@@ -1,9 +1,11 @@
 """The live model: passes the CLI's requests to a real endpoint and what comes back to the CLI.
 
 The credential is added here, on the host. Bodies, statuses and times are passed on as they are;
-only the credential itself, should an endpoint repeat it, is blotted out.
+only the credential itself, should an endpoint repeat it, is blotted out. What a run may ask for and
+spend is the gateway's to say, before anything comes here.
 """
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -19,6 +21,11 @@ from agentsweep.http_server import Reply, Request
 from agentsweep.messages_api import BadRequest, MessagesRequest, Usage
 from agentsweep.sse import EventReader
 from agentsweep.upstream import ANTHROPIC, Upstream, UpstreamBroken, UpstreamUnreachable
+
+# For so long an answer is read on whose client has left, to know what it cost; then the connection
+# is closed, and it counts with what it may cost at most. So many of them at once.
+READ_ON_S = 5
+_READ_ON_AT_ONCE = 4
 
 
 @contextlib.asynccontextmanager
@@ -42,6 +49,8 @@ class LiveModel:
         self._upstream = upstream
         self._secrets = credential.secrets if credential is not None else ()
         self._attempts = Attempts()
+        self._read_on: set[asyncio.Task] = set()
+        self._ending = False
 
     async def answer(
         self,
@@ -53,10 +62,32 @@ class LiveModel:
         """Pass a request for a message on; what it and its answer say of themselves goes into the
         exchange, once the answer has begun."""
         listener = _Listener(exchange, functools.partial(self._read, read, exchange))
+        client = _Client(reply)
+        passing = asyncio.create_task(self._pass(request, exchange, client, listener))
         try:
-            await self._pass(request, exchange, reply, listener)
+            await asyncio.shield(passing)
+        except asyncio.CancelledError:
+            client.left = True
+            await self._read_to_its_end(passing)
+            raise
         finally:
             listener.asked()
+
+    async def _read_to_its_end(self, passing: asyncio.Task) -> None:
+        try:
+            if not self._ending and len(self._read_on) < _READ_ON_AT_ONCE:
+                self._read_on.add(passing)
+                await asyncio.wait((passing,), timeout=READ_ON_S)
+        finally:
+            self._read_on.discard(passing)
+            passing.cancel()
+            await asyncio.wait((passing,))
+
+    def end(self) -> None:
+        """Read no answer on whose client has left."""
+        self._ending = True
+        for passing in self._read_on:
+            passing.cancel()
 
     def _read(self, read: Callable[[], MessagesRequest], exchange: Exchange) -> bool:
         """Note what was asked; whether the answer streams. What makes no sense is for the endpoint
@@ -71,18 +102,18 @@ class LiveModel:
 
     async def count_tokens(self, request: Request, exchange: Exchange, reply: Reply) -> None:
         """Passed on as well: only the endpoint knows."""
-        await self._pass(request, exchange, reply, None)
+        await self._pass(request, exchange, _Client(reply), None)
 
     async def models(self, request: Request, exchange: Exchange, reply: Reply) -> None:
         """Passed on as well."""
-        await self._pass(request, exchange, reply, None)
+        await self._pass(request, exchange, _Client(reply), None)
 
     def progress(self) -> dict[str, Any]:
         """Nothing to say."""
         return {}
 
     async def _pass(
-        self, request: Request, exchange: Exchange, reply: Reply, listener: "_Listener | None"
+        self, request: Request, exchange: Exchange, client: "_Client", listener: "_Listener | None"
     ) -> None:
         target = f"{request.path}?{request.query}" if request.query else request.path
         redactor = Redactor(self._secrets)
@@ -92,26 +123,54 @@ class LiveModel:
             ) as answer:
                 if answer.status >= 400:
                     exchange.error = messages_api.error_type(answer.status)
-                await reply.start(answer.status, answer.headers)
+                await client.start(answer.status, answer.headers)
                 if listener is not None and answer.status != 200:
                     listener = None
                 async for part in redactor.over(answer.chunks()):
-                    await reply.write(part)
+                    await client.write(part)
                     # Read after it was sent on: the agent is not to wait for that.
                     if listener is not None:
                         listener.hear(part)
                 if listener is None or listener.is_whole():
-                    await reply.finish()
+                    await client.finish()
                 else:
                     raise UpstreamBroken("the endpoint ended its answer before the message did")
         except UpstreamUnreachable as error:
             exchange.error = f"upstream_{error.kind}"
             print(error, file=sys.stderr)
-            reply.abort()
+            client.abort()
         except UpstreamBroken as error:
             exchange.error = "upstream_broken"
             print(error, file=sys.stderr)
-            reply.truncate()
+            client.truncate()
+
+
+class _Client:
+    """The client of one request: gets what comes until it has left."""
+
+    def __init__(self, reply: Reply):
+        self._reply = reply
+        self.left = False
+
+    async def start(self, status: int, headers: dict[str, str]) -> None:
+        if not self.left:
+            await self._reply.start(status, headers)
+
+    async def write(self, part: bytes) -> None:
+        if not self.left:
+            await self._reply.write(part)
+
+    async def finish(self) -> None:
+        if not self.left:
+            await self._reply.finish()
+
+    def truncate(self) -> None:
+        if not self.left:
+            self._reply.truncate()
+
+    def abort(self) -> None:
+        if not self.left:
+            self._reply.abort()
 
 
 def _kind(asked: MessagesRequest) -> str:

@@ -48,6 +48,9 @@ class LocalModel:
         """Nothing to say."""
         return {}
 
+    def end(self) -> None:
+        """Nothing goes on for a client that has left."""
+
 
 async def send_json(status: int, content: dict, reply: Reply) -> None:
     await reply.send(status, JSON_HEADERS, json.dumps(content).encode())

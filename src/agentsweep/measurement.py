@@ -205,6 +205,7 @@ class Measurement:
             seal.MARK: written,
             "stream": {"result": agent_run.result},
             "budget": agent_run.gateway["budget"],
+            "endpoint": agent_run.gateway.get("endpoint"),
             **self._replayed(agent_run.gateway),
             "runner": {"version": __version__, "source_sha256": source_sha256()},
         }
@@ -742,6 +743,7 @@ class Measurement:
             live=self.job["model"]["mode"] == "live",
             over_budget=run.gateway["budget"]["refused"],
             disk_full=self.disk_watch and self.disk_watch.over,
+            not_allowed=run.gateway.get("endpoint"),
             replay=run.gateway.get("replay"),
             gateway_lost=run.gateway.get("lost"),
         )

@@ -75,17 +75,18 @@ class Message:
 class MessagesRequest:
     """A request for a message: who asks, and what the conversation holds so far.
 
-    tools: names of the client's own tools that it offers, without those that the API has. said:
-    the ids of the tool calls of each assistant message, in order; results: what each call gave
-    back, where the conversation says so. ended: an assistant message without a tool call follows
-    the last one
-    with a call. cut_off: the client has part of that message and wants it again. summary: None,
-    `wanted` (the client asks for a summary of the conversation) or `given` (the conversation
-    begins with one).
+    max_tokens: how many the answer may have, None where the request does not say. tools: names of
+    the client's own tools that it offers, without those that the API has. said: the ids of the tool
+    calls of each assistant message, in order; results: what each call gave back, where the
+    conversation says so. ended: an assistant message without a tool call follows the last one with
+    a call. cut_off: the client has part of that message and wants it again. summary: None, `wanted`
+    (the client asks for a summary of the conversation) or `given` (the conversation begins with
+    one).
     """
 
     model: str
     stream: bool
+    max_tokens: int | None
     tools: frozenset[str]
     agent_id: str | None
     session_id: str | None
@@ -101,7 +102,11 @@ class MessagesRequest:
     @classmethod
     def parse(cls, body: bytes, headers: dict[str, str]) -> "MessagesRequest":
         """Raises BadRequest with one sentence. `headers` has lower-case names."""
-        content = _json_object(body)
+        return cls.of(json_object(body), body, headers)
+
+    @classmethod
+    def of(cls, content: dict[str, Any], body: bytes, headers: dict[str, str]) -> "MessagesRequest":
+        """The same for a body that was read already: `content` is what `json_object` made of it."""
         messages, model = content.get("messages"), content.get("model")
         if not isinstance(messages, list) or not messages:
             raise BadRequest("messages: at least one message is required")
@@ -114,6 +119,7 @@ class MessagesRequest:
         request = cls(
             model=model,
             stream=content.get("stream") is True,
+            max_tokens=_whole(content.get("max_tokens")),
             tools=_tools(content.get("tools")),
             agent_id=headers.get("x-claude-code-agent-id", "")[:MAX_NAME_CHARS] or None,
             session_id=headers.get("x-claude-code-session-id", "")[:MAX_NAME_CHARS] or None,
@@ -163,7 +169,7 @@ class MessagesRequest:
 
 def count_tokens(body: bytes) -> int:
     """The same estimate for a request to count_tokens; raises BadRequest."""
-    _json_object(body)
+    json_object(body)
     return tokens_in(len(body))
 
 
@@ -331,16 +337,17 @@ def _tools(tools: Any) -> frozenset[str]:
     return frozenset(name for name in own if isinstance(name, str))
 
 
-def _json_object(body: bytes) -> dict:
+def json_object(body: bytes) -> dict[str, Any]:
     """The one object of a body; BadRequest for anything else, before it takes memory.
 
-    How deep it may be is bounded by the parser (RecursionError), how many values it has here.
+    How deep it may be is bounded by the parser (RecursionError), how many values it has here. A key
+    that comes twice is refused: of two values another reader may take the other one.
     """
     if _has_too_many_values(body):
         raise BadRequest(f"the request body has more than {MAX_VALUES} values")
     try:
         # Decoded here, because json.loads would take UTF-16 too, in which nothing was counted.
-        content = json.loads(body.decode())
+        content = json.loads(body.decode(), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError):
         raise BadRequest("the request body is not valid JSON") from None
     if not isinstance(content, dict):
@@ -362,6 +369,17 @@ def _has_too_many_values(body: bytes) -> bool:
         return True
     outside = b"".join(plain.split(b'"')[::2])
     return sum(map(outside.count, (b",", b"[", b"{"))) > MAX_VALUES
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise BadRequest("the request body has a key twice in one object")
+    return made
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
 
 
 def _blocks(message: dict, kind: str) -> Iterator[dict]:

@@ -47,8 +47,10 @@ class Evidence:
     assistant_messages: genuine (not synthetic) assistant messages with text or a tool call.
     api_statuses: HTTP status of each request for a message, None where no answer was given.
     live: whether a real endpoint answered. over_budget: why the gateway refused a request, None
-    where it refused none. replay: how a replay went (`replay.ReplayModel.progress`), None in other
-    modes. gateway_lost: how the gateway was lost to the agent's own load, None where it was not.
+    where it refused none for that. not_allowed: how many requests it refused because they asked
+    for more than the run may, and the first reason (`endpoint_tools.Rules.progress`), None in other
+    modes. replay: how a replay went (`replay.ReplayModel.progress`), None in other modes.
+    gateway_lost: how the gateway was lost to the agent's own load, None where it was not.
     disk_full: what the run wrote too much of (`disk.Watch.over`), None where it did not.
     """
 
@@ -64,6 +66,7 @@ class Evidence:
     api_statuses: tuple[int | None, ...] = ()
     live: bool = False
     over_budget: str | None = None
+    not_allowed: dict | None = None
     replay: dict | None = None
     gateway_lost: str | None = None
     disk_full: str | None = None
@@ -207,6 +210,12 @@ def _never_answered(seen: Evidence) -> str | None:
     statuses = [status for status in seen.api_statuses if status is not None]
     if 200 in statuses:
         return None
+    if statuses and seen.not_allowed and seen.not_allowed["refused"] >= len(statuses):
+        # Not the agent's doing where it never got further: a CLI that asks for what is not known.
+        return (
+            f"the gateway refused every request with {statuses[-1]} before the first turn: "
+            f"{seen.not_allowed['first_refused']}"
+        )
     if statuses and (seen.live or all(status in (429, 529) for status in statuses)):
         hint = ": see whether its key is right" if statuses[-1] in (401, 403) else ""
         return f"the endpoint refused every request with {statuses[-1]} before the first turn{hint}"

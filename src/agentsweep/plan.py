@@ -183,7 +183,7 @@ def _costs(paid: list[Row], running: int) -> str:
     if all(row.max_usd is not None for row in paid):
         total = sum(row.max_usd for row in paid)
         cost = (
-            f"at most {dollars(total)} by agent.max_cost_usd (a run's last answers and repeated "
+            f"at most {dollars(total)} by agent.max_cost_usd (a run's last answer and repeated "
             "attempts come on top)"
         )
     elif estimates:

@@ -157,6 +157,7 @@ def _outcome(result: Fields) -> dict:
         "agent_oom_victim": truth(result("oom", "agent_victim")),
         "container_oom_victim": truth(result("oom", "container_victim")),
         "leftover_processes": whole(result("leftover_processes")),
+        **_endpoint(result),
         "terminal_reason": word(said("terminal_reason")),
         "is_error": truth(said("is_error")),
         "num_turns": whole(said("num_turns")),
@@ -169,6 +170,17 @@ def _outcome(result: Fields) -> dict:
         # Of the patch, not of the run: the data set says it (agentsweep.grades).
         **dict.fromkeys(("resolved", "grade_status", "grade_detail", "grade_evidence")),
     }
+
+
+def _endpoint(result: Fields) -> dict:
+    """What a live run could ask of its endpoint; nothing is known of runs from before there were
+    rules, and of other modes."""
+    said = Fields(result("endpoint"))
+    allowed, refused = said("allowed"), whole(said("refused"))
+    if not isinstance(allowed, list) or refused is None:
+        return {"endpoint_tools": None, "n_not_allowed": None}
+    names = [name for name in allowed if isinstance(name, str)]
+    return {"endpoint_tools": ", ".join(names) or "none", "n_not_allowed": refused}
 
 
 def _tool_kills(result: Fields) -> Survived:

@@ -152,6 +152,20 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("agent_oom_victim", "bool", "", "Whether the kernel killed the agent for memory"),
         ("container_oom_victim", "bool", "", "Whether the kernel killed the container's init"),
         ("leftover_processes", "int", "processes", "Processes that outlived the agent"),
+        (
+            "endpoint_tools",
+            "text",
+            "",
+            "What a live run could have its endpoint run or fetch outside of the sandbox: names, "
+            "or none; null for runs from before this was checked and in other modes",
+        ),
+        (
+            "n_not_allowed",
+            "int",
+            "requests",
+            "Requests that the gateway refused because they asked for such a tool or source, "
+            "another model or another tier; null as endpoint_tools",
+        ),
         ("terminal_reason", "text", "", "Why the agent ended, in its own words"),
         ("is_error", "bool", "", "Whether the agent itself reports an error"),
         ("num_turns", "int", "turns", "Turns, as the agent counts them"),
@@ -412,6 +426,13 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("error", "text", "", "What went wrong"),
         ("retry", "int", "", "0 for the first try, 1 for the first repetition, ..."),
         ("stop_reason", "text", "", "Why the model stopped"),
+        (
+            "queued_ns",
+            "int",
+            "ns",
+            "Time for which the gateway held the request back because of the run's budget; part of "
+            "the time to the first byte; null where it was refused before, and in older runs",
+        ),
         ("request_bytes", "int", "bytes", "Size of the request's body"),
         ("response_bytes", "int", "bytes", "Size of the answer's body"),
         *_TOKENS,

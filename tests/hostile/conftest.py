@@ -27,6 +27,8 @@ def _load(name: str, path: Path):
     return module
 
 
+from paying_endpoint import endpoint, live  # noqa: E402, F401
+
 integration = _load("integration_lab", _INTEGRATION / "conftest.py")
 daemon, images, lab = integration.daemon, integration.images, integration.lab
 

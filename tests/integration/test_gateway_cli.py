@@ -3,6 +3,7 @@
 Runs as an unprivileged user with an environment of its own, in directories of its own.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from agentsweep import agent
 from agentsweep.process import LineService
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -397,3 +399,72 @@ def test_a_resumed_session_goes_on_after_a_summary(place):
         ("main", 2),
         ("main", 3),
     ]
+
+
+LEAVING = """\
+turns:
+  - tools: [{WebSearch: {query: "a canary"}}]
+  - tools: [{Agent: {description: look, prompt: "[[look]]", subagent_type: general-purpose,
+                     model: opus}}]
+  - text: It goes on.
+subagents:
+  look:
+    marker: "[[look]]"
+    turns: [{text: I have looked.}]
+"""
+
+
+def play_live(place, model_id=MODEL, settings=None, **rules):
+    """The CLI through a live gateway, behind which a scripted one plays the endpoint."""
+    key = "canary-upstream-key"
+    scenario = place.folder / "leaving.yaml"
+    scenario.write_text(LEAVING, encoding="utf-8")
+    start = {"listen": "tcp:127.0.0.1:0", "scenario": str(scenario)}
+    logs = [place.folder / "live.jsonl", place.folder / "upstream.jsonl"]
+    settings = settings or {}
+    with contextlib.ExitStack() as stack:
+        services = [LineService("agentsweep.gateway", place.folder / "g.txt") for _ in logs]
+        for service in services:
+            stack.callback(service.stop)
+        upstream = services[1].ask(start | {"mode": "scripted", "log": str(logs[1]), "token": key})[
+            "address"
+        ]
+        live = {"mode": "live", "base_url": upstream, "models": [model_id], **rules}
+        live |= {"credential": {"kind": "x-api-key", "secret": key}}
+        address = services[0].ask(
+            live | {"listen": "tcp:127.0.0.1:0", "log": str(logs[0]), "token": TOKEN}
+        )["address"]
+        of_cli = agent.AgentSettings("2.1.330", model_id, 600, 10, True, **settings)
+        added = agent.environment(of_cli, address, TOKEN, marks=False)
+        names = {name: added[name] for name in added if name.endswith("_MODEL")}
+        arguments = [a for a in agent.arguments(of_cli, "0") if a.startswith("--disallowed")]
+        ended = place.cli(address, "Go.", tuple(arguments), names)
+        status = services[0].ask({"cmd": "status"})
+    stream = [json.loads(line) for line in ended.stdout.splitlines()]
+    rows = [json.loads(line) for line in logs[0].read_text(encoding="utf-8").splitlines()]
+    return Ended(ended.returncode, stream, rows, ended.stderr.decode()), status, logs[1]
+
+
+def test_a_refused_search_is_the_tools_error_and_the_agent_goes_on(place):
+    ended, status, upstream = play_live(place)
+    assert ended.result["result"] == "It goes on." and ended.result["is_error"] is False
+    search, look = (ended.results()[call["id"]] for call in ended.calls())
+    assert search["is_error"] is True
+    assert "agent.endpoint_tools does not name web_search" in search["content"]
+    # So is another model for a sub-agent.
+    assert "is not the run's model" in str(look["content"])
+    # Each was asked for once, and the endpoint saw neither.
+    assert [row["error"] for row in ended.rows] == [None, "not_allowed", None, "not_allowed", None]
+    assert status["endpoint"]["refused"] == 2
+    assert upstream.read_text(encoding="utf-8").count("/v1/messages") == 3
+
+
+def test_what_a_live_agent_is_started_with_asks_for_nothing_that_is_refused(place):
+    settings = {"disallowed_tools": ("WebSearch", "WebFetch"), "aliases_mean_model": True}
+    ended, status, _ = play_live(place, settings=settings)
+    assert ended.result["result"] == "It goes on."
+    search, look = (ended.results()[call["id"]] for call in ended.calls())
+    assert "No such tool available: WebSearch" in search["content"]
+    assert "I have looked." in str(look["content"])
+    assert {row["model"] for row in ended.rows} == {MODEL}
+    assert (status["endpoint"]["refused"], status["budget"]["turns"]) == (0, 4)

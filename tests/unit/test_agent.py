@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,25 @@ def test_the_prompt_is_never_an_argument():
 def test_tools_come_last_because_they_are_variadic():
     settings = AgentSettings("1", "m", 1, 1, True, tools=("Bash", "Read"), extra_args=("--bare",))
     assert agent.arguments(settings, "0")[-3:] == ["--bare", "--tools", "Bash,Read"]
+
+
+def test_a_live_agent_gets_no_tool_that_leaves_the_sandbox_and_one_model():
+    settings = replace(
+        SETTINGS,
+        disallowed_tools=("WebSearch", "WebFetch"),
+        aliases_mean_model=True,
+        extra_args=("--bare",),
+    )
+    argv = agent.arguments(settings, "0")
+    assert argv[-2:] == ["--disallowedTools=WebSearch,WebFetch", "--bare"]
+    env = agent.environment(settings, "unix:", "token", marks=True)
+    plain = agent.environment(SETTINGS, "unix:", "token", marks=True)
+    assert {env[name] for name in env.keys() - plain.keys()} == {SETTINGS.model_id}
+    assert env.keys() - plain.keys() >= {
+        "ANTHROPIC_DEFAULT_HAIKU_MODEL",
+        "ANTHROPIC_SMALL_FAST_MODEL",
+    }
+    assert "--disallowedTools" not in " ".join(agent.arguments(SETTINGS, "0"))
 
 
 def test_session_ids_differ_by_attempt_and_stay_the_same():

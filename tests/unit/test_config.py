@@ -11,6 +11,7 @@ from session_maker import small_session
 from small_sweep import AGENTS_LOCK, CONFIG, DIGEST, IMAGES_LOCK, REFERENCE, TASK
 
 from agentsweep import config, layers, lockfile, replay_source, schema, spec, tasks
+from agentsweep.agent import AgentSettings
 from agentsweep.config import Cell, Import, Machine
 from agentsweep.errors import ConfigError
 
@@ -481,6 +482,47 @@ def test_a_live_agent_has_its_endpoint_in_the_spec_and_its_credential_in_the_job
     assert job["max_live_runs"] == 3
 
 
+def test_what_a_live_agent_may_ask_of_its_endpoint(project):
+    def live(**more):
+        return one_agent(load(agents={"claude": {"model": "live", **more}}))
+
+    said, job = live()
+    # As it was before there were rules, so that sealed runs are recalled.
+    assert said == {"mode": "live", "base_url": None}
+    assert job["rules"] == {"endpoint_tools": [], "models": ["claude-haiku-4-5-20251001"]}
+    settings = job["agent"]["settings"]
+    assert settings["disallowed_tools"] == ["WebSearch", "WebFetch"]
+    assert settings["aliases_mean_model"] is True
+    assert set(settings) <= set(AgentSettings.__dataclass_fields__)
+
+    said, job = live(
+        endpoint_tools=["web_search", "mcp"],
+        other_models=["claude-b"],
+        model_id="claude-a-1[1m]",
+        extra_args=["--fallback-model", "claude-c, claude-d", "--fallback-model=claude-e"],
+    )
+    assert said["endpoint_tools"] == ["mcp", "web_search"]
+    assert said["other_models"] == ["claude-b"]
+    assert job["rules"]["models"] == [
+        *("claude-a-1", "claude-a-1[1m]", "claude-b", "claude-c", "claude-d", "claude-e"),
+    ]
+    assert job["agent"]["settings"]["disallowed_tools"] == ["WebFetch"]
+    assert job["agent"]["settings"]["aliases_mean_model"] is False
+    _, job = live(tools=["Bash", "WebSearch"])
+    assert job["agent"]["settings"]["disallowed_tools"] == ["WebFetch"]
+    host = load(agents={"claude": {"model": "live"}}, container={"network": "host"})
+    assert one_agent(host)[1]["agent"]["settings"]["disallowed_tools"] == ["WebSearch"]
+
+    # Of a scripted agent nothing is known of this.
+    _, job = one_agent(load())
+    assert job["rules"] == {}
+    assert not job["agent"]["settings"].keys() & {"disallowed_tools", "aliases_mean_model"}
+    with pytest.raises(ConfigError, match=r"agents\.claude\.endpoint_tools.*`model: live` only"):
+        load(agents={"claude": {"endpoint_tools": ["mcp"]}})
+    with pytest.raises(ConfigError, match=r"agent\.endpoint_tools"):
+        load(agent={"endpoint_tools": ["internet"]})
+
+
 def test_no_job_spec_or_command_line_holds_a_secret(project, monkeypatch):
     monkeypatch.setenv("KEY", "sk-canary")
     Path("key").write_text("sk-canary", encoding="utf-8")
@@ -636,6 +678,7 @@ OTHER_VALUES = {
     "agent.max_retries": 9, "agent.latency_scale": 9, "agent.lock": "other.lock.yaml",
     "agent.base_url": "https://llm.example", "agent.credential": "env:OTHER",
     "agent.credential_header": "bearer", "agent.max_cost_usd": 9, "agent.max_live_runs": 9,
+    "agent.endpoint_tools": ["web_search"], "agent.other_models": ["claude-other-1"],
     "agent.price": {"input": 1, "output": 5, "cache_read": 0.1, "cache_write": 9},
     "container.engine": "docker", "container.runtime": "runc", "container.userland": "host",
     "container.network": "host", "container.pids": 99, "container.uid": 99, "container.gid": 99,
@@ -657,7 +700,8 @@ LIVE = {"agents": {"claude": {"model": "live"}}, "agent": {"max_cost_usd": 1, "p
 NEEDED = {
     "container.host_mounts": {"container": {"userland": "host"}},
     **{f"agent.{key}": LIVE for key in ("base_url", "credential", "credential_header", "price",
-                                        "max_cost_usd", "max_live_runs")},
+                                        "max_cost_usd", "max_live_runs", "endpoint_tools",
+                                        "other_models")},
 }  # fmt: skip
 
 

@@ -267,6 +267,24 @@ def test_a_run_knows_the_row_of_its_task(run, where):
     assert tables_of(run)["runs"][0]["row_sha256"] == "ab" * 32
 
 
+@pytest.mark.parametrize(
+    ("said", "allowed", "refused"),
+    [
+        # A run from before there were rules, or one of another mode.
+        (None, None, None),
+        ({"allowed": [], "refused": 0, "first_refused": None}, "none", 0),
+        ({"allowed": ["mcp", "web_search"], "refused": 3}, "mcp, web_search", 3),
+        ({"allowed": "all", "refused": 3}, None, None),
+    ],
+)
+def test_a_live_run_says_what_it_could_ask_of_its_endpoint(run, said, allowed, refused):
+    told = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    told["endpoint"] = said
+    (run / "result.json").write_text(json.dumps(told), encoding="utf-8")
+    (row,) = tables_of(run)["runs"]
+    assert (row["endpoint_tools"], row["n_not_allowed"]) == (allowed, refused)
+
+
 def test_every_column_of_a_whole_run_is_known_except_what_the_kernel_does_not_give(run):
     (row,) = tables_of(run)["runs"]
     unknown = {name for name, value in row.items() if value is None}
@@ -277,6 +295,8 @@ def test_every_column_of_a_whole_run_is_known_except_what_the_kernel_does_not_gi
     absent |= {"services_s", "teardown_s"}
     # The sum of phases of which some are absent, and what only imported runs or replays have.
     absent |= {"container_s", "prompt_issue_chars", *REPLAY_COLUMNS["runs"]}
+    # What only live runs have.
+    absent |= {"endpoint_tools", "n_not_allowed"}
     # What the data set fills in, from gradings, and what a task without a benchmark row lacks.
     absent |= {"resolved", "grade_status", "grade_detail", "grade_evidence", "row_sha256"}
     assert unknown == pressure | absent | {"damage"}

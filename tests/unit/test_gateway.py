@@ -64,6 +64,7 @@ FIELDS = {
     "cache_creation_input_tokens",
     "message_id",
     "stop_reason",
+    "queued_ns",
 }
 
 

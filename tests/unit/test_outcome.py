@@ -3,7 +3,7 @@
 import pytest
 
 from agentsweep.kills import Kills
-from agentsweep.outcome import OUTCOMES, Evidence, judge
+from agentsweep.outcome import OUTCOMES, Evidence, is_lasting, judge
 
 DONE = {"is_error": False, "terminal_reason": "completed", "subtype": "success"}
 FAILED = {"is_error": True, "terminal_reason": "api_error", "api_error_status": 400}
@@ -316,6 +316,20 @@ def test_the_last_refusal_decides_whether_the_key_is_doubted(statuses, hint):
     assert f"with {statuses[-1]} before" in said
     assert said.endswith("see whether its key is right") == hint
     assert hint or said.endswith("the first turn")
+
+
+def test_what_the_gateway_refused_is_not_put_on_the_endpoint():
+    rules = {"allowed": [], "refused": 2, "first_refused": "the field new is not known"}
+    useless, _, _ = CASES["a wrong key"]
+    said = judge(evidence(**useless | {"api_statuses": (403, 403), "not_allowed": rules}))
+    assert said.outcome == "infra_error" and is_lasting(said.detail)
+    assert said.detail == (
+        "the gateway refused every request with 403 before the first turn: the field new is not "
+        "known"
+    )
+    # Where the endpoint refused too, it is the one to look at.
+    more = useless | {"api_statuses": (403, 403, 401), "not_allowed": rules}
+    assert "the endpoint refused every request with 401" in judge(evidence(**more)).detail
 
 
 def test_a_live_endpoint_that_refuses_is_quoted_and_one_that_is_silent_is_not():
