@@ -26,11 +26,12 @@ http_proxy = true
 
 
 @pytest.fixture
-def baited(tmp_path, monkeypatch):
+def baited(tmp_path_factory, monkeypatch):
     """This process, its home and the engines' configuration are full of canaries."""
+    folder = tmp_path_factory.mktemp("baited")
     for name in (*PROXIES, "FROM_HOST"):
         monkeypatch.setenv(name, PROXY)
-    home = Path(os.environ.get("DOCKER_CONFIG", tmp_path / "docker"))
+    home = Path(os.environ.get("DOCKER_CONFIG", folder / "docker"))
     home.mkdir(exist_ok=True)
     keys = ("httpProxy", "httpsProxy", "noProxy", "ftpProxy", "allProxy")
     client = home / "config.json"
@@ -39,7 +40,7 @@ def baited(tmp_path, monkeypatch):
         json.dumps({"proxies": {"default": dict.fromkeys(keys, PROXY)}}), encoding="utf-8"
     )
     monkeypatch.setenv("DOCKER_CONFIG", str(home))
-    conf = tmp_path / "containers.conf"
+    conf = folder / "containers.conf"
     conf.write_text(CONTAINERS_CONF, encoding="utf-8")
     monkeypatch.setenv("CONTAINERS_CONF", str(conf))
     yield dict(os.environ)
@@ -108,20 +109,15 @@ def holds(folder: Path) -> list[str]:
 
 
 def test_no_file_of_a_run_has_it_at_patch_time_either(lab, baited):
-    (lab.folder / "containers.conf").unlink(missing_ok=True)
     show = (
         "git config filter.x.clean 'env; cat'; echo '*.md filter=x' > .gitattributes; "
-        "env > seen; cat /proc/*/environ >> seen 2> /dev/null; echo more >> README.md"
+        # As text: a patch holds other files coded.
+        "env > seen; cat /proc/*/environ 2> /dev/null | tr '\\0' '\\n' >> seen; "
+        "echo more >> README.md"
     )
-    conf = lab.folder.parent / f"{lab.folder.name}.conf"
-    conf.write_text(CONTAINERS_CONF, encoding="utf-8")
-    try:
-        lab.run({"turns": [bash(show), DONE]}, env=baited | {"CONTAINERS_CONF": str(conf)})
-        (lab.folder / "docker" / "config.json").unlink(missing_ok=True)
-        assert b"+++ b/seen" in (lab.out / "patch.diff").read_bytes()
-        assert holds(lab.folder) == []
-    finally:
-        conf.unlink()
+    lab.run({"turns": [bash(show), DONE]}, env=baited)
+    assert b"+++ b/seen" in (lab.out / "patch.diff").read_bytes()
+    assert holds(lab.folder) == []
 
 
 TASK = "starlette-1147"
@@ -159,6 +155,8 @@ def test_no_file_of_a_grading_has_it(tmp_path_factory, baited):
         "sweep": {"tasks": [TASK], "memory": ["512MiB"], "cpus": [1]},
         "container": {"engine": engine_in_use.NAME},
         "grading": {"memory": "512MiB", "timeout_s": 120},
+        # Else it would wait in line for what other tests run, which may be long.
+        "machine": {"ledger": str(folder / "ledger")},
     }
     loaded = config.load(config.merge(base, settings))
     grading_job.grade(loaded, TASK, LOOK.encode(), folder / "out", engine_in_use.find)

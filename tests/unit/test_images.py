@@ -144,3 +144,30 @@ def test_the_size_of_an_image_is_that_of_its_layers(monkeypatch):
     ):
         answers |= {reference: manifest, f"docker://r.example/a/b@{ours['digest']}": plain}
         assert images.resolve(reference).get("size_bytes") == size
+
+
+def test_a_fix_runs_under_limits_and_with_the_capabilities_that_it_needs(monkeypatch):
+    made = {}
+
+    class Engine:
+        def __getattr__(self, name):
+            return lambda *_, **__: None
+
+        def image_id(self, _):
+            return "sha256:" + "a" * 64
+
+        def image_config(self, _):
+            return {}
+
+        def create(self, spec):
+            made["spec"] = spec
+            raise InfraError("as far as this test goes")
+
+    pulled = {"id": "sha256:" + "a" * 64, "reference": "r"}
+    with pytest.raises(InfraError, match="as far as"):
+        images.fix(Engine(), pulled, "/testbed", 1000, 1000, "localhost/agentsweep/x:1")
+    spec = made["spec"]
+    assert spec.drop_capabilities and spec.network == "none"
+    assert set(spec.kept_capabilities) == {"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"}
+    assert 2**30 <= spec.memory_bytes <= 8 * 2**30
+    assert spec.pids == 4096
