@@ -208,7 +208,7 @@ def test_a_host_whose_limits_do_not_hold_is_refused_before_an_image_is_pulled(cl
 FAILING_ONCE = """\
 #!/bin/sh
 case " $* " in
-*" exec --interactive --user "*)
+*" exec "*" /run/agentsweep/start "*)
   [ -e "MARK" ] || { touch "MARK"; exit 125; } ;;
 esac
 exec REAL "$@"
