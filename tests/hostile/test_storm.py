@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -94,7 +95,8 @@ def facts(folder: Path) -> dict:
         "patch": hashlib.sha256((folder / "patch.diff").read_bytes()).hexdigest(),
         "patch_said": (result["patch"]["status"], result["patch"]["sha256"]),
         "answered": sum(e["kind"] == "main" and e["status"] == 200 for e in exchanges),
-        "commands": sorted(mark["command"] for mark in marks),
+        # The agent puts each into a line with names of its own making.
+        "commands": sorted(re.search("eval '(.*)' <", mark["command"])[1] for mark in marks),
         "answers": sum(record.get("type") == "assistant" for record in trace),
     }
 

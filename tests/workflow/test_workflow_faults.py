@@ -205,6 +205,32 @@ def test_a_host_whose_limits_do_not_hold_is_refused_before_an_image_is_pulled(cl
     assert not clone.file("results/images").exists() and not clone.file("store").exists()
 
 
+FAILING_ONCE = """\
+#!/bin/sh
+case " $* " in
+*" exec "*" /run/agentsweep/start "*)
+  [ -e "MARK" ] || { touch "MARK"; exit 125; } ;;
+esac
+exec REAL "$@"
+"""
+
+
+def test_an_engine_that_fails_once_is_asked_again_by_the_same_snakemake(clone):
+    """As often as the profile says (`retries`)."""
+    engine = clone.file("bin") / "podman"
+    engine.parent.mkdir()
+    script = FAILING_ONCE.replace("REAL", shutil.which("podman"))
+    engine.write_text(script.replace("MARK", str(clone.file("mark"))), encoding="utf-8")
+    engine.chmod(0o755)
+    path = f"{engine.parent}:{BIN}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+    clone.snakemake("--cores", "1", "runs", env={"PATH": path})
+    assert clone.file("mark").exists()
+    (log,) = clone.file("logs/agent_run").rglob("*.log")
+    assert "trying again in 5 s (1 left)" in log.read_text(encoding="utf-8")
+    found = sorted(path.name for path in clone.file("store").glob("*/attempt-*"))
+    assert found == ["attempt-1.failed", "attempt-2"]
+
+
 def test_what_is_recalled_needs_no_engine_at_the_start(clone):
     clone.snakemake("--cores", "1", "runs")
     run = next(clone.file("results/runs").glob("task~*/agent~*/mem~*"))

@@ -70,10 +70,8 @@ if workflow.is_main_process:
         os.environ.get(ledger.VARIABLE) or ledger.new_invocation()
     )
 
-    # Jobs try again by themselves, as often as `--retries` says. (A dry run has no such settings.)
-    os.environ[retries.RETRIES] = str(
-        getattr(workflow.execution_settings, "retries", 0)
-    )
+    # Jobs try again by themselves, as often as `--retries` says, which `onstart` knows.
+    os.environ[retries.RETRIES] = "0"
     NOTES = Path(".snakemake/agentsweep/notes", ledger.new_invocation()).absolute()
     os.environ[retries.NOTES] = str(NOTES)
 

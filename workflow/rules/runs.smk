@@ -15,6 +15,8 @@ resource_scopes:
 
 # Snakemake calls it before the first job, and neither in dry runs nor in the processes of jobs.
 onstart:
+    # Snakemake knows it only now. Jobs inherit it.
+    os.environ[retries.RETRIES] = str(workflow.execution_settings.retries)
     if not workflow.touch:
         refuse_beforehand()
 
