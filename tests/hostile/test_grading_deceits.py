@@ -253,12 +253,12 @@ DECEITS = {
     ),
     "the plugin is made to seem missing": (
         {
-            "program.py": "import os, glob, sys\n"
-            "os.remove('<left>/seen-1') if os.path.exists('<left>/seen-1') else None\n"
-            "print([n for n in sys.modules if n.startswith('witness')])\n"
-            "sys.stdout.flush()\n"
-            + "import pytest\ndef answer(): return 42\ndef other(): return 1\n"
-            "if 'witness_x_1' in sys.modules: os._exit(0)\n"
+            "program.py": "import os, sys\n"
+            "def answer(): return 42\ndef other(): return 1\n"
+            "if 'witness_x_1' in sys.modules:\n"
+            "    os.remove('<left>/seen-1')\n"
+            "    open('<left>/log-1', 'a').write('no module witness_x_1')\n"
+            "    os._exit(0)\n"
         },
         "plugin saw nothing",
     ),

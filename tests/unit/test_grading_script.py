@@ -1,6 +1,8 @@
 """The script that puts a patch and its tests in place, run by `sh` in a small repository."""
 
+import hashlib
 import subprocess
+from pathlib import PurePosixPath
 
 import pytest
 import row_maker
@@ -107,6 +109,16 @@ n' '-d'; do mkdir "./$d"; echo x > "./$d/conftest.py"; done""",
         "mkdir tests/__pycache__; echo x > tests/__pycache__/conftest.cpython-311-pytest-8.0.pyc",
         ["tests/__pycache__/conftest.cpython-311-pytest-8.0.pyc"],
     ),
+    "a package in place of the tests": (
+        "mkdir tests/test_a; echo x > tests/test_a/__init__.py",
+        ["tests/test_a/__init__.py"],
+    ),
+    "an extension in place of the tests": (
+        "echo x > tests/test_a.cpython-311-x86_64-linux-gnu.so",
+        ["tests/test_a.cpython-311-x86_64-linux-gnu.so"],
+    ),
+    "a package on the way to the tests": ("echo x > tests/__init__.py", ["tests/__init__.py"]),
+    "an extension on the way to the tests": ("echo x > tests/__init__.so", ["tests/__init__.so"]),
     "a link to nowhere": ("ln -s /nowhere conftest.py", ["conftest.py"]),
     "attributes": (
         "echo 'tests/*.py text eol=crlf' > .gitattributes",
@@ -140,6 +152,34 @@ def test_whatever_is_in_the_place_of_the_tests_makes_way(applied, made, command)
     assert {name: found.get(name) for name in FIXED} == FIXED
     assert said["tests_applied"] == ["yes"]
     assert not (tree / "tests").is_symlink()
+
+
+def test_packages_of_the_program_stay_as_the_patch_has_them(applied, made):
+    """A fix may be in them, even where its tests are in a folder below."""
+    tree, said = applied(made("echo x > __init__.py; mkdir a; echo x > a/__init__.py") + FIX)
+    added = {"__init__.py": "x\n", "a/__init__.py": "x\n"}
+    assert (contents(tree), said["restored"]) == (FIXED | added, [])
+
+
+@pytest.mark.parametrize(
+    ("file", "folders"),
+    [
+        ("tests/test_a.py", ["tests"]),
+        ("program/io/tests/deep/test_a.py", ["program/io/tests", "program/io/tests/deep"]),
+        ("test_all/test_a.py", ["test_all"]),
+        ("program/test_a.py", []),
+        ("test_a.py", []),
+    ],
+)
+def test_the_directories_of_tests_begin_with_their_name(file, folders):
+    found = grading_script._test_folders(PurePosixPath(file))
+    assert [str(folder) for folder in found] == folders
+
+
+def test_the_hashes_of_the_tests_are_those_of_what_was_put_in_place(applied):
+    tree, said = applied(FIX)
+    content = (tree / "tests/test_a.py").read_bytes()
+    assert said["placed"] == [hashlib.sha256(content).hexdigest()]
 
 
 def test_settings_below_the_root_are_named(applied, made):

@@ -253,6 +253,42 @@ def test_a_validation_that_could_not_be_made_leaves_its_task_in():
     assert grades.Judged.of({"valid": False, "problems": ["gold patch: x"]}, None).invalid
 
 
+GOLD = verdict.Gold(xfailed=frozenset(["tests.test_a.test_old"]))
+
+
+def test_a_validation_says_what_the_rows_own_patch_comes_to():
+    record = {"valid": False, "problems": ["gold patch: x"], "gold": GOLD.content()}
+    assert grades.Judged.of(record, None).invalid
+    # A task that is kept is judged by it, too.
+    kept = grades.Judged.of(record, None, keep_invalid=True)
+    assert kept == grades.Judged(gold=GOLD)
+    assert grades.Judged.of(record | {"gold": None}, None).gold is None
+
+
+@pytest.mark.parametrize(("gold", "resolved"), [(GOLD, True), (verdict.Gold(), False)])
+def test_an_xfail_counts_where_the_rows_own_patch_has_it(tmp_path, monkeypatch, gold, resolved):
+    found = [command(new="passed", old="xfailed")]
+    assert judge(RECORD, found, gold).resolved is resolved
+    listed = tmp_path / "patches.json"
+    listed.write_text(
+        json.dumps([{"task": "t", "patch_sha256": "aa", "run": "unused"}]), encoding="utf-8"
+    )
+    monkeypatch.setattr(
+        grades.evidence, "read", lambda folder: (RECORD | {"patch_sha256": "aa"}, found)
+    )
+    said = grades.Grades(listed, {"t": grades.Judged(gold=gold)}).of(run_row())
+    assert (said["resolved"], said["grade_evidence"]) == (resolved, verdict.OLD_EVIDENCE)
+    assert ("xfail" in (said["grade_detail"] or "")) is not resolved
+
+
+def test_of_several_gradings_of_the_rows_own_patch_an_xfail_is_in_all():
+    both = [(RECORD, [command(new="passed", old=old)]) for old in ("xfailed", "xfailed")]
+    assert verdict.gold_of(both) == GOLD
+    both[1] = RECORD, [command(new="passed", old="passed")]
+    assert verdict.gold_of(both) == verdict.Gold()
+    assert verdict.gold_of([(RECORD | {"applied_by": None}, [])]) is None
+
+
 def test_a_run_of_a_task_without_a_row_says_nothing(graded):
     row = run_row(row_sha256=None)
     assert graded.of(row) == {}
