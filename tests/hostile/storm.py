@@ -263,5 +263,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _said(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False, cwd="/"
+    )
     return done.stdout if done.returncode == 0 else ""
