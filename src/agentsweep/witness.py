@@ -72,8 +72,9 @@ def parse(content: bytes | None) -> Witness | None:
         kind = line.get("kind")
         if kind == "start":
             begun = True
-            before = line.get("before")
-            found.before |= {name for name in _list(before) if isinstance(name, str)}
+            # A process of xdist loads plugins after the conftests, and what those import.
+            before = _list(line.get("before")) if line.get("worker") is None else ()
+            found.before |= {name for name in before if isinstance(name, str)}
         elif kind == "file" and isinstance(path := line.get("path"), str):
             sha256 = line.get("sha256")
             same = found.files.setdefault(path, sha256 if isinstance(sha256, str) else None)

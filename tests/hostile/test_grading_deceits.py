@@ -411,6 +411,13 @@ def test_a_line_that_is_not_the_plugins_is_nothing(line):
     assert witness.parse(line) is None
 
 
+def test_what_a_process_of_xdist_imported_before_is_not_counted():
+    lines = (
+        b'{"kind": "start", "before": ["a"]}\n{"kind": "start", "before": ["b"], "worker": "gw0"}\n'
+    )
+    assert witness.parse(lines).before == {"a"}
+
+
 def test_a_later_line_makes_no_test_better():
     def line(**fields):
         return (str(fields).replace("'", '"') + "\n").encode()
