@@ -226,7 +226,7 @@ def test_an_engine_that_fails_once_is_asked_again_by_the_same_snakemake(clone):
     clone.snakemake("--cores", "1", "runs", env={"PATH": path})
     assert clone.file("mark").exists()
     (log,) = clone.file("logs/agent_run").rglob("*.log")
-    assert "trying again in 5 s (1 left)" in log.read_text(encoding="utf-8")
+    assert "trying again in 5 s (2 left)" in log.read_text(encoding="utf-8")
     found = sorted(path.name for path in clone.file("store").glob("*/attempt-*"))
     assert found == ["attempt-1.failed", "attempt-2"]
 
