@@ -63,6 +63,17 @@ class Facts:
         return {name: value for name, value in vars(self).items() if name != "statuses"}
 
 
+def was_answered(path: Path) -> bool:
+    """Whether an api.jsonl holds any answer: what came before it may have cost money."""
+    try:
+        return any(
+            line.get("path") == MESSAGES and line.get("message_id") is not None
+            for line in untrusted.objects(path)
+        )
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class _Answer:
     kind: object

@@ -671,11 +671,13 @@ class Measurement:
     def _patch(self, run: "_AgentRun") -> dict:
         """The patch; where none can be made of what is there, that is said.
 
+        `cause` of an unavailable patch: `run` (what the agent left, or the limits) or `image`.
+
         InfraError where the engine does not do its part: the run would lose its patch for ever.
         """
         target = self.attempt.path / "patch.diff"
         target.touch()
-        reason = "the image has no git"
+        reason, cause = "the image has no git", "image"
         try:
             if not run.alive:
                 # Only its processes are gone; what the agent wrote is still in its layer.
@@ -694,10 +696,11 @@ class Measurement:
             is_full = self.disk_watch is not None and self.disk_watch.over is not None
             if not isinstance(error, snapshot.Unreadable) and not is_full:
                 raise
-            unread, reason = None, str(error)
+            unread, reason, cause = None, str(error), "run"
         if unread is None:
             target.write_bytes(b"")
-            return {"status": "unavailable", "sha256": None, "bytes": 0, "reason": reason}
+            none = {"status": "unavailable", "sha256": None, "bytes": 0}
+            return none | {"reason": reason, "cause": cause}
         digest = file_sha256(target)
         size = target.stat().st_size
         said = {"reason": "; ".join(unread)} if unread else {}

@@ -160,15 +160,30 @@ def _outcome(result: Fields) -> dict:
         "terminal_reason": word(said("terminal_reason")),
         "is_error": truth(said("is_error")),
         "num_turns": whole(said("num_turns")),
+        "claims_differ": _differing(result("stream", "differs")),
         "patch_status": word(result("patch", "status")),
         "patch_sha256": word(result("patch", "sha256")),
         "patch_bytes": whole(result("patch", "bytes")),
+        "patch_reason": word(result("patch", "reason")),
+        "patch_cause": word(result("patch", "cause")),
         # In the spec up to version 0.1.0. Of a graded run, the data set names the grading's.
         "row_sha256": word(result("spec", "task", "row_sha256"))
         or word(result("names", "row_sha256")),
         # Of the patch, not of the run: the data set says it (agentsweep.grades).
         **dict.fromkeys(("resolved", "grade_status", "grade_detail", "grade_evidence")),
     }
+
+
+def _differing(differs: object) -> str | None:
+    """`num_turns: said 9, seen at most 3; ...`: null where nothing differs or nobody compared."""
+    pairs = differs.items() if isinstance(differs, dict) else ()
+    return "; ".join(f"{name}: {word(said)}" for name, said in pairs) or None
+
+
+def _cost_usd(result: Fields) -> float | None:
+    """By the gateway's count where the run has a price, else as the agent computes it."""
+    counted = number(result("budget", "cost_usd"))
+    return number(result("stream", "result", "total_cost_usd")) if counted is None else counted
 
 
 def _tool_kills(result: Fields) -> Survived:
@@ -212,7 +227,7 @@ def _counts(run: Run) -> dict:
         "n_api_errors": sum(_requests(line) for line in run.exchanges if _failed(line))
         if run.exchanges_known
         else None,
-        "cost_usd": number(run.result("stream", "result", "total_cost_usd")),
+        "cost_usd": _cost_usd(run.result),
     }
 
 
