@@ -128,7 +128,7 @@ def _failed(status: int | None) -> int | None:
 
 def _content(line: dict) -> tuple[bool, int]:
     """Whether an answer has text or a tool call, and its number of tool calls."""
-    texts = [piece[1] for piece in _pieces(line.get("events"))]
+    texts = [text for _, text in pieces_of(line)]
     if line.get("stream"):
         reader, says, calls = EventReader(), False, 0
         for text in texts:
@@ -147,9 +147,11 @@ def _content(line: dict) -> tuple[bool, int]:
     return calls > 0 or any(map(_has_text, blocks)), calls
 
 
-def _pieces(events: object) -> list:
-    listed = events if isinstance(events, list) else []
-    return [e for e in listed if isinstance(e, list) and len(e) == 2 and isinstance(e[1], str)]
+def pieces_of(line: dict) -> list[tuple[int, str]]:
+    """The pieces of an answer (`Exchange.events`), or none where any is of another shape."""
+    listed = line.get("events")
+    pieces = [tuple(e) for e in listed if isinstance(e, list)] if isinstance(listed, list) else []
+    return pieces if all(list(map(type, piece)) == [int, str] for piece in pieces) else []
 
 
 def _has_text(block: object) -> bool:

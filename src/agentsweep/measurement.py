@@ -742,10 +742,8 @@ class Measurement:
                 # record are its last lines.
                 self.say(f"{service.name} was overwhelmed by what the agent sent")
             elif code != 0:
-                said = (self.attempt.path / "services.log").read_text(
-                    errors="replace", encoding="utf-8"
-                )
-                raise InfraError(f"{service.name} failed: {engine.last_line(said)}")
+                said = stream.last_words(self.attempt.path / "services.log")
+                raise InfraError(f"{service.name} failed: {said}")
         summary = json.loads((self.scratch / "sampler.json").read_text(encoding="utf-8"))
         if summary.get("write_error"):
             raise InfraError(f"the sampler could not write: {summary['write_error']}")
