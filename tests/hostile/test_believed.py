@@ -23,9 +23,8 @@ from agentsweep.store import Store
 def answer(stop_reason="end_turn", text="Done.", kind="main", calls=0, **more) -> dict:
     events = [{"type": "message_start", "message": {"id": "m"}}]
     if text:
-        events.append(
-            {"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}}
-        )
+        delta = {"type": "text_delta", "text": text}
+        events.append({"type": "content_block_delta", "delta": delta})
     for _ in range(calls):
         events.append({"type": "content_block_start", "content_block": {"type": "tool_use"}})
     events.append({"type": "message_stop"})

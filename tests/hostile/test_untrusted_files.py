@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -42,10 +43,10 @@ def make(path, kind):
 @pytest.mark.parametrize("kind", ["fifo", "zero", "link", "directory", "device"])
 def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path, kind):
     path = make(tmp_path / "agent.pid", kind)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(untrusted.WrongKind):
         untrusted.read(path, 100)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_fifo_is_opened_where_one_is_expected_and_waits_for_nobody(tmp_path):
