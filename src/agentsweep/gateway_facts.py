@@ -128,17 +128,16 @@ def _failed(status: int | None) -> int | None:
 
 def _content(line: dict) -> tuple[bool, int]:
     """Whether an answer has text or a tool call, and its number of tool calls."""
-    texts = [text for _, text in pieces_of(line)]
+    whole = "".join(text for _, text in pieces_of(line))
     if line.get("stream"):
-        reader, says, calls = EventReader(), False, 0
-        for text in texts:
-            for event in reader.feed(text.encode("utf-8", "replace")):
-                block, delta = event.get("content_block"), event.get("delta")
-                calls += isinstance(block, dict) and block.get("type") == "tool_use"
-                says = says or _has_text(block) or _has_text(delta)
+        says, calls = False, 0
+        for event in EventReader().feed(whole.encode("utf-8", "replace")):
+            block, delta = event.get("content_block"), event.get("delta")
+            calls += isinstance(block, dict) and block.get("type") == "tool_use"
+            says = says or _has_text(block) or _has_text(delta)
         return says or calls > 0, calls
     try:
-        body = untrusted.loads("".join(texts))
+        body = untrusted.loads(whole)
     except ValueError:
         return False, 0
     content = body.get("content") if isinstance(body, dict) else None

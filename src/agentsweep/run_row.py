@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from agentsweep.cpu_modes import CPUSET
 from agentsweep.fidelity import summarise
+from agentsweep.gateway_facts import MESSAGES
 from agentsweep.kills import Survived, before_agent
 from agentsweep.linked_run import TOKENS, Run
 from agentsweep.run_files import Fields, number, truth, whole, word
@@ -71,6 +72,7 @@ def run_row(run: Run, n_samples: int) -> dict:
         **_identity(run),
         **_limits(run),
         **_outcome(run.result),
+        "claims_differ": _differing(run),
         **_counters(run.result),
         **{name: whole(run.result(name)) for name in _TIMES},
         "wall_s": number(run.result("wall_s")),
@@ -160,7 +162,6 @@ def _outcome(result: Fields) -> dict:
         "terminal_reason": word(said("terminal_reason")),
         "is_error": truth(said("is_error")),
         "num_turns": whole(said("num_turns")),
-        "claims_differ": _differing(result("stream", "differs")),
         "patch_status": word(result("patch", "status")),
         "patch_sha256": word(result("patch", "sha256")),
         "patch_bytes": whole(result("patch", "bytes")),
@@ -174,10 +175,24 @@ def _outcome(result: Fields) -> dict:
     }
 
 
-def _differing(differs: object) -> str | None:
+def _differing(run: Run) -> str | None:
     """`num_turns: said 9, seen at most 3; ...`: null where nothing differs or nobody compared."""
-    pairs = differs.items() if isinstance(differs, dict) else ()
-    return "; ".join(f"{name}: {word(said)}" for name, said in pairs) or None
+    differs = run.result("stream", "differs")
+    found = dict(differs) if isinstance(differs, dict) else {}
+    asked = [e for e in run.exchanges if e.get("path") == MESSAGES]
+    # Of an answer that broke off, the session may have a part that the gateway has no name for.
+    if any(e.get("message_id") for e in asked) and not any(map(_broke_off, asked)):
+        answered = {word(e.get("message_id")) for e in asked}
+        said = {m.id for m in run.trace.messages if _is_of_model(m)}
+        if unknown := len(said - answered):
+            found["session"] = f"said {len(said)} messages, seen {len(said) - unknown} of them"
+    return "; ".join(f"{name}: {word(said)}" for name, said in found.items()) or None
+
+
+def _broke_off(exchange: dict) -> bool:
+    return exchange.get("status") == 200 and (
+        exchange.get("message_id") is None or exchange.get("error") is not None
+    )
 
 
 def _cost_usd(result: Fields) -> float | None:

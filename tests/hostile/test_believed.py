@@ -162,11 +162,27 @@ def test_no_claim_changes_an_outcome(tmp_path_factory, claim, end, live):
     assert len(json.dumps({"result": kept, "differs": differs})) < 10_000
 
 
-def test_what_differs_and_who_counted_the_cost_is_in_the_row():
-    assert _differing({"num_turns": "said 9, seen at most 3", "x": "said 1"}) == (
-        "num_turns: said 9, seen at most 3; x: said 1"
+def run_of(differs, exchanges=(), messages=()) -> SimpleNamespace:
+    said = [SimpleNamespace(id=m, role="assistant", kind="text") for m in messages]
+    return SimpleNamespace(
+        result=Fields({"stream": {"differs": differs}}),
+        exchanges=list(exchanges),
+        trace=SimpleNamespace(messages=said),
     )
-    assert _differing(None) is _differing({}) is None
+
+
+def test_what_differs_is_in_the_row():
+    differs = {"num_turns": "said 9, seen at most 3", "x": "said 1"}
+    assert _differing(run_of(differs)) == "num_turns: said 9, seen at most 3; x: said 1"
+    assert _differing(run_of(None)) is _differing(run_of({})) is None
+    assert _differing(run_of(None, [answer()], ["m"])) is None
+    forged = run_of(None, [answer()], ["m", "forged"])
+    assert _differing(forged) == "session: said 2 messages, seen 1 of them"
+    broken = answer(message_id=None, error="upstream_broken")
+    assert _differing(run_of(None, [answer(), broken], ["m", "part"])) is None
+
+
+def test_who_counted_the_cost():
     claimed = {"result": {"total_cost_usd": 1e-5}}
     assert _cost_usd(Fields({"budget": {"cost_usd": 0.25}, "stream": claimed})) == 0.25
     assert _cost_usd(Fields({"budget": {"cost_usd": None}, "stream": claimed})) == 1e-5
