@@ -86,7 +86,7 @@ def test_only_known_fields_of_their_type_are_kept_and_short(tmp_path):
 
 
 def test_an_event_that_is_nested_deep_or_of_very_many_values_is_none(tmp_path):
-    deep = b'{"type":"result","x":' + b"[" * 300 + b"]" * 300 + b"}"
+    deep = b'{"type":"result","x":' + b"[" * 750 + b"]" * 750 + b"}"
     wide = b'{"type":"result","x":[' + b"[]," * 10**6 + b"0]}"
     assert read(tmp_path, RESULT, deep, wide)["result_events"] == 1
 
