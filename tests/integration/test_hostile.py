@@ -297,9 +297,10 @@ def test_a_trap_in_place_of_the_agents_process_id_is_refused(lab, trap):
 
 
 def test_a_patch_that_the_agent_makes_impossible_says_that_it_did(lab):
-    result = lab.run({"turns": [bash("rm -rf /testbed/* /testbed/.git; rmdir /testbed"), DONE]})
+    result = lab.run({"turns": [bash("echo x >> README.md; chmod 0 /testbed"), DONE]})
     assert result["outcome"] == "completed", result["outcome_detail"]
     patch = result["patch"]
+    # Where root can read it all the same, there is nothing that the agent could hide.
     assert patch["status"] == "ok" or (patch["status"], patch["cause"]) == ("unavailable", "run")
 
 
