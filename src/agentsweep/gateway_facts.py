@@ -102,8 +102,8 @@ def read(path: Path) -> Facts:
         says, calls = _content(line) if whole else (False, 0)
         answers.append(_Answer(line.get("kind"), status, whole, stop_reason, says, calls))
     facts.readable = identified > 0 or all(answer.status != 200 for answer in answers)
-    # A request that could not be read has no kind. An agent without tools has errands alone.
-    main = ("main", "other") if any(a.kind in ("main", "other") for a in answers) else ("side",)
+    # An agent without tools has errands alone, and a request that was not read has no kind.
+    main = ("main",) if any(a.kind == "main" for a in answers) else ("side", "other")
     for answer in answers:
         if answer.kind not in (*main, "subagent"):
             continue

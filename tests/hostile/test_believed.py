@@ -78,6 +78,9 @@ def test_an_answer_without_a_word_is_none(tmp_path):
         ([answer(None, error="upstream_broken")], False, None),
         ([answer(None, message_id=None, error="malformed")], False, None),
         ([], False, None),
+        # What a tool asks for in no conversation is not the agent's last request.
+        ([answer(), FAILED | {"kind": "other"}], True, 200),
+        ([FAILED | {"kind": "other"}], False, 500),
         # A conversation of an agent without tools is an errand for the gateway.
         ([answer(kind="side")], True, 200),
     ],
