@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep import disk
+from agentsweep import disk, untrusted
 from agentsweep.errors import ConfigError, LastingError
 from agentsweep.hashes import file_sha256
 
@@ -38,7 +38,6 @@ _MADV_POPULATE_READ = 22
 _SESSION_DEPTH = 16
 _SESSION_FILES = 20000
 _SESSION_BYTES = 2**30
-_READ_NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -357,14 +356,14 @@ def archive_session(session_dir: Path, session: str, trace: Path, archive: Path)
                 kept["skipped"] += 1
                 continue
             try:
-                with os.fdopen(os.open(path, _READ_NO_LINK), "rb") as file:
+                with os.fdopen(untrusted.open_untrusted(path), "rb") as file:
                     name = str(path.relative_to(session_dir))
                     tar.addfile(tar.gettarinfo(arcname=name, fileobj=file), file)
                     if path == main:
                         file.seek(0)
                         with trace.open("wb") as copy:
                             shutil.copyfileobj(file, copy)
-            except PermissionError:
+            except (PermissionError, untrusted.WrongKind):
                 kept["skipped"] += 1
                 continue
             kept["files"] += 1

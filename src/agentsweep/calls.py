@@ -30,9 +30,23 @@ class Interval:
     counter_bytes: int | None = None
 
 
+@dataclass(frozen=True)
+class SaidEnd:
+    """What was measured when somebody said that a call had ended; times are monotonic and UTC."""
+
+    status: int | None
+    times_ns: tuple[int, int]
+    after: Counters
+    peak_bytes: int
+    peak_source: str
+
+
 @dataclass(eq=False)
 class Call:
-    """One Bash call that has begun; `answer` is the write end of its wrapper's FIFO."""
+    """One Bash call that has begun; `answer` is the write end of its wrapper's FIFO.
+
+    said_end: the last word of its end. Any process in the container may have said it.
+    """
 
     seq: int
     wrapper_pid: int
@@ -42,6 +56,7 @@ class Call:
     start_utc_ns: int
     before: Counters
     interval: Interval | None = None
+    said_end: SaidEnd | None = None
 
 
 # What marks.jsonl may have: tools can forge calls as fast as they can write.
@@ -108,6 +123,12 @@ class Ledger:
         self._seq += 1
         return self._seq
 
+    def measure_end(
+        self, call: Call, status: int | None, times_ns: tuple[int, int], after: Counters
+    ) -> SaidEnd:
+        """The end of a call as of now; the call goes on until `end_call`."""
+        return SaidEnd(status, times_ns, after, *self._close(call.interval, after))
+
     def end_call(
         self,
         call: Call,
@@ -117,10 +138,13 @@ class Ledger:
         after: Counters,
     ) -> None:
         """A call ends: `mark`, `exit` or `stop`; its line is written. Times: monotonic, UTC."""
+        self.end_call_at(call, end_source, self.measure_end(call, status, times_ns, after))
+
+    def end_call_at(self, call: Call, end_source: str, end: SaidEnd) -> None:
+        """The same for an end that was measured before."""
         del self.calls[call.wrapper_pid]
-        peak_bytes, peak_source = self._close(call.interval, after)
         self._intervals.remove(call.interval)
-        before = call.before
+        before, after = call.before, end.after
         self._write(
             {
                 "seq": call.seq,
@@ -128,14 +152,14 @@ class Ledger:
                 "command": call.command,
                 "start_ns": call.start_ns,
                 "start_utc_ns": call.start_utc_ns,
-                "end_ns": times_ns[0],
-                "end_utc_ns": times_ns[1],
+                "end_ns": end.times_ns[0],
+                "end_utc_ns": end.times_ns[1],
                 "end_source": end_source,
-                "exit_code": status,
+                "exit_code": end.status,
                 "mem_before_bytes": before.memory_current_bytes,
-                "mem_peak_bytes": peak_bytes,
+                "mem_peak_bytes": end.peak_bytes,
                 "mem_after_bytes": after.memory_current_bytes,
-                "mem_peak_source": peak_source,
+                "mem_peak_source": end.peak_source,
                 "cpu_usec": _difference(after.cpu_usage_usec, before.cpu_usage_usec),
                 "oom_kill": _difference(after.memory_oom_kill, before.memory_oom_kill),
             }

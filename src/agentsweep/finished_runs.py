@@ -4,10 +4,10 @@ A run is finished when its attempt is sealed in the store. Results without their
 `results/` alone) count too, where they were made with exactly the cell's spec.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentsweep import untrusted
 from agentsweep.cells import Cell
 from agentsweep.config import Config
 from agentsweep.errors import AgentsweepError
@@ -56,7 +56,7 @@ def _of_cell(config: Config, cell: Cell) -> FinishedRun | None:
         return FinishedRun(cell, sealed.path, result)
     directory = Path(config["paths"]["results"]) / "runs" / cell.id
     try:
-        result = json.loads((directory / "result.json").read_bytes())
+        result = untrusted.read_json(directory / "result.json")
     except (OSError, ValueError):
         return None
     if choice.before or not is_run_of(config.spec(cell), result):

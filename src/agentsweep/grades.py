@@ -84,6 +84,12 @@ class Grades:
             return _columns(
                 "ungraded", "the task's tests are not pytest's, or no grading was asked for", None
             )
+        if run.get("patch_cause") == "run":
+            # The agent must not be able to leave the denominator.
+            if run["task"] in self._refused:
+                return _columns("ungraded", self._refused[run["task"]], None)
+            why = f"no patch could be taken of what the agent left: {run.get('patch_reason')}"
+            return _columns("no_patch", why, False)
         return _columns("ungraded", "the run's patch is unavailable", None)
 
     def tests(self, run: Mapping) -> list[dict]:

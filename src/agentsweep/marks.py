@@ -14,6 +14,8 @@ import stat
 from importlib.resources import files
 from pathlib import Path
 
+from agentsweep import untrusted
+
 REQUESTS = "req"
 _LINE = re.compile(rb"([BE]) ([0-9]{1,10})(?: ([0-9]{1,3}))?")
 # A FIFO gives what is there, so that this bounds the work done for one wake-up.
@@ -122,19 +124,7 @@ def answer(descriptor: int) -> bool:
 
 
 def _open_untrusted(directory: int, name: str, kind, flags: int) -> int | None:
-    """Open a file that the container may have put there, if it is of the right kind.
-
-    O_PATH looks without opening, because opening some devices already does something.
-    """
     try:
-        look = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        return untrusted.open_untrusted(name, kind, flags, directory)
     except OSError:
         return None
-    try:
-        if not kind(os.fstat(look).st_mode):
-            return None
-        return os.open(f"/proc/self/fd/{look}", flags | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    finally:
-        os.close(look)

@@ -23,6 +23,7 @@ from agentsweep import (
     endpoint,
     engine,
     engines,
+    gateway_facts,
     host,
     image_check,
     kills,
@@ -33,6 +34,7 @@ from agentsweep import (
     seal,
     snapshot,
     stream,
+    untrusted,
     watch,
     workspace,
 )
@@ -52,6 +54,9 @@ _HELD_BYTES = {"samples.arrow": 8 * 2**20, "api.jsonl": 8 * 2**20, "marks.jsonl"
 _NEAR_END_NS = 2_000_000_000
 # The engine's own, and what a shell says of a program that it cannot run.
 _NEVER_THE_AGENTS = (125, 126, 127, 255)
+_ENGINES_OWN = 125
+# A process id and a line end.
+_NOTE_BYTES = 32
 
 Say = Callable[[str], None]
 
@@ -144,7 +149,11 @@ class Measurement:
         # Before anything is judged by these files.
         written |= self.made
         seal.compare(self.attempt.path, written)
-        judged, oom = self._judge(agent_run, summary)
+        facts = gateway_facts.read(self.attempt.path / "api.jsonl")
+        judged, oom = self._judge(agent_run, summary, facts)
+        differs = stream.disagreements(
+            agent_run.result, agent_run.result_events, agent_run.exit_code, facts
+        )
         return {
             "schema": 1,
             "spec": json.loads(self.spec),
@@ -203,7 +212,12 @@ class Measurement:
             | {f"{name}_end": value for name, value in host.noise().items()},
             "sampler": summary,
             seal.MARK: written,
-            "stream": {"result": agent_run.result},
+            "stream": {
+                "result": stream.believed(agent_run.result, differs),
+                "result_events": agent_run.result_events,
+                "differs": differs,
+            },
+            "gateway": facts.as_dict(),
             "budget": agent_run.gateway["budget"],
             "endpoint": agent_run.gateway.get("endpoint"),
             **self._replayed(agent_run.gateway),
@@ -447,7 +461,7 @@ class Measurement:
         # When a container goes, its agent goes first and its init some moments later.
         alive = self._is_alive(within_s=0 if code == 0 and said["result"] else 0.5)
         if alive:
-            self._check_end(found, watched, code, said["result"])
+            self._check_end(found, watched, code, said_by_gateway.get("exchanges", 0))
         offset = begin["utc_ns"] - begin["t_ns"]
         start_ns = begin["t_ns"]
         if found.start_utc_ns is not None:
@@ -515,9 +529,12 @@ class Measurement:
         return status
 
     def _check_end(
-        self, found: "_Found", watched: "_Watched", code: int | None, result: dict | None
+        self, found: "_Found", watched: "_Watched", code: int | None, exchanges: int
     ) -> None:
-        """InfraError where the agent, in a container that lives, did not run or end by itself."""
+        """InfraError where the agent, in a container that lives, did not run or end by itself.
+
+        exchanges: how many the gateway saw. An agent that has asked for anything did run.
+        """
         self._check_disk()
         path = self.attempt.path
         if found.start_utc_ns is None:
@@ -535,7 +552,7 @@ class Measurement:
                     f"`{self.engine.name} exec` ended before the agent did: something outside "
                     "killed it"
                 )
-            if code in _NEVER_THE_AGENTS and result is None:
+            if code == _ENGINES_OWN or (code in _NEVER_THE_AGENTS and not exchanges):
                 wrong = stream.last_words(path / "stderr.txt")
                 raise InfraError(f"the agent could not be run (exit code {code}): {wrong}")
         self._check_limits()
@@ -567,7 +584,16 @@ class Measurement:
         raise InfraError("the agent did not start within 60 s: see whether the engine hangs")
 
     def _found(self, note: Path) -> "_Found":
-        inside, start_utc_ns = int(note.read_text(encoding="utf-8")), note.lstat().st_mtime_ns
+        """What the note of the agent's process id says; OSError or ValueError: nothing yet."""
+        try:
+            with os.fdopen(untrusted.open_untrusted(note), "rb") as file:
+                inside = int(file.read(_NOTE_BYTES))
+                start_utc_ns = os.fstat(file.fileno()).st_mtime_ns
+        except untrusted.WrongKind as error:
+            raise LastingError(
+                f"the environment of task {self.job['names']['task']} put something else than a "
+                f"file at {agent.AGENT_PID}: mend `environment` in the task file, or the image"
+            ) from error
         pid = None
         with contextlib.suppress(CgroupGone):
             pid = watch.host_pid(self.cgroup, inside)
@@ -578,6 +604,7 @@ class Measurement:
         path = self.attempt.path
         files = (path / "stream.jsonl", path / "stderr.txt", path / "api.jsonl")
         activity = watch.Activity(files, self.sampler, self.gateway_status)
+        freezer = watch.Freezer(self.cgroup, self.container.pid)
         begin = looked = time.monotonic()
         with watch.exit_watch(pid) as exits:
             while True:
@@ -586,6 +613,11 @@ class Measurement:
                 if client.poll() is not None:
                     end_ns = time.monotonic_ns()
                     return _Watched(end_ns, None, pid is not None and not exits.wait(0.5))
+                if freezer.frozen():
+                    raise InfraError(
+                        f"container {self.container.name} was paused from outside during the run: "
+                        "its times would say nothing"
+                    )
                 now = time.monotonic()
                 if now - looked > 1:
                     # Not at the end alone: it may be set back, or be what kills the container.
@@ -640,11 +672,13 @@ class Measurement:
     def _patch(self, run: "_AgentRun") -> dict:
         """The patch; where none can be made of what is there, that is said.
 
+        `cause` of an unavailable patch: `run` (what the agent left, or the limits) or `image`.
+
         InfraError where the engine does not do its part: the run would lose its patch for ever.
         """
         target = self.attempt.path / "patch.diff"
         target.touch()
-        reason = "the image has no git"
+        reason, cause = "the image has no git", "image"
         try:
             if not run.alive:
                 # Only its processes are gone; what the agent wrote is still in its layer.
@@ -663,10 +697,11 @@ class Measurement:
             is_full = self.disk_watch is not None and self.disk_watch.over is not None
             if not isinstance(error, snapshot.Unreadable) and not is_full:
                 raise
-            unread, reason = None, str(error)
+            unread, reason, cause = None, str(error), "run"
         if unread is None:
             target.write_bytes(b"")
-            return {"status": "unavailable", "sha256": None, "bytes": 0, "reason": reason}
+            none = {"status": "unavailable", "sha256": None, "bytes": 0}
+            return none | {"reason": reason, "cause": cause}
         digest = file_sha256(target)
         size = target.stat().st_size
         said = {"reason": "; ".join(unread)} if unread else {}
@@ -708,10 +743,8 @@ class Measurement:
                 # record are its last lines.
                 self.say(f"{service.name} was overwhelmed by what the agent sent")
             elif code != 0:
-                said = (self.attempt.path / "services.log").read_text(
-                    errors="replace", encoding="utf-8"
-                )
-                raise InfraError(f"{service.name} failed: {engine.last_line(said)}")
+                said = stream.last_words(self.attempt.path / "services.log")
+                raise InfraError(f"{service.name} failed: {said}")
         summary = json.loads((self.scratch / "sampler.json").read_text(encoding="utf-8"))
         if summary.get("write_error"):
             raise InfraError(f"the sampler could not write: {summary['write_error']}")
@@ -723,7 +756,9 @@ class Measurement:
             raise InfraError(f"{self.gateway.name} ended without saying what it has written")
         return summary, said | summary.pop("written")
 
-    def _judge(self, run: "_AgentRun", summary: dict) -> tuple[outcome.Judgement, dict]:
+    def _judge(
+        self, run: "_AgentRun", summary: dict, facts: gateway_facts.Facts | None = None
+    ) -> tuple[outcome.Judgement, dict]:
         # As of the agent's end: what the kernel kills of ours while git makes the patch under the
         # same limit is none of the agent's.
         found, victims = kills.in_phase(run.begin, run.end, host.sees_kernel_pids())
@@ -739,7 +774,9 @@ class Measurement:
             container_alive=run.alive,
             result=run.result,
             assistant_messages=run.assistant_messages,
-            api_statuses=tuple(stream.api_statuses(self.attempt.path / "api.jsonl")),
+            api_statuses=tuple(facts.statuses) if facts is not None else (),
+            gateway=facts if facts is not None and facts.readable else None,
+            max_turns=self.job.get("budget", {}).get("max_turns"),
             live=self.job["model"]["mode"] == "live",
             over_budget=run.gateway["budget"]["refused"],
             disk_full=self.disk_watch and self.disk_watch.over,
@@ -775,6 +812,7 @@ class _AgentRun:
     end: dict
     gateway: dict
     result: dict | None
+    result_events: int
     assistant_messages: int
 
 

@@ -2,12 +2,17 @@
 
 The judgement is a pure function of evidence that the runner collected. Whether the kernel killed
 for memory comes from kernel counters and kernel records alone: exit code 137 only says that
-*somebody* sent SIGKILL, and the text of a tool only says what the tool believes.
+*somebody* sent SIGKILL, and the text of a tool only says what the tool believes. How the
+conversation ended comes from the exit code and the gateway: what the agent's stdout says of it is a
+claim that any tool can forge, and decides only where the gateway could not read the answers.
+
+An agent that ran and ended is data, whoever ended it, unless something shows that the host did.
 """
 
 import re
 from dataclasses import dataclass
 
+from agentsweep.gateway_facts import Facts
 from agentsweep.kills import Kills, Survived
 
 OUTCOMES = (
@@ -28,6 +33,8 @@ OUTCOMES = (
 UNRELATED_OUTCOMES = ("api_error", "over_budget")
 
 SIGKILL_EXIT = 137
+# What the CLI ends with by itself where it does not complete its work.
+_FAILED_EXIT = 1
 # Of the statuses that blame the request: timeout, conflict, too early, too many.
 _PASSING = (408, 409, 425, 429)
 
@@ -43,8 +50,11 @@ class Evidence:
     container_pids: the container's init and what keeps it alive.
     oom_kill_near_end: the kernel's kill counter rose in the last moments before the agent ended.
     container_alive: the container's init outlived the agent.
-    result: the final `result` event of the CLI's output stream, or None.
-    assistant_messages: genuine (not synthetic) assistant messages with text or a tool call.
+    result: the final `result` event of the CLI's output stream, or None: a claim.
+    assistant_messages: genuine (not synthetic) assistant messages with text or a tool call in that
+    stream: a claim, too.
+    gateway: what the gateway saw, None where it could not read the answers; then the claims decide.
+    max_turns: the agent's limit, None without one.
     api_statuses: HTTP status of each request for a message, None where no answer was given.
     live: whether a real endpoint answered. over_budget: why the gateway refused a request, None
     where it refused none for that. not_allowed: how many requests it refused because they asked
@@ -70,6 +80,8 @@ class Evidence:
     replay: dict | None = None
     gateway_lost: str | None = None
     disk_full: str | None = None
+    gateway: Facts | None = None
+    max_turns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -120,10 +132,11 @@ def judge(seen: Evidence) -> Judgement:
         limit = {"timed_out": "the wall limit", "stalled": "the stall limit"}[seen.stopped_by]
         return Judgement(seen.stopped_by, f"the runner ended the agent at {limit}", tools)
     if seen.exit_code == SIGKILL_EXIT:
+        # Its own tools can do this, and would be no data whenever they like.
         return Judgement(
-            "infra_error",
-            "the agent was killed with SIGKILL, and neither the kernel's OOM killer nor a limit of "
-            "ours did it",
+            "agent_error",
+            "the agent was killed with SIGKILL, by a tool of its own or from the host: neither the "
+            "kernel's OOM killer nor a limit did it",
             tools,
         )
     return _judge_end(seen, tools)
@@ -149,36 +162,80 @@ def _survived(seen: Evidence, ended_by_kill: bool) -> Survived:
 
 
 def _judge_end(seen: Evidence, tools: Survived) -> Judgement:
-    """The agent ended by itself: what do its exit code and its result event say?
+    """The agent ended by itself: what do its exit code and the gateway say?
 
-    `subtype` says `success` even after a fatal API error, so it is not looked at.
+    `subtype` of the result event says `success` even after a fatal API error, so it is not looked
+    at.
     """
-    result = seen.result or {}
-    reason = result.get("terminal_reason")
     if seen.over_budget is not None:
         return Judgement("over_budget", seen.over_budget, tools)
-    if reason == "max_turns":
+    if _had_its_turns(seen):
         return Judgement("over_budget", "the agent has had its turns (agent.max_turns)", tools)
-    if seen.replay is not None and (left := _left_recording(seen, result)) is not None:
+    if seen.replay is not None and (left := _left_recording(seen)) is not None:
         return Judgement("diverged", left, tools)
-    if reason == "api_error" or (result.get("is_error") and result.get("api_error_status")):
-        status = result.get("api_error_status")
+    if _gave_up(seen):
+        status = _claimed(seen, "api_error_status")
+        if seen.gateway is not None:
+            status = seen.gateway.last_status
         if (useless := _never_answered(seen)) is not None:
             return Judgement("infra_error", useless, tools)
-        said = f"status {status}" if status else "no status"
+        said = f"status {status}" if status not in (None, 200) else "no status"
         return Judgement("api_error", f"the agent gave up on its endpoint ({said})", tools)
     if seen.exit_code != 0:
         code = "an unknown exit code" if seen.exit_code is None else f"exit code {seen.exit_code}"
         return Judgement("agent_error", f"the agent ended with {code}", tools)
-    if seen.result is None or seen.assistant_messages == 0:
-        missing = "no result event" if seen.result is None else "no assistant message"
+    messages = seen.assistant_messages if seen.gateway is None else seen.gateway.answers
+    final = None if seen.gateway is None else seen.gateway.final
+    if messages == 0 or (seen.result is None and final is not True):
+        missing = "no assistant message" if messages == 0 else "no result event"
         return Judgement("no_work", f"the agent ended with exit code 0 but left {missing}", tools)
-    if result.get("is_error") or reason not in (None, "completed"):
+    if final is False:
+        return Judgement(
+            "agent_error",
+            "the agent ended with exit code 0 before the model had given its last answer",
+            tools,
+        )
+    reason = _claimed(seen, "terminal_reason")
+    if final is None and (_claimed(seen, "is_error") or reason not in (None, "completed")):
         return Judgement("agent_error", f"the agent reported an error ({reason})", tools)
     return Judgement("completed", "the agent completed its work", tools)
 
 
-def _left_recording(seen: Evidence, result: dict) -> str | None:
+def _claimed(seen: Evidence, name: str) -> object:
+    return (seen.result or {}).get(name)
+
+
+def _had_its_turns(seen: Evidence) -> bool:
+    """Whether the CLI ended for its own limit of turns, before it asked for another one."""
+    if seen.gateway is None:
+        return _claimed(seen, "terminal_reason") == "max_turns"
+    return (
+        seen.max_turns is not None
+        and seen.gateway.asked >= seen.max_turns
+        and seen.gateway.last_status == 200
+        and seen.gateway.final is False
+        and seen.exit_code == _FAILED_EXIT
+    )
+
+
+def _gave_up(seen: Evidence) -> bool:
+    """Whether the CLI ended for what its endpoint answered.
+
+    The gateway's last answer decides. Where that is one that the CLI may take for an error (it was
+    cut at a limit, or is a refusal), what it says of itself does.
+    """
+    says_so = _claimed(seen, "terminal_reason") == "api_error" or bool(
+        _claimed(seen, "is_error") and _claimed(seen, "api_error_status")
+    )
+    if seen.gateway is None or not seen.gateway.statuses:
+        # Before the first answer there is no tool that could forge it.
+        return says_so
+    if seen.exit_code != _FAILED_EXIT:
+        return False
+    return seen.gateway.last_status != 200 or (says_so and seen.gateway.odd_end)
+
+
+def _left_recording(seen: Evidence) -> str | None:
     """Where and why a replay left its recording; None where it was played to its end."""
     left, unplayed = seen.replay["diverged"], seen.replay["unplayed"]
     if left is not None:
@@ -188,7 +245,8 @@ def _left_recording(seen: Evidence, result: dict) -> str | None:
             f"turn {unplayed['turn']} of {unplayed['conversation']}: the agent ended without it "
             f"(of {unplayed['turns']} turns there)"
         )
-    if result.get("terminal_reason") == "api_error" and set(seen.api_statuses) == {200}:
+    claims_error = _claimed(seen, "terminal_reason") == "api_error"
+    if claims_error and seen.exit_code != 0 and set(seen.api_statuses) == {200}:
         # No answer failed, so it is the last one that the agent makes nothing of, as it was when
         # it was recorded.
         return "the end of main: the last recorded answer is an error to the agent"

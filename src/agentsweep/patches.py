@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from agentsweep import untrusted
 from agentsweep.errors import AgentsweepError
 from agentsweep.hashes import file_sha256
 from agentsweep.store import write_durably
@@ -18,7 +19,7 @@ def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:
     """
     found: dict[tuple[str, str], Path] = {}
     for task, folder in runs:
-        patch = json.loads((folder / "result.json").read_text(encoding="utf-8"))["patch"]
+        patch = untrusted.read_json(folder / "result.json")["patch"]
         if patch["status"] != "ok" or (task, patch["sha256"]) in found:
             continue
         if file_sha256(folder / "patch.diff") != patch["sha256"]:

@@ -87,6 +87,12 @@ Estimate = tuple[float | None, str | None]
 Taken = list[float | None]
 
 
+def _usd(result: dict) -> float:
+    """By the gateway's count where there is one: the agent's own can be forged."""
+    counted = (result.get("budget") or {}).get("cost_usd")
+    return float(result["stream"]["result"]["total_cost_usd"] if counted is None else counted)
+
+
 class _Archive:
     """What sealed runs took: wall time with everything around the agent, and money."""
 
@@ -117,7 +123,7 @@ class _Archive:
     def _add_cost(self, result: dict) -> None:
         if result["spec"]["model"]["mode"] == LIVE:
             completed = result["outcome"] == _COMPLETED
-            usd = float(result["stream"]["result"]["total_cost_usd"]) if completed else None
+            usd = _usd(result) if completed else None
             self._usd[result["names"]["task"], result["names"]["agent"]].append(usd)
 
     def time(self, cell: Cell, mode: str) -> Estimate:

@@ -23,6 +23,7 @@ OVERWHELMED = 3
 _PR_SET_PDEATHSIG = 1
 # malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LAST_BYTES = 2**16
 
 
 def owner_tag() -> str:
@@ -178,7 +179,10 @@ class LineService:
 
     def _last_words(self) -> str:
         try:
-            lines = self._log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
+            with self._log.open("rb") as log:
+                # What an agent asks for may be in a traceback: as long as it likes.
+                log.seek(max(0, log.seek(0, 2) - _LAST_BYTES))
+                lines = log.read(_LAST_BYTES).decode(errors="replace").strip().splitlines()
         except OSError:
             lines = []
         return lines[-1] if lines else f"exit code {self._process.poll()}"

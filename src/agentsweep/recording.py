@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agentsweep import messages_api, trace
+from agentsweep import gateway_facts, messages_api, trace
 from agentsweep.errors import ConfigError
 from agentsweep.messages_api import Message, Usage
 from agentsweep.run_files import Damage, read_lines, read_result, session_sources, word
@@ -157,12 +157,15 @@ def _clean(block: Any) -> dict | None:
 def _exact_events(log: Path) -> Iterator[tuple[str, Events]]:
     """Message id and events of each answer that the gateway's record has whole."""
     for line in read_lines(log, Damage()):
-        pieces, identity = line.get("events"), line.get("message_id")
+        pieces, identity = gateway_facts.pieces_of(line), line.get("message_id")
         if not (line.get("stream") and pieces and identity) or line.get("error") is not None:
+            continue
+        if not isinstance(identity, str):
             continue
         reader, events = EventReader(), []
         for offset_ns, text in pieces:
-            events += [(offset_ns / 1e9, event) for event in reader.feed(text.encode())]
+            data = text.encode("utf-8", "replace")
+            events += [(offset_ns / 1e9, event) for event in reader.feed(data)]
         if events and events[-1][1].get("type") == "message_stop":
             yield identity, tuple(events)
 

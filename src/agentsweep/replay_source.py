@@ -7,14 +7,13 @@ its end shows when it is. What was found holds for the life of the process.
 
 import functools
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import seal, trace
+from agentsweep import seal, trace, untrusted
 from agentsweep.agentcgroup import ATTEMPT
 from agentsweep.errors import ConfigError
 from agentsweep.trace_lines import LineReport, read_records
@@ -150,7 +149,7 @@ def _look(root: Path, directory: Path, depth: int) -> Iterator[_Run]:
 def _run_of_ours(directory: Path) -> Iterator[_Run]:
     """The run of a directory with result.json; nothing where that is a replay, or says no task."""
     try:
-        result = json.loads((directory / _RESULT).read_bytes())
+        result = untrusted.read_json(directory / _RESULT)
         names, spec = result["names"], result["spec"]
         if spec["model"]["mode"] != "replay":
             task, instance_id = frozenset([names["task"]]), frozenset([names["instance_id"]])
@@ -183,7 +182,8 @@ def _check(main: Path) -> None:
     if not stat.S_ISREG(main.stat().st_mode):
         raise ConfigError(f"{main} is no regular file: name a session file")
     recognised = False
-    with main.open("rb") as lines:
+    with main.open("rb") as file:
+        lines = untrusted.lines(file)
         for _, record in read_records(lines, str(main), LineReport(), is_session_record):
             recognised = recognised or is_session_record(record)
             if recognised and _is_answer(record):

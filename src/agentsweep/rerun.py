@@ -4,10 +4,10 @@ The sealed run is set aside (`superseded`) and kept, because it may have cost mo
 files among the results go, so that Snakemake plans exactly this cell and what depends on it.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
+from agentsweep import untrusted
 from agentsweep.cells import Cell
 from agentsweep.config import Config
 from agentsweep.errors import AgentsweepError
@@ -70,7 +70,7 @@ def _refuse_unknown_results(config: Config, cell: Cell, known: set[str]) -> None
     """Results may be all that is left of a run whose store is gone."""
     folder = _results(config, cell)
     try:
-        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))["attempt_id"]
+        found = untrusted.read_json(folder / "result.json")["attempt_id"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     if found not in known:

@@ -31,7 +31,8 @@ class Resolved:
 def resolved(runs: Iterable[Row]) -> Resolved | None:
     """The resolved share of runs; None where none was graded.
 
-    A run without a patch counts as not resolved; one whose patch could not be graded is left out,
+    A run without a patch counts as not resolved, also where the agent left nothing that a patch
+    could be taken of; one whose patch could not be graded is left out,
     and so is one whose outcome says nothing about the limit (`metrics.countable`).
     """
     known = [run["resolved"] for run in countable(runs) if run["resolved"] is not None]

@@ -6,12 +6,13 @@ the others say.
 
 import contextlib
 import itertools
-import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agentsweep import untrusted
 from agentsweep.attribution import Mark
 from agentsweep.spec import text_sha256
 from agentsweep.trace import Source, agent_id_of, parse_sources
@@ -19,6 +20,8 @@ from agentsweep.trace_records import Trace
 
 _ARCHIVE = "session.tar"
 _COMPARED_BYTES = 256
+# What says who started a sub-agent.
+_META_BYTES = 2**20
 _MAX_INT = 2**63 - 1
 # The CLI writes some records of its own before the prompt.
 _PROMPT_WITHIN = 50
@@ -84,11 +87,11 @@ class Fields:
 def read_result(run_dir: Path, damage: Damage) -> Fields:
     """result.json, or empty fields when it is missing or no JSON object."""
     try:
-        value = json.loads((run_dir / "result.json").read_bytes())
+        value = untrusted.read_json(run_dir / "result.json")
     except OSError as error:
         damage.add("result.json", str(error.strerror))
         return Fields(None)
-    except (ValueError, RecursionError):
+    except ValueError:
         damage.add("result.json", "is not JSON")
         return Fields(None)
     if not isinstance(value, dict):
@@ -99,19 +102,19 @@ def read_result(run_dir: Path, damage: Damage) -> Fields:
 def read_lines(path: Path, damage: Damage) -> Iterator[dict]:
     """The JSON objects of a file with one on each line; others are counted."""
     try:
-        lines = path.open("rb")
+        lines = os.fdopen(untrusted.open_untrusted(path, follow=True), "rb")
     except OSError as error:
         damage.add(path.name, str(error.strerror))
         return
     with lines:
-        for line in lines:
+        for line in untrusted.lines(lines):
             text = line.strip(b"\0 \t\r\n")
             if not text:
                 bad = b"\0" in line
             else:
                 try:
-                    value = json.loads(text.decode(errors="replace"))
-                except (ValueError, RecursionError):
+                    value = untrusted.loads(text.decode(errors="replace"))
+                except ValueError:
                     value = None
                 bad = not isinstance(value, dict)
                 if not bad:
@@ -251,13 +254,14 @@ def _source(
 ) -> Source:
     def lines() -> Iterable[bytes]:
         file = archive.extractfile(member)
-        return _tolerant(file) if file is not None else ()
+        return _tolerant(untrusted.lines(file)) if file is not None else ()
 
     value = None
     if meta is not None:
         try:
-            value = json.loads(b"".join(_tolerant(archive.extractfile(meta))))
-        except (ValueError, RecursionError):
+            whole = b"".join(_tolerant(archive.extractfile(meta)))
+            value = untrusted.loads(whole) if meta.size <= _META_BYTES else None
+        except ValueError:
             value = None
     return Source(member.name, lines, agent_id, value if isinstance(value, dict) else None)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from agentsweep.cpu_modes import CPUSET
 from agentsweep.fidelity import summarise
+from agentsweep.gateway_facts import MESSAGES
 from agentsweep.kills import Survived, before_agent
 from agentsweep.linked_run import TOKENS, Run
 from agentsweep.run_files import Fields, number, truth, whole, word
@@ -71,6 +72,7 @@ def run_row(run: Run, n_samples: int) -> dict:
         **_identity(run),
         **_limits(run),
         **_outcome(run.result),
+        "claims_differ": _differing(run),
         **_counters(run.result),
         **{name: whole(run.result(name)) for name in _TIMES},
         "wall_s": number(run.result("wall_s")),
@@ -164,6 +166,8 @@ def _outcome(result: Fields) -> dict:
         "patch_status": word(result("patch", "status")),
         "patch_sha256": word(result("patch", "sha256")),
         "patch_bytes": whole(result("patch", "bytes")),
+        "patch_reason": word(result("patch", "reason")),
+        "patch_cause": word(result("patch", "cause")),
         # In the spec up to version 0.1.0. Of a graded run, the data set names the grading's.
         "row_sha256": word(result("spec", "task", "row_sha256"))
         or word(result("names", "row_sha256")),
@@ -181,6 +185,32 @@ def _endpoint(result: Fields) -> dict:
         return {"endpoint_tools": None, "n_not_allowed": None}
     names = [name for name in allowed if isinstance(name, str)]
     return {"endpoint_tools": ", ".join(names) or "none", "n_not_allowed": refused}
+
+
+def _differing(run: Run) -> str | None:
+    """`num_turns: said 9, seen at most 3; ...`: null where nothing differs or nobody compared."""
+    differs = run.result("stream", "differs")
+    found = dict(differs) if isinstance(differs, dict) else {}
+    asked = [e for e in run.exchanges if e.get("path") == MESSAGES]
+    # Of an answer that broke off, the session may have a part that the gateway has no name for.
+    if any(e.get("message_id") for e in asked) and not any(map(_broke_off, asked)):
+        answered = {word(e.get("message_id")) for e in asked}
+        said = {m.id for m in run.trace.messages if _is_of_model(m)}
+        if unknown := len(said - answered):
+            found["session"] = f"said {len(said)} messages, seen {len(said) - unknown} of them"
+    return "; ".join(f"{name}: {word(said)}" for name, said in found.items()) or None
+
+
+def _broke_off(exchange: dict) -> bool:
+    return exchange.get("status") == 200 and (
+        exchange.get("message_id") is None or exchange.get("error") is not None
+    )
+
+
+def _cost_usd(result: Fields) -> float | None:
+    """By the gateway's count where the run has a price, else as the agent computes it."""
+    counted = number(result("budget", "cost_usd"))
+    return number(result("stream", "result", "total_cost_usd")) if counted is None else counted
 
 
 def _tool_kills(result: Fields) -> Survived:
@@ -224,7 +254,7 @@ def _counts(run: Run) -> dict:
         "n_api_errors": sum(_requests(line) for line in run.exchanges if _failed(line))
         if run.exchanges_known
         else None,
-        "cost_usd": number(run.result("stream", "result", "total_cost_usd")),
+        "cost_usd": _cost_usd(run.result),
     }
 
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from agentsweep import admission, host, outcome, seal, workspace
+from agentsweep import admission, gateway_facts, host, outcome, seal, untrusted, workspace
 from agentsweep.cpu_modes import CPUSET
 from agentsweep.errors import AgentsweepError, InfraError, LastingError
 from agentsweep.interruption import Signals, kept_unsealed
@@ -15,6 +15,8 @@ from agentsweep.measurement import Measurement, Say
 from agentsweep.recall import Recall, Repeat, verify
 from agentsweep.store import (
     PUBLISHED,
+    SEALED,
+    SUPERSEDED,
     Attempt,
     Store,
     disk_errors,
@@ -25,6 +27,9 @@ from agentsweep.store import (
 
 # Less than this on the store's disk, and a run could end for want of space and look like data.
 MIN_FREE_BYTES = 64 * 2**20
+# So many attempts of a cell may fail after a model has answered: each may have cost money.
+MAX_PAID_FAILURES = 6
+_ERROR_BYTES = 2**16
 
 
 def run_cell(job: dict, spec: str, image: dict, out: Path, say: Say = print) -> dict:
@@ -52,6 +57,7 @@ def run_cell(job: dict, spec: str, image: dict, out: Path, say: Say = print) -> 
                     f"{job['cell']}: no sealed run in {store.root} and agent.on_miss is `fail`: "
                     "add the archive that holds it, or set on_miss to `run`"
                 )
+            _refuse_more_failures(store, key, job)
             _back_off(store, key, say)
             sealed = _attempt(store, key, spec, job, image, say)
         result = sealed.result()
@@ -72,6 +78,37 @@ def _tell_of_garbled_prompt(store: Store, sealed: Attempt, spec: str, say: Say) 
             f"the agent of {sealed.id} got a garbled prompt, not that of the spec: run "
             f"`agentsweep store --store {store.root} remove {sealed.id} --yes` and start again"
         )
+
+
+def _refuse_more_failures(store: Store, key: str, job: dict) -> None:
+    """LastingError where attempts failed again and again after their agents had been answered.
+
+    Nothing is sealed for it: what failed of the host is no outcome of the agent.
+    """
+    attempts = store.attempts(key)
+    last = max((a.number for a in attempts if a.state in (SEALED, SUPERSEDED)), default=0)
+    paid = [
+        attempt
+        for attempt in attempts
+        if attempt.state == "failed"
+        and attempt.number > last
+        and gateway_facts.was_answered(attempt.path / "api.jsonl")
+    ]
+    if len(paid) >= MAX_PAID_FAILURES:
+        raise LastingError(
+            f"{job['cell']}: {len(paid)} attempts failed after a model had answered "
+            f"({_why(paid[-1])}), so no more are made: fix what made them fail, and remove them "
+            f"with `agentsweep store --store {store.root} remove {' '.join(a.id for a in paid)}`"
+        )
+
+
+def _why(attempt: Attempt) -> str:
+    """What ended a failed attempt, in its own words."""
+    try:
+        text = untrusted.read(attempt.path / "error.txt", _ERROR_BYTES)
+    except OSError:
+        return "no reason is known"
+    return text.decode(errors="replace").strip().partition(": ")[2] or "no reason is known"
 
 
 def _back_off(store: Store, key: str, say: Say) -> None:

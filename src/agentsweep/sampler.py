@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agentsweep.calls import Call, Ledger
+from agentsweep.calls import Call, Ledger, SaidEnd
 from agentsweep.cgroup import CgroupGone, CgroupReader, Raw
 from agentsweep.counters import COLUMNS, Counters
 from agentsweep.errors import AgentsweepError, InfraError
@@ -40,6 +40,8 @@ _TIGHT_READS = 250
 # What a container may ask for: far more than an agent does, and little enough to measure beside.
 _REQUESTS_PER_PERIOD = 16
 _MAX_CALLS = 256
+# So long after its word a wrapper is gone: it waits for an answer no longer than this.
+_GONE_WITHIN_NS = 5_000_000_000
 _KILL = COLUMNS.index("memory_oom_kill")
 
 
@@ -258,7 +260,9 @@ class Sampler:
             if kind == "B":
                 bad += not self._begin_call(wrapper_pid, call)
             elif call is not None:
-                self._end_call(call, "mark", status)
+                # It is believed once the wrapper's own FIFO closes: others can write this, too.
+                call.said_end = self._measure_end(call, status)
+                answer(call.answer)
             else:
                 bad += 1
         self._bad_requests += bad
@@ -280,7 +284,7 @@ class Sampler:
             return False
         if same_pid is not None:
             # The pid is in use again, so the wrapper that had it is dead.
-            self._end_call(same_pid, "exit", None)
+            self._end_call(same_pid, "exit")
         descriptor, command = opened
         before = self._read()
         call = Call(
@@ -302,12 +306,20 @@ class Sampler:
         # Its last words may be waiting in the FIFO.
         self._on_request()
         if self._ledger.calls.get(call.wrapper_pid) is call:
-            self._end_call(call, "exit", None)
+            self._end_call(call, "exit")
 
-    def _end_call(self, call: Call, end_source: str, status: int | None) -> None:
+    def _measure_end(self, call: Call, status: int | None) -> SaidEnd:
         times_ns = (time.monotonic_ns(), time.time_ns())
         self._note_samples()
-        self._ledger.end_call(call, end_source, status, times_ns, self._read())
+        return self._ledger.measure_end(call, status, times_ns, self._read())
+
+    def _end_call(self, call: Call, end_source: str) -> None:
+        """The wrapper is gone, or the sampling ends: by its last word, or as of now without one."""
+        said = call.said_end
+        if said is not None and time.monotonic_ns() - said.times_ns[0] < _GONE_WITHIN_NS:
+            self._ledger.end_call_at(call, "mark", said)
+        else:
+            self._ledger.end_call_at(call, end_source, self._measure_end(call, None))
         self._unwatch(call.answer)
         answer(call.answer)
         os.close(call.answer)
@@ -380,7 +392,7 @@ class Sampler:
     def _finish(self) -> None:
         self._read()
         for call in list(self._ledger.calls.values()):
-            self._end_call(call, "stop", None)
+            self._end_call(call, "stop")
         self._flush()
         try:
             self._writer.close()

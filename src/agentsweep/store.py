@@ -18,7 +18,6 @@ holds `seal.json`, which says what its files are (`seal`).
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -27,7 +26,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from agentsweep import locks, seal
+from agentsweep import locks, seal, untrusted
 from agentsweep.errors import AgentsweepError, LastingError
 
 _ATTEMPT = re.compile(r"^attempt-([0-9]+)(?:\.(partial|failed|interrupted|superseded))?$")
@@ -61,7 +60,7 @@ class Attempt:
     def result(self) -> dict | None:
         """The attempt's `result.json`, or None where it was never written or is unreadable."""
         try:
-            found = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+            found = untrusted.read_json(self.path / "result.json")
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
@@ -103,7 +102,7 @@ class Store:
     def spec(self, key: str) -> dict | None:
         """The spec behind a hash, or None where the file is missing."""
         try:
-            return json.loads((self.root / key / "spec.json").read_text(encoding="utf-8"))
+            return untrusted.read_json(self.root / key / "spec.json")
         except (OSError, ValueError):
             return None
 

@@ -4,7 +4,6 @@ Made once when the Snakefile is parsed, in the main process and again in that of
 reads the configuration and what that names, and does nothing else.
 """
 
-import json
 import re
 import shlex
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from agentsweep import agent_model, grading_job
+from agentsweep import agent_model, grading_job, untrusted
 from agentsweep import config as configuration
 from agentsweep.agentcgroup import AttemptDir, attempts_in
 from agentsweep.config import Cell, Import, Machine
@@ -96,7 +95,7 @@ class Sweep:
             return False
         result = Path(self.config["paths"]["results"]) / "runs" / cell.id / "result.json"
         try:
-            found = json.loads(result.read_text(encoding="utf-8"))
+            found = untrusted.read_json(result)
         except (OSError, ValueError):
             return False
         return is_run_of(self.config.spec(cell), found)

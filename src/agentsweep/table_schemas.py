@@ -170,6 +170,13 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("is_error", "bool", "", "Whether the agent itself reports an error"),
         ("num_turns", "int", "turns", "Turns, as the agent counts them"),
         (
+            "claims_differ",
+            "text",
+            "",
+            "Where the agent's last report contradicts the exit code or the gateway, with both; "
+            "null where nothing differs",
+        ),
+        (
             "prompt_issue_chars",
             "int",
             "characters",
@@ -178,6 +185,13 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         ("patch_status", "text", "", "ok, empty or unavailable"),
         ("patch_sha256", "text", "", "Hash of the patch that the run left"),
         ("patch_bytes", "int", "bytes", "Size of the patch"),
+        ("patch_reason", "text", "", "Why the patch is unavailable, or what it lacks"),
+        (
+            "patch_cause",
+            "text",
+            "",
+            "Of an unavailable patch: run (what the agent left, or the limits) or image",
+        ),
         (
             "row_sha256",
             "text",
@@ -275,7 +289,8 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
             "cost_usd",
             "float",
             "USD",
-            "Cost, as the agent computes it; of a scripted or replayed run nothing was paid",
+            "Cost, by the gateway's count where the run has a price, else as the agent says; "
+            "of a scripted or replayed run nothing was paid",
         ),
         # Of replays alone
         (

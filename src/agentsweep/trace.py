@@ -7,11 +7,14 @@ later). Older versions write sub-agents into the main file.
 
 import gc
 import json
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+from agentsweep import untrusted
 from agentsweep.errors import AgentsweepError
 from agentsweep.trace_collect import Collector
 from agentsweep.trace_lines import LineReport, read_records
@@ -41,6 +44,7 @@ __all__ = [
 
 # A sub-agent's file tells its session in its first records; reading on would not tell more.
 _PEEK_LINES = 50
+_META_BYTES = 2**20
 
 
 @dataclass(slots=True)
@@ -57,12 +61,22 @@ class Source:
         meta = None
         if agent_id is not None:
             try:
-                meta = json.loads(path.with_suffix(".meta.json").read_bytes())
-            except (OSError, ValueError, RecursionError):
+                meta = untrusted.read_json(path.with_suffix(".meta.json"), _META_BYTES)
+            except (OSError, ValueError):
                 meta = None
         return cls(
-            str(path), lambda: path.open("rb"), agent_id, meta if isinstance(meta, dict) else None
+            str(path), lambda: _lines(path), agent_id, meta if isinstance(meta, dict) else None
         )
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    file = os.fdopen(untrusted.open_untrusted(path, follow=True), "rb")
+    return _closing(file)
+
+
+def _closing(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        yield from untrusted.lines(file)
 
 
 def agent_id_of(file_name: str) -> str | None:

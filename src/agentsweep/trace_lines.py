@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from agentsweep import untrusted
+
 _DECODE = json.JSONDecoder().raw_decode
 _BOM = b"\xef\xbb\xbf"
 # The keys that a record is known to begin with, or could; nested objects begin with `type` too,
@@ -74,6 +76,7 @@ def read_records(
         report.total += 1
         try:
             text = raw.decode()
+            untrusted.check(text)
             found, end = _DECODE(text)
             if type(found) is dict and type(found.get("type")) is str and not text[end:].strip():
                 reader.fragment = None
@@ -114,6 +117,7 @@ class _Reader:
             text = raw.decode(errors="replace")
         text = text.rstrip("\r\n")
         try:
+            untrusted.check(text)
             whole, end = _DECODE(text.strip())
         except (ValueError, RecursionError) as error:
             whole, end = None, 0
@@ -146,6 +150,7 @@ class _Reader:
         while start and failed < _MAX_FAILED_STARTS:
             try:
                 value, end = _DECODE(text, start.start())
+                untrusted.check(text[start.start() : end])
             except (ValueError, RecursionError):
                 failed += 1
                 start = _RECORD_START.search(text, start.start() + 1)
@@ -182,7 +187,7 @@ class _Reader:
     def _join(self, before: str, rest: str) -> dict | None:
         """The record whose first part was cut off by another writer's line, if it is one."""
         try:
-            value = json.loads(before + rest)
-        except (ValueError, RecursionError):
+            value = untrusted.loads(before + rest)
+        except ValueError:
             return None
         return value if self.is_record(value) else None

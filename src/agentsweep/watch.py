@@ -129,6 +129,25 @@ def kill_all_but_init(reader: CgroupReader, init_pid: int, timeout_s: float = 30
     )
 
 
+class Freezer:
+    """Whether somebody has paused a container. The agent cannot: the file is not its to write.
+
+    cgroup v1: freezer-subsystem.rst in Linux; v2: `frozen` in cgroup.events, ancestors included.
+    """
+
+    def __init__(self, reader: CgroupReader, init_pid: int):
+        self._is_v2 = reader.version == 2
+        self._file = reader.paths[""] / "cgroup.events" if self._is_v2 else _v1_freezer(init_pid)
+
+    def frozen(self) -> bool:
+        """As of now; False where the container has gone, or there is no freezer."""
+        try:
+            text = self._file.read_text(encoding="utf-8")
+        except OSError:
+            return False
+        return "frozen 1" in text.splitlines() if self._is_v2 else text.strip() != "THAWED"
+
+
 _as_it_is = contextlib.nullcontext
 
 

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import engine_in_use
+import pytest
 
 from conftest import DONE, PATIENCE, bash
 
@@ -22,6 +23,8 @@ def test_completed(lab):
     assert result["exit_code"] == 0
     assert result["oom"]["kill_count"] == 0
     assert result["patch"]["status"] == "empty"
+    assert result["stream"]["differs"] == {}
+    assert result["gateway"]["stop_reason"] == "end_turn"
     # Linux 6.12 is the first that resets it on v2.
     kernel = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2]))
     resets = kernel >= (6, 12) or Path("/sys/fs/cgroup/memory").is_dir()
@@ -129,11 +132,13 @@ def test_the_kernel_kills_the_container(lab):
     assert "+changed" in (lab.out / "patch.diff").read_text(encoding="utf-8")
 
 
-def test_sigkill_that_nobody_of_ours_sent_is_no_oom(lab):
-    done = lab.run({"turns": [bash("kill -KILL $CLAUDE_PID"), DONE]}, check=False)
-    assert done.returncode == 1
-    assert "neither the kernel's OOM killer nor a limit of ours" in done.stderr
-    assert lab.attempts() == ["attempt-1.failed"]
+@pytest.mark.parametrize("kill", ["kill -KILL $CLAUDE_PID", "kill -KILL -1"])
+def test_an_agent_that_its_tool_kills_is_data_and_no_oom(lab, kill):
+    result = lab.run({"turns": [bash(f"{kill}; sleep 20"), DONE]})
+    assert result["outcome"] == "agent_error", result["outcome_detail"]
+    assert "neither the kernel's OOM killer nor a limit" in result["outcome_detail"]
+    assert (result["exit_code"], result["oom"]["kill_count"]) == (137, 0)
+    assert lab.attempts() == ["attempt-1"]
 
 
 def test_an_agent_that_deletes_its_repository_is_still_data(lab):

@@ -299,6 +299,8 @@ def test_every_column_of_a_whole_run_is_known_except_what_the_kernel_does_not_gi
     absent |= {"endpoint_tools", "n_not_allowed"}
     # What the data set fills in, from gradings, and what a task without a benchmark row lacks.
     absent |= {"resolved", "grade_status", "grade_detail", "grade_evidence", "row_sha256"}
+    # What is said of a patch that is not whole.
+    absent |= {"patch_reason", "patch_cause"}
     assert unknown == pressure | absent | {"damage"}
 
 

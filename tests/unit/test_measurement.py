@@ -163,7 +163,7 @@ def test_the_agent_is_a_victim_only_where_the_log_names_it(judged):
     assert (oom["agent_victim"], oom["tool_count"], oom["agent_pid"]) == (True, 0, AGENT)
     # A tool was the victim, and somebody else killed the agent.
     other, oom = judged(agent_run(end=(1, [TOOL]), **KILLED), oom_kill_last_ns=9 * 10**9)
-    assert other.outcome == "infra_error"
+    assert other.outcome == "agent_error"
     assert not oom["agent_victim"]
 
 
@@ -200,11 +200,11 @@ def test_without_the_kernels_log_the_number_is_unknown_with_a_bound(judged):
 @pytest.mark.parametrize(
     ("last_kill_ns", "outcome"),
     [
-        (None, "infra_error"),
-        (7 * 10**9, "infra_error"),
+        (None, "agent_error"),
+        (7 * 10**9, "agent_error"),
         (7 * 10**9 + 1, "oom_agent"),
         (10**10 - 1, "oom_agent"),
-        (10**10, "infra_error"),
+        (10**10, "agent_error"),
     ],
 )
 def test_near_the_end_is_two_seconds(judged, last_kill_ns, outcome):

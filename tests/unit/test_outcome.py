@@ -2,6 +2,7 @@
 
 import pytest
 
+from agentsweep.gateway_facts import Facts
 from agentsweep.kills import Kills
 from agentsweep.outcome import OUTCOMES, Evidence, is_lasting, judge
 
@@ -194,7 +195,7 @@ CASES = {
     ),
     "kernel names another": (
         {**KILLED, **killed(TOOL), "oom_kill_near_end": True},
-        "infra_error",
+        "agent_error",
         1,
     ),
     "kernel names another, a record is missing": (
@@ -217,8 +218,8 @@ CASES = {
         "oom_agent",
         (None, 2),
     ),
-    "no kernel log, kill long ago": ({**KILLED, **counted(1)}, "infra_error", (None, 1)),
-    "137 alone is not OOM": (KILLED, "infra_error", 0),
+    "no kernel log, kill long ago": ({**KILLED, **counted(1)}, "agent_error", (None, 1)),
+    "137 alone is not OOM": (KILLED, "agent_error", 0),
     "container killed": ({**CONTAINER_GONE, **killed(TOOL, INIT)}, "oom_container", 1),
     "container killed, then a tool": ({**CONTAINER_GONE, **killed(INIT, TOOL)}, "oom_container", 0),
     "what keeps the container alive was killed": (
@@ -337,3 +338,79 @@ def test_a_live_endpoint_that_refuses_is_quoted_and_one_that_is_silent_is_not():
     assert "refused every request with 401" in said and "see whether its key is right" in said
     silent = judge(evidence(**CASES["no way to the endpoint"][0])).detail
     assert "gave no answer to any request" in silent
+
+
+def seen(stop_reason="end_turn", last_status=200, answers=3, asked=3, statuses=None) -> dict:
+    """What the gateway saw of a conversation of three turns."""
+    made = Facts(
+        statuses=[200] * asked if statuses is None else statuses,
+        answers=answers,
+        turns=answers,
+        asked=asked,
+        last_status=last_status,
+        stop_reason=stop_reason,
+    )
+    return {"gateway": made, "api_statuses": tuple(made.statuses)}
+
+
+FORGED = {
+    "nothing": None,
+    "completed": DONE,
+    "error": DONE | {"is_error": True, "terminal_reason": "aborted"},
+    "api error": FAILED,
+    "turns": DONE | {"terminal_reason": "max_turns"},
+}
+WITNESSED = {
+    "a final answer": ({**seen()}, "completed"),
+    "a tool was asked for": ({**seen("tool_use"), "exit_code": 143}, "agent_error"),
+    "an exit code": ({**seen(), "exit_code": 1}, "agent_error"),
+    "a signal": ({**seen("tool_use"), "exit_code": 137}, "agent_error"),
+    "the endpoint failed": (
+        {**seen("tool_use", 500, 2, statuses=[200, 200, 500]), "exit_code": 1},
+        "api_error",
+    ),
+    "the endpoint failed, and a tool ended the agent": (
+        {**seen("tool_use", 500, 2, statuses=[200, 200, 500]), "exit_code": 143},
+        "agent_error",
+    ),
+    "all its turns": ({**seen("tool_use"), "exit_code": 1, "max_turns": 3}, "over_budget"),
+    "not all its turns": ({**seen("tool_use"), "exit_code": 1, "max_turns": 4}, "agent_error"),
+    "all its turns, and a final answer": ({**seen(), "max_turns": 3}, "completed"),
+    "no word": ({**seen(answers=0)}, "no_work"),
+}
+
+
+@pytest.mark.parametrize("claim", FORGED)
+@pytest.mark.parametrize("case", WITNESSED)
+def test_what_the_stream_says_changes_no_outcome(case, claim):
+    changes, outcome = WITNESSED[case]
+    assert judge(evidence(**changes, result=FORGED[claim])).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("result", "outcome"), [(None, "no_work"), (DONE, "agent_error"), (FAILED, "agent_error")]
+)
+def test_an_agent_that_ends_before_the_last_answer_has_not_completed(result, outcome):
+    assert judge(evidence(**seen("tool_use"), result=result)).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "exit_code", "outcome"),
+    [
+        ("max_tokens", 1, "api_error"),
+        ("refusal", 1, "api_error"),
+        ("refusal", 143, "agent_error"),
+        ("end_turn", 1, "agent_error"),
+        ("tool_use", 1, "agent_error"),
+    ],
+)
+def test_an_answer_that_the_agent_takes_for_an_error(stop_reason, exit_code, outcome):
+    changes = {"result": FAILED, "exit_code": exit_code}
+    assert judge(evidence(**seen(stop_reason), **changes)).outcome == outcome
+
+
+def test_an_agent_that_got_no_answer_is_no_data_whatever_it_says():
+    refused = seen(None, 429, 0, statuses=[429, 429])
+    for result in FORGED.values():
+        judged = judge(evidence(**refused, result=result, exit_code=1))
+        assert judged.outcome == "infra_error"
