@@ -155,7 +155,9 @@ def test_a_result_that_is_nested_deep_is_damaged_for_each_reader(tmp_path, depth
     names = '"names": {"task": "t", "instance_id": "t"}'
     spec = '"spec": {"model": {"mode": "scripted"}, "replicate": 0}'
     deep = nested(depth)
-    (folder / "result.json").write_text(f'{{{names}, {spec}, "stream": {{"result": {deep}}}}}')
+    (folder / "result.json").write_text(
+        f'{{{names}, {spec}, "stream": {{"result": {deep}}}}}', encoding="utf-8"
+    )
     assert Attempt("k" * 64, 1, "sealed", folder).result() is None
     damage = Damage()
     assert read_result(folder, damage)("names") is None
