@@ -851,6 +851,7 @@ def source_sha256() -> str:
     """A hash over this package's source: which code made a run."""
     digest = hashlib.sha256()
     folder = Path(__file__).parent
-    for path in sorted([*folder.glob("*.py"), *folder.glob("data/*")]):
+    data = (path for path in folder.glob("data/*") if path.is_file())
+    for path in sorted([*folder.glob("*.py"), *data]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
