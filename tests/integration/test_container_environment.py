@@ -26,7 +26,7 @@ http_proxy = true
 
 
 @pytest.fixture
-def baited(tmp_path_factory, monkeypatch):
+def baited(tmp_path_factory, monkeypatch, images):
     """This process, its home and the engines' configuration are full of canaries."""
     folder = tmp_path_factory.mktemp("baited")
     for name in (*PROXIES, "FROM_HOST"):
