@@ -200,7 +200,7 @@ class Docker(Engine):
     def _own_options(self, spec: ContainerSpec) -> list[str]:
         # A daemon may be set to show the host's cgroups, and on cgroup v1 does so by default.
         options = ["--cgroupns", "private"]
-        # What the client's config.json says of proxies gives way to what is named, if only as empty.
+        # What the client's config.json says of proxies gives way to what is named, even as empty.
         for name in PROXIES if _adds_proxies() else ():
             if name not in (spec.env or {}):
                 options += ["--env", f"{name}="]
