@@ -200,11 +200,10 @@ class Docker(Engine):
     def _own_options(self, spec: ContainerSpec) -> list[str]:
         # A daemon may be set to show the host's cgroups, and on cgroup v1 does so by default.
         options = ["--cgroupns", "private"]
-        # What the client's config.json says of proxies is left out where a name has no value, as
-        # it has none in the environment of this call.
-        for name in PROXIES:
+        # What the client's config.json says of proxies gives way to what is named, even as empty.
+        for name in PROXIES if _adds_proxies() else ():
             if name not in (spec.env or {}):
-                options += ["--env", name]
+                options += ["--env", f"{name}="]
         for key, value in (spec.env or {}).items():
             options += ["--env", f"{key}={value}"]
         if self.runtime:
@@ -212,6 +211,17 @@ class Docker(Engine):
         if spec.mask_cgroups:
             options += ["--tmpfs", "/sys/fs/cgroup:ro"]
         return options + [word for mount in spec.mounts for word in ("--mount", bind_option(mount))]
+
+
+def _adds_proxies() -> bool:
+    """Whether the client's configuration gives containers proxies, as far as it can be read."""
+    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    try:
+        return "proxies" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError):
+        return True
 
 
 _LABELS = (LABEL, OWNER_LABEL)

@@ -347,7 +347,9 @@ class Engine(ABC):
         named = self._named.pop(record["Id"], None)
         if named is None:
             return
-        given = {pair.partition("=")[0] for pair in record["Config"].get("Env") or ()}
+        pairs = record["Config"].get("Env") or ()
+        # An empty value tells nothing: it is how a proxy is kept out of a container.
+        given = {name for name, _, value in (pair.partition("=") for pair in pairs) if value}
         foreign = given - named - _ENGINES_OWN
         if foreign and record.get("Image"):
             pairs = self.image_config(record["Image"]).get("Env") or ()

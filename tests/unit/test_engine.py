@@ -142,11 +142,19 @@ def test_podmans_containers_get_no_variable_of_the_host():
     assert {"--http-proxy=false", "--env-host=false", "A=b c"} <= set(arguments)
 
 
-def test_dockers_containers_get_no_proxy_of_the_clients_configuration():
-    arguments = options(Docker, env={"no_proxy": "x"})
-    given = [b for a, b in itertools.pairwise(arguments) if a == "--env"]
-    # A name without a value is taken from the call's environment, which has none.
-    assert set(given) == set(engine.PROXIES) - {"no_proxy"} | {"no_proxy=x"}
+def test_dockers_containers_get_no_proxy_of_the_clients_configuration(tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+
+    def given():
+        arguments = options(Docker, env={"no_proxy": "x"})
+        return [b for a, b in itertools.pairwise(arguments) if a == "--env"]
+
+    assert given() == ["no_proxy=x"]
+    for text in ('{"proxies": {}}', "torn", "[]"):
+        (tmp_path / "config.json").write_text(text, encoding="utf-8")
+        empty = {f"{name}=" for name in engine.PROXIES if name != "no_proxy"}
+        # What is named, if only as empty, is not taken from there.
+        assert set(given()) == ({"no_proxy=x"} if text == "[]" else empty | {"no_proxy=x"})
 
 
 @pytest.mark.parametrize(
