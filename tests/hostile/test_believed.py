@@ -322,7 +322,9 @@ def test_failures_before_a_sealed_run_do_not_count(tmp_path):
     with store.locked(key, "{}"):
         sealed = store.finish(store.begin(key), "sealed")
         store.supersede(sealed)
-    runner._refuse_more_failures(store, key, {"cell": "c"})
+    assert runner._refuse_more_failures(store, key, {"cell": "c"}) is None
+    fail(store, key, answered=True)
+    assert runner._refuse_more_failures(store, key, {"cell": "c"}) is None
 
 
 # The share

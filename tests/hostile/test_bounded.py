@@ -120,7 +120,7 @@ def test_all_that_a_process_wrote_is_there_when_it_has_ended(tmp_path):
     assert not drain.cut
 
 
-def test_a_file_that_is_full_stops_no_process(tmp_path):
+def test_a_file_that_is_full_stops_no_process():
     with python("print('x' * 10**6)", stdin=None, stderr=None) as process:
         drain = bounded.Drain(process.stdout, Path("/dev/full"), 10**7)
         assert process.wait(60) == 0

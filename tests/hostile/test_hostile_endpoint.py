@@ -112,7 +112,9 @@ def test_what_leaves_the_sandbox_is_refused_unless_it_is_named(name, asked):
 
 @pytest.mark.parametrize("asked", PLAIN)
 def test_what_stays_between_client_and_model_is_allowed(asked):
-    Rules(models=["m"]).check(asked)
+    rules = Rules(models=["m"])
+    rules.check(asked)
+    assert rules.progress()["refused"] == 0
 
 
 json_values = st.recursive(

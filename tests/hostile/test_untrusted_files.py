@@ -106,9 +106,13 @@ def test_brackets_in_texts_are_not_depth(value, ascii_only, limit):
 @given(st.one_of(st.binary(max_size=200), TEXTS.map(str.encode)))
 def test_any_bytes_are_a_value_or_a_value_error(data):
     try:
-        untrusted.loads(data)
+        expected = json.loads(data.decode())
     except ValueError:
+        with pytest.raises(ValueError):
+            untrusted.loads(data)
         return
+    # `NaN` is not equal to itself.
+    assert repr(untrusted.loads(data)) == repr(expected)
 
 
 def test_very_many_values_are_refused_before_they_are_made():
@@ -134,10 +138,10 @@ def test_the_time_to_check_grows_with_the_size():
     assert taken_s(400_000) < 6 * taken_s(100_000) + 0.05
 
 
-@pytest.mark.parametrize("size", [5, 30, 64])
-def test_lines_are_whole_or_cut_off(tmp_path, size):
+def test_lines_are_whole_or_cut_off(tmp_path):
     path = tmp_path / "lines"
-    path.write_bytes(b'{"a":1}\n' + b'{"b":"' + b"x" * 500 + b'"}\n' + b'{"c":3}')
+    long = b'{"b":"' + b"x" * 500 + b'"}\n'
+    path.write_bytes(b'{"a":1}\n' + long + b'{"c":3}')
     with path.open("rb") as file:
         found = list(untrusted.lines(file, 64))
     assert [found[0], found[2]] == [b'{"a":1}\n', b'{"c":3}']

@@ -133,7 +133,7 @@ def test_without_an_engine_a_validation_is_not_known(load):
         ({"applied_by": None, "capabilities": []}, False),
     ],
 )
-def test_what_an_earlier_version_could_not_apply_is_graded_again(load, tmp_path, record, again):
+def test_what_an_earlier_version_could_not_apply_is_graded_again(load, record, again):
     loaded = load({"memory": "64MiB", "cpus": 1})
     graded = grading_job.store(loaded)
     key = grading.spec_sha256(grading_job.spec(loaded, "fix", hashlib.sha256(b"patch").hexdigest()))
@@ -150,7 +150,7 @@ def test_a_patch_that_lost_its_last_newline_has_it():
     assert grading._ended(b"") == b""
 
 
-def test_tasks_with_the_same_row_and_image_share_a_validation(load, monkeypatch):
+def test_tasks_with_the_same_row_and_image_share_a_validation(load):
     loaded = load()
     usual = grading_job.validation_id(loaded, "fix")
     assert usual.startswith(row_maker.first()["instance_id"] + "~")

@@ -51,7 +51,7 @@ def test_a_work_tree_in_a_volume_is_refused(volume):
 
 def test_other_volumes_are_none_of_its_business():
     for config in ({}, {"Volumes": None}, {"Volumes": {"/test": {}, "/data": {}}}):
-        image_check.refuse_volumes(config, "a", "/testbed")
+        assert image_check.refuse_volumes(config, "a", "/testbed") is None
 
 
 def test_a_shell_is_asked_for_where_it_is_the_images():

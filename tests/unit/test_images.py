@@ -146,7 +146,7 @@ def test_the_size_of_an_image_is_that_of_its_layers(monkeypatch):
         assert images.resolve(reference).get("size_bytes") == size
 
 
-def test_a_fix_runs_under_limits_and_with_the_capabilities_that_it_needs(monkeypatch):
+def test_a_fix_runs_under_limits_and_with_the_capabilities_that_it_needs():
     made = {}
 
     class Engine:

@@ -14,7 +14,7 @@ import pytest
 import run_maker
 import small_sweep
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agentsweep import cli, config, engine, process, utf8, watch
@@ -313,6 +313,8 @@ def folder(tmp_path_factory):
 @given(text=st.text(characters, min_size=1).filter(str.strip), escaped=st.booleans())
 def test_any_text_reaches_the_agent_as_it_was_written(folder, text, escaped):
     """Through a task file, and through the configuration that the job of a cell reads."""
+    # What a prompt has the issue's text for; this task has none.
+    assume("{problem_statement}" not in text)
     content = {
         "kind": "prompt",
         "image": small_sweep.REFERENCE,

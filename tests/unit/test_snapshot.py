@@ -389,7 +389,7 @@ def test_rules_of_the_work_tree_count_and_a_forced_file_does_too(tree, tmp_path)
     assert names(patch(tree, begin, tmp_path)[1]) == {"wanted.log", "out/keep"}
 
 
-def test_ignored_files_that_nobody_knows_are_not_even_read(tree, tmp_path):
+def test_ignored_files_that_nobody_knows_are_not_even_read(tree):
     begin = start(tree)
     for name in ("x.log", "f $(touch pwned)]\"'.log", "w.log"):
         write(tree, name, "n\n")
