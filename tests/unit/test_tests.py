@@ -5,6 +5,7 @@ left of a test that was to be.
 """
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,19 @@ def test_the_check_sees_what_cannot_fail(body, can_fail):
 def test_the_check_sees_what_is_not_used():
     (node,) = ast.parse("def test_it(tmp_path, capsys, _n):\n    assert capsys\n").body
     assert unused(node, {}) == ["tmp_path"]
+
+
+NAMED = re.compile(r"`((?:hostile|integration|unit)/\w+\.py)?(?:::)?(test_\w+)?`")
+
+
+def test_the_tests_that_the_page_on_security_names_are_there():
+    """A name without a file is that of a test in the file before it."""
+    path, named = None, 0
+    text = (ROOT.parent / "docs/security.md").read_text(encoding="utf-8")
+    for file, test in NAMED.findall(text):
+        path = ROOT / file if file else path
+        if file or test:
+            assert path in FUNCTIONS, path
+            assert not test or test in FUNCTIONS[path], f"{path}::{test}"
+            named += 1
+    assert named > 50
