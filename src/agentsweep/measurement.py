@@ -689,10 +689,7 @@ class Measurement:
             )  # fmt: skip
         except (InfraError, OSError) as error:
             if run.alive and not self._is_alive(within_s=0.5):
-                raise InfraError(
-                    f"container {self.container.name} went away before the patch was taken: "
-                    "something outside removed it"
-                ) from error
+                raise self._went_away() from error
             # An engine that has no space left does not do its part either.
             is_full = self.disk_watch is not None and self.disk_watch.over is not None
             if not isinstance(error, snapshot.Unreadable) and not is_full:
@@ -707,6 +704,12 @@ class Measurement:
         said = {"reason": "; ".join(unread)} if unread else {}
         return {"status": "ok" if size else "empty", "sha256": digest, "bytes": size} | said
 
+    def _went_away(self) -> InfraError:
+        return InfraError(
+            f"container {self.container.name} went away before the patch was taken: something "
+            "outside removed it"
+        )
+
     def _start_again(self) -> None:
         """Start the container whose processes the kernel killed."""
         for left in (2, 1, 0):
@@ -716,7 +719,10 @@ class Measurement:
             except InfraError as error:
                 if not left:
                     # An engine that still knows it blames the container: its limit is too small.
-                    self.engine.inspect(self.container.id)
+                    try:
+                        self.engine.inspect(self.container.id)
+                    except InfraError as gone:
+                        raise self._went_away() from gone
                     raise snapshot.Unreadable(str(error)) from error
 
     def _tear_down(self) -> None:
