@@ -6,6 +6,7 @@ does. Where the file has none, an answer ends with the next record of the user, 
 speaks again only after that.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from agentsweep.versions import version_tuple
 # Between these versions tools start while their message is still being written, so that their
 # results stand between its blocks, and the CLI does not yet note its own request.
 _RESULTS_WITHIN = ((2, 1, 160), (2, 1, 300))
+# With no time there may be very many equal blocks; a few tell enough.
+_MOST_EQUAL = 16
 
 
 @dataclass(slots=True)
@@ -59,12 +62,15 @@ class Block:
     speaker: str | bool | None
     uuid: str | None
     use: Use | None = None
+    _token: tuple | None = None
 
-    def is_copy(self, other: "Block") -> bool:
-        """Whether both are one block, written twice: a copy keeps its time."""
-        return (self.utc_ns, self.kind) == (other.utc_ns, other.kind) and (
-            self.content == other.content
-        )
+    @property
+    def token(self) -> tuple:
+        """Equal for two that are one block, written twice: a copy keeps its time."""
+        if self._token is None:
+            told = json.dumps(self.content, sort_keys=True, default=repr)
+            self._token = (self.utc_ns, self.kind, told)
+        return self._token
 
     def is_elsewhere(self, other: "Block", roots: dict[str, str | None]) -> bool:
         """Whether the two lie in two conversations, so that one may be a copy of the other."""
@@ -92,6 +98,23 @@ class Draft:
     origins: list[Origin] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     twins: list[tuple[Use, Use]] = field(default_factory=list)
+    _by_token: dict[tuple, list[Block]] = field(default_factory=dict)
+    _indexed: int = 0
+    _known_origins: set[tuple] = field(default_factory=set)
+
+    def blocks_like(self, block: Block) -> list[Block]:
+        """Its blocks that are equal to this one, in their order."""
+        for own in self.blocks[self._indexed :]:
+            self._by_token.setdefault(own.token, []).append(own)
+        self._indexed = len(self.blocks)
+        return self._by_token.get(block.token, [])
+
+    def add_origin(self, origin: Origin) -> None:
+        """A record of it came from there."""
+        key = (origin.agent_id, origin.chain_uuid)
+        if key not in self._known_origins:
+            self._known_origins.add(key)
+            self.origins.append(origin)
 
     @property
     def uses(self) -> Iterator[Use]:
@@ -186,8 +209,7 @@ class Answers:
         if draft.request is not None and draft.last_number <= draft.number:
             self._by_request[draft.message.id, draft.request] = draft
         self._open[origin.key] = draft
-        if origin not in draft.origins:
-            draft.origins.append(origin)
+        draft.add_origin(origin)
 
     def merge_copies(self, roots: dict[str, str | None]) -> None:
         """Take away the answers that only repeat another one under other ids of their request.
@@ -216,16 +238,15 @@ def _merge(group: list[Draft], roots: dict[str, str | None]) -> set[int]:
         if not draft.blocks:
             continue
         first = draft.blocks[0]
-        # With no time there are very many equal blocks; a few tell enough.
-        for known in index.get((first.utc_ns, first.kind), ())[:64]:
+        for known in index.get(first.token, ())[:_MOST_EQUAL]:
             pairs = _pairs(draft, known, roots)
             if pairs is not None:
                 _take_over(known, draft, pairs)
                 gone.add(id(draft))
                 break
         else:
-            for block in draft.blocks:
-                index.setdefault((block.utc_ns, block.kind), []).append(draft)
+            for token in dict.fromkeys(block.token for block in draft.blocks):
+                index.setdefault(token, []).append(draft)
     return gone
 
 
@@ -233,23 +254,25 @@ def _pairs(
     part: Draft, whole: Draft, roots: dict[str, str | None]
 ) -> list[tuple[Block, Block]] | None:
     """Each block of an answer with the one that it is a copy of; None where one is of its own."""
-    left, made = list(whole.blocks), []
+    left: dict[tuple, list[Block]] = {}  # the last one first
+    made = []
     for block in part.blocks:
-        match = next(
-            (known for known in left if known.is_copy(block) and known.is_elsewhere(block, roots)),
-            None,
-        )
-        if match is None:
+        same = left.get(block.token)
+        if same is None:
+            same = left[block.token] = whole.blocks_like(block)[::-1]
+        some = range(len(same) - 1, max(-1, len(same) - 1 - _MOST_EQUAL), -1)
+        place = next((i for i in some if same[i].is_elsewhere(block, roots)), None)
+        if place is None:
             return None
-        left.remove(match)
-        made.append((block, match))
+        made.append((block, same.pop(place)))
     return made
 
 
 def _take_over(whole: Draft, part: Draft, pairs: list[tuple[Block, Block]]) -> None:
     whole.message.records += part.message.records
     whole.message.record_output_tokens += part.message.record_output_tokens
-    whole.origins += [origin for origin in part.origins if origin not in whole.origins]
+    for origin in part.origins:
+        whole.add_origin(origin)
     whole.uuids += part.uuids
     if better(part.message.usage, whole.message.usage):
         whole.message.usage = part.message.usage

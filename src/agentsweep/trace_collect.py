@@ -91,6 +91,7 @@ class Collector:
         self.uses: list[Use] = []
         self.results: list[Result] = []
         self.attempts: dict[str, list[tuple[tuple[int, int], ApiAttempt]]] = {}
+        self._attempts_told: set[tuple] = set()
         self.errors: list[tuple[tuple[int, int], ApiError]] = []
         self.notifications: list[tuple[tuple[int, int], int | None, dict[str, str]]] = []
         self.agents: dict[str, Agent] = {}
@@ -305,7 +306,7 @@ class Collector:
         if type(blocks) is str:
             blocks = [{"type": "text", "text": blocks}]
         # Of a record that does not follow the one before it, a block may be there already.
-        known = [] if goes_on else list(draft.blocks)
+        known: dict[tuple, list[Block]] = {}
         file, speaker = len(self.files), origin.key
         for block in blocks if type(blocks) is list else ():
             if type(block) is not dict:
@@ -314,9 +315,12 @@ class Collector:
             kind = kind if type(kind) is str else "unknown"
             message.blocks[kind] = message.blocks.get(kind, 0) + 1
             made = Block(utc_ns, kind, content_of(kind, block), file, speaker, draft.last_uuid)
-            copy = next((one for one in known if one.is_copy(made)), None) if known else None
+            copy = None
+            if not goes_on:
+                if made.token not in known:
+                    known[made.token] = draft.blocks_like(made)[::-1]
+                copy = known[made.token].pop() if known[made.token] else None
             if copy is not None:
-                known.remove(copy)
                 if copy.use is not None:
                     twin = self._tool_use(block, origin, draft, record, utc_ns)
                     draft.twins.append((copy.use, twin))
@@ -491,9 +495,10 @@ class Collector:
         agent_id = as_text(record.get("agentId")) or self._file_agent
         source = as_text(record.get("querySource"))
         made = ApiAttempt(identity, utc_ns, model, agent_id, source)
-        known = self.attempts.setdefault(identity, [])
-        if all(one != made for _, one in known):
-            known.append((self._order, made))
+        told = (identity, utc_ns, model, agent_id, source)
+        if told not in self._attempts_told:
+            self._attempts_told.add(told)
+            self.attempts.setdefault(identity, []).append((self._order, made))
 
     def _add_cost(self, record: dict, utc_ns: int | None) -> None:
         started = record.get("startTime")

@@ -22,6 +22,8 @@ _RECORD_START = re.compile(
 )
 # A broken line may offer very many false starts; each costs one attempt to decode.
 _MAX_FAILED_STARTS = 200
+# Each may read the line to its end, so those of a long line may read this much of it in all.
+_FAILED_LINES, _FAILED_CHARS = 4, 2**24
 _MAX_PROBLEMS = 20
 
 
@@ -146,13 +148,20 @@ class _Reader:
         found: list[dict] = []
         pieces: list[str] = []  # what lies between the records
         kept = failed = 0
+        left = _FAILED_LINES * len(text) + _FAILED_CHARS
+        many = sum(map(text.count, "[{,")) > untrusted.MAX_VALUES
         start = _RECORD_START.search(text)
-        while start and failed < _MAX_FAILED_STARTS:
+        while start and failed < _MAX_FAILED_STARTS and left > 0:
             try:
+                if many:
+                    # Before they take memory.
+                    left -= len(text) - start.start()
+                    untrusted.check(text[start.start() :])
                 value, end = _DECODE(text, start.start())
                 untrusted.check(text[start.start() : end])
-            except (ValueError, RecursionError):
+            except (ValueError, RecursionError) as error:
                 failed += 1
+                left -= _read_chars(error, text, start.start())
                 start = _RECORD_START.search(text, start.start() + 1)
                 continue
             rest = text[end : end + 200].lstrip()
@@ -191,3 +200,10 @@ class _Reader:
         except ValueError:
             return None
         return value if self.is_record(value) else None
+
+
+def _read_chars(error: Exception, text: str, start: int) -> int:
+    """How much of a line was read before it was found to be no JSON."""
+    if isinstance(error, json.JSONDecodeError) and not error.msg.startswith("Unterminated"):
+        return max(0, error.pos - start)
+    return len(text) - start

@@ -8,6 +8,7 @@ once, by the chain of the records, then by their order.
 
 import re
 from bisect import bisect_left
+from collections.abc import Callable
 from pathlib import PurePath
 
 from agentsweep.trace_answers import Use
@@ -309,8 +310,8 @@ class _Linker:
         for order, utc_ns, fields in sorted(self._found.notifications, key=lambda item: item[:1]):
             uses = self._uses.get(fields.get("tool_use_id", ""), ())
             # Of several calls of one id the last one before the note.
-            before = [use for use in uses if (use.order_ns, use.number) < order] or uses
-            call = before[-1].call if before else None
+            place = bisect_left(uses, order, key=lambda use: (use.order_ns, use.number))
+            call = uses[place - 1].call if uses else None
             task = by_task.get(fields.get("task_id"))
             call = task if call is None or (task is not None and len(uses) > 1) else call
             if call is None or call.background_end_utc_ns is not None:
@@ -323,14 +324,17 @@ class _Linker:
                 call.killed = call.exit_code == 137
 
     def _finish_attempts(self, messages: list[Message]) -> list[ApiAttempt]:
+        given: dict[str, int] = {}  # how many attempts of an id have their answer
         for message in messages:
             if message.role != "assistant":
                 continue
-            attempts = [one for _, one in self._found.attempts.get(message.request_ref or "", ())]
-            free = [one for one in attempts if one.message_id is None]
-            attempt = next(iter(free or attempts), None)
-            if attempt is None:
+            identity = message.request_ref or ""
+            attempts = self._found.attempts.get(identity)
+            if attempts is None:
                 continue
+            place = given.get(identity, 0)
+            given[identity] = place + 1
+            attempt = attempts[place if place < len(attempts) else 0][1]
             attempt.message_id = message.key
             attempt.end_utc_ns = message.last_utc_ns
             if attempt.start_utc_ns is not None:
@@ -350,6 +354,12 @@ class _CallOfResult:
         self._by_uuid: dict[str, dict[str, list[Use]]] = {}
         self._by_agent: dict[tuple[str, str | None], list[Use]] = {}
         self._beside: dict[str, dict[tuple[int, str | None], list[Use]]] = {}
+        # What was found before, because each would be looked for once for each result of an id.
+        self._hang: dict[tuple[str, int], bool] = {}
+        self._nearest: dict[str, dict[str, tuple[str | None, int]]] = {}
+        self._passed: dict[int, int] = {}
+        self._earlier: dict[int, list[int]] = {}
+        self._later: dict[int, list[int]] = {}
 
     def find(self, result: Result) -> ToolCall | None:
         uses = self._uses.get(result.tool_use_id)
@@ -365,13 +375,16 @@ class _CallOfResult:
             exact = found is not None and self._hang_each_on_its_own(result, known, found[0])
         if found is None:
             return self._before(result, uses).call
-        waiting = [use for use in found if not use.call.finished] if exact else []
-        return (waiting or self._waiting_beside(found[0]) or found)[0].call
+        waiting = self._first_waiting(found) if exact else None
+        return (waiting or self._waiting_beside(found[0]) or found[0]).call
 
     def _hang_each_on_its_own(self, result: Result, known: dict, use: Use) -> bool:
         """Whether the results of an answer's calls of one id follow the records of their own calls,
         and not one another, as in older versions."""
         tool_id = result.tool_use_id
+        key = (tool_id, id(use.answer))
+        if key in self._hang:
+            return self._hang[key]
         styles = self._styles.get(tool_id)
         if styles is None:
             styles = self._styles[tool_id] = {}
@@ -380,16 +393,25 @@ class _CallOfResult:
                     above = one.above if one.above in known else None
                     styles.setdefault(id(found[0].answer), []).append(above)
         above = styles[id(use.answer)]
-        return len(above) > 1 and None not in above and len({*above}) == len(above)
+        self._hang[key] = len(above) > 1 and None not in above and len({*above}) == len(above)
+        return self._hang[key]
 
-    def _waiting_beside(self, use: Use) -> list[Use]:
-        """The calls of this id that one agent made in one answer and that wait, in their order."""
+    def _waiting_beside(self, use: Use) -> Use | None:
+        """The first call of this id that one agent made in one answer and that waits."""
         if use.tool_id not in self._beside:
             groups = self._beside[use.tool_id] = {}
             for one in self._uses[use.tool_id]:
                 groups.setdefault((id(one.answer), one.call.agent_id), []).append(one)
         group = self._beside[use.tool_id][id(use.answer), use.call.agent_id]
-        return [one for one in group if not one.call.finished]
+        return self._first_waiting(group)
+
+    def _first_waiting(self, group: list[Use]) -> Use | None:
+        """The first call that has no result yet. A list that is kept: what has one keeps it."""
+        place = self._passed.get(id(group), 0)
+        while place < len(group) and group[place].call.finished:
+            place += 1
+        self._passed[id(group)] = place
+        return group[place] if place < len(group) else None
 
     def _results_of(self, tool_id: str) -> list[Result]:
         if not self._by_id:
@@ -409,13 +431,24 @@ class _CallOfResult:
 
     def _above(self, result: Result, known: dict[str, list[Use]]) -> list[Use] | None:
         """The calls in the nearest record above the result that has some of this id."""
-        here, steps = result.above, 0
-        while here is not None and steps < _MOST_STEPS:
+        nearest = self._nearest.setdefault(result.tool_use_id, {})
+        here, path = result.above, []
+        target, steps = None, _MOST_STEPS
+        while here is not None and len(path) < _MOST_STEPS:
             if here in known:
-                return known[here]
+                target, steps = here, 0
+                break
+            if here in nearest:
+                target, steps = nearest[here]
+                break
+            path.append(here)
             link = self._links.get(here)
-            here, steps = (None if link is None else link[1]), steps + 1
-        return None
+            here = None if link is None else link[1]
+        if target is not None or here is None:
+            # Not where the walk was cut off: those further up have more steps left.
+            for far, uuid in enumerate(reversed(path), 1):
+                nearest[uuid] = (target, steps + far)
+        return known[target] if target is not None and steps + len(path) < _MOST_STEPS else None
 
     def _before(self, result: Result, uses: list[Use]) -> Use:
         """The first call that waits in the last answer before the result, of its own agent."""
@@ -426,11 +459,29 @@ class _CallOfResult:
             own = sorted(of_agent or uses, key=lambda use: use.number)
             self._by_agent[key] = own
         place = bisect_left(own, result.order[1], key=lambda use: use.number)
-        for use in reversed(own[max(0, place - _MOST_STEPS) : place]):
-            if not use.call.finished:
-                return self._waiting_beside(use)[0]
-        waits = next((u for u in own[place : place + _MOST_STEPS] if not u.call.finished), None)
-        return waits or own[max(0, place - 1)]
+        # The places 1 to n are calls from behind, those from 0 to n - 1 from before.
+        earlier = self._earlier.setdefault(id(own), list(range(len(own) + 1)))
+        found = _skip(earlier, place, -1, lambda at: at > 0 and own[at - 1].call.finished)
+        if found > max(0, place - _MOST_STEPS):
+            return self._waiting_beside(own[found - 1]) or own[found - 1]
+        later = self._later.setdefault(id(own), list(range(len(own) + 1)))
+        found = _skip(later, place, 1, lambda at: at < len(own) and own[at].call.finished)
+        if found < min(len(own), place + _MOST_STEPS):
+            return own[found]
+        return own[max(0, place - 1)]
+
+
+def _skip(leads_to: list[int], place: int, step: int, passed: Callable[[int], bool]) -> int:
+    """The first place from here on that is not passed; `leads_to` remembers how far that was."""
+    path = []
+    while leads_to[place] != place or passed(place):
+        path.append(place)
+        if leads_to[place] == place:
+            leads_to[place] = place + step
+        place = leads_to[place]
+    for one in path:
+        leads_to[one] = place
+    return place
 
 
 def _name(items: list[tuple[object, str]], attribute: str) -> None:
