@@ -19,6 +19,7 @@ import fcntl
 import getpass
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,18 @@ _HELD, _WAITING = "held", "waiting"
 # look costs half a millisecond of the CPUs that others are measured on.
 _LOOK_S, _LAST_LOOK_S = 0.2, 1.0
 _MOST_NAMES = 8
+_TICKET = re.compile(r"[0-9]{1,18}")
+_CPU_LIST = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*")
+# In place of what a file says that is damaged.
+_DAMAGED = {
+    "name": "an unreadable entry",
+    "state": None,
+    "memory_bytes": 0,
+    "cores": 0,
+    "usable": "",
+    "cpuset": None,
+    "owner": "unknown",
+}
 
 Say = Callable[[str], object]
 
@@ -218,7 +231,7 @@ class _Line:
     def _others(self) -> list[_Entry]:
         found = []
         for path in self.folder.glob("*.json"):
-            if path.stem.isdecimal() and int(path.stem) != self._ticket:
+            if _TICKET.fullmatch(path.stem) and int(path.stem) != self._ticket:
                 entry = _entry(path)
                 found += [entry] if entry else []
         return sorted(found, key=lambda entry: entry.ticket)
@@ -262,7 +275,8 @@ class _Line:
 def _entry(path: Path) -> _Entry | None:
     """What is in a file of the line; None where it has just gone."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # A FIFO of that name would be waited for.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:
@@ -271,11 +285,30 @@ def _entry(path: Path) -> _Entry | None:
             return None
         try:
             content = json.loads(os.read(handle, 2**16))
-        except ValueError:
-            content = {}
-        return _Entry(int(path.stem), path, alive, content)
+        except (ValueError, RecursionError):
+            content = None
+        return _Entry(int(path.stem), path, alive, _content(content))
     finally:
         os.close(handle)
+
+
+def _content(found: object) -> dict:
+    """What a process wrote of itself; a file of any other shape holds nothing that is known."""
+    of = found if isinstance(found, dict) else {}
+    numbers = all(
+        type(of.get(key)) is int and 0 <= of[key] < 2**63 for key in ("memory_bytes", "cores")
+    )
+    texts = all(isinstance(of.get(key), str) for key in ("name", "owner"))
+    state = of.get("state") in (_HELD, _WAITING) if isinstance(of.get("state"), str) else False
+    lists = _is_list(of.get("usable")) and _is_list(of.get("cpuset") or "")
+    if numbers and texts and state and lists:
+        return of
+    return _DAMAGED
+
+
+def _is_list(value: object) -> bool:
+    """Whether it lists CPUs as the kernel does: `0-3,8`."""
+    return isinstance(value, str) and (value == "" or _CPU_LIST.fullmatch(value) is not None)
 
 
 def _create(path: Path, flags: int) -> int:

@@ -185,7 +185,8 @@ def output_tokens(content: tuple[dict[str, Any], ...]) -> int:
         written = block.get("text") or block.get("thinking") or ""
         if block["type"] == "tool_use":
             written = block["name"] + json.dumps(block["input"])
-        size += len(written.encode())
+        # A session may be cut within a surrogate pair, and hold blocks of any shape.
+        size += len(written.encode("utf-8", "replace")) if isinstance(written, str) else 0
     return max(1, tokens_in(size))
 
 
@@ -248,7 +249,7 @@ def end_events(message: Message) -> list[dict]:
 
 def encode(event: dict) -> bytes:
     """One event as it goes over the wire."""
-    return b"event: %s\ndata: %s\n\n" % (event["type"].encode(), _dump(event))
+    return b"event: %s\ndata: %s\n\n" % (event["type"].encode("utf-8", "replace"), _dump(event))
 
 
 def error_body(status: int, said: str, request_id: str | None = None) -> bytes:

@@ -7,6 +7,7 @@ _FILE = re.compile(r"^(?:---|\+\+\+) (?P<name>.+?)\t?$")
 _MOVED = re.compile(r"^(?:rename|copy) (?:from|to) (?P<name>.+)$")
 _DELETED = re.compile(r"^deleted file mode ")
 _QUOTED = re.compile(r'\\([0-7]{3}|[abtnvfr"\\])')
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _ESCAPES = {"a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r"}
 
 
@@ -64,10 +65,16 @@ def _unquote(name: str) -> str:
     """A name as git writes it with `core.quotePath`: bytes as octal escapes."""
     if not (name.startswith('"') and name.endswith('"') and len(name) > 1):
         return name
-    plain = _QUOTED.sub(
-        lambda match: (
-            chr(int(match[1], 8)) if match[1].isdigit() else _ESCAPES.get(match[1], match[1])
-        ),
-        name[1:-1],
-    )
-    return plain.encode("latin-1", "surrogateescape").decode("utf-8", "surrogateescape")
+    data, after = b"", 0
+    for match in _QUOTED.finditer(name):
+        data += _bytes(name[max(after, 1) : match.start()])
+        said, after = match[1], match.end()
+        # What git never writes, a number past a byte, is cut to one.
+        data += bytes([int(said, 8) & 255]) if said.isdigit() else _bytes(_ESCAPES.get(said, said))
+    data += _bytes(name[max(after, 1) : -1])
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    """As the file had it; half of a surrogate pair, which no file has, as a question mark."""
+    return _HALF.sub("?", text).encode("utf-8", "surrogateescape")

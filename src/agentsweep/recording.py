@@ -166,7 +166,8 @@ def _exact_events(log: Path) -> Iterator[tuple[str, Events]]:
         for offset_ns, text in pieces:
             data = text.encode("utf-8", "replace")
             events += [(offset_ns / 1e9, event) for event in reader.feed(data)]
-        if events and events[-1][1].get("type") == "message_stop":
+        typed = all(isinstance(event.get("type"), str) for _, event in events)
+        if events and typed and events[-1][1]["type"] == "message_stop":
             yield identity, tuple(events)
 
 
@@ -368,7 +369,9 @@ def _report(call: ToolCall) -> RecordedTurn:
     as the call took: what of it the model took and what its tools is not known."""
     # The CLI adds lines of its own to the report.
     text = (call.result_text or "").split("\nagentId: ")[0].strip() or "Done."
-    identity = "msg_" + hashlib.sha256(f"{call.id}/{text}".encode()).hexdigest()[:24]
+    identity = (
+        "msg_" + hashlib.sha256(f"{call.id}/{text}".encode("utf-8", "replace")).hexdigest()[:24]
+    )
     content = ({"type": "text", "text": text},)
     message = Message(identity, "unknown", content, "end_turn", Usage())
     return RecordedTurn(message, _derived_events(message, call.start_utc_ns, [call.end_utc_ns]), ())

@@ -40,8 +40,10 @@ def entries(path: Path) -> tuple[Entry, ...]:
     """
     try:
         state = path.stat()
-    except OSError:
-        raise ConfigError(f"{path}: there is no such file; write a file with rows") from None
+    except (OSError, ValueError):
+        # A ValueError is a NUL in the path.
+        said = str(path).replace("\0", "\\0")
+        raise ConfigError(f"{said}: there is no such file; write a file with rows") from None
     # Each task of a file asks, and a file may change between two sweeps of one process.
     return _entries(path, state.st_mtime_ns, state.st_size)
 

@@ -6,6 +6,7 @@ A line says where (file and key), what is there and what is allowed there.
 import difflib
 import functools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,31 @@ def problems(name: str, content: Any) -> list[tuple[tuple, str]]:
     return list(dict.fromkeys(_problems(name, content)))
 
 
+def _unusable(content: Any) -> Iterator[tuple[tuple, str]]:
+    """What no key of any schema may hold, wherever it is."""
+    left: list[tuple[tuple, Any]] = [((), content)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, Mapping):
+            for key, below in value.items():
+                if isinstance(key, str):
+                    left.append(((*path, key), below))
+                else:
+                    yield (*path, str(key)), "the key is not a text; put it into quotes"
+        elif isinstance(value, list | tuple):
+            left += [((*path, index), below) for index, below in enumerate(value)]
+        elif isinstance(value, str) and "\0" in value:
+            yield path, "a NUL character is not allowed; leave it out"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield path, f"{value} is not allowed; write a finite number"
+
+
 def _problems(name: str, content: Any) -> Iterator[tuple[tuple, str]]:
+    unusable = list(_unusable(content))
+    if unusable:
+        # The rest is asked when these are gone: a schema cannot say anything of such keys.
+        yield from unusable
+        return
     found = sorted(_validator(name).iter_errors(content), key=lambda e: str(list(e.absolute_path)))
     for error in found:
         path = tuple(error.absolute_path)

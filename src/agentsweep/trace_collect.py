@@ -39,6 +39,8 @@ from agentsweep.trace_records import (
 )
 
 LATEST = 2**63 - 1
+# A year; what is longer is no wait.
+_LONGEST_WAIT_MS = 366 * 86_400_000
 
 
 _MAIN = Origin(None)
@@ -452,7 +454,8 @@ class Collector:
         error = ApiError(utc_ns, False, status if type(status) is int else None, (text or "")[:500])
         attempt, wait = record.get("retryAttempt"), record.get("retryInMs")
         error.retry_attempt = attempt if type(attempt) is int else None
-        error.retry_in_ms = float(wait) if type(wait) in (int, float) else None
+        known = type(wait) in (int, float) and 0 <= wait <= _LONGEST_WAIT_MS
+        error.retry_in_ms = float(wait) if known else None
         error.agent_id = origin.agent_id
         self.errors.append((self._order, error))
 

@@ -13,6 +13,10 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is a text, not a list or a mapping", key_node.start_mark
+                )
             if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key_node.value!r} is written twice", key_node.start_mark
@@ -40,5 +44,9 @@ def read(path: Path):
         said = getattr(error, "problem", None) or getattr(error, "reason", None)
         kind = "" if isinstance(error, yaml.constructor.ConstructorError) else "not YAML: "
         raise ConfigError(f"{path}: {line}{kind}{said or 'it cannot be parsed'}") from None
+    except (ValueError, TypeError, AttributeError, OverflowError, LookupError) as error:
+        # A path with a NUL, and what a tag or a date promises and the text does not keep.
+        said = str(error).split("\n", 1)[0]
+        raise ConfigError(f"{str(path)!r}: not YAML that can be read: {said}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply, or an alias that holds itself") from None
