@@ -37,10 +37,9 @@ _LOOK_S, _LAST_LOOK_S = 0.2, 1.0
 _MOST_NAMES = 8
 _TICKET = re.compile(r"[0-9]{1,18}")
 _CPU_LIST = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*")
-# In place of what a file says that is damaged.
+# In place of what a damaged file does not say: nothing is held that anybody knows of.
 _DAMAGED = {
     "name": "an unreadable entry",
-    "state": None,
     "memory_bytes": 0,
     "cores": 0,
     "usable": "",
@@ -134,8 +133,13 @@ class _Entry:
         return self.content.get("state") != _WAITING
 
     @property
+    def told(self) -> dict:
+        """Its content, whole."""
+        return _DAMAGED | self.content
+
+    @property
     def said(self) -> str:
-        of = self.content
+        of = self.told
         return f"{of['name']} ({_mib(of['memory_bytes'])}, {_cores(of['cores'])}, {of['owner']})"
 
 
@@ -195,11 +199,11 @@ class _Line:
 
     def _unpinned(self, held: list[_Entry]) -> set[int]:
         """The usable CPUs that no run is pinned to."""
-        return self._usable.difference(*(parse_list(e.content["cpuset"] or "") for e in held))
+        return self._usable.difference(*(parse_list(e.told["cpuset"] or "") for e in held))
 
     def _taken(self, held: list[_Entry]) -> tuple[int, int]:
         """Bytes of memory, and cores; those of processes that share no CPU with us do not count."""
-        of = [entry.content for entry in held]
+        of = [entry.told for entry in held]
         near = [c["cores"] for c in of if self._usable & parse_list(c["usable"])]
         return sum(c["memory_bytes"] for c in of), sum(near)
 
@@ -293,22 +297,33 @@ def _entry(path: Path) -> _Entry | None:
 
 
 def _content(found: object) -> dict:
-    """What a process wrote of itself; a file of any other shape holds nothing that is known."""
-    of = found if isinstance(found, dict) else {}
-    numbers = all(
-        type(of.get(key)) is int and 0 <= of[key] < 2**63 for key in ("memory_bytes", "cores")
-    )
-    texts = all(isinstance(of.get(key), str) for key in ("name", "owner"))
-    state = of.get("state") in (_HELD, _WAITING) if isinstance(of.get("state"), str) else False
-    lists = _is_list(of.get("usable")) and _is_list(of.get("cpuset") or "")
-    if numbers and texts and state and lists:
-        return of
-    return _DAMAGED
+    """What a process wrote of itself, without what is not of the shape that it writes."""
+    told = found.items() if isinstance(found, dict) else ()
+    return {key: value for key, value in told if key in _SHAPES and _SHAPES[key](value)}
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _is_list(value: object) -> bool:
     """Whether it lists CPUs as the kernel does: `0-3,8`."""
     return isinstance(value, str) and (value == "" or _CPU_LIST.fullmatch(value) is not None)
+
+
+_SHAPES = {
+    "name": _is_text,
+    "state": lambda value: value in (_HELD, _WAITING),
+    "memory_bytes": _is_count,
+    "cores": _is_count,
+    "usable": _is_list,
+    "cpuset": lambda value: value is None or _is_list(value),
+    "owner": _is_text,
+}
 
 
 def _create(path: Path, flags: int) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from agentsweep.cpu_modes import CPU_MODES, CPUSET, QUOTA
 from agentsweep.units import format_size, parse_cpus, parse_size
 
 MIN_MEMORY_BYTES = 16 * 2**20
+# As in the schema.
+MOST_REPLICATES = 10_000
+MOST_CELLS = 1_000_000
 # Of names in a message.
 _MOST_NAMES = 20
 CELL_COLUMNS = ("task", "agent", "memory", "cpus", "replicate")
@@ -93,6 +97,13 @@ def cells_of(
         with contextlib.suppress(ValueError):
             _ungranted(cpus, modes, place(("sweep", "cpus", index)), wrong)
     replicates = range(sweep["replicates"])
+    count = math.prod(map(len, (*axes, modes, replicates)))
+    if count > MOST_CELLS:
+        wrong.append(
+            f"{place(('sweep',))}: {count} cells are more than {MOST_CELLS}, the most that a plan "
+            "holds; write fewer values or replicates"
+        )
+        return []
     return [
         Cell(*values, replicate, mode)
         for *values, mode, replicate in itertools.product(*axes, modes, replicates)
@@ -216,4 +227,6 @@ def _mode(text: str, default: str) -> str:
 def _replicate(text: str) -> int:
     if not text.isdecimal():
         raise ValueError(f"{text!r} is not a replicate; write 0, 1, 2 ...")
+    if len(text) > 20 or int(text) >= MOST_REPLICATES:
+        raise ValueError(f"{schema.show(text)} is past the last replicate, {MOST_REPLICATES - 1}")
     return int(text)

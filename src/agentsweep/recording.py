@@ -100,6 +100,8 @@ def load(path: Path | str) -> Recording:
     Raises ConfigError with one sentence where there is nothing to play.
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise ConfigError(f"{str(path)!r} cannot be read: there is a NUL in its name")
     try:
         with _sources(path) as sources:
             session = trace.parse_sources(sources, keep_content=True)

@@ -27,6 +27,7 @@ _TYPES = {
     "object": "a mapping",
     "null": "null",
 }
+_FAR = 1000
 _COMMAND_LINE_BOOLEANS = {"true", "false", "yes", "no", "on", "off"}
 
 
@@ -105,7 +106,8 @@ def _problems(name: str, content: Any) -> Iterator[tuple[tuple, str]]:
                 "letter or digit",
             )
         else:
-            allowed, found = _allowed(error.schema), show(error.instance)
+            allowed = _allowed(error.schema, error.validator == "maximum")
+            found = show(error.instance)
             if error.schema.get("x-secret"):
                 found = "what is there (not shown, it may be a secret)"
             yield path, f"{found} is not allowed; write {allowed}{_hint(error)}"
@@ -174,15 +176,21 @@ def type_in_words(node: Mapping) -> str:
     return _one_of([_TYPES[kind] for kind in ([types] if isinstance(types, str) else types)])
 
 
-def _allowed(node: Mapping) -> str:
-    """What a key may hold, in words, from its schema."""
+def _allowed(node: Mapping, too_large: bool = False) -> str:
+    """What a key may hold, in words, from its schema.
+
+    A bound that is only there because numbers end somewhere is named where it was passed.
+    """
     if "x-allowed" in node:
         return node["x-allowed"]
     if "enum" in node:
         return type_in_words(node)
     words = type_in_words(node)
-    if "minimum" in node and "maximum" in node:
+    near = "maximum" in node and (too_large or node["maximum"] < _FAR)
+    if "minimum" in node and near:
         words += f" from {node['minimum']} to {node['maximum']}"
+    elif near:
+        words += f", {node['maximum']} or less"
     elif "minimum" in node:
         words += f", {node['minimum']} or more"
     elif "exclusiveMinimum" in node:

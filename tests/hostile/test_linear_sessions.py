@@ -1,0 +1,101 @@
+"""Reading a session takes no n², whatever ids, times and links its records have."""
+
+import functools
+import json
+
+import pytest
+from timing import doubled
+
+from agentsweep import trace, trace_lines
+from agentsweep.trace_lines import LineReport, read_records
+from agentsweep.trace_records import is_session_record
+
+LIMIT = 3.0
+
+
+def record(kind, number, parent, message, times, **more):
+    made = {"type": kind, "uuid": f"u{number}{more.pop('copy', '')}", "parentUuid": parent}
+    made |= {"sessionId": "s", "version": "2.1.50", "message": message, **more}
+    if times:
+        made["timestamp"] = (
+            f"2026-01-01T{number // 3600:02}:{number // 60 % 60:02}:{number % 60:02}Z"
+        )
+    return made
+
+
+def answers(count, kind="tool_use", times=True, copy="", results=True, side=False):
+    """Answers that all have one id, with calls that all have one, and their results."""
+    made, parent = [], None
+    block = {"type": "text", "text": "hi"}
+    if kind == "tool_use":
+        block = {"type": kind, "id": "t", "name": "Bash", "input": {"command": "ls"}}
+    result = [{"type": "tool_result", "tool_use_id": "t", "content": "ok"}]
+    more = {"copy": copy, "isSidechain": side}
+    for number in range(count):
+        said = {"id": "m", "role": "assistant", "content": [block], "usage": {"output_tokens": 1}}
+        made.append(record("assistant", 2 * number, parent, said, times, **more))
+        parent = made[-1]["uuid"]
+        if results:
+            heard = {"role": "user", "content": result if kind == "tool_use" else "go on"}
+            made.append(record("user", 2 * number + 1, parent, heard, times, **more))
+            parent = made[-1]["uuid"]
+    return made
+
+
+def results_last(count):
+    """All calls first, then all results, which hang on nothing that is known."""
+    made = answers(count)
+    made.sort(key=lambda one: one["type"])
+    return [one | {"parentUuid": None} for one in made]
+
+
+def parallel(count):
+    """One answer with very many calls of one id, each in a record of its own."""
+    made = answers(count, times=False)
+    for one in made:
+        one["parentUuid"] = "u0"
+    return sorted(made, key=lambda one: one["type"])
+
+
+SESSIONS = {
+    "one id": answers,
+    "no times": functools.partial(answers, times=False),
+    "texts without times": functools.partial(answers, kind="text", times=False),
+    "two copies": lambda n: answers(n // 2, times=False) + answers(n // 2, times=False, copy="b"),
+    "one answer": functools.partial(answers, results=False, times=False),
+    "unnamed side chain": functools.partial(answers, side=True, results=False),
+    "results last": results_last,
+    "calls beside each other": parallel,
+}
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_twice_as_many_answers_take_twice_as_long(name, tmp_path):
+    def make(count):
+        path = tmp_path / f"{count}.jsonl"
+        lines = map(json.dumps, SESSIONS[name](count))
+        path.write_text("\n".join(lines), encoding="utf-8")
+        return lambda: trace.parse_sources(trace.file_sources(path))
+
+    assert doubled(make, 800) < LIMIT
+
+
+def read(line: bytes) -> LineReport:
+    report = LineReport()
+    list(read_records([line], "s.jsonl", report, is_session_record))
+    return report
+
+
+def test_a_long_line_is_not_read_once_for_each_false_start(monkeypatch):
+    """Each false start has a text without an end, and more of it is read than the line has."""
+    read = []
+
+    def decode(text, at=0):
+        read.append(len(text) - at)
+        raise json.JSONDecodeError("Unterminated string starting at", text, at)
+
+    monkeypatch.setattr(trace_lines, "_DECODE", decode)
+    report, line = LineReport(), b'{"type": "' * 100 + b"x" * 2**23
+    assert not list(read_records([line], "s.jsonl", report, is_session_record))
+    assert sum(read) < 8 * len(line) + 2**24
+    assert report.unusable == 1
