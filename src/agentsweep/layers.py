@@ -66,7 +66,7 @@ def typed(merged: Mapping, given: Mapping) -> dict:
             continue
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             continue
         _at(content, path[:-1])[path[-1]] = value
     return content

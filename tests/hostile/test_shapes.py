@@ -147,8 +147,11 @@ def test_what_no_plan_can_hold_is_refused(content, said):
     assert any(said in problem for _, problem in schema.problems("config", content))
 
 
-YAML = ["? [a, b]\n: 1\n", "? {a: b}\n: 1\n", "a: 2026-99-99\n", "a: !!int x\n",
-        "a: !!float x\n", "a: !!timestamp x\n", "a: !!binary é\n", "a: !!set [1]\n", "<<: 1\n", "a: &b [*b]\n"]  # fmt: skip
+YAML = [
+    *("? [a, b]\n: 1\n", "? {a: b}\n: 1\n", "a: 2026-99-99\n", "a: !!int x\n"),
+    *("a: !!float x\n", "a: !!timestamp x\n", "a: !!binary é\n", "a: !!set [1]\n"),
+    *("<<: 1\n", "a: &b [*b]\n"),
+]
 
 
 @pytest.mark.parametrize("text", YAML)
