@@ -76,7 +76,7 @@ RUNS = [
 CALLS = ["run_id", "name", "category", "command", "is_error", "exit_code"]
 # What is measured in the numbers of figures: times, bytes and shares of them.
 MEASURED = {
-    *("seconds", "median_s", "median_peak_bytes", "median_share_of_limit", "median_share"),
+    *("seconds", "mean_s", "median_s", "median_peak_bytes", "median_share_of_limit", "median_share"),
     *("median_period_share", "median_s_per_s"),
 }
 FIGURES = 9
