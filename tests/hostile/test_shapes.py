@@ -158,8 +158,12 @@ YAML = [
 def test_yaml_of_any_shape_is_a_value_or_a_sentence(tmp_path, text):
     path = tmp_path / "x.yaml"
     path.write_text(text, encoding="utf-8")
-    with contextlib.suppress(ConfigError):
-        yamlfile.read(path)
+    try:
+        found = yamlfile.read(path)
+    except ConfigError as error:
+        assert all(str(path) in problem for problem in error.problems)
+    else:
+        assert isinstance(found, dict)
 
 
 @pytest.mark.parametrize("read", [yamlfile.read, row_files.entries, recording.load])
@@ -172,7 +176,7 @@ def test_a_path_with_a_nul_is_a_sentence(read):
 @given(st.text(alphabet=st.sampled_from('a/\\"07日\ud83d\udc80\té '), max_size=20))
 def test_names_of_a_patch_may_hold_anything(name):
     for path in patch_paths.touched(f'diff --git "a/{name}" "b/{name}"\nrename from "{name}"\n'):
-        path.encode("utf-8", "surrogateescape")
+        assert isinstance(path.encode("utf-8", "surrogateescape"), bytes)
 
 
 def test_quoted_names_are_bytes():
