@@ -22,7 +22,7 @@ def lines(jobs: Iterable) -> list[str]:
 
 
 def sentence(log: str) -> str | None:
-    """The error that a command of ours ended with, in one line; None where its log has none."""
+    """The error that an agentsweep command ended with, in one line; None where its log has none."""
     said: list[str] = []
     for line in reversed(log.rstrip().splitlines()):
         if not line.startswith(_MARK):

@@ -184,7 +184,7 @@ class Gateway:
                 exchange.error = exchange.error or (STOPPED if self.stopping else DISCONNECTED)
             raise
         except Exception:
-            # A mistake of ours must not leave the agent waiting; nor may want of memory.
+            # A fault in the gateway must not leave the agent waiting; nor may want of memory.
             traceback.print_exc()
             exchange.error = "internal_error"
             await self._give_up(reply)

@@ -243,7 +243,7 @@ def _completed(taken: Taken) -> list[float]:
 
 
 def _none_completed(taken: Taken) -> str | None:
-    """`0 of 3 runs completed`; None where there is no run."""
+    """`0 of 3 runs completed`; None without runs."""
     return f"0 of {len(taken)} run{'s' * (len(taken) > 1)} completed" if taken else None
 
 

@@ -66,7 +66,7 @@ def _start_ticks(pid: int) -> int | None:
 
 
 class ServiceLost(InfraError):
-    """A service of ours that is gone, or gives no answer.
+    """A service of the run that is gone, or gives no answer.
 
     by_host: whether somebody or something other than its own clients is known to have done it: a
     signal that no code of its own sends, a stop, a disk that does not answer.

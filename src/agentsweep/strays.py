@@ -3,8 +3,8 @@
 A `podman start` that is killed half-way leaves a monitor (conmon) that goes on and makes the
 container, while Podman believes that it was never started: `podman rm` then forgets a container
 whose processes live on. Where the monitor is killed, `podman rm` forgets the runtime's state and
-the cgroups, which stay. So each container of ours has a note on this node, with its owner, until
-nothing of it is left.
+the cgroups, which stay. So each container that agentsweep makes has a note on this
+node, with its owner, until nothing of it is left.
 """
 
 import contextlib

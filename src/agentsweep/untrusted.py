@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-# Far more than any record of ours, or of the CLI, has; what is deeper ends recursive code.
+# Far more than any record of agentsweep or of the CLI has; what is deeper ends recursive code.
 MAX_DEPTH = 700
 MAX_VALUES = 1_000_000
 LINE_BYTES = 64 * 2**20
