@@ -200,6 +200,19 @@ def test_a_signal_to_the_wrapper_reaches_the_command(launch, listener, name):
     assert listener.heard[1][2] == 9
 
 
+def test_a_signal_before_the_wrapper_waits_reaches_the_command(control, launch, listener):
+    wrapper = control / "bash-mark"
+    text = wrapper.read_text(encoding="utf-8")
+    started = "__agentsweep_child=$!\n"
+    assert text.count(started) == 1
+    wrapper.write_text(text.replace(started, f"{started}sleep 0.5\n"), encoding="utf-8")
+    process = launch("trap 'echo got; exit 9' INT; echo up; while :; do sleep 0.05; done")
+    assert process.stdout.readline() == b"up\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert (out, process.returncode) == (b"got\n", 9)
+
+
 def test_a_signal_without_a_trap_ends_both(launch, listener):
     process = launch("echo up; exec sleep 30")
     process.stdout.readline()
