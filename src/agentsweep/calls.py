@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentsweep.cgroup import CgroupGone, CgroupReader
+from agentsweep.cgroup_reader import CgroupGone, CgroupReader
 from agentsweep.counters import Counters
 from agentsweep.tally import Tally
 

@@ -5,7 +5,8 @@ import select
 from collections.abc import Callable
 from pathlib import Path
 
-from agentsweep.cgroup import (
+from agentsweep.cgroup_files import BlkioBytes, Keyed, Number, Parser, pressure_files
+from agentsweep.cgroup_reader import (
     CgroupReader,
     Mount,
     binding,
@@ -13,7 +14,6 @@ from agentsweep.cgroup import (
     read_first,
     upwards,
 )
-from agentsweep.cgroup_files import BlkioBytes, Keyed, Number, Parser, pressure_files
 
 # PAGE_COUNTER_MAX in bytes, rounded down to a page, is how v1 writes "no limit"; include/linux/
 # page_counter.h. Everything near it is no limit either, whatever the page size.

@@ -6,14 +6,14 @@ import select
 from collections.abc import Callable
 from pathlib import Path
 
-from agentsweep.cgroup import (
+from agentsweep.cgroup_files import IoStat, Keyed, Number, Parser, Values, pressure_files
+from agentsweep.cgroup_reader import (
     CgroupReader,
     binding,
     level_name,
     read_first,
     upwards,
 )
-from agentsweep.cgroup_files import IoStat, Keyed, Number, Parser, Values, pressure_files
 
 _MEMORY_STAT = {
     "anon": "memory_anon_bytes",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentsweep import agent, agent_model, engine, engines, host, images, limits, scope, workspace
-from agentsweep.cgroup import CgroupReader
+from agentsweep.cgroup import reader_for_pid
 from agentsweep.cpu_modes import CPUSET, QUOTA
 from agentsweep.errors import AgentsweepError, ConfigError, InfraError
 from agentsweep.image_names import is_loopback
@@ -74,7 +74,7 @@ def check_limits(config) -> None:
     with found.bare(wanted) as spec:
         try:
             container = found.start(found.create(spec), spec.name)
-            effective = CgroupReader.for_pid(container.pid).effective_limits()
+            effective = reader_for_pid(container.pid).effective_limits()
         finally:
             found.remove(spec.name)
     asked = {
@@ -209,7 +209,7 @@ def _probe_limits(found: engine.Engine, info: dict, in_job: bool) -> Iterator[Ch
     with found.bare(_probe_spec(parent, "limits")) as spec:
         try:
             container = found.start(found.create(spec), spec.name)
-            reader = CgroupReader.for_pid(container.pid)
+            reader = reader_for_pid(container.pid)
             reader.open()
             effective = reader.effective_limits()
             yield _memory_probe(found, info, container, reader, effective)

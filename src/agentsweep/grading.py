@@ -17,7 +17,8 @@ from pathlib import Path
 
 from agentsweep import disk, distribution, evidence, grading_script, seal, watch, workspace
 from agentsweep.admission import Need
-from agentsweep.cgroup import CgroupReader
+from agentsweep.cgroup import reader_for_pid
+from agentsweep.cgroup_reader import CgroupReader
 from agentsweep.engine import (
     LABEL,
     OWNER_LABEL,
@@ -390,7 +391,7 @@ def _collect(engine: Engine, container: Container, target: Path) -> None:
 
 
 def _counters(container: Container) -> CgroupReader:
-    reader = CgroupReader.for_pid(container.pid)
+    reader = reader_for_pid(container.pid)
     reader.open()
     return reader
 

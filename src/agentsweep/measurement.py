@@ -38,7 +38,8 @@ from agentsweep import (
     watch,
     workspace,
 )
-from agentsweep.cgroup import CgroupGone, CgroupReader
+from agentsweep.cgroup import reader_for_pid
+from agentsweep.cgroup_reader import CgroupGone
 from agentsweep.cpu_modes import CPUSET
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.hashes import file_sha256
@@ -356,7 +357,7 @@ class Measurement:
     def _verify_limits(self) -> dict:
         """Read the limits back from the kernel, ancestors too; InfraError on any difference."""
         wanted = self.job["limits"]
-        reader = CgroupReader.for_pid(self.container.pid)
+        reader = reader_for_pid(self.container.pid)
         self.cgroup = reader
         self.scope = scope.scope_of(self.cluster_job, reader.level)
         if self.scope == scope.OUTSIDE:

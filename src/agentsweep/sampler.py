@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from agentsweep.calls import Call, Ledger, SaidEnd
-from agentsweep.cgroup import CgroupGone, CgroupReader, Raw
+from agentsweep.cgroup import reader_for_pid
+from agentsweep.cgroup_reader import CgroupGone, Raw
 from agentsweep.counters import COLUMNS, Counters
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.kmsg import OomLog
@@ -56,7 +57,7 @@ class Sampler:
         if not 0.1 <= self._rate_hz <= MAX_RATE_HZ:
             raise InfraError(f"rate_hz is {self._rate_hz:g}; allowed is 0.1 to {MAX_RATE_HZ}")
         self._summary_path = Path(setup["summary"])
-        self._reader = CgroupReader.for_pid(setup["pid"])
+        self._reader = reader_for_pid(setup["pid"])
         self._reader.open()
         self._log = OomLog(self._reader.level)
         self._ledger = Ledger(self._reader, Path(setup["marks"]))

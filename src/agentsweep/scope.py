@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agentsweep.cgroup import CgroupReader
+from agentsweep.cgroup import reader_for_pid
 from agentsweep.engine import Engine
 from agentsweep.errors import InfraError
 
@@ -36,7 +36,7 @@ class ClusterJob:
         job = environment.get("SLURM_JOB_ID")
         if not job:
             return None
-        reader = CgroupReader.for_pid(os.getpid())
+        reader = reader_for_pid(os.getpid())
         directory = str(reader.paths["memory" if reader.version == 1 else ""])
         level = above(reader.level, job)
         return cls(job, level, above(directory, job))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agentsweep import utf8
-from agentsweep.cgroup import CgroupGone, CgroupReader
+from agentsweep.cgroup_reader import CgroupGone, CgroupReader
 from agentsweep.errors import InfraError
 from agentsweep.process import LineService, ServiceLost
 

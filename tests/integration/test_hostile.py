@@ -153,11 +153,9 @@ def test_limits_that_change_during_the_run_make_no_data(lab):
 
 def set_anew(name: str) -> None:
     """Double a container's memory limit behind the engine's back, as a reload of systemd may."""
-    from agentsweep.cgroup import CgroupReader
+    from agentsweep.cgroup import reader_for_pid
 
-    reader = CgroupReader.for_pid(
-        int(engine_in_use.ask("inspect", "--format", "{{.State.Pid}}", name))
-    )
+    reader = reader_for_pid(int(engine_in_use.ask("inspect", "--format", "{{.State.Pid}}", name)))
     if reader.version == 2:
         (reader.paths[""] / "memory.max").write_text(str(2**30), encoding="utf-8")
         return

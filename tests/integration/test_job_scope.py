@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agentsweep.cgroup import CgroupReader
+from agentsweep.cgroup import reader_for_pid
 from conftest import DONE, PATIENCE, ROOT
 
 JOB = 990001
@@ -36,7 +36,7 @@ exec "$@"
 @pytest.fixture
 def job_shell(tmp_path):
     """The words that run a command within a job's cgroup, and what they need in the environment."""
-    version = CgroupReader.for_pid(os.getpid()).version
+    version = reader_for_pid(os.getpid()).version
     if (version, os.getuid()) == (1, 0):
         with _v1_cgroups() as steps:
             enter = "".join(f"echo $$ > {step}/cgroup.procs; " for step in steps)
@@ -54,7 +54,7 @@ def job_shell(tmp_path):
 @contextlib.contextmanager
 def _v1_cgroups():
     """The directories of `.../uid_<n>/job_<id>/step_0` of each controller."""
-    reader = CgroupReader.for_pid(os.getpid())
+    reader = reader_for_pid(os.getpid())
     mounts = {Path("/sys/fs/cgroup") / name for name in reader.paths}
     steps = [mount / f"agentsweep-test/uid_{os.getuid()}/job_{JOB}/step_0" for mount in mounts]
     for step in steps:

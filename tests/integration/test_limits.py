@@ -10,7 +10,7 @@ import engine_in_use
 import pytest
 
 from agentsweep import host
-from agentsweep.cgroup import CgroupReader
+from agentsweep.cgroup import reader_for_pid
 from conftest import DONE, PATIENCE, bash
 
 # Two processes, which would use two cores.
@@ -147,7 +147,7 @@ def test_a_limit_that_is_set_anew_ends_the_run_within_seconds(lab):
 def set_memory(name: str, limit_bytes: int) -> None:
     """Give a container a larger limit behind the engine's back."""
     pid = int(engine_in_use.ask("inspect", "--format", "{{.State.Pid}}", name))
-    reader = CgroupReader.for_pid(pid)
+    reader = reader_for_pid(pid)
     if reader.version == 2:
         (reader.paths[""] / "memory.max").write_text(str(limit_bytes), encoding="utf-8")
         return

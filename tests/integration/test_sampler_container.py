@@ -14,7 +14,8 @@ from pathlib import Path
 import engine_in_use
 import pytest
 
-from agentsweep.cgroup import CgroupGone, CgroupReader
+from agentsweep.cgroup import reader_for_pid
+from agentsweep.cgroup_reader import CgroupGone
 from agentsweep.engine import ContainerSpec, Engine, Mount, engine_environment
 from agentsweep.marks import install_wrapper, make_marks_directory
 from agentsweep.samples import read_samples
@@ -115,7 +116,7 @@ class Box:
         """A process of the container by its command line, as the host knows it."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            for pid in CgroupReader.for_pid(self.pid).pids():
+            for pid in reader_for_pid(self.pid).pids():
                 with contextlib.suppress(OSError):
                     found = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
                     if words in found.decode(errors="replace"):
@@ -336,7 +337,7 @@ def test_a_container_that_is_removed_leaves_its_last_counters(box, engine):
     assert [mark["end_source"] for mark in made.marks()] == ["mark", "exit"]
     assert read_samples(made.folder / "samples.arrow")[1]
     with pytest.raises(CgroupGone):
-        CgroupReader.for_pid(made.pid)
+        reader_for_pid(made.pid)
 
 
 # OOM
@@ -468,7 +469,7 @@ def test_a_call_that_never_ends_is_no_leak_of_descriptors(box):
 
 def test_cpu_time_is_right_within_two_percent(box):
     made = box(512, "2")
-    reader = CgroupReader.for_pid(made.pid)
+    reader = reader_for_pid(made.pid)
     reader.open()
     spin = (
         "import time, sys\nsys.stdin.readline()\nb = time.process_time()\n"
@@ -511,7 +512,7 @@ def test_throttling_is_counted_under_half_a_cpu(box):
 
 def test_memory_is_told_apart(box):
     made = box()
-    reader = CgroupReader.for_pid(made.pid)
+    reader = reader_for_pid(made.pid)
     reader.open()
     start = reader.read()
     client = made.start("python3", "-c", "x = bytearray(64 << 20); print(1, flush=True); input()")
@@ -536,7 +537,7 @@ def test_memory_is_told_apart(box):
 
 def test_the_limits_of_a_container_are_read_back(box):
     made = box(300, "0.5")
-    limits = CgroupReader.for_pid(made.pid).effective_limits()
+    limits = reader_for_pid(made.pid).effective_limits()
     assert limits["memory_bytes"] == 300 * MIB
     assert limits["cpus"] == 0.5
     assert limits["pids"] == 4096
@@ -553,7 +554,7 @@ def test_an_ancestor_with_a_smaller_limit_binds(box):
     try:
         (parent / "memory.limit_in_bytes").write_text(str(200 * MIB), encoding="utf-8")
         made = box(300, "0.5", "--cgroup-parent", level)
-        limits = CgroupReader.for_pid(made.pid).effective_limits()
+        limits = reader_for_pid(made.pid).effective_limits()
         assert (limits["memory_bytes"], limits["memory_level"]) == (200 * MIB, level)
         assert limits["cpu_level"] != level
         made.engine.remove(made.name)
@@ -577,7 +578,7 @@ def test_a_slice_with_a_smaller_limit_binds_and_its_kills_are_counted(box):
         limit = f"MemoryMax={200 * MIB}"
         subprocess.run([*systemctl, "set-property", "--runtime", name, limit], check=True)
         made = box(300, "0.5", "--cgroup-parent", name)
-        limits = CgroupReader.for_pid(made.pid).effective_limits()
+        limits = reader_for_pid(made.pid).effective_limits()
         assert limits["memory_bytes"] == 200 * MIB
         assert limits["memory_level"].endswith(f"/{name}")
         assert limits["cpu_level"].startswith(f"{limits['memory_level']}/")

@@ -8,15 +8,16 @@ import os
 import pytest
 from cgroup_trees import LEAF, PID, V1_LEAF, proc, v1, v2, write
 
-from agentsweep.cgroup import CgroupGone, CgroupReader
+from agentsweep.cgroup import reader_for_pid
 from agentsweep.cgroup_files import BlkioBytes, IoStat, Keyed, Number, Pressure
+from agentsweep.cgroup_reader import CgroupGone, CgroupReader
 from agentsweep.counters import COLUMNS, Counters
 from agentsweep.errors import InfraError
 
 
 def reader_of(tree) -> CgroupReader:
     root, sysfs = tree
-    return CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
+    return reader_for_pid(PID, root=root, sysfs=sysfs)
 
 
 def counters_of(tree) -> dict:
@@ -145,14 +146,14 @@ def test_pressure_that_is_switched_off_is_none(tmp_path):
 def test_a_process_that_has_gone(tmp_path):
     root, sysfs = v2(tmp_path)
     with pytest.raises(CgroupGone, match="process 1 has gone"):
-        CgroupReader.for_pid(1, root=root, sysfs=sysfs)
+        reader_for_pid(1, root=root, sysfs=sysfs)
 
 
 def test_a_cgroup_that_has_gone(tmp_path):
     root, sysfs = v2(tmp_path)
     (root / str(PID) / "cgroup").write_text("0::/elsewhere\n", encoding="utf-8")
     with pytest.raises(CgroupGone, match="/elsewhere has gone"):
-        CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
+        reader_for_pid(PID, root=root, sysfs=sysfs)
 
 
 def test_a_cgroup_that_goes_between_finding_and_opening(tmp_path):
@@ -245,7 +246,7 @@ def test_a_cgroup_outside_of_our_namespace_is_refused(tmp_path):
 def test_no_cgroups_at_all(tmp_path):
     root = proc(tmp_path, "proc /proc proc rw 0 0\n", "0::/\n")
     with pytest.raises(InfraError, match="no cgroup file system"):
-        CgroupReader.for_pid(PID, root=root, sysfs=tmp_path)
+        reader_for_pid(PID, root=root, sysfs=tmp_path)
 
 
 def test_v1_without_the_memory_controller_is_refused(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from cgroup_trees import LEAF, PID, V1_LEAF, FakePeak, v1, v2
 
 from agentsweep import cgroup_v2
-from agentsweep.cgroup import CgroupReader
+from agentsweep.cgroup import reader_for_pid
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def make(tmp_path, monkeypatch):
         root, sysfs = v2(tmp_path)
         fake = FakePeak(sysfs / LEAF[1:] / "memory.peak", writable)
         monkeypatch.setattr(cgroup_v2, "os", fake)
-        monkeypatch.setattr("agentsweep.cgroup.os", fake)
-        reader = CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
+        monkeypatch.setattr("agentsweep.cgroup_reader.os", fake)
+        reader = reader_for_pid(PID, root=root, sysfs=sysfs)
         reader.open()
         opened.append(reader)
         return reader, fake
@@ -66,7 +66,7 @@ def test_a_kernel_without_reset_keeps_the_peak_since_the_start(make):
 def test_a_kernel_without_memory_peak(tmp_path):
     root, sysfs = v2(tmp_path)
     (sysfs / LEAF[1:] / "memory.peak").unlink()
-    reader = CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
+    reader = reader_for_pid(PID, root=root, sysfs=sysfs)
     reader.open()
     assert reader.peak_bytes() is reader.fold_peak() is None
     assert not reader.can_reset_peak
@@ -76,7 +76,7 @@ def test_a_kernel_without_memory_peak(tmp_path):
 def test_all_descriptors_are_closed(tmp_path):
     before = set(Path("/proc/self/fd").iterdir())
     for tree in (v1(tmp_path / "one"), v2(tmp_path / "two")):
-        reader = CgroupReader.for_pid(PID, root=tree[0], sysfs=tree[1])
+        reader = reader_for_pid(PID, root=tree[0], sysfs=tree[1])
         reader.open()
         reader.oom_eventfd()
         assert set(Path("/proc/self/fd").iterdir()) > before
@@ -88,7 +88,7 @@ def test_v2_oom_notice_is_told_from_a_met_limit(tmp_path):
     before = "low 0\nhigh 0\nmax 9\noom 2\noom_kill 3\noom_group_kill 0\n"
     root, sysfs = v2(tmp_path, memory__events=before)
     events = sysfs / LEAF[1:] / "memory.events"
-    reader = CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
+    reader = reader_for_pid(PID, root=root, sysfs=sysfs)
     reader.open()
     assert reader.oom_eventfd() is not None
     events.write_text(
@@ -106,7 +106,7 @@ def test_v2_oom_notice_is_told_from_a_met_limit(tmp_path):
 def test_v1_without_event_control_has_no_notice(tmp_path):
     root, sysfs = v1(tmp_path)
     (sysfs / "memory" / V1_LEAF[1:] / "cgroup.event_control").mkdir()
-    reader = CgroupReader.for_pid(PID, root=root, sysfs=sysfs)
+    reader = reader_for_pid(PID, root=root, sysfs=sysfs)
     reader.open()
     assert reader.oom_eventfd() is None
     reader.close()

@@ -13,7 +13,8 @@ import pytest
 from cgroup_trees import PID, RECORDINGS, FakePeak, laid_out
 
 from agentsweep import limits
-from agentsweep.cgroup import CgroupReader
+from agentsweep.cgroup import reader_for_pid
+from agentsweep.cgroup_reader import CgroupReader
 
 MIB = 2**20
 NAMES = sorted(path.stem for path in RECORDINGS.glob("*.json"))
@@ -47,7 +48,7 @@ class Recorded:
         self.raw = raw_of(name)
         self.proc, self.sysfs = laid_out(self.raw, folder)
         self.asked, self.did, self.said = (self.raw[key] for key in ("asked", "did", "said"))
-        self.reader = CgroupReader.for_pid(PID, root=self.proc, sysfs=self.sysfs)
+        self.reader = reader_for_pid(PID, root=self.proc, sysfs=self.sysfs)
 
     def counters(self):
         self.reader.open()
@@ -236,7 +237,7 @@ def test_a_kill_in_a_cgroup_below_counts_too(make):
     one = make("rootless-crun-oom")
     scope = one.reader.level.removesuffix("/container")
     (one.proc / str(PID) / "cgroup").write_text(f"0::{scope}\n", encoding="utf-8")
-    one.reader = CgroupReader.for_pid(PID, root=one.proc, sysfs=one.sysfs)
+    one.reader = reader_for_pid(PID, root=one.proc, sysfs=one.sysfs)
     assert one.reader.level == scope
     assert "oom_kill 0" in (one.sysfs / scope[1:] / "memory.events.local").read_text(
         encoding="utf-8"
@@ -367,5 +368,5 @@ def with_kernel(one: Recorded, monkeypatch) -> tuple[CgroupReader, FakePeak]:
     fake.all_time = int(path.read_text(encoding="utf-8"))
     fake.current = said.get("current_before", 0)
     monkeypatch.setattr("agentsweep.cgroup_v2.os", fake)
-    monkeypatch.setattr("agentsweep.cgroup.os", fake)
+    monkeypatch.setattr("agentsweep.cgroup_reader.os", fake)
     return one.reader, fake

@@ -55,7 +55,7 @@ def measured(tmp_path, monkeypatch):
         made.attempt = SimpleNamespace(path=tmp_path)
         (tmp_path / "api.jsonl").touch()
         kernel = Kernel(tmp_path, first, later)
-        monkeypatch.setattr(measurement.CgroupReader, "for_pid", lambda pid: kernel)
+        monkeypatch.setattr(measurement, "reader_for_pid", lambda pid: kernel)
         return made
 
     return make

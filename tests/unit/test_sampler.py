@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from agentsweep.calls import Call, Ledger
-from agentsweep.cgroup import CgroupGone
+from agentsweep.cgroup_reader import CgroupGone
 from agentsweep.counters import COLUMNS, Counters
 from agentsweep.kmsg import OomLog, parse_kill
 from agentsweep.samples import SampleWriter, read_samples, schema

@@ -292,7 +292,7 @@ def test_an_engine_that_drops_a_limit_is_refused_beforehand(sweep, monkeypatch, 
     )
     monkeypatch.setattr(doctor.engines, "find_engine", lambda *_: engine)
     reader = SimpleNamespace(effective_limits=lambda: effective)
-    monkeypatch.setattr(doctor.CgroupReader, "for_pid", lambda _: reader)
+    monkeypatch.setattr(doctor, "reader_for_pid", lambda _: reader)
     made = sweep()
     with pytest.raises(InfraError, match="does not enforce limits"):
         made.check_host(made.cells)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentsweep import watch
-from agentsweep.cgroup import CgroupGone
+from agentsweep.cgroup_reader import CgroupGone
 from agentsweep.errors import InfraError
 
 
