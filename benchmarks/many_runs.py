@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep import config, engines, runner, workspace
+from agentsweep import config, engines, runner, scratch
 from agentsweep.process import LineService
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def main() -> int:
             counts[f"after {arguments.at_once} at once, {time.monotonic() - begin:.0f} s"] = left()
         finally:
             upstream.stop()
-            engines.find_engine("podman", "auto", workspace.engine_dir()).call(
+            engines.find_engine("podman", "auto", scratch.engine_dir()).call(
                 "rmi", "--force", image["tag"], check=False
             )
     return report(counts)
@@ -146,7 +146,7 @@ def left() -> dict[str, int]:
         for path in Path("/proc").glob("[0-9]*/cmdline")
         if path.exists()
     ]
-    found = engines.find_engine("podman", "auto", workspace.engine_dir())
+    found = engines.find_engine("podman", "auto", scratch.engine_dir())
     names = found.call("ps", "--all", "--format", "{{.Names}}").stdout.split()
     unix = Path("/proc/net/unix").read_text(encoding="utf-8")
     return {
@@ -155,7 +155,7 @@ def left() -> dict[str, int]:
         "containers": sum(name.startswith("agentsweep-") for name in names),
         "container monitors": sum("conmon" in word.split("\0")[0] for word in words),
         "sockets": unix.count("/control/api.sock"),
-        "scratch directories": len(list((workspace.engine_dir().parent / "runs").glob("*"))),
+        "scratch directories": len(list((scratch.engine_dir().parent / "runs").glob("*"))),
     }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep import engines, workspace
+from agentsweep import engines, scratch
 
 ROOT = Path(__file__).parents[1]
 DATA_SETS = ("all_images_haiku", "all_images_local")
@@ -96,7 +96,7 @@ def empty_image(folder: Path) -> Path:
         "RUN find /testbed -mindepth 1 -delete\n",
         encoding="utf-8",
     )
-    found = engines.find_engine("podman", "auto", workspace.engine_dir())
+    found = engines.find_engine("podman", "auto", scratch.engine_dir())
     for command in (
         ["build", "--quiet", "--tag", tag, "--file", folder / "Containerfile", folder],
         ["save", "--quiet", "--format", "oci-archive", "--output", archive, tag],

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep import agent, config, engine, engines, images, workspace
+from agentsweep import agent, config, engine, engines, images, scratch
 from agentsweep.process import LineService
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +79,7 @@ def prepare(folder: Path):
     (folder / "config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     settings = config.load([folder / "config.yaml"])
     image = settings.image_of("task")
-    found = engines.find_engine("auto", "auto", workspace.engine_dir())
+    found = engines.find_engine("auto", "auto", scratch.engine_dir())
     pulled = images.pull(found, image.reference, image.digest, image.config_digest)
     record = images.fix(found, pulled, image.workdir, image.uid, image.gid, image.tag)
     (folder / "image.json").write_text(json.dumps(record), encoding="utf-8")
@@ -122,7 +122,7 @@ def run_bare(folder: Path, settings, record: dict) -> float:
     binary = ROOT / job["agent"]["binary"]
     mounts = [f"{control}:{agent.CONTROL}:ro", f"{binary}:{agent.CONTAINER_BINARY}:ro"]
     mounts += [f"{folder / n}:{agent.CONTROL}/{n}:rw" for n in ("session", "marks", "home")]
-    found = engines.find_engine("auto", "auto", workspace.engine_dir())
+    found = engines.find_engine("auto", "auto", scratch.engine_dir())
     ulimits = [word for limit in engine.ulimits() for word in ("--ulimit", limit)]
     command = found.command(
         "run", "--rm", "--interactive", "--network", "none", "--user", "1000:1000",

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import engines, images, workspace
+from agentsweep import engines, images, scratch
 from agentsweep.engine import ContainerSpec, Engine, engine_environment
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +155,7 @@ def demo_image() -> str:
     """The image that `make images` has built, in the engine's storage."""
     reference = f"oci-archive:{ROOT / 'images' / 'logstats.tar'}"
     locked = images.resolve(reference)
-    found = engines.find_engine("auto", "auto", workspace.engine_dir())
+    found = engines.find_engine("auto", "auto", scratch.engine_dir())
     return images.pull(found, reference, locked["digest"], locked["config_digest"])["id"]
 
 

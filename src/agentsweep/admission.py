@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import locks, workspace
+from agentsweep import locks, scratch
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.machine import Machine
 from agentsweep.topology import Topology, list_text, parse_list
@@ -350,7 +350,7 @@ def _directory(settings: Mapping) -> Path:
     else:
         memory = Path("/dev/shm")
         base = memory if os.access(memory, os.W_OK) else Path("/tmp")
-        folder = workspace.own_directory(base, "set machine.ledger") / "ledger"
+        folder = scratch.own_directory(base, "set machine.ledger") / "ledger"
     with _its_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -487,7 +487,7 @@ def _patches(arguments: argparse.Namespace) -> None:
 
 
 def _grade(arguments: argparse.Namespace) -> None:
-    from agentsweep import grading_job, workspace
+    from agentsweep import cleanup, grading_job
 
     config = _load_config(arguments)
     _refuse_ungradable(config, arguments.task)
@@ -500,7 +500,7 @@ def _grade(arguments: argparse.Namespace) -> None:
         arguments.task,
         patch,
         arguments.out,
-        lambda: workspace.clean_engine(config["container"]),
+        lambda: cleanup.clean_engine(config["container"]),
         _say,
     )
     if found.status == "ungraded":
@@ -513,12 +513,12 @@ def _grade(arguments: argparse.Namespace) -> None:
 
 
 def _validate(arguments: argparse.Namespace) -> None:
-    from agentsweep import grading_job, workspace
+    from agentsweep import cleanup, grading_job
 
     config = _load_config(arguments)
     _refuse_ungradable(config, arguments.task)
     record = grading_job.validate(
-        config, arguments.task, lambda: workspace.clean_engine(config["container"]), _say
+        config, arguments.task, lambda: cleanup.clean_engine(config["container"]), _say
     )
     _write_record(arguments.out, record)
     _say("; ".join([_validity(record), *record["problems"]]))
@@ -655,15 +655,15 @@ def _place(arguments: argparse.Namespace):
 
 
 def _find_engine(arguments: argparse.Namespace):
-    from agentsweep import engines, workspace
+    from agentsweep import engines, scratch
 
-    engine = engines.find_engine(arguments.engine, arguments.runtime, workspace.engine_dir())
+    engine = engines.find_engine(arguments.engine, arguments.runtime, scratch.engine_dir())
     _say(engines.chosen(engine, arguments.engine))
     return engine
 
 
 def _write_record(path: Path, record: dict) -> None:
-    from agentsweep.store import disk_errors, write_durably
+    from agentsweep.files import disk_errors, write_durably
 
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,9 @@ from pathlib import Path
 from agentsweep import images
 from agentsweep.engine import Engine, timed
 from agentsweep.errors import InfraError
+from agentsweep.files import disk_errors, write_durably
 from agentsweep.image_names import is_loopback
-from agentsweep.store import disk_errors, write_durably
-from agentsweep.workspace import node_lock
+from agentsweep.scratch import node_lock
 
 # What makes a fixed image what it is; its id holds the time of its commit, too.
 _RECIPE = ("reference", "digest", "workdir", "uid", "gid", "tag")

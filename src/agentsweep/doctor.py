@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import agent, agent_model, engine, engines, host, images, limits, scope, workspace
+from agentsweep import agent, agent_model, engine, engines, host, images, limits, scope, scratch
 from agentsweep.cgroup import reader_for_pid
 from agentsweep.cpu_modes import CPUSET, QUOTA
 from agentsweep.errors import AgentsweepError, ConfigError, InfraError
@@ -67,7 +67,7 @@ def check_limits(config) -> None:
     for the start of a sweep, before anything is pulled or spent.
     """
     settings = config["container"]
-    found = engines.find_engine(settings["engine"], settings["runtime"], workspace.engine_dir())
+    found = engines.find_engine(settings["engine"], settings["runtime"], scratch.engine_dir())
     limits.check_host(found.info(), settings["uid"])
     job = scope.ClusterJob.here() if settings["cgroup_parent"] == "job" else None
     wanted = _probe_spec(scope.parent_for(job, found) if job else None, "start")
@@ -120,7 +120,7 @@ def _engine_checks(config) -> tuple[engine.Engine | None, list[Check]]:
     """The engine, where one works, and what was found out about it."""
     settings = config["container"]
     try:
-        found = engines.find_engine(settings["engine"], settings["runtime"], workspace.engine_dir())
+        found = engines.find_engine(settings["engine"], settings["runtime"], scratch.engine_dir())
         info = found.info()
     except AgentsweepError as error:
         message = str(error).removesuffix(": run `agentsweep doctor`")
@@ -482,14 +482,14 @@ def _image_probe(config, found, image, task: str) -> Check:
         return Check(title, "note", "locked and fixed; nothing more is known without the agent")
     name = f"agentsweep-doctor-image-{os.getpid()}"
     classic = container["userland"] == "host"
-    with tempfile.TemporaryDirectory(prefix="agentsweep-doctor-") as scratch:
-        session, control = Path(scratch) / "session", Path(scratch) / "control"
+    with tempfile.TemporaryDirectory(prefix="agentsweep-doctor-") as folder:
+        session, control = Path(folder) / "session", Path(folder) / "control"
         session.mkdir()
         (control / Path(agent.CONFIG_DIR).name).mkdir(parents=True)
         start = control / _START
         start.write_text("#!/bin/sh\necho open\n", encoding="utf-8")
         start.chmod(0o700)
-        workspace.open_to_all(control)
+        scratch.open_to_all(control)
         if os.getuid() == 0:
             os.chown(session, container["uid"], container["gid"])
         spec = engine.ContainerSpec(

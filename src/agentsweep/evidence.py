@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 from agentsweep import pytest_reports, seal, witness
 from agentsweep.errors import AgentsweepError
+from agentsweep.files import write_durably
 from agentsweep.hashes import file_sha256
-from agentsweep.store import write_durably
 from agentsweep.verdict import Command
 
 RECORD, ARCHIVE = "grade.json", "evidence.tar.gz"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from agentsweep import atif, finished_runs
 from agentsweep.config import Config
+from agentsweep.files import disk_errors, write_durably
 from agentsweep.finished_runs import FinishedRun
 from agentsweep.linked_run import Curve, Run
 from agentsweep.run_files import Damage, Fields
-from agentsweep.store import disk_errors, write_durably
 
 
 def export(config: Config, out: Path, say: Callable[[str], None] = print) -> None:

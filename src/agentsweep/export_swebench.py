@@ -15,10 +15,10 @@ from agentsweep import finished_runs
 from agentsweep.cells import Cell
 from agentsweep.config import Config
 from agentsweep.errors import AgentsweepError
+from agentsweep.files import disk_errors, write_durably
 from agentsweep.finished_runs import FinishedRun
 from agentsweep.outcome import OUTCOMES, UNRELATED_OUTCOMES
 from agentsweep.run_files import Fields
-from agentsweep.store import disk_errors, write_durably
 
 GRADED_KIND = "swe"
 

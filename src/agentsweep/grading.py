@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agentsweep import disk, distribution, evidence, grading_script, seal, watch, workspace
+from agentsweep import disk, distribution, evidence, grading_script, scratch, seal, watch
 from agentsweep.admission import Need
 from agentsweep.cgroup import reader_for_pid
 from agentsweep.cgroup_reader import CgroupReader
@@ -29,10 +29,11 @@ from agentsweep.engine import (
     Mount,
 )
 from agentsweep.errors import AgentsweepError, InfraError
+from agentsweep.files import disk_errors, write_durably
 from agentsweep.interruption import Signals, kept_unsealed
 from agentsweep.process import owner_tag
 from agentsweep.spec import canonical, cores, text_sha256
-from agentsweep.store import Attempt, Store, disk_errors, publish, spec_sha256, write_durably
+from agentsweep.store import Attempt, Store, publish, spec_sha256
 from agentsweep.task_row import TaskRow
 from agentsweep.verdict import KINDS
 
@@ -209,19 +210,19 @@ def _in_container(
     capabilities: tuple[str, ...],
 ) -> dict:
     begin = time.monotonic()
-    scratch = workspace.create(f"grading-{attempt.id}-{os.getpid()}")
+    folder = scratch.create(f"grading-{attempt.id}-{os.getpid()}")
     try:
-        with _container(engine, attempt, image, grader, scratch, capabilities) as container:
-            _give(scratch / "given", ground, grader, patch)
+        with _container(engine, attempt, image, grader, folder, capabilities) as container:
+            _give(folder / "given", ground, grader, patch)
             with contextlib.closing(_counters(container)) as counters:
                 applied = _apply(engine, container)
                 tests_applied = bool(applied["tests_applied"])
-                with _on_budget(counters, container, (scratch, attempt.path)):
+                with _on_budget(counters, container, (folder, attempt.path)):
                     timed_out = tests_applied and _timed_out(engine, container, grader)
                 oom_kill_count, peak_bytes = _counted(counters)
             _collect(engine, container, attempt.path / evidence.ARCHIVE)
     finally:
-        workspace.remove(scratch)
+        scratch.remove(folder)
     return {
         "schema": 1,
         "instance_id": ground.row.instance_id,
@@ -271,10 +272,10 @@ def _container(
     attempt: Attempt,
     image: str,
     grader: Grader,
-    scratch: Path,
+    folder: Path,
     capabilities: tuple[str, ...],
 ) -> Iterator[Container]:
-    (scratch / "given").mkdir()
+    (folder / "given").mkdir()
     name = f"agentsweep-grading-{attempt.id}-{os.getpid()}"
     wanted = ContainerSpec(
         name,
@@ -284,7 +285,7 @@ def _container(
         cpus=grader.cpus,
         pids=4096,
         network="bridge" if grader.network else "none",
-        mounts=(Mount(scratch / "given", grading_script.GIVEN),),
+        mounts=(Mount(folder / "given", grading_script.GIVEN),),
         user="0:0",
         kept_capabilities=capabilities,
     )
@@ -313,7 +314,7 @@ def _give(folder: Path, ground: Ground, grader: Grader, patch: bytes) -> None:
         files["eval.sh"] = row.eval_script.encode()
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    workspace.open_to_all(folder)
+    scratch.open_to_all(folder)
 
 
 def _ended(patch: bytes) -> bytes:

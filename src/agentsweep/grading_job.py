@@ -13,12 +13,13 @@ from agentsweep import distribution, evidence, grading, pytest_reports, verdict
 from agentsweep.admission import Say, admitted
 from agentsweep.config import Config
 from agentsweep.errors import AgentsweepError
+from agentsweep.files import write_durably
 from agentsweep.grading import CannotGrade, Grader, Ground
 from agentsweep.lockfile import UNLOCKED
 from agentsweep.log_parsers import PYTEST_PARSERS, own_program
 from agentsweep.machine import Machine, decimal_mb
 from agentsweep.spec import cores as spec_cores
-from agentsweep.store import Store, spec_sha256, write_durably
+from agentsweep.store import Store, spec_sha256
 from agentsweep.units import parse_cpus, parse_size
 
 _VALIDATIONS = "validations"

@@ -17,10 +17,10 @@ from pathlib import Path
 from agentsweep import agent, history, image_check, skopeo, snapshot
 from agentsweep.engine import LABEL, OWNER_LABEL, ContainerSpec, Engine, timed
 from agentsweep.errors import ConfigError, LastingError
+from agentsweep.files import write_durably
 from agentsweep.image_names import is_loopback
 from agentsweep.process import owner_tag
-from agentsweep.store import write_durably
-from agentsweep.workspace import node_lock
+from agentsweep.scratch import node_lock
 
 PLATFORM = "linux/amd64"
 # The fix runs programs of the image (its shell, its git) as root: it may read, write and hand over

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agentsweep.errors import AgentsweepError, ConfigError
-from agentsweep.store import disk_errors
+from agentsweep.files import disk_errors
 
 # How the jobs of a workflow learn which invocation they belong to.
 VARIABLE = "AGENTSWEEP_INVOCATION"

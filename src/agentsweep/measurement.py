@@ -18,6 +18,7 @@ from agentsweep import (
     __version__,
     agent,
     bounded,
+    cleanup,
     disk,
     distribution,
     endpoint,
@@ -31,12 +32,12 @@ from agentsweep import (
     marks,
     outcome,
     scope,
+    scratch,
     seal,
     snapshot,
     stream,
     untrusted,
     watch,
-    workspace,
 )
 from agentsweep.cgroup import reader_for_pid
 from agentsweep.cgroup_reader import CgroupGone
@@ -239,13 +240,13 @@ class Measurement:
         job, container = self.job, self.job["container"]
         self.model = endpoint.gateway_settings(job)
         self.engine = engines.find_engine(
-            container["engine"], container["runtime"], workspace.engine_dir()
+            container["engine"], container["runtime"], scratch.engine_dir()
         )
         self.engine_info = self.engine.info()
         self.say(engines.chosen(self.engine, container["engine"]))
         limits.check_host(self.engine_info, container["uid"])
         self.cleaning = stack.enter_context(ThreadPoolExecutor(1)).submit(
-            workspace.clean_up, self.engine
+            cleanup.clean_up, self.engine
         )
         self.settings = agent.AgentSettings(**job["agent"]["settings"])
         self.binary = Path(job["agent"]["binary"])
@@ -254,8 +255,8 @@ class Measurement:
         place = distribution.place_of(job["images"], job["paths"]["results"])
         self.image = distribution.ensure(self.engine, self.image, place)
         image_check.refuse_shell(self.image, container["userland"])
-        self.scratch = workspace.create(self.name)
-        stack.callback(workspace.remove, self.scratch)
+        self.scratch = scratch.create(self.name)
+        stack.callback(scratch.remove, self.scratch)
 
     # 2. The processes beside the container, and the container
 
@@ -343,7 +344,7 @@ class Measurement:
         whole = self.image.get("env", {}) | env
         start.write_text(agent.start_script(self.argv, whole, task["python"]), encoding="utf-8")
         start.chmod(0o755)
-        workspace.open_to_all(control)
+        scratch.open_to_all(control)
         uid, gid = self.job["container"]["uid"], self.job["container"]["gid"]
         for folder in (self.attempt.path / "session", self.scratch / "home"):
             folder.mkdir()
@@ -514,7 +515,7 @@ class Measurement:
     def _make_room(self) -> None:
         """Free what a run has written too much of, but for the beginning of what is kept."""
         path = self.attempt.path
-        workspace.remove_trees(self.scratch / "home")
+        scratch.remove_trees(self.scratch / "home")
         with contextlib.suppress(OSError):
             agent.drop_all_but_session(path / "session", self.session, _KEPT_BYTES)
         for name in ("stream.jsonl", "stderr.txt"):
@@ -664,7 +665,7 @@ class Measurement:
         session = agent.archive_session(
             path / "session", self.session, path / "trace.jsonl", path / "session.tar"
         )
-        workspace.remove_trees(path / "session")
+        scratch.remove_trees(path / "session")
         made = ("stream.jsonl", "stderr.txt", "trace.jsonl", "session.tar", "patch.diff")
         self.made = {name: {"bytes": (path / name).stat().st_size} for name in made}
         self.made["patch.diff"] |= {"bytes": patch["bytes"], "sha256": patch["sha256"]}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from agentsweep import untrusted
 from agentsweep.errors import AgentsweepError
+from agentsweep.files import write_durably
 from agentsweep.hashes import file_sha256
-from agentsweep.store import write_durably
 
 
 def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:

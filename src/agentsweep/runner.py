@@ -6,24 +6,15 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from agentsweep import admission, gateway_facts, host, outcome, seal, untrusted, workspace
+from agentsweep import admission, cleanup, gateway_facts, host, outcome, seal, untrusted
 from agentsweep.cpu_modes import CPUSET
 from agentsweep.errors import AgentsweepError, InfraError, LastingError
+from agentsweep.files import disk_errors, write_durably
 from agentsweep.interruption import Signals, kept_unsealed
 from agentsweep.ledger import Ledger
 from agentsweep.measurement import Measurement, Say
 from agentsweep.recall import Recall, Repeat, verify
-from agentsweep.store import (
-    PUBLISHED,
-    SEALED,
-    SUPERSEDED,
-    Attempt,
-    Store,
-    disk_errors,
-    publish,
-    spec_sha256,
-    write_durably,
-)
+from agentsweep.store import PUBLISHED, SEALED, SUPERSEDED, Attempt, Store, publish, spec_sha256
 
 # Less than this on the store's disk, and a run could end for want of space and look like data.
 MIN_FREE_BYTES = 64 * 2**20
@@ -147,7 +138,7 @@ def _room(job: dict, say: Say) -> contextlib.AbstractContextManager[admission.Gr
         pinned=job["limits"]["cpu_mode"] == CPUSET,
     )
     return admission.admitted(
-        need, job["machine"], say, lambda: workspace.clean_engine(job["container"])
+        need, job["machine"], say, lambda: cleanup.clean_engine(job["container"])
     )
 
 

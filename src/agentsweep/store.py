@@ -16,7 +16,6 @@ holds `seal.json`, which says what its files are (`seal`).
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -27,7 +26,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from agentsweep import locks, seal, untrusted
-from agentsweep.errors import AgentsweepError, LastingError
+from agentsweep.errors import AgentsweepError
+from agentsweep.files import disk_errors, link, sync, sync_tree, write_durably
 
 _ATTEMPT = re.compile(r"^attempt-([0-9]+)(?:\.(partial|failed|interrupted|superseded))?$")
 SEALED, SUPERSEDED = "sealed", "superseded"
@@ -166,12 +166,12 @@ class Store:
         name = f"attempt-{attempt.number}" + ("" if state == "sealed" else f".{state}")
         target = attempt.path.with_name(name)
         with disk_errors(attempt.path):
-            _sync_tree(attempt.path)
+            sync_tree(attempt.path)
             if state == SEALED:
                 content = seal.make(attempt.path, needed, said)
                 write_durably(attempt.path / seal.SEAL, content)
             attempt.path.rename(target)
-            _sync(attempt.path.parent)
+            sync(attempt.path.parent)
         return Attempt(attempt.spec_sha256, attempt.number, state, target)
 
     def supersede(self, attempt: Attempt) -> Attempt:
@@ -179,7 +179,7 @@ class Store:
         target = attempt.path.with_name(f"attempt-{attempt.number}.{SUPERSEDED}")
         with disk_errors(attempt.path):
             attempt.path.rename(target)
-            _sync(attempt.path.parent)
+            sync(attempt.path.parent)
         return Attempt(attempt.spec_sha256, attempt.number, SUPERSEDED, target)
 
     def remove(self, attempt: Attempt) -> None:
@@ -224,66 +224,8 @@ def publish(attempt: Attempt, out: Path, names: tuple[str, ...]) -> None:
             source = attempt.path / name
             if name == seal.SEAL and not source.exists():
                 continue
-            if source.stat().st_nlink > 1 or not _link(source, target):
+            if source.stat().st_nlink > 1 or not link(source, target):
                 shutil.copy2(source, target)
             # Snakemake compares times: a recalled file must be newer than its inputs, and a
             # hard link would otherwise carry the day on which the run was made.
             os.utime(target)
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Make a hard link; False where the file system does not have them from here to there."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-            raise
-        return False
-    return True
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.rename(path)
-    _sync(path.parent)
-
-
-@contextlib.contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into one sentence; nothing sealed is ever touched."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LastingError(
-                f"the disk that holds {where} is full: free some space and run again; "
-                "sealed attempts are intact"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise LastingError(
-                f"{where} cannot be written ({error.strerror}): mend its permissions, or name "
-                "another directory"
-            ) from error
-        raise
-
-
-def _sync_tree(root: Path) -> None:
-    for folder, _, files in os.walk(root):
-        for name in files:
-            path = Path(folder) / name
-            if path.is_file() and not path.is_symlink():
-                _sync(path)
-        _sync(Path(folder))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

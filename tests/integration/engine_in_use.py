@@ -4,7 +4,7 @@ import subprocess
 
 from agentsweep.engine import Engine
 from agentsweep.engines import find_engine
-from agentsweep.workspace import engine_dir
+from agentsweep.scratch import engine_dir
 
 # Set by `conftest` before the first test is collected.
 NAME = "podman"

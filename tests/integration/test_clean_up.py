@@ -9,7 +9,7 @@ from pathlib import Path
 import engine_in_use
 import pytest
 
-from agentsweep import strays, workspace
+from agentsweep import cleanup, strays
 from agentsweep.engine import LABEL, OWNER_LABEL, ContainerSpec
 from agentsweep.process import owner_tag
 from conftest import DONE, PATIENCE, bash
@@ -62,7 +62,7 @@ def test_what_only_the_runtime_still_knows_is_removed_by_the_next_start(images):
     # Of a process that has ended, and only now: the clean-up may be that of another test's run.
     dead = owner_tag().rpartition("/")[0] + "/1"
     strays.note(engine.workdir, strays.Note(container.id, name, dead))
-    workspace.clean_up(engine)
+    cleanup.clean_up(engine)
     deadline = time.monotonic() + 30 * PATIENCE
     while left_of(container.id) and time.monotonic() < deadline:
         # Another test's run may be the one that removes it.

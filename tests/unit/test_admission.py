@@ -346,7 +346,7 @@ def test_the_line_is_in_memory_and_elsewhere_only_where_that_cannot_be_written(
         asked.append(base)
         return tmp_path / "own"
 
-    monkeypatch.setattr(admission.workspace, "own_directory", own)
+    monkeypatch.setattr(admission.scratch, "own_directory", own)
     monkeypatch.setattr(admission.os, "access", lambda path, mode: in_memory)
     found = admission._directory({"ledger": None})
     assert asked == [Path("/dev/shm") if in_memory else Path("/tmp")]

@@ -10,9 +10,9 @@ import pytest
 
 from agentsweep import failures, job_files, outcome, retries
 from agentsweep.errors import AgentsweepError, ConfigError, InfraError, LastingError
+from agentsweep.files import disk_errors
 from agentsweep.interruption import Interrupted
 from agentsweep.job_files import JobFile
-from agentsweep.store import disk_errors
 
 SOURCE = Path(retries.__file__).parents[1]
 

@@ -11,7 +11,8 @@ import pytest
 
 from agentsweep import store as store_module
 from agentsweep.errors import AgentsweepError, InfraError
-from agentsweep.store import Store, disk_errors, publish, spec_sha256
+from agentsweep.files import disk_errors
+from agentsweep.store import Store, publish, spec_sha256
 
 SPEC = '{"protocol":1}'
 KEY = spec_sha256(SPEC)

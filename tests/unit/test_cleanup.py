@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentsweep import workspace
+from agentsweep import cleanup, scratch
 from agentsweep.errors import InfraError
 from agentsweep.process import owner_tag
 
@@ -27,7 +27,7 @@ class Engine:
 
 @pytest.fixture
 def node(tmp_path, monkeypatch):
-    monkeypatch.setattr(workspace.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(tmp_path))
     return tmp_path
 
 
@@ -46,8 +46,8 @@ def nest(folder: Path, depth: int) -> None:
 
 
 def test_the_scratch_directory_is_ours_alone(node):
-    assert workspace.root().stat().st_mode & 0o777 == 0o700
-    assert workspace.root() == node / f"agentsweep-{os.getuid()}"
+    assert scratch.root().stat().st_mode & 0o777 == 0o700
+    assert scratch.root() == node / f"agentsweep-{os.getuid()}"
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
@@ -61,7 +61,7 @@ def test_what_a_container_sees_is_open_whatever_the_umask(tmp_path, umask):
         (folder / "deep" / "start").write_text("#!/bin/sh\n", encoding="utf-8")
         (folder / "deep" / "start").chmod(0o700)
         (folder / "link").symlink_to("/etc/shadow")
-        workspace.open_to_all(folder)
+        scratch.open_to_all(folder)
     finally:
         os.umask(before)
     modes = {str(p.relative_to(folder)): p.lstat().st_mode & 0o777 for p in folder.rglob("*")}
@@ -77,30 +77,30 @@ def test_somebody_elses_is_refused(node):
     elsewhere.mkdir()
     (node / f"agentsweep-{os.getuid()}").symlink_to(elsewhere)
     with pytest.raises(InfraError, match="belongs to somebody else"):
-        workspace.root()
+        scratch.root()
 
 
 def test_only_what_the_dead_own_is_removed(node, dead_tag):
-    living, dead = workspace.create("living-1"), workspace.create("dead-1")
+    living, dead = scratch.create("living-1"), scratch.create("dead-1")
     (dead / "owner").write_text(dead_tag, encoding="utf-8")
     (dead / "home").mkdir()
     nest(dead / "home", 1200)
-    torn = workspace.create("torn-1")
+    torn = scratch.create("torn-1")
     (torn / "owner").write_text("", encoding="utf-8")
     engine = Engine(
-        workspace.engine_dir(),
+        scratch.engine_dir(),
         {"id": "a", "attempt": "dead-1", "owner": dead_tag},
         {"id": "b", "attempt": "living-1", "owner": owner_tag()},
         {"id": "c", "attempt": "elsewhere-1", "owner": "another/host/0-1/1/1"},
     )
-    cleaned = workspace.clean_up(engine)
-    assert cleaned == workspace.Cleaned(("container dead-1", "scratch directory dead-1"))
+    cleaned = cleanup.clean_up(engine)
+    assert cleaned == cleanup.Cleaned(("container dead-1", "scratch directory dead-1"))
     assert cleaned.said[0] == "removed container dead-1, left behind by a run that was killed"
     assert [c["id"] for c in engine.containers] == ["b", "c"]
     assert living.is_dir()
     assert torn.is_dir()
     assert not dead.exists()
-    assert workspace.clean_up(engine) == workspace.Cleaned()
+    assert cleanup.clean_up(engine) == cleanup.Cleaned()
 
 
 class Stubborn(Engine):
@@ -116,40 +116,40 @@ class Stubborn(Engine):
 
 
 def test_what_cannot_be_removed_is_said_and_the_rest_is_removed(node, dead_tag, monkeypatch):
-    dead = workspace.create("dead-1")
+    dead = scratch.create("dead-1")
     (dead / "owner").write_text(dead_tag, encoding="utf-8")
     made = ({"id": id, "attempt": id, "owner": dead_tag} for id in ("stuck", "other"))
-    engine = Stubborn(workspace.engine_dir(), *made)
-    cleaned = workspace.clean_up(engine)
+    engine = Stubborn(scratch.engine_dir(), *made)
+    cleaned = cleanup.clean_up(engine)
     assert cleaned.removed == ("container other", "scratch directory dead-1")
     (said,) = cleaned.left
     assert "container stuck cannot be removed: resume failed" in said
     assert said in cleaned.said
     # The engine may need minutes to say so: the next runs do not wait for it.
-    assert workspace.clean_up(engine) == workspace.Cleaned(left=(said,))
+    assert cleanup.clean_up(engine) == cleanup.Cleaned(left=(said,))
     assert engine.tried == 1
-    monkeypatch.setattr(workspace, "_AGAIN_S", 0)
-    assert workspace.clean_up(engine).left == (said,)
+    monkeypatch.setattr(cleanup, "_AGAIN_S", 0)
+    assert cleanup.clean_up(engine).left == (said,)
     assert engine.tried == 2
 
 
 def test_a_removal_that_was_killed_is_finished_by_the_next_start(node, dead_tag, monkeypatch):
-    folder = workspace.create("dead-1")
+    folder = scratch.create("dead-1")
     (folder / "owner").write_text(dead_tag, encoding="utf-8")
     (folder / "home").mkdir()
     calls = []
-    monkeypatch.setattr(workspace, "remove_trees", lambda *paths: calls.append(paths))
-    workspace.remove(folder)
+    monkeypatch.setattr(scratch, "remove_trees", lambda *paths: calls.append(paths))
+    scratch.remove(folder)
     assert calls == [(folder / "home",), (folder,)]
     monkeypatch.undo()
-    monkeypatch.setattr(workspace.tempfile, "gettempdir", lambda: str(node))
-    cleaned = workspace.clean_up(Engine(workspace.engine_dir()))
+    monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(node))
+    cleaned = cleanup.clean_up(Engine(scratch.engine_dir()))
     assert cleaned.removed == ("scratch directory dead-1",)
 
 
 def test_a_name_used_before_starts_empty(node):
-    (workspace.create("a-1") / "rest").write_text("x", encoding="utf-8")
-    assert [p.name for p in workspace.create("a-1").iterdir()] == ["owner"]
+    (scratch.create("a-1") / "rest").write_text("x", encoding="utf-8")
+    assert [p.name for p in scratch.create("a-1").iterdir()] == ["owner"]
 
 
 def test_odd_names_are_names(tmp_path):
@@ -157,21 +157,21 @@ def test_odd_names_are_names(tmp_path):
     odd.mkdir()
     keep = tmp_path / "keep"
     keep.mkdir()
-    workspace.remove_trees(odd)
-    workspace.remove_trees()
+    scratch.remove_trees(odd)
+    scratch.remove_trees()
     assert [p.name for p in tmp_path.iterdir()] == ["keep"]
 
 
 def test_two_that_clean_up_do_so_one_after_the_other(node):
-    engine = Engine(workspace.engine_dir())
-    with workspace.node_lock(engine.workdir, "clean-up"):
+    engine = Engine(scratch.engine_dir())
+    with scratch.node_lock(engine.workdir, "clean-up"):
         code = (
             "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
-            "from agentsweep import workspace\n"
+            "from agentsweep import cleanup, scratch\n"
             "class Engine:\n"
-            "    workdir = workspace.engine_dir()\n"
+            "    workdir = scratch.engine_dir()\n"
             "    def owned(self): return []\n"
-            "print(workspace.clean_up(Engine()).said)"
+            "print(cleanup.clean_up(Engine()).said)"
         )
         other = subprocess.Popen([sys.executable, "-c", code, str(node)], stdout=subprocess.PIPE)
         with pytest.raises(subprocess.TimeoutExpired):
