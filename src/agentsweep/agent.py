@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep import disk, untrusted
+from agentsweep import files, untrusted
 from agentsweep.errors import ConfigError, LastingError
 from agentsweep.hashes import file_sha256
 
@@ -323,7 +323,7 @@ def drop_all_but_session(session_dir: Path, session: str, limit_bytes: int) -> N
     main = find_trace(session_dir, session)
     kept, left_bytes = set(), limit_bytes
     if main is not None:
-        disk.cut(main, limit_bytes)
+        files.cut(main, limit_bytes)
         kept.add(main)
         left_bytes -= main.lstat().st_size
     for path in session_files(session_dir):

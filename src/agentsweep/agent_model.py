@@ -7,8 +7,8 @@ The mode is `scripted` (the task's scenario), `live` (a real endpoint, which cos
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agentsweep import schema
 from agentsweep.endpoint_tools import WEB_FETCH, WEB_SEARCH
+from agentsweep.errors import show
 from agentsweep.replay_source import ReplaySource
 from agentsweep.spec import REPLAY_RULES
 from agentsweep.tasks import Task
@@ -68,7 +68,7 @@ def _live_problems(name: str, own: Mapping, settings: Mapping) -> Iterator[tuple
     if settings["max_cost_usd"] is not None and settings["price"] is None:
         yield (
             place("max_cost_usd"),
-            f"{schema.show(settings['max_cost_usd'])} needs `price`, which is not built in because "
+            f"{show(settings['max_cost_usd'])} needs `price`, which is not built in because "
             "prices change; write input, output, cache_read and cache_write in USD for a million "
             "tokens",
         )

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import schema
 from agentsweep.cpu_modes import CPU_MODES, CPUSET, QUOTA
+from agentsweep.errors import show
 from agentsweep.units import format_size, parse_cpus, parse_size
 
 MIN_MEMORY_BYTES = 16 * 2**20
@@ -114,7 +114,7 @@ def _ungranted(cpus: float | str, modes: Iterable[str], where: str, wrong: list[
     """A part of a core cannot be pinned; ValueError where it is no number of CPUs at all."""
     if CPUSET in modes and "." in parse_cpus(cpus):
         wrong.append(
-            f"{where}: {schema.show(cpus)} is a part of a core, and cpu_mode cpuset pins whole "
+            f"{where}: {show(cpus)} is a part of a core, and cpu_mode cpuset pins whole "
             "ones; leave it out, or list single cells in sweep.cells"
         )
 
@@ -140,8 +140,8 @@ def _axis(
         if canonical_value in seen and index not in told:
             told.add(index)
             wrong.append(
-                f"{place((*path, index))}: {schema.show(value)} is the same as "
-                f"{schema.show(seen[canonical_value])} before it; leave one out"
+                f"{place((*path, index))}: {show(value)} is the same as "
+                f"{show(seen[canonical_value])} before it; leave one out"
             )
         seen.setdefault(canonical_value, value)
     return list(seen)
@@ -228,5 +228,5 @@ def _replicate(text: str) -> int:
     if not text.isdecimal():
         raise ValueError(f"{text!r} is not a replicate; write 0, 1, 2 ...")
     if len(text) > 20 or int(text) >= MOST_REPLICATES:
-        raise ValueError(f"{schema.show(text)} is past the last replicate, {MOST_REPLICATES - 1}")
+        raise ValueError(f"{show(text)} is past the last replicate, {MOST_REPLICATES - 1}")
     return int(text)

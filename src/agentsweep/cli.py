@@ -450,11 +450,12 @@ def _import(arguments: argparse.Namespace) -> None:
 
 
 def _dataset(arguments: argparse.Namespace) -> None:
-    from agentsweep import dataset
+    from agentsweep import aggregate, grades
 
     folders = [Path(line) for line in _lines(arguments.list)]
     judged = _judged(arguments.judged) if arguments.judged else {}
-    rows = dataset.aggregate(folders, arguments.out, arguments.patches, arguments.cells, judged)
+    gradings = grades.Grades(arguments.patches, judged)
+    rows = aggregate.aggregate(folders, arguments.out, gradings, arguments.cells)
     for task, known in judged.items():
         if known.invalid:
             _say(f"left out of shares and figures: all runs of {task}: {known.invalid}")

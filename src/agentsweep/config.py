@@ -12,13 +12,14 @@ from pathlib import Path
 
 from agentsweep import agent, agent_model, disk, lockfile, replay_source, schema, task_sets
 from agentsweep.cells import Cell, cells_of
-from agentsweep.errors import ConfigError
+from agentsweep.errors import ConfigError, show
+from agentsweep.hashes import text_sha256
 from agentsweep.hub import HubSplit
 from agentsweep.layers import is_base, merge, own_names
 from agentsweep.machine import Machine, decimal_mb
 from agentsweep.recall import Choice, Recall, Repeat
 from agentsweep.replay_source import ReplaySource
-from agentsweep.spec import FIX_RECIPE, PROTOCOL, ImageRef, canonical, cores, text_sha256
+from agentsweep.spec import FIX_RECIPE, PROTOCOL, ImageRef, canonical, cores
 from agentsweep.store import Store, spec_sha256
 from agentsweep.task_sets import TaskSet
 from agentsweep.tasks import Task, load_task
@@ -617,7 +618,7 @@ def _semantic_problems(data: dict) -> Iterator[tuple[tuple, str]]:
     if container["host_mounts"] and container["userland"] != "host":
         yield (
             ("container", "host_mounts"),
-            f"{schema.show(container['host_mounts'])} needs `userland: host`; write [] with "
+            f"{show(container['host_mounts'])} needs `userland: host`; write [] with "
             f"`userland: {container['userland']}`",
         )
     yield from agent_model.problems(data["agent"], data["agents"])

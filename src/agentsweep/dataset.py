@@ -1,13 +1,12 @@
-"""The data set: the tables of all runs, one file for each table, in bounded memory."""
+"""A data set on disk: the tables of all runs, read in bounded memory."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentsweep import grades, tables
+from agentsweep import tables
 from agentsweep.errors import AgentsweepError
 
 if TYPE_CHECKING:
@@ -16,47 +15,16 @@ if TYPE_CHECKING:
 
 # How many cells were wanted and how many have a run: an archive may be incomplete.
 CELLS = "cells.json"
-EXTRACTED = ("runs", "tool_calls", "api_calls", "messages", "samples")
 
 
-def aggregate(
-    folders: Iterable[Path | str],
-    out: Path | str,
-    patch_list: Path | None = None,
-    cells: int | None = None,
-    judged: Mapping[str, grades.Judged] | None = None,
-) -> dict[str, int]:
-    """Put the tables of extracted runs together below `out`; returns the rows of each table.
-
-    The order of the folders does not matter. `hosts` is summed up from `runs`; the gradings
-    of the patches that `patch_list` names, and what is known of tasks (`judged`, by name), say what
-    `runs` has on them, and `tests`. `cells`, the number of runs that were wanted, is kept beside
-    the tables (`cells_of`). Raises AgentsweepError when there is no folder, a table is missing, or
-    two folders hold one run.
-    """
-    ordered = sorted(map(Path, folders))
-    if not ordered:
-        raise AgentsweepError(
-            "there is no extracted run to aggregate: run the sweep first (`snakemake runs`)"
-        )
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    _refuse_repeated(ordered)
-    rows = {
-        name: tables.concat(name, (folder / f"{name}.parquet" for folder in ordered), target)
-        for name, target in ((name, out / f"{name}.parquet") for name in EXTRACTED)
-        if name != "runs"
-    }
-    rows |= _runs(ordered, out, grades.Grades(patch_list, judged))
-    hosts = _hosts(out / "runs.parquet")
-    tables.write("hosts", hosts, out / "hosts.parquet")
-    if cells is None:
+def note_cells(directory: Path, wanted: int | None, with_run: int) -> None:
+    """Keep beside the tables how many runs were wanted; None: nobody knows."""
+    if wanted is None:
         # What an earlier data set wanted says nothing of this one.
-        (out / CELLS).unlink(missing_ok=True)
+        (directory / CELLS).unlink(missing_ok=True)
     else:
-        content = json.dumps({"wanted": cells, "with_run": rows["runs"]})
-        (out / CELLS).write_text(f"{content}\n", encoding="utf-8")
-    return rows | {"hosts": len(hosts)}
+        content = json.dumps({"wanted": wanted, "with_run": with_run})
+        (directory / CELLS).write_text(f"{content}\n", encoding="utf-8")
 
 
 def cells_of(directory: Path | str) -> tuple[int, int] | None:
@@ -66,42 +34,6 @@ def cells_of(directory: Path | str) -> tuple[int, int] | None:
         return int(noted["with_run"]), int(noted["wanted"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _runs(folders: Sequence[Path], out: Path, known: grades.Grades) -> dict[str, int]:
-    """`runs` with what grading said about each run's patch, and `tests`."""
-    with (
-        tables.Writer("runs", out / "runs.parquet") as runs,
-        tables.Writer("tests", out / "tests.parquet") as tests,
-    ):
-        for folder in folders:
-            for run in tables.read("runs", folder / "runs.parquet").to_pylist():
-                runs.write([run | known.of(run)])
-                tests.write(known.tests(run))
-    return {"runs": runs.rows, "tests": tests.rows}
-
-
-def _refuse_repeated(folders: Sequence[Path]) -> None:
-    """One run in two folders would count twice in every number."""
-    owner: dict[str, Path] = {}
-    for folder in folders:
-        for run_id in tables.read("runs", folder / "runs.parquet", ["run_id"])[
-            "run_id"
-        ].to_pylist():
-            if run_id in owner:
-                raise AgentsweepError(
-                    f"{owner[run_id]} and {folder} both hold the run {run_id}: remove one"
-                )
-            owner[run_id] = folder
-
-
-def _hosts(runs: Path) -> list[dict]:
-    columns = [name for name in tables.schema_of("hosts").names if name != "n_runs"]
-    counts: Counter[tuple] = Counter()
-    for group in tables.row_groups("runs", runs, columns):
-        counts.update(zip(*(group[name].to_pylist() for name in columns), strict=True))
-    ordered = sorted(counts, key=lambda host: tuple(map(repr, host)))
-    return [dict(zip(columns, host, strict=True)) | {"n_runs": counts[host]} for host in ordered]
 
 
 class Dataset:

@@ -1,5 +1,8 @@
 """The errors that a user sees: one sentence each, saying what, where and how to mend it."""
 
+import json
+from typing import Any
+
 
 class AgentsweepError(Exception):
     """A failure that the command line prints as one line, without a traceback."""
@@ -25,3 +28,9 @@ class InfraError(AgentsweepError):
 
 class LastingError(InfraError):
     """An InfraError that comes again until somebody changes something: no second try is made."""
+
+
+def show(value: Any) -> str:
+    """A value as its file would hold it, cut to one readable line."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -67,3 +67,23 @@ def link(source: Path, target: Path) -> bool:
             raise
         return False
     return True
+
+
+def cut(path: Path, limit_bytes: int) -> None:
+    """Shorten a file to the whole lines that its first `limit_bytes` have."""
+    with contextlib.suppress(OSError):
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with os.fdopen(os.open(path, flags), "rb+") as file:
+            if os.fstat(file.fileno()).st_size <= limit_bytes:
+                return
+            end = limit_bytes
+            while end > 0:
+                begin = max(0, end - 2**16)
+                file.seek(begin)
+                at = file.read(end - begin).rfind(b"\n")
+                if at >= 0:
+                    end = begin + at + 1
+                    break
+                end = begin
+            # A line that is longer than that is cut.
+            file.truncate(end or limit_bytes)

@@ -30,9 +30,10 @@ from agentsweep.engine import (
 )
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.files import disk_errors, write_durably
+from agentsweep.hashes import text_sha256
 from agentsweep.interruption import Signals, kept_unsealed
 from agentsweep.process import owner_tag
-from agentsweep.spec import canonical, cores, text_sha256
+from agentsweep.spec import canonical, cores
 from agentsweep.store import Attempt, Store, publish, spec_sha256
 from agentsweep.task_row import TaskRow
 from agentsweep.verdict import KINDS

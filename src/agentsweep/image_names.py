@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from agentsweep.schema import show
+from agentsweep.errors import show
 
 TRANSPORTS = ("docker://", "oci-archive:", "docker-archive:")
 

@@ -1,7 +1,6 @@
 """The steps of one measured run, from preflight to judgement, and the record of it."""
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
@@ -19,11 +18,13 @@ from agentsweep import (
     agent,
     bounded,
     cleanup,
+    codehash,
     disk,
     distribution,
     endpoint,
     engine,
     engines,
+    files,
     gateway_facts,
     host,
     image_check,
@@ -223,7 +224,7 @@ class Measurement:
             "budget": agent_run.gateway["budget"],
             "endpoint": agent_run.gateway.get("endpoint"),
             **self._replayed(agent_run.gateway),
-            "runner": {"version": __version__, "source_sha256": source_sha256()},
+            "runner": {"version": __version__, "source_sha256": codehash.package_sha256()},
         }
 
     def _replayed(self, gateway: dict) -> dict:
@@ -519,7 +520,7 @@ class Measurement:
         with contextlib.suppress(OSError):
             agent.drop_all_but_session(path / "session", self.session, _KEPT_BYTES)
         for name in ("stream.jsonl", "stderr.txt"):
-            disk.cut(path / name, _KEPT_BYTES)
+            files.cut(path / name, _KEPT_BYTES)
 
     def _last_status(self) -> dict:
         """What the gateway says once no answer is under way any more."""
@@ -853,13 +854,3 @@ def _exit_code(client: subprocess.Popen) -> int | None:
     except subprocess.TimeoutExpired:
         _end_client(client)
         return None
-
-
-def source_sha256() -> str:
-    """A hash over this package's source: which code made a run."""
-    digest = hashlib.sha256()
-    folder = Path(__file__).parent
-    data = (path for path in folder.glob("data/*") if path.is_file())
-    for path in sorted([*folder.glob("*.py"), *data]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()

@@ -12,10 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agentsweep.errors import ConfigError
+from agentsweep.errors import ConfigError, show
 from agentsweep.image_names import benchmark_image, image_problems, qualified
 from agentsweep.log_parsers import own_program
-from agentsweep.schema import show
 from agentsweep.task_row import DEFAULT_LOG_PARSER, DEFAULT_TEST_COMMAND, TaskRow
 from agentsweep.utf8 import is_text
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentsweep.errors import ConfigError
+from agentsweep.errors import ConfigError, show
 from agentsweep.row_fields import LIGHT_COLUMNS, ROW_COLUMNS, light_fields, row_of
-from agentsweep.schema import show
 from agentsweep.task_row import TaskRow
 
 SUFFIXES = (".parquet", ".jsonl", ".json")

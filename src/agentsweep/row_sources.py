@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agentsweep import hub, row_files
-from agentsweep.errors import ConfigError
+from agentsweep.errors import ConfigError, show
 from agentsweep.hashes import file_sha256
 from agentsweep.row_files import Entry
-from agentsweep.schema import show
 from agentsweep.task_row import TaskRow
 
 _HUB_KEYS = ("hub", "config", "split", "revision")

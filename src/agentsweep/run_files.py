@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agentsweep import untrusted
 from agentsweep.attribution import Mark
-from agentsweep.spec import text_sha256
+from agentsweep.hashes import text_sha256
 from agentsweep.trace import Source, agent_id_of, parse_sources
 from agentsweep.trace_records import Trace
 

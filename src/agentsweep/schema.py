@@ -5,18 +5,18 @@ A line says where (file and key), what is there and what is allowed there.
 
 import difflib
 import functools
-import json
 import math
 from collections.abc import Iterator, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
 from agentsweep import yamlfile
-from agentsweep.errors import ConfigError
+from agentsweep.errors import ConfigError, show
 
-SCHEMAS = Path(__file__).resolve().parents[2] / "workflow" / "schemas"
+SCHEMAS = resources.files("agentsweep") / "schemas"
 
 _TYPES = {
     "string": "a text",
@@ -46,7 +46,7 @@ def read_mapping(path: Path) -> dict:
 
 @functools.cache
 def load_schema(name: str) -> dict:
-    """One of the schemas in workflow/schemas, `config` or `task`."""
+    """One of the schemas of this package: `config`, `task` or `task_set`."""
     return yamlfile.read(SCHEMAS / f"{name}.schema.yaml")
 
 
@@ -158,12 +158,6 @@ def dotted(path: tuple) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
-
-
-def show(value: Any) -> str:
-    """A value as its file would hold it, cut to one readable line."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def type_in_words(node: Mapping) -> str:

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
+from agentsweep.hashes import text_sha256
+
 # Raise it when a change of the runner makes older runs incomparable: every cell is run again.
 PROTOCOL = 1
 # Raise it when the steps that make an image ready for the agent change.
@@ -45,11 +47,6 @@ def agent_part(spec: dict) -> str | None:
         return None
     rest = {key: task[key] for key in task if key not in ("row_sha256", "base_commit")}
     return text_sha256(canonical(spec | {"task": rest}))
-
-
-def text_sha256(text: str | None) -> str | None:
-    """Hash of a text, None for None."""
-    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
 def cores(cpus: str) -> int:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentsweep import row_files, row_sources, schema
-from agentsweep.errors import ConfigError
+from agentsweep.errors import ConfigError, show
 from agentsweep.hub import HubSplit
 from agentsweep.lockfile import Locked
 from agentsweep.row_files import Entry
-from agentsweep.schema import show
 from agentsweep.task_row import TaskRow
 from agentsweep.units import parse_size
 

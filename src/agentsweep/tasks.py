@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentsweep import row_sources, schema
-from agentsweep.errors import ConfigError
+from agentsweep.errors import ConfigError, show
 from agentsweep.image_names import TRANSPORTS, benchmark_image, image_problems
 from agentsweep.scenario import load as load_scenario
 from agentsweep.task_row import TaskRow
@@ -153,7 +153,7 @@ def _problems(content: Mapping):
     if content["kind"] == "swe":
         if not (statement or "").strip():
             yield (
-                f"problem_statement: {schema.show(statement)} is empty; a task of kind swe needs "
+                f"problem_statement: {show(statement)} is empty; a task of kind swe needs "
                 "the issue's text"
             )
         if prompt is not None and _PLACEHOLDER not in prompt:
@@ -161,7 +161,7 @@ def _problems(content: Mapping):
     else:
         if not (prompt or "").strip():
             yield (
-                f"prompt: {schema.show(prompt)} is empty; a task of kind {content['kind']} needs "
+                f"prompt: {show(prompt)} is empty; a task of kind {content['kind']} needs "
                 "the text that the agent gets"
             )
         elif _PLACEHOLDER in prompt and not (statement or "").strip():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsweep import agent, disk
+from agentsweep import agent, disk, files
 from agentsweep.calls import Ledger
 
 KIB = 1024
@@ -116,7 +116,7 @@ def test_what_is_cut_are_whole_lines_from_the_beginning(tmp_path_factory, lines,
     path = tmp_path_factory.getbasetemp() / "cut"
     whole = b"".join(line + b"\n" for line in lines)
     path.write_bytes(whole)
-    disk.cut(path, limit)
+    files.cut(path, limit)
     left = path.read_bytes()
     assert whole.startswith(left)
     assert len(left) <= limit or left == whole
@@ -127,8 +127,8 @@ def test_what_is_cut_are_whole_lines_from_the_beginning(tmp_path_factory, lines,
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")])
 def test_only_files_are_cut(tmp_path, make):
     make(tmp_path / "odd")
-    disk.cut(tmp_path / "odd", 1)
-    disk.cut(tmp_path / "none", 1)
+    files.cut(tmp_path / "odd", 1)
+    files.cut(tmp_path / "none", 1)
     assert [p.name for p in tmp_path.iterdir()] == ["odd"]
 
 

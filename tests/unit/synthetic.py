@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import dataset, tables
+from agentsweep import aggregate, tables
 
 MIB = 2**20
 GIB = 2**30
@@ -344,6 +344,6 @@ def write_extracted(runs: Sequence[Run], root: Path) -> list[Path]:
         write_dataset([run], folder)
         folders.append(folder)
     assert all(
-        (folder / f"{name}.parquet").exists() for folder in folders for name in dataset.EXTRACTED
+        (folder / f"{name}.parquet").exists() for folder in folders for name in aggregate.EXTRACTED
     )
     return folders

@@ -12,17 +12,27 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A small package: a imports b inside a function, b imports c; d and e import each other."""
+    """A small package: a imports b inside a function, b imports c; d and e import each other.
+
+    The packages in it: f.g imports h below it, i is a program.
+    """
     sources = {
         "__init__": "__version__ = '1'\n",
-        "a": "import json\n\ndef run():\n    from agentsweep import b, absent\n    return b\n",
+        "a": "import json\n\ndef run():\n    from agentsweep import b\n    return b\n",
         "b": "from .c import thing\n",
         "c": "thing = 1\n",
         "d": "import agentsweep.e\n",
         "e": "from . import d\n",
+        "f/__init__": "",
+        "f/g": "from agentsweep.f import h\nfrom ..c import thing\n",
+        "f/h": "from agentsweep import __version__\n",
+        "i/__init__": "",
+        "i/__main__": "from agentsweep.f.h import x\n",
     }
     for name, text in sources.items():
-        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     monkeypatch.setattr(codehash, "SOURCE", tmp_path)
     forget()
     yield tmp_path
@@ -42,6 +52,43 @@ def digest(*entries):
 def test_closure_follows_every_form_of_import(package):
     assert codehash.closure({"agentsweep.a"}) == {"agentsweep.a", "agentsweep.b", "agentsweep.c"}
     assert codehash.closure({"agentsweep.d"}) == {"agentsweep.d", "agentsweep.e"}
+    assert codehash.closure({"agentsweep.f.g"}) == {
+        "agentsweep.f.g",
+        "agentsweep.f.h",
+        "agentsweep.c",
+    }
+    assert codehash.closure({"agentsweep.i"}) == {"agentsweep.i", "agentsweep.f.h"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from agentsweep import absent",
+        "from agentsweep.f import absent",
+        "import agentsweep.absent",
+    ],
+)
+def test_a_name_that_cannot_be_found_is_an_error(package, source):
+    """Else a module that moved would go out of the hash, and nobody would see it."""
+    (package / "a.py").write_text(source, encoding="utf-8")
+    with pytest.raises(LookupError, match=r"no module agentsweep\.(f\.)?absent below"):
+        digest("agentsweep.a")
+    with pytest.raises(LookupError, match="mend the name"):
+        digest("agentsweep.gone")
+
+
+@pytest.mark.parametrize("edited", ["a.py", "f/h.py", "i/__main__.py", "data/x", "schemas/y.yaml"])
+def test_the_hash_of_all_code_changes_with_each_file_of_it(package, edited):
+    for name in ("data/x", "schemas/y.yaml"):
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text("1\n", encoding="utf-8")
+    before = codehash.package_sha256()
+    (package / "f" / "__pycache__").mkdir()
+    (package / "f" / "__pycache__" / "h.py").write_text("# no source\n", encoding="utf-8")
+    assert codehash.package_sha256() == before
+    with (package / edited).open("a", encoding="utf-8") as file:
+        file.write("# edited\n")
+    assert codehash.package_sha256() != before
 
 
 @pytest.mark.parametrize(
@@ -80,7 +127,7 @@ def test_digest_is_of_contents_not_of_times_or_places(package, tmp_path_factory,
     script = package / "figure.py"
     script.write_text("from agentsweep import c\n", encoding="utf-8")
     before = digest(script)
-    for path in package.iterdir():
+    for path in package.rglob("*"):
         path.touch()
     assert digest(script) == before
     moved = tmp_path_factory.mktemp("moved")
@@ -95,11 +142,13 @@ def test_digest_is_of_contents_not_of_times_or_places(package, tmp_path_factory,
 # The project's own modules
 
 
-def test_package_itself_runs_nothing():
-    """It is left out of every hash, so that a new version number makes nothing stale."""
+def test_packages_themselves_run_nothing():
+    """They are left out of every hash, so that a new version number makes nothing stale."""
     tree = ast.parse((codehash.SOURCE / "__init__.py").read_text(encoding="utf-8"))
-    kinds = [type(node) for node in tree.body]
-    assert kinds == [ast.Expr, ast.Assign]
+    assert [type(node) for node in tree.body] == [ast.Expr, ast.Assign]
+    for path in codehash.SOURCE.glob("*/**/__init__.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert [type(node) for node in tree.body] == [ast.Expr], path
 
 
 def test_extraction_depends_on_the_parser_and_not_on_what_makes_runs():
@@ -110,7 +159,7 @@ def test_extraction_depends_on_the_parser_and_not_on_what_makes_runs():
 
 
 def test_data_set_and_figures_do_not_depend_on_the_parser():
-    assert "agentsweep.trace" not in codehash.closure({"agentsweep.dataset"})
+    assert "agentsweep.trace" not in codehash.closure({"agentsweep.aggregate"})
     for script in (ROOT / "workflow" / "scripts" / "figures").glob("*.py"):
         used = codehash.closure(codehash._imports(script))
         assert "agentsweep.style" in used, script.name
@@ -118,8 +167,11 @@ def test_data_set_and_figures_do_not_depend_on_the_parser():
             assert f"agentsweep.{module}" not in used, f"{script.name} uses {module}"
 
 
-@pytest.mark.parametrize(("command", "module"), [("_extract", "extract"), ("_dataset", "dataset")])
-def test_command_runs_no_other_module_than_the_one_that_is_hashed(command, module):
+@pytest.mark.parametrize(
+    ("command", "modules"),
+    [("_extract", {"extract"}), ("_dataset", {"aggregate", "grades"}), ("_judged", {"grades"})],
+)
+def test_command_runs_no_other_modules_than_those_that_are_hashed(command, modules):
     """The rules hash the module, not the command line, which imports everything."""
     tree = ast.parse((codehash.SOURCE / "cli.py").read_text(encoding="utf-8"))
     function = next(
@@ -131,4 +183,4 @@ def test_command_runs_no_other_module_than_the_one_that_is_hashed(command, modul
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert imported == {module}
+    assert imported == modules

@@ -14,6 +14,7 @@ from agentsweep import config, layers, lockfile, replay_source, schema, spec, ta
 from agentsweep.agent import AgentSettings
 from agentsweep.config import Cell, Import, Machine
 from agentsweep.errors import ConfigError
+from agentsweep.hashes import text_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -382,15 +383,13 @@ def test_spec_is_canonical_and_holds_what_it_must(project):
     assert said["image"] == {"digest": DIGEST, "recipe": spec.FIX_RECIPE, "uid": 1000, "gid": 1000}
     assert said["agent"]["binary_sha256"] == "b" * 64
     assert said["protocol"] == spec.PROTOCOL
-    assert loaded.spec_sha256(cell) == spec.text_sha256(text)
+    assert loaded.spec_sha256(cell) == text_sha256(text)
 
 
 def test_specs_of_runs_that_were_made_stay_as_they_were(project):
     """Another one would have every archived run made again; PROTOCOL is how that is asked for."""
     text = load().spec(load().cells()[0])
-    assert spec.text_sha256(text) == (
-        "c502269fced56e229d34b5f7197c9df0ca63175f125d5b1004389b23d1dffb94"
-    )
+    assert text_sha256(text) == ("c502269fced56e229d34b5f7197c9df0ca63175f125d5b1004389b23d1dffb94")
 
 
 def test_spec_holds_no_name_and_no_path(project):
@@ -962,7 +961,7 @@ def test_readme_says_truly_whether_a_change_reruns_agents():
 def test_own_config_mentions_no_key_that_the_schema_lacks():
     text = (ROOT / "config" / "config.yaml").read_text(encoding="utf-8")
     assert text.startswith(
-        "# yaml-language-server: $schema=../workflow/schemas/config.schema.yaml\n"
+        "# yaml-language-server: $schema=../src/agentsweep/schemas/config.schema.yaml\n"
     )
     for path in (ROOT / "workflow" / "schemas").glob("*.yaml"):
         import jsonschema

@@ -8,9 +8,11 @@ import pyarrow as pa
 import pytest
 import synthetic
 
-from agentsweep import captions, dataset, grades, tables
+from agentsweep import aggregate, captions, dataset, grades, tables
 from agentsweep.dataset import Dataset, sample_arrays
 from agentsweep.errors import AgentsweepError
+
+UNGRADED = grades.Grades(None)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def folders(runs, tmp_path_factory):
 
 
 def test_every_row_of_every_run_arrives(runs, folders, tmp_path):
-    counts = dataset.aggregate(folders, tmp_path)
+    counts = aggregate.aggregate(folders, tmp_path, UNGRADED)
     assert counts["runs"] == len(runs)
     for name in ("tool_calls", "api_calls", "messages", "samples"):
         assert counts[name] == sum(len(getattr(run, name)) for run in runs)
@@ -34,10 +36,10 @@ def test_every_row_of_every_run_arrives(runs, folders, tmp_path):
 def test_order_of_the_folders_changes_no_byte(folders, tmp_path):
     shuffled = random.Random(3).sample(folders, len(folders))
     assert shuffled != folders
-    dataset.aggregate(folders, tmp_path / "a")
-    dataset.aggregate(shuffled, tmp_path / "b")
+    aggregate.aggregate(folders, tmp_path / "a", UNGRADED)
+    aggregate.aggregate(shuffled, tmp_path / "b", UNGRADED)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == sorted(f"{name}.parquet" for name in (*dataset.EXTRACTED, "tests", "hosts"))
+    assert files == sorted(f"{name}.parquet" for name in (*aggregate.EXTRACTED, "tests", "hosts"))
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -46,7 +48,7 @@ def test_hosts_are_the_distinct_machines(tmp_path):
     runs = synthetic.sweep(tasks=["logstats"], cpus=[1.0])
     runs[1].row["kernel"] = "6.12.0"
     runs[2].row["kernel"] = None
-    dataset.aggregate(synthetic.write_extracted(runs, tmp_path / "e"), tmp_path / "d")
+    aggregate.aggregate(synthetic.write_extracted(runs, tmp_path / "e"), tmp_path / "d", UNGRADED)
     hosts = tables.read("hosts", tmp_path / "d" / "hosts.parquet").to_pylist()
     assert {(host["kernel"], host["n_runs"]) for host in hosts} == {
         ("6.1.0", 1),
@@ -56,9 +58,9 @@ def test_hosts_are_the_distinct_machines(tmp_path):
 
 
 def test_how_many_cells_were_wanted_is_kept_until_nobody_says_so(folders, runs, tmp_path):
-    dataset.aggregate(folders, tmp_path, cells=40)
+    aggregate.aggregate(folders, tmp_path, UNGRADED, cells=40)
     assert dataset.cells_of(tmp_path) == (len(runs), 40)
-    dataset.aggregate(folders, tmp_path)
+    aggregate.aggregate(folders, tmp_path, UNGRADED)
     assert dataset.cells_of(tmp_path) is None
 
 
@@ -69,9 +71,8 @@ def test_runs_of_a_task_that_is_not_valid_are_in_no_figure(tmp_path):
         run.row["row_sha256"] = "cc" if run.row["task"] == "logstats" else None
     reason = "its task is not valid: gold patch, time 1: not resolved"
     judged = {"logstats": grades.Judged(invalid=reason)}
-    dataset.aggregate(
-        synthetic.write_extracted(runs, tmp_path / "e"), tmp_path / "d", None, None, judged
-    )
+    folders = synthetic.write_extracted(runs, tmp_path / "e")
+    aggregate.aggregate(folders, tmp_path / "d", grades.Grades(None, judged))
     rows = tables.read("runs", tmp_path / "d" / "runs.parquet").to_pylist()
     assert len(rows) == len(runs)
     assert {row["grade_status"] for row in rows if row["task"] == "logstats"} == {"invalid_task"}
@@ -91,26 +92,26 @@ def test_runs_of_a_task_that_is_not_valid_are_in_no_figure(tmp_path):
     with pytest.raises(AgentsweepError, match=r"no run of a valid task .*keep_invalid: true"):
         only = [run for run in runs if run.row["task"] == "logstats"]
         folders = synthetic.write_extracted(only, tmp_path / "f")
-        dataset.aggregate(folders, tmp_path / "g", None, None, judged)
+        aggregate.aggregate(folders, tmp_path / "g", grades.Grades(None, judged))
         Dataset(tmp_path / "g")
 
 
 def test_no_folder_is_an_error(tmp_path):
     with pytest.raises(AgentsweepError, match="there is no extracted run"):
-        dataset.aggregate([], tmp_path)
+        aggregate.aggregate([], tmp_path, UNGRADED)
 
 
 def test_one_run_in_two_folders_is_an_error(tmp_path):
     run = synthetic.make_run("logstats", synthetic.GIB, 1.0)
     folders = [synthetic.write_dataset([run], tmp_path / name) for name in ("x", "y")]
     with pytest.raises(AgentsweepError, match=r"both hold the run task~logstats"):
-        dataset.aggregate(folders, tmp_path / "out")
+        aggregate.aggregate(folders, tmp_path / "out", UNGRADED)
     assert not (tmp_path / "out" / "runs.parquet").exists()
 
 
 def test_missing_table_is_named(folders, tmp_path):
     with pytest.raises(AgentsweepError, match=r"nowhere/runs.parquet is missing"):
-        dataset.aggregate([*folders, tmp_path / "nowhere"], tmp_path / "out")
+        aggregate.aggregate([*folders, tmp_path / "nowhere"], tmp_path / "out", UNGRADED)
 
 
 def test_samples_come_run_by_run_across_row_groups(runs, tmp_path, monkeypatch):

@@ -30,9 +30,9 @@ from session_maker import SESSION, Session, small_session, stamp, succeeded
 
 from agentsweep import tables
 from agentsweep.extract import extract
+from agentsweep.hashes import text_sha256
 from agentsweep.linked_run import Curve, Run
 from agentsweep.run_files import Damage, prompt_was_garbled, read_result
-from agentsweep.spec import text_sha256
 from agentsweep.time_split import leaf_rows
 from agentsweep.trace_lines import LineReport
 

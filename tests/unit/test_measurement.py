@@ -210,14 +210,3 @@ def test_without_the_kernels_log_the_number_is_unknown_with_a_bound(judged):
 def test_near_the_end_is_two_seconds(judged, last_kill_ns, outcome):
     run = agent_run(begin=(0, None), end=(1, None), **KILLED)
     assert judged(run, oom_kill_last_ns=last_kill_ns)[0].outcome == outcome
-
-
-def test_the_hash_of_the_source_takes_no_directory_for_a_file(tmp_path, monkeypatch):
-    """Python puts one beside each module that it compiles."""
-    (tmp_path / "data").mkdir()
-    for name in ("measurement.py", "data/module.py"):
-        (tmp_path / name).write_text("", encoding="utf-8")
-    monkeypatch.setattr(measurement, "__file__", str(tmp_path / "measurement.py"))
-    before = measurement.source_sha256()
-    (tmp_path / "data" / "__pycache__").mkdir()
-    assert measurement.source_sha256() == before

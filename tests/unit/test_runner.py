@@ -11,8 +11,8 @@ import pytest
 from agentsweep import interruption, runner
 from agentsweep.admission import Need, admitted
 from agentsweep.errors import AgentsweepError, InfraError
+from agentsweep.hashes import text_sha256
 from agentsweep.ledger import VARIABLE, Ledger
-from agentsweep.spec import text_sha256
 from agentsweep.store import Store, spec_sha256
 
 SPEC = '{"protocol":1}'

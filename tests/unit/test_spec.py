@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsweep import spec
+from agentsweep.hashes import text_sha256
 
 # What a configuration may hold: whole numbers may come as 1 or 1.0.
 VALUES = st.recursive(
@@ -49,12 +50,12 @@ def test_the_text_of_a_spec_is_this():
 
 @given(text=st.text())
 def test_a_hash_is_that_of_the_text_in_utf8(text):
-    assert spec.text_sha256(text) == hashlib.sha256(text.encode("utf-8")).hexdigest()
+    assert text_sha256(text) == hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def test_no_text_has_no_hash():
-    assert spec.text_sha256(None) is None
-    assert spec.text_sha256("") == hashlib.sha256(b"").hexdigest()
+    assert text_sha256(None) is None
+    assert text_sha256("") == hashlib.sha256(b"").hexdigest()
 
 
 @given(hundredths=st.integers(1, 409_600))

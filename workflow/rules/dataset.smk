@@ -25,7 +25,7 @@ rule dataset:
     conda:
         "../envs/analysis.yaml"
     params:
-        code=codehash.digest("agentsweep.dataset"),
+        code=codehash.digest("agentsweep.aggregate", "agentsweep.grades"),
         directories=extracted_directories,
         patches=patch_list_option,
         # Tracked: with `partial`, one more wanted cell changes captions and no input.
