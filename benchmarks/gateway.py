@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from agentsweep.process import LineService
+from agentsweep.host.processes import LineService
 
 KEY = "benchmark"
 # A first request of Claude Code 2.1.330 has some 50 kB, one deep in a session several hundred.

@@ -19,8 +19,11 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep import config, engines, runner, scratch
-from agentsweep.process import LineService
+from agentsweep.config import config
+from agentsweep.containers import engines
+from agentsweep.host import scratch
+from agentsweep.host.processes import LineService
+from agentsweep.runs import run_cell
 
 ROOT = Path(__file__).parents[1]
 ARCHIVE = ROOT / "images" / "logstats.tar"
@@ -118,7 +121,7 @@ def make_image(folder: Path, loaded: config.Config) -> dict:
 
 def run(loaded: config.Config, cell: config.Cell, image: dict, folder: Path) -> None:
     """One cell in this process."""
-    result = runner.run_cell(
+    result = run_cell.run_cell(
         loaded.job(cell), loaded.spec(cell), image, folder / "out" / cell.id, say=lambda _: None
     )
     assert result["outcome"] == "completed", result["outcome_detail"]

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep import engines, scratch
+from agentsweep.containers import engines
+from agentsweep.host import scratch
 
 ROOT = Path(__file__).parents[1]
 DATA_SETS = ("all_images_haiku", "all_images_local")

@@ -21,8 +21,11 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep import agent, config, engine, engines, images, scratch
-from agentsweep.process import LineService
+from agentsweep.agents.claude_code import invocation
+from agentsweep.config import config
+from agentsweep.containers import engine, engines, images
+from agentsweep.host import scratch
+from agentsweep.host.processes import LineService
 
 ROOT = Path(__file__).parents[1]
 ARCHIVE = ROOT / "images" / "logstats.tar"
@@ -103,7 +106,7 @@ def run_measured(folder: Path, replicate: int) -> tuple[float, dict]:
 def run_bare(folder: Path, settings, record: dict) -> float:
     """Seconds of one `podman run` of the same session; the model endpoint is up beforehand."""
     job = settings.job(settings.cells()[0])
-    cli = agent.AgentSettings(**job["agent"]["settings"])
+    cli = invocation.AgentSettings(**job["agent"]["settings"])
     token = secrets.token_urlsafe(24)
     control = folder / "control"
     for name in ("session", "marks", "home"):
@@ -113,15 +116,17 @@ def run_bare(folder: Path, settings, record: dict) -> float:
     gateway = LineService("agentsweep.gateway", folder / "log")
     gateway.ask({**job["model"], "listen": f"unix:{control / 'api.sock'}",
                  "log": str(folder / "api.jsonl"), "token": token})  # fmt: skip
-    argv = agent.arguments(cli, agent.session_id("0" * 64, 1))
-    start = agent.start_script(argv, agent.environment(cli, "unix:", token, marks=False))
+    argv = invocation.arguments(cli, invocation.session_id("0" * 64, 1))
+    start = invocation.start_script(argv, invocation.environment(cli, "unix:", token, marks=False))
     (control / "start").write_text(start, encoding="utf-8")
     (control / "start").chmod(0o755)
-    (control / "task-environment.sh").write_text(agent.task_environment(None), encoding="utf-8")
-    (control / "env-file.sh").write_text(agent.env_file(system_search=True), encoding="utf-8")
+    (control / "task-environment.sh").write_text(
+        invocation.task_environment(None), encoding="utf-8"
+    )
+    (control / "env-file.sh").write_text(invocation.env_file(system_search=True), encoding="utf-8")
     binary = ROOT / job["agent"]["binary"]
-    mounts = [f"{control}:{agent.CONTROL}:ro", f"{binary}:{agent.CONTAINER_BINARY}:ro"]
-    mounts += [f"{folder / n}:{agent.CONTROL}/{n}:rw" for n in ("session", "marks", "home")]
+    mounts = [f"{control}:{invocation.CONTROL}:ro", f"{binary}:{invocation.CONTAINER_BINARY}:ro"]
+    mounts += [f"{folder / n}:{invocation.CONTROL}/{n}:rw" for n in ("session", "marks", "home")]
     found = engines.find_engine("auto", "auto", scratch.engine_dir())
     ulimits = [word for limit in engine.ulimits() for word in ("--ulimit", limit)]
     command = found.command(
@@ -129,7 +134,7 @@ def run_bare(folder: Path, settings, record: dict) -> float:
         "--memory", str(MEMORY_BYTES), "--memory-swap", str(MEMORY_BYTES), "--cpus", CPUS,
         "--pids-limit", str(PIDS), *ulimits, "--workdir", job["task"]["workdir"],
         *[word for mount in mounts for word in ("--volume", mount)],
-        record["tag"], f"{agent.CONTROL}/start",
+        record["tag"], f"{invocation.CONTROL}/start",
     )  # fmt: skip
     begin = time.monotonic()
     done = subprocess.run(

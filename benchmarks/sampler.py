@@ -17,8 +17,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import engines, images, scratch
-from agentsweep.engine import ContainerSpec, Engine, engine_environment
+from agentsweep.containers import engines, images
+from agentsweep.containers.engine import ContainerSpec, Engine, engine_environment
+from agentsweep.host import scratch
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from agentsweep.counters import COLUMNS
-from agentsweep.samples import SampleWriter, schema
-from agentsweep.trace import Source, parse_sources
+from agentsweep.agents.claude_code.trace import Source, parse_sources
+from agentsweep.host.counters import COLUMNS
+from agentsweep.sampler.series import SampleWriter, schema
 
 SESSION = "0f0e0d0c-0b0a-4908-8706-050403020100"
 

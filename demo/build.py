@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentsweep.engine import Engine, engine_environment, last_line, ulimits
-from agentsweep.engines import find_engine
+from agentsweep.containers.engine import Engine, engine_environment, last_line, ulimits
+from agentsweep.containers.engines import find_engine
 from agentsweep.errors import AgentsweepError, InfraError
 
 DEMO = Path(__file__).resolve().parent

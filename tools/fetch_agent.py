@@ -14,8 +14,8 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep import agent
-from agentsweep.engine import last_line
+from agentsweep.agents.claude_code import invocation
+from agentsweep.containers.engine import last_line
 from agentsweep.errors import AgentsweepError, InfraError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,10 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def fetch(lock: Path, agents: Path, version: str) -> None:
     """Bring one version's binary to its place unless the right one is there."""
-    binary = agent.locked_binary(lock, agents, version)
-    expected = agent.binary_sha256(lock, version)
+    binary = invocation.locked_binary(lock, agents, version)
+    expected = invocation.binary_sha256(lock, version)
     if binary.exists():
-        agent.check_binary(binary, expected)
+        invocation.check_binary(binary, expected)
         return
     source = yaml.safe_load(lock.read_text(encoding="utf-8"))["claude"][version]
     print(f"agent: fetching Claude Code {version}", flush=True)
@@ -54,7 +54,7 @@ def fetch(lock: Path, agents: Path, version: str) -> None:
         with zipfile.ZipFile(wheel) as archive, unfinished.open("wb") as target:
             shutil.copyfileobj(archive.open(source["member"]), target, 1 << 22)
         unfinished.chmod(0o755)
-        agent.check_binary(unfinished, expected)
+        invocation.check_binary(unfinished, expected)
         unfinished.replace(binary)
     print(f"agent: {binary}", flush=True)
 

@@ -23,7 +23,7 @@ from clone import Clone
 from slurm import HEAD, LOOPBACK, Cluster, running
 from sweeps import LOCAL, SLURM, finished, missing, prepared, started
 
-from agentsweep.engine import LABEL
+from agentsweep.containers.engine import LABEL
 
 MISSING = missing()
 

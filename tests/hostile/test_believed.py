@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsweep import gateway_facts, grades, measurement, outcome, runner, stream, watch
 from agentsweep.errors import InfraError, LastingError
-from agentsweep.kills import Kills
-from agentsweep.measurement import Measurement
-from agentsweep.run_files import Fields
-from agentsweep.run_row import _cost_usd, _differing
-from agentsweep.store import Store
+from agentsweep.extraction import gateway_facts
+from agentsweep.extraction.run_directory import Fields
+from agentsweep.extraction.run_row import _cost_usd, _differing
+from agentsweep.grading import run_grades
+from agentsweep.host.oom_kills import Kills
+from agentsweep.runs import agent_output, measurement, outcome, run_cell, watch
+from agentsweep.runs.measurement import Measurement
+from agentsweep.runs.store import Store
 
 # What the gateway wrote down
 
@@ -140,7 +142,7 @@ def test_no_claim_changes_an_outcome(tmp_path_factory, claim, end, live):
     folder = tmp_path_factory.mktemp("claim")
     seen = facts(folder, answer("tool_use", calls=1), answer(stop_reason))
     (folder / "stream.jsonl").write_text(json.dumps(claim) + "\n", encoding="utf-8")
-    said = stream.read_stream(folder / "stream.jsonl")
+    said = agent_output.read_stream(folder / "stream.jsonl")
     judged = outcome.judge(
         outcome.Evidence(
             exit_code=exit_code,
@@ -159,8 +161,8 @@ def test_no_claim_changes_an_outcome(tmp_path_factory, claim, end, live):
         )
     )
     assert judged.outcome == expected
-    differs = stream.disagreements(said["result"], said["result_events"], exit_code, seen)
-    kept = stream.believed(said["result"], differs) or {}
+    differs = agent_output.disagreements(said["result"], said["result_events"], exit_code, seen)
+    kept = agent_output.believed(said["result"], differs) or {}
     assert 0 <= kept.get("num_turns", 0) <= 4
     assert len(json.dumps({"result": kept, "differs": differs})) < 10_000
 
@@ -298,33 +300,33 @@ def fail(store: Store, key: str, answered: bool) -> None:
 
 def test_a_cell_is_not_paid_for_for_ever(tmp_path):
     store, key, job = Store(tmp_path), "a" * 64, {"cell": "the-cell"}
-    for answered in (False, *[True] * (runner.MAX_PAID_FAILURES - 1), False):
-        runner._refuse_more_failures(store, key, job)
+    for answered in (False, *[True] * (run_cell.MAX_PAID_FAILURES - 1), False):
+        run_cell._refuse_more_failures(store, key, job)
         fail(store, key, answered)
     # Before an answer nothing was paid.
-    runner._refuse_more_failures(store, key, job)
+    run_cell._refuse_more_failures(store, key, job)
     fail(store, key, answered=True)
     with pytest.raises(LastingError) as error:
-        runner._refuse_more_failures(store, key, job)
+        run_cell._refuse_more_failures(store, key, job)
     said = str(error.value)
     assert said.startswith("the-cell: 6 attempts failed after a model had answered (it broke)")
     paid = [a for a in store.attempts(key) if gateway_facts.was_answered(a.path / "api.jsonl")]
     assert said.endswith(f"remove {' '.join(a.id for a in paid)}`")
     for attempt in paid:
         store.remove(attempt)
-    runner._refuse_more_failures(store, key, job)
+    run_cell._refuse_more_failures(store, key, job)
 
 
 def test_failures_before_a_sealed_run_do_not_count(tmp_path):
     store, key = Store(tmp_path), "a" * 64
-    for _ in range(runner.MAX_PAID_FAILURES):
+    for _ in range(run_cell.MAX_PAID_FAILURES):
         fail(store, key, answered=True)
     with store.locked(key, "{}"):
         sealed = store.finish(store.begin(key), "sealed")
         store.supersede(sealed)
-    assert runner._refuse_more_failures(store, key, {"cell": "c"}) is None
+    assert run_cell._refuse_more_failures(store, key, {"cell": "c"}) is None
     fail(store, key, answered=True)
-    assert runner._refuse_more_failures(store, key, {"cell": "c"}) is None
+    assert run_cell._refuse_more_failures(store, key, {"cell": "c"}) is None
 
 
 # The share
@@ -345,6 +347,6 @@ RUN = {"run_id": "r", "task": "t", "row_sha256": "cc", "patch_status": "unavaila
     ],
 )
 def test_an_agent_cannot_leave_the_denominator(more, status, resolved):
-    found = grades.Grades(None).of(RUN | more)
+    found = run_grades.Grades(None).of(RUN | more)
     assert (found["grade_status"], found["resolved"]) == (status, resolved)
     assert more.get("patch_cause") != "run" or found["grade_detail"].endswith(": no work tree")

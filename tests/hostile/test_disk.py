@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsweep import agent, disk, files
-from agentsweep.calls import Ledger
+from agentsweep import files
+from agentsweep.agents.claude_code import invocation
+from agentsweep.host import disk
+from agentsweep.sampler.peaks import Ledger
 
 KIB = 1024
 
@@ -157,7 +159,7 @@ def test_of_a_flood_the_beginning_of_the_session_is_kept(tmp_path):
     (project / "small.jsonl").write_bytes(b"{}\n")
     (project / "large.jsonl").write_bytes(b"x" * 20_000)
     (tmp_path / "flood").write_bytes(b"x" * 20_000)
-    agent.drop_all_but_session(tmp_path, SESSION, 5000)
+    invocation.drop_all_but_session(tmp_path, SESSION, 5000)
     left = {p.name: p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()}
     assert left == {f"{SESSION}.jsonl": 4995, "small.jsonl": 3}
 
@@ -167,7 +169,7 @@ class Reader:
 
 
 def test_forged_calls_do_not_fill_the_record(tmp_path, monkeypatch):
-    monkeypatch.setattr("agentsweep.calls.MARKS_BYTES", 10_000)
+    monkeypatch.setattr("agentsweep.sampler.peaks.MARKS_BYTES", 10_000)
     path = tmp_path / "marks.jsonl"
     ledger = Ledger(Reader(), path)
     for number in range(1000):

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from agentsweep import sampler as sampling
-from agentsweep.calls import Ledger
-from agentsweep.counters import COLUMNS, Counters
-from agentsweep.marks import Requests, make_marks_directory
-from agentsweep.sampler import Sampler
+from agentsweep.host.counters import COLUMNS, Counters
+from agentsweep.sampler import sampler as sampling
+from agentsweep.sampler.marks import Requests, make_marks_directory
+from agentsweep.sampler.peaks import Ledger
+from agentsweep.sampler.sampler import Sampler
 
 
 class Memory:

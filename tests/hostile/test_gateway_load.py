@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from gateway_client import TOKEN, active, raw, request, send_only, starter, user, wait_until
 
-from agentsweep import exchanges, http_server, messages_api
-from agentsweep.exchanges import Exchange, ExchangeLog
-from agentsweep.messages_api import BadRequest, MessagesRequest
-from agentsweep.outcome import Evidence, judge
-from agentsweep.process import OVERWHELMED, LineService, ServiceLost
-from agentsweep.watch import GatewayStatus
+from agentsweep.gateway import exchanges, http_server, messages_api
+from agentsweep.gateway.exchanges import Exchange, ExchangeLog
+from agentsweep.gateway.messages_api import BadRequest, MessagesRequest
+from agentsweep.host.processes import OVERWHELMED, LineService, ServiceLost
+from agentsweep.runs.outcome import Evidence, judge
+from agentsweep.runs.watch import GatewayStatus
 
 KEY = f"x-api-key: {TOKEN}\r\n".encode()
 SLOW = "turns: [{text: x, latency_s: 60}]"
@@ -492,7 +492,7 @@ def test_a_lost_gateway_keeps_its_last_word_and_a_taken_one_ends_the_attempt():
 @pytest.mark.parametrize("exit_code", [0, 1, 137, None])
 @pytest.mark.parametrize("stopped_by", [None, "gateway_lost"])
 def test_a_run_whose_gateway_was_lost_is_data(exit_code, stopped_by):
-    from agentsweep.kills import Kills
+    from agentsweep.host.oom_kills import Kills
 
     seen = Evidence(
         exit_code=exit_code,
@@ -521,6 +521,6 @@ def test_a_gateway_that_is_killed_for_want_of_time_is_no_error_of_the_host(tmp_p
 
 
 def test_a_line_counts_for_as_many_requests_as_it_says():
-    from agentsweep.run_row import _requests
+    from agentsweep.extraction.run_row import _requests
 
     assert [_requests(line) for line in ({}, {"requests": 700}, {"requests": "x"})] == [1, 700, 1]

@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-
-from agentsweep import grading_script, pytest_reports, row_fields, verdict, witness
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 import row_maker
+
+from agentsweep.grading import grading_script, pytest_reports, verdict, witness
+from agentsweep.tasks import row_fields
 
 TESTS = """\
 import unittest

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsweep.endpoint_tools import NAMES, NotAllowed, Rules, wishes
+from agentsweep.gateway.endpoint_tools import NAMES, NotAllowed, Rules, wishes
 
 URL = "http://203.0.113.1/?q=secret"
 BY_URL = {"type": "url", "url": URL}

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timing import doubled
 
-from agentsweep.attribution import SLACK_NS, Mark, match_marks
-from agentsweep.trace_records import ToolCall
+from agentsweep.agents.claude_code.mark_matching import SLACK_NS, Mark, match_marks
+from agentsweep.agents.claude_code.records import ToolCall
 
 FAR = 10**18
 LIMIT = 3.0

@@ -6,9 +6,9 @@ import json
 import pytest
 from timing import doubled
 
-from agentsweep import trace, trace_lines
-from agentsweep.trace_lines import LineReport, read_records
-from agentsweep.trace_records import is_session_record
+from agentsweep.agents.claude_code import lines, trace
+from agentsweep.agents.claude_code.lines import LineReport, read_records
+from agentsweep.agents.claude_code.records import is_session_record
 
 LIMIT = 3.0
 
@@ -94,7 +94,7 @@ def test_a_long_line_is_not_read_once_for_each_false_start(monkeypatch):
         read.append(len(text) - at)
         raise json.JSONDecodeError("Unterminated string starting at", text, at)
 
-    monkeypatch.setattr(trace_lines, "_DECODE", decode)
+    monkeypatch.setattr(lines, "_DECODE", decode)
     report, line = LineReport(), b'{"type": "' * 100 + b"x" * 2**23
     assert not list(read_records([line], "s.jsonl", report, is_session_record))
     assert sum(read) < 8 * len(line) + 2**24

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agentsweep import seal, store
+from agentsweep import seal
+from agentsweep.runs import store
 
 pytestmark = pytest.mark.containers
 

@@ -9,8 +9,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentsweep import admission, cells, patch_paths, recording, row_files, schema, yamlfile
+from agentsweep import schema, yamlfile
+from agentsweep.config import cells
 from agentsweep.errors import AgentsweepError, ConfigError
+from agentsweep.gateway import recording
+from agentsweep.grading import patch_paths
+from agentsweep.host import admission
+from agentsweep.tasks import row_files
 
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

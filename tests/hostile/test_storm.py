@@ -18,8 +18,9 @@ import pytest
 import storm as storms
 from clone import BIN, ROOT, Clone
 
-from agentsweep import seal, store
-from agentsweep.run_files import Damage, SampleReader
+from agentsweep import seal
+from agentsweep.extraction.run_directory import Damage, SampleReader
+from agentsweep.runs import store
 
 pytestmark = pytest.mark.containers
 

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsweep import marks, replay_source, trace, untrusted
+from agentsweep import untrusted
+from agentsweep.agents.claude_code import trace
 from agentsweep.errors import ConfigError
-from agentsweep.run_files import Damage, read_lines, read_result
-from agentsweep.store import Attempt
+from agentsweep.extraction import recorded_runs
+from agentsweep.extraction.run_directory import Damage, read_lines, read_result
+from agentsweep.runs.store import Attempt
+from agentsweep.sampler import marks
 
 DEEP = [*range(untrusted.MAX_DEPTH + 1, 1010, 101), *range(960, 1000)]
 
@@ -167,7 +170,7 @@ def test_a_result_that_is_nested_deep_is_damaged_for_each_reader(tmp_path, depth
     assert read_result(folder, damage)("names") is None
     assert "not JSON" in damage.sentence()
     with pytest.raises(ConfigError, match="no run that can be replayed"):
-        replay_source.find(tmp_path, "t", "t", 0)
+        recorded_runs.find(tmp_path, "t", "t", 0)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "zero", "directory"])
@@ -179,9 +182,9 @@ def test_a_result_that_is_not_a_file_ends_no_reader(tmp_path, kind):
     assert Attempt("k" * 64, 1, "sealed", folder).result() is None
     assert read_result(folder, Damage())("names") is None
     with pytest.raises(ConfigError):
-        replay_source.find(folder, "t", "t", 0)
+        recorded_runs.find(folder, "t", "t", 0)
     with pytest.raises(ConfigError):
-        replay_source.find(tmp_path, "t", "t", 0)
+        recorded_runs.find(tmp_path, "t", "t", 0)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "zero"])

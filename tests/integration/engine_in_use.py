@@ -2,9 +2,9 @@
 
 import subprocess
 
-from agentsweep.engine import Engine
-from agentsweep.engines import find_engine
-from agentsweep.scratch import engine_dir
+from agentsweep.containers.engine import Engine
+from agentsweep.containers.engines import find_engine
+from agentsweep.host.scratch import engine_dir
 
 # Set by `conftest` before the first test is collected.
 NAME = "podman"

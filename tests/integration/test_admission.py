@@ -16,7 +16,7 @@ import engine_in_use
 import pytest
 import yaml
 
-from agentsweep.topology import parse_list
+from agentsweep.host.topology import parse_list
 from conftest import DONE, ROOT, Images, Lab, bash
 
 MIB = 2**20

@@ -9,9 +9,9 @@ from pathlib import Path
 import engine_in_use
 import pytest
 
-from agentsweep import cleanup, strays
-from agentsweep.engine import LABEL, OWNER_LABEL, ContainerSpec
-from agentsweep.process import owner_tag
+from agentsweep.containers import cleanup, strays
+from agentsweep.containers.engine import LABEL, OWNER_LABEL, ContainerSpec
+from agentsweep.host.processes import owner_tag
 from conftest import DONE, PATIENCE, bash
 
 pytestmark = pytest.mark.podman("Docker has no monitor of a container's own")

@@ -7,7 +7,7 @@ import shutil
 import engine_in_use
 import pytest
 
-from agentsweep import config as configuration
+from agentsweep.config import config as configuration
 from conftest import DONE, agentsweep, bash
 
 CELL = "task~task/agent~claude/mem~512MiB_cpus~1_rep~0"

@@ -9,10 +9,11 @@ import engine_in_use
 import pytest
 import yaml
 
-from agentsweep import config, grading_job
-from agentsweep import images as task_images
-from agentsweep.engine import LABEL, OWNER_LABEL, PROXIES, ContainerSpec, host_userland
-from agentsweep.process import owner_tag
+from agentsweep.config import config
+from agentsweep.containers import images as task_images
+from agentsweep.containers.engine import LABEL, OWNER_LABEL, PROXIES, ContainerSpec, host_userland
+from agentsweep.grading import grading_job
+from agentsweep.host.processes import owner_tag
 from conftest import DONE, ROOT, bash
 
 CANARY = "canary-5f1c9e-proxypw"

@@ -9,8 +9,8 @@ from pathlib import Path
 import docker_daemon
 import pytest
 
-from agentsweep import engines
-from agentsweep.docker import Docker
+from agentsweep.containers import engines
+from agentsweep.containers.docker import Docker
 from agentsweep.errors import InfraError
 from conftest import DONE, agentsweep, bash
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from clone import ROOT, Clone, planned
 
-from agentsweep import tables
+from agentsweep.tables import parquet
 
 pytestmark = pytest.mark.docker("the demo with Docker")
 
@@ -86,7 +86,7 @@ def test_its_tables_and_figures_are_those_of_any_engine(demo):
     assert names == {"runs", "tool_calls", "api_calls", "messages", "samples", "tests", "hosts"}
     for name in names:
         path = demo.clone.file(f"results/dataset/{name}.parquet")
-        assert pq.read_schema(path).equals(tables.schema_of(name)), name
+        assert pq.read_schema(path).equals(parquet.schema_of(name)), name
         assert demo.table(name), name
     figures = {path.stem: path for path in demo.clone.path.glob("results/figures/*.pdf")}
     assert figures.keys() == FIGURES

@@ -9,8 +9,8 @@ from pathlib import Path
 import engine_in_use
 import pytest
 
-from agentsweep import strays
-from agentsweep.engine import ContainerSpec
+from agentsweep.containers import strays
+from agentsweep.containers.engine import ContainerSpec
 from conftest import DONE, PATIENCE, SLEEP, bash, stop
 
 QUICK = {"turns": [bash("sleep 2"), DONE]}

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from agentsweep import agent
-from agentsweep.process import LineService
+from agentsweep.agents.claude_code import invocation
+from agentsweep.host.processes import LineService
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = ROOT / "agents" / "claude-2.1.330" / "claude"
@@ -434,10 +434,10 @@ def play_live(place, model_id=MODEL, settings=None, **rules):
         address = services[0].ask(
             live | {"listen": "tcp:127.0.0.1:0", "log": str(logs[0]), "token": TOKEN}
         )["address"]
-        of_cli = agent.AgentSettings("2.1.330", model_id, 600, 10, True, **settings)
-        added = agent.environment(of_cli, address, TOKEN, marks=False)
+        of_cli = invocation.AgentSettings("2.1.330", model_id, 600, 10, True, **settings)
+        added = invocation.environment(of_cli, address, TOKEN, marks=False)
         names = {name: added[name] for name in added if name.endswith("_MODEL")}
-        arguments = [a for a in agent.arguments(of_cli, "0") if a.startswith("--disallowed")]
+        arguments = [a for a in invocation.arguments(of_cli, "0") if a.startswith("--disallowed")]
         ended = place.cli(address, "Go.", tuple(arguments), names)
         status = services[0].ask({"cmd": "status"})
     stream = [json.loads(line) for line in ended.stdout.splitlines()]

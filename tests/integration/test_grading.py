@@ -9,8 +9,10 @@ import engine_in_use
 import pytest
 import yaml
 
-from agentsweep import config, evidence, grading_job, images, pytest_reports, verdict
-from agentsweep.engine import LABEL, ContainerSpec
+from agentsweep.config import config
+from agentsweep.containers import images
+from agentsweep.containers.engine import LABEL, ContainerSpec
+from agentsweep.grading import evidence, grading_job, pytest_reports, verdict
 from conftest import ROOT, agentsweep
 
 TASK = "starlette-1147"

@@ -153,7 +153,7 @@ def test_limits_that_change_during_the_run_make_no_data(lab):
 
 def set_anew(name: str) -> None:
     """Double a container's memory limit behind the engine's back, as a reload of systemd may."""
-    from agentsweep.cgroup import reader_for_pid
+    from agentsweep.host.cgroup import reader_for_pid
 
     reader = reader_for_pid(int(engine_in_use.ask("inspect", "--format", "{{.State.Pid}}", name)))
     if reader.version == 2:

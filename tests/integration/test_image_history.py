@@ -4,8 +4,8 @@ import json
 
 import engine_in_use
 
-from agentsweep.engine import ulimits
-from agentsweep.process import owner_is_dead
+from agentsweep.containers.engine import ulimits
+from agentsweep.host.processes import owner_is_dead
 from conftest import agentsweep
 
 # As images are made: cloned at today's state, checked out at the base, set up in one commit.

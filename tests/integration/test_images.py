@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import engine_in_use
 import pytest
 
-from agentsweep.engine import ulimits
+from agentsweep.containers.engine import ulimits
 from conftest import DONE, Images, agentsweep, bash
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agentsweep.cgroup import reader_for_pid
+from agentsweep.host.cgroup import reader_for_pid
 from conftest import DONE, PATIENCE, ROOT
 
 JOB = 990001

@@ -9,8 +9,8 @@ import sys
 import engine_in_use
 import pytest
 
-from agentsweep import host
-from agentsweep.cgroup import reader_for_pid
+from agentsweep.host import machine_facts
+from agentsweep.host.cgroup import reader_for_pid
 from conftest import DONE, PATIENCE, bash
 
 # Two processes, which would use two cores.
@@ -102,7 +102,7 @@ def lying_engine(tmp_path, monkeypatch):
 @pytest.mark.parametrize("case", LIES)
 def test_limits_that_the_engine_does_not_pass_on_are_refused(lab, lying_engine, case):
     lie, says = LIES[case]
-    if case == "leaves swap open" and host.swap_bytes() == 0:
+    if case == "leaves swap open" and machine_facts.swap_bytes() == 0:
         pytest.skip("this machine has no swap, so that none can be left open")
     lying_engine(lie)
     done = lab.run({"turns": [DONE]}, memory="512MiB", cpus="0.5", check=False)

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from agentsweep import trace
-from agentsweep.process import LineService
+from agentsweep.agents.claude_code import trace
+from agentsweep.host.processes import LineService
 from conftest import DONE, agentsweep, bash
 
 KEY = "sk-canary-4d7e91-never-to-be-seen"

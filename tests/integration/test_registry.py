@@ -63,7 +63,7 @@ def test_a_registry_that_is_gone_is_one_sentence(registry):
 
 def test_an_archive_and_its_copy_in_a_registry_are_one_image(registry):
     """The image id is the same by whatever way it comes, so that runs made of it are too."""
-    from agentsweep import images
+    from agentsweep.containers import images
 
     registry.push(ARCHIVE)
     served = images.resolve(registry.reference)

@@ -14,11 +14,11 @@ from pathlib import Path
 import engine_in_use
 import pytest
 
-from agentsweep.cgroup import reader_for_pid
-from agentsweep.cgroup_reader import CgroupGone
-from agentsweep.engine import ContainerSpec, Engine, Mount, engine_environment
-from agentsweep.marks import install_wrapper, make_marks_directory
-from agentsweep.samples import read_samples
+from agentsweep.containers.engine import ContainerSpec, Engine, Mount, engine_environment
+from agentsweep.host.cgroup import reader_for_pid
+from agentsweep.host.cgroup_reader import CgroupGone
+from agentsweep.sampler.marks import install_wrapper, make_marks_directory
+from agentsweep.sampler.series import read_samples
 from conftest import PATIENCE
 
 MIB = 2**20

@@ -17,8 +17,13 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from agentsweep import cli, config, engine, process, utf8, watch
+from agentsweep import utf8
+from agentsweep.cli import main
+from agentsweep.config import config
+from agentsweep.containers import engine
 from agentsweep.errors import ConfigError
+from agentsweep.host import processes
+from agentsweep.runs import watch
 
 ROOT = Path(__file__).resolve().parents[2]
 AGENTSWEEP = (sys.executable, "-m", "agentsweep.cli")
@@ -223,7 +228,7 @@ def test_lists_of_paths_are_split_at_line_feeds_alone(tmp_path):
     names = ["a\u2028b", "c\x85d", "e\rf", "g\x0bh", os.fsdecode(b"\xff")]
     path = tmp_path / "list"
     path.write_bytes(b"\n".join(os.fsencode(name) for name in names) + b"\n")
-    assert cli._lines(path) == names
+    assert main._lines(path) == names
 
 
 @pytest.mark.parametrize("locale", locales.NAMES)
@@ -247,7 +252,7 @@ def test_what_reads_and_writes_text_passes_its_tests_in_every_locale(locale, tmp
 def test_services_name_files_as_this_process_does(monkeypatch):
     monkeypatch.setenv("LANG", "en_US")
     monkeypatch.setenv("LC_ALL", "en_US")
-    environment = process.service_environment()
+    environment = processes.service_environment()
     assert environment["PYTHONUTF8"] == "1" and environment["LANG"] == "C.UTF-8"
     assert "LC_ALL" not in environment
 
@@ -279,7 +284,7 @@ def test_a_process_may_call_itself_anything(name):
 
         assert watch.host_pid(Reader(), inside) == child.pid
         assert watch.host_pid(Reader(), inside + 1) is None
-        assert process._start_ticks(child.pid) > 0
+        assert processes._start_ticks(child.pid) > 0
     finally:
         child.kill()
         child.wait()

@@ -7,20 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from agentsweep import (
-    config,
-    finished_runs,
-    grading_job,
-    plan,
-    recall,
-    runner,
-    spec,
-    store,
-    store_view,
-    sweep,
-)
-from agentsweep.cli import main
-from agentsweep.machine import Machine
+from agentsweep.cli import main, plan, store_view
+from agentsweep.config import config
+from agentsweep.exports import finished_runs
+from agentsweep.grading import grading_job
+from agentsweep.host.capacity import Machine
+from agentsweep.runs import recall, run_cell, spec, store
+from agentsweep.workflow import sweep
 
 OLD = Path(__file__).resolve().parents[1] / "old_store"
 LARGE = Machine(2**40, 64)
@@ -48,7 +41,7 @@ def correct_row(**fields):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    names = [path for path in folder.iterdir() if path.name in runner.PUBLISHED]
+    names = [path for path in folder.iterdir() if path.name in run_cell.PUBLISHED]
     return {path.name: path.read_bytes() for path in names}
 
 
@@ -63,9 +56,9 @@ def test_every_run_of_version_0_1_0_is_recalled(old):
         attempt = loaded.choice(cell).attempt
         assert attempt is not None, cell.id
         sealed = contents(attempt.path)
-        result = runner.run_cell(loaded.job(cell), loaded.spec(cell), {}, old / "out" / cell.id)
+        result = run_cell.run_cell(loaded.job(cell), loaded.spec(cell), {}, old / "out" / cell.id)
         assert contents(old / "out" / cell.id) == sealed
-        assert sealed.keys() == set(runner.PUBLISHED)
+        assert sealed.keys() == set(run_cell.PUBLISHED)
         assert (result["names"]["task"], result["limits"]["requested"]["memory_bytes"]) == (
             cell.task,
             loaded.limits(cell)["memory_bytes"],

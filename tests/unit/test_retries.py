@@ -8,11 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from agentsweep import failures, job_files, outcome, retries
+from agentsweep import retries
 from agentsweep.errors import AgentsweepError, ConfigError, InfraError, LastingError
 from agentsweep.files import disk_errors
-from agentsweep.interruption import Interrupted
-from agentsweep.job_files import JobFile
+from agentsweep.runs import outcome
+from agentsweep.runs.signals import Interrupted
+from agentsweep.workflow import failures, job_files
+from agentsweep.workflow.job_files import JobFile
 
 SOURCE = Path(retries.__file__).parents[1]
 

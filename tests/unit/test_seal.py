@@ -11,11 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentsweep import evidence, extract, finished_runs, recall, seal, store
+from agentsweep import seal
 from agentsweep.cli import main
 from agentsweep.errors import InfraError, LastingError
-from agentsweep.samples import SampleWriter, schema
-from agentsweep.store import Store
+from agentsweep.exports import finished_runs
+from agentsweep.extraction import extract
+from agentsweep.grading import evidence
+from agentsweep.runs import recall, store
+from agentsweep.runs.store import Store
+from agentsweep.sampler.series import SampleWriter, schema
 from agentsweep.tally import Tally
 
 SPEC = '{"protocol":1}'

@@ -129,7 +129,7 @@ def test_the_check_sees_what_is_not_used():
     assert unused(node, {}) == ["tmp_path"]
 
 
-NAMED = re.compile(r"`((?:hostile|integration|unit)/\w+\.py)?(?:::)?(test_\w+)?`")
+NAMED = re.compile(r"`((?:hostile|integration|unit)/[\w/]+\.py)?(?:::)?(test_\w+)?`")
 
 
 def test_the_tests_that_the_page_on_security_names_are_there():

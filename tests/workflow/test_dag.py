@@ -141,7 +141,8 @@ def test_lint_is_clean(clone):
 def test_parsing_imports_nothing_heavy():
     """The Snakefile is read again by every job."""
     code = (
-        "import sys; from agentsweep import sweep, codehash, plan;"
+        "import sys; from agentsweep import codehash; from agentsweep.cli import plan;"
+        "from agentsweep.workflow import sweep;"
         "print([m for m in ('pandas', 'pyarrow', 'matplotlib', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run(
@@ -303,7 +304,7 @@ def test_sessions_are_capped_by_the_configuration_and_by_the_command_line(small)
 
 def test_partial_takes_the_cells_that_have_their_run(small, monkeypatch):
     """A sealed run counts and so does a published one, but not that of another spec."""
-    from agentsweep import config
+    from agentsweep.config import config
 
     monkeypatch.chdir(small.path)
     loaded = config.load([small.file("config/config.yaml")])
@@ -339,7 +340,7 @@ def test_everything_runs_this_clones_modules(small):
 
 
 def test_unlocked_image_is_planned_and_then_refused_with_one_sentence(small):
-    from agentsweep import images
+    from agentsweep.containers import images
     from agentsweep.errors import ConfigError
 
     small.file("config/images.lock.yaml").unlink()
@@ -441,9 +442,9 @@ def test_all_jobs_of_an_invocation_know_that_they_are_of_one(small):
 @pytest.fixture(scope="module")
 def all_replayed(tmp_path_factory):
     """A sweep that replays a session, with all runs made: sealed, published, nothing to be done."""
-    from agentsweep import config
-    from agentsweep.runner import PUBLISHED
-    from agentsweep.store import Store, spec_sha256
+    from agentsweep.config import config
+    from agentsweep.runs.run_cell import PUBLISHED
+    from agentsweep.runs.store import Store, spec_sha256
 
     small = Clone.make(tmp_path_factory.mktemp("replays") / "base")
     small.file("recordings").mkdir()
@@ -519,7 +520,7 @@ def test_a_recording_that_is_none_is_one_line(small):
 
 def test_the_demos_run_is_replayed_by_one_more_file(clone, tmp_path, monkeypatch):
     """config/replay.yaml, once the demo has made the run that it names."""
-    from agentsweep import config, layers
+    from agentsweep.config import config, layers
 
     made = clone.copy(tmp_path / "clone")
     # The machine of the test may be too small for the demo's largest cells.

@@ -39,22 +39,17 @@ if not utf8.is_on():
         "every file: set PYTHONUTF8=1 in its environment"
     )
 
-from agentsweep import (
-    agentcgroup,
-    codehash,
-    distribution,
-    failures,
-    grading_job,
-    layers,
-    ledger,
-    patches,
-    retries,
-    sweep,
-    tasks_file,
-)
+from agentsweep import codehash, retries
+from agentsweep.cli import tasks_file
+from agentsweep.config import layers
+from agentsweep.containers import image_distribution
 from agentsweep.errors import ConfigError, InfraError
-from agentsweep.job_files import JobFile
-from agentsweep.machine import Machine
+from agentsweep.extraction import agentcgroup_layout
+from agentsweep.grading import grading_job, patches
+from agentsweep.host.capacity import Machine
+from agentsweep.runs import live_run_count
+from agentsweep.workflow import failures, sweep
+from agentsweep.workflow.job_files import JobFile
 
 prefix = sweep.shell_prefix(
     SOURCE,
@@ -66,17 +61,19 @@ shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
 
 # Jobs inherit it, also those that are run on other machines.
 if workflow.is_main_process:
-    os.environ[ledger.VARIABLE] = (
-        os.environ.get(ledger.VARIABLE) or ledger.new_invocation()
+    os.environ[live_run_count.VARIABLE] = (
+        os.environ.get(live_run_count.VARIABLE) or live_run_count.new_invocation()
     )
 
     # Jobs try again by themselves, as often as `--retries` says, which `onstart` knows.
     os.environ[retries.RETRIES] = "0"
-    NOTES = Path(".snakemake/agentsweep/notes", ledger.new_invocation()).absolute()
+    NOTES = Path(
+        ".snakemake/agentsweep/notes", live_run_count.new_invocation()
+    ).absolute()
     os.environ[retries.NOTES] = str(NOTES)
 
     envvars:
-        ledger.VARIABLE,
+        live_run_count.VARIABLE,
         retries.RETRIES,
         retries.NOTES,
 
@@ -273,7 +270,7 @@ def engine_options(wildcards, threads):
     """Untracked: neither who makes an image nor where it is kept changes the image."""
     settings = SWEEP.config["container"]
     options = ["--engine", settings["engine"], "--runtime", settings["runtime"]]
-    place = distribution.place_of(
+    place = image_distribution.place_of(
         SWEEP.config["images"], SWEEP.config["paths"]["results"]
     )
     if place is not None:
@@ -434,7 +431,7 @@ def figure_script(figure):
 
 def import_files(wildcards):
     """The files of an imported data set."""
-    return agentcgroup.files(ATTEMPTS[wildcards.imported])
+    return agentcgroup_layout.files(ATTEMPTS[wildcards.imported])
 
 
 def import_places(wildcards):

@@ -25,7 +25,9 @@ rule dataset:
     conda:
         "../envs/analysis.yaml"
     params:
-        code=codehash.digest("agentsweep.aggregate", "agentsweep.grades"),
+        code=codehash.digest(
+            "agentsweep.extraction.aggregate", "agentsweep.grading.run_grades"
+        ),
         directories=extracted_directories,
         patches=patch_list_option,
         # Tracked: with `partial`, one more wanted cell changes captions and no input.

@@ -26,7 +26,7 @@ checkpoint patches:
     conda:
         "../envs/analysis.yaml"
     params:
-        code=codehash.digest("agentsweep.patches"),
+        code=codehash.digest("agentsweep.grading.patches"),
         runs=graded_runs,
     shell:
         "agentsweep patches --list {params.runs:q} --out {output.list:q} > {log:q} 2>&1"
@@ -74,7 +74,7 @@ rule validate_task:
     params:
         spec=validation_spec,
         repeats=SWEEP.config["grading"]["validations"],
-        code=codehash.digest("agentsweep.evidence"),
+        code=codehash.digest("agentsweep.grading.evidence"),
         task=validation_name,
         config=validation_config,
     shell:

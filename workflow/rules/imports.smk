@@ -20,7 +20,7 @@ rule import_run:
         layout=import_setting("layout"),
         attempts=import_setting("attempts"),
         places=import_places,
-        code=codehash.digest("agentsweep.importer"),
+        code=codehash.digest("agentsweep.extraction.importer"),
         # Untracked as a path: the files are the input.
         directory=lambda wildcards, input: IMPORTS[wildcards.imported].directory,
         out=subpath(output[0], parent=True),

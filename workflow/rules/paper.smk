@@ -19,7 +19,7 @@ rule claims:
     conda:
         "../envs/analysis.yaml"
     params:
-        code=codehash.digest("agentsweep.claims"),
+        code=codehash.digest("agentsweep.analysis.claims"),
         tables=tables_options,
         published=published_option,
         out=subpath(output[0], parent=True),

@@ -26,7 +26,7 @@ rule trace_extract:
     params:
         cell=cell_id,
         dataset=SWEEP.config["dataset"],
-        code=codehash.digest("agentsweep.extract"),
+        code=codehash.digest("agentsweep.extraction.extract"),
         run=subpath(input[0], parent=True),
         out=subpath(output[0], parent=True),
     shell:

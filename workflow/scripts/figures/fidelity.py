@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
-from agentsweep.metrics import Row
+from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.analysis.metrics import Row
+from agentsweep.tables.dataset import Dataset
 
 _NO_REPLAY = "no run replays a recording"
 _NO_CALL = "no call to compare"
@@ -23,13 +23,13 @@ _CALL_COLUMNS = ["run_id", "replay_status"]
 # Colour, hatch and name; the effects of limits are framed besides.
 _LOOKS = {
     "same": ("#9fd8c4", "", "same result"),
-    "text_differs": (style.SKY, "", "text differs"),
-    "state_differs": (style.BLUE, "", "end differs"),
-    "killed": (style.VERMILION, "//////", "killed (limit)"),
-    "timed_out": (style.YELLOW, "\\\\\\\\\\\\", "timed out (limit)"),
+    "text_differs": (figure_style.SKY, "", "text differs"),
+    "state_differs": (figure_style.BLUE, "", "end differs"),
+    "killed": (figure_style.VERMILION, "//////", "killed (limit)"),
+    "timed_out": (figure_style.YELLOW, "\\\\\\\\\\\\", "timed out (limit)"),
     "unfinished": ("#4d4d4d", "", "unfinished"),
     "not_comparable": ("#ffffff", "......", "not comparable"),
-    "not_reached": (style.PALE, "", "not reached"),
+    "not_reached": (figure_style.PALE, "", "not reached"),
 }
 # Inches.
 _PANEL_HEIGHT, _LEGEND_ROW_HEIGHT = 1.25, 0.14
@@ -42,15 +42,15 @@ def draw(dataset: Dataset) -> Figure:
     """Two panels for each task: a point for each run, and a bar for each pair of limits."""
     runs = metrics.replayed(dataset.runs)
     if not runs:
-        figure, (panel,) = style.panels(1, _PANEL_HEIGHT)
-        style.say_instead(panel, _NO_REPLAY)
+        figure, (panel,) = figure_style.panels(1, _PANEL_HEIGHT)
+        figure_style.say_instead(panel, _NO_REPLAY)
         return figure
     calls = dataset.rows("tool_calls", _CALL_COLUMNS)
     calls_of: dict[str, list[Row]] = {}
     for call in calls:
         calls_of.setdefault(call["run_id"], []).append(call)
     axis = _Axis(runs)
-    subjects = style.shown_subjects(metrics.by_subject(runs))
+    subjects = figure_style.shown_subjects(metrics.by_subject(runs))
     wide = min(len(subjects), 3 if len(axis.ticks) <= 4 else 2)
     handles = _handles(axis, runs, metrics.fates(runs, calls))
     figure, pairs = _panels(len(subjects), wide, handles)
@@ -61,11 +61,11 @@ def draw(dataset: Dataset) -> Figure:
         cells = metrics.by_cell(group)
         _draw_fidelity(above, axis, cells)
         _draw_fates(below, axis, cells, calls_of)
-        above.set_title(style.short(name, inches))
+        above.set_title(figure_style.short(name, inches))
         if place % wide == 0:
             above.set_ylabel("fidelity of a run")
             below.set_ylabel("recorded calls (%)")
-    style.legend_above(figure, handles)
+    figure_style.legend_above(figure, handles)
     return figure
 
 
@@ -77,7 +77,7 @@ class _Axis:
         memory, cpus = metrics.memory_limits(runs), metrics.cpu_limits(runs)
         self.by_memory = len(memory) > 1 or len(cpus) == 1
         self.ticks, self.series = (memory, cpus) if self.by_memory else (cpus, memory)
-        self.looks = style.ordered_series(self.series)
+        self.looks = figure_style.ordered_series(self.series)
 
     def cell(self, cells: dict, tick, value) -> list[Row]:
         return cells.get((tick, value) if self.by_memory else (value, tick), [])
@@ -87,7 +87,7 @@ class _Axis:
         return _SPREAD * ((number + 0.5) / len(self.series) - 0.5)
 
     def label(self, panel: Axes) -> None:
-        naming = style.memory_name if self.by_memory else style.cpu_name
+        naming = figure_style.memory_name if self.by_memory else figure_style.cpu_name
         panel.set_xticks(range(len(self.ticks)), map(naming, self.ticks))
         panel.set_xlim(-0.5, len(self.ticks) - 0.5)
 
@@ -96,7 +96,7 @@ class _Axis:
         return "memory limit" if self.by_memory else "CPU limit"
 
     def handles(self) -> list[Line2D]:
-        naming = style.cpus_name if self.by_memory else style.memory_name
+        naming = figure_style.cpus_name if self.by_memory else figure_style.memory_name
         return [
             Line2D([], [], color=colour, marker=marker, label=naming(value))
             for value, colour, marker in self.looks
@@ -107,8 +107,8 @@ def _panels(count: int, wide: int, handles: list) -> tuple[Figure, list[tuple[Ax
     """A figure with `count` pairs of panels, one above the other, at most `wide` side by side, and
     with room for a legend of these handles."""
     rows = -(-count // wide)
-    inches = style.COLUMN if count == 1 else style.TEXT
-    legend_rows = -(-len(handles) // style.legend_columns(handles, inches))
+    inches = figure_style.COLUMN if count == 1 else figure_style.TEXT
+    legend_rows = -(-len(handles) // figure_style.legend_columns(handles, inches))
     figure, grid = plt.subplots(
         2 * rows,
         wide,
@@ -134,11 +134,11 @@ def _draw_fidelity(panel: Axes, axis: _Axis, cells: dict) -> None:
                 continue
             middle = x + axis.offset(number)
             for run, aside in zip(
-                known, style.spread(len(known), 0.5 / len(axis.series)), strict=True
+                known, figure_style.spread(len(known), 0.5 / len(axis.series)), strict=True
             ):
                 panel.plot(
                     middle + (aside if len(known) > 1 else 0), metrics.run_fidelity(run), zorder=3,
-                    **style.run_point(run, colour, marker),
+                    **figure_style.run_point(run, colour, marker),
                 )  # fmt: skip
             drawn = True
             median = metrics.estimate(known, metrics.run_fidelity).value
@@ -147,7 +147,7 @@ def _draw_fidelity(panel: Axes, axis: _Axis, cells: dict) -> None:
         if medians:
             panel.plot(*zip(*medians, strict=True), color=colour, zorder=2)
     if not drawn:
-        style.say_instead(panel, _NO_CALL)
+        figure_style.say_instead(panel, _NO_CALL)
         return
     axis.label(panel)
     panel.tick_params(axis="x", labelbottom=False)
@@ -174,7 +174,7 @@ def _draw_fates(panel: Axes, axis: _Axis, cells: dict, calls_of: dict[str, list[
             low, high = _STRIP
             panel.bar(middle, high - low, width, bottom=low, color=colour)
     if not drawn:
-        style.say_instead(panel, _NO_CALL)
+        figure_style.say_instead(panel, _NO_CALL)
         return
     axis.label(panel)
     panel.set_xlabel(axis.name)
@@ -186,15 +186,19 @@ def _draw_fates(panel: Axes, axis: _Axis, cells: dict, calls_of: dict[str, list[
 def _look(fate: str) -> dict:
     colour, hatch, _ = _LOOKS[fate]
     if fate in metrics.LIMITED:
-        edge = {"edgecolor": style.BLACK, "linewidth": 0.7, "zorder": 3}
+        edge = {"edgecolor": figure_style.BLACK, "linewidth": 0.7, "zorder": 3}
     else:
-        edge = {"edgecolor": style.GREY if hatch else "#ffffff", "linewidth": 0.3, "zorder": 2}
+        edge = {
+            "edgecolor": figure_style.GREY if hatch else "#ffffff",
+            "linewidth": 0.3,
+            "zorder": 2,
+        }
     return {"facecolor": colour, "hatch": hatch, **edge}
 
 
 def _handles(axis: _Axis, runs: list[Row], counts: dict[str, int]) -> list:
     handles = list(axis.handles())
-    handles += style.censored_handles(runs)
+    handles += figure_style.censored_handles(runs)
     # Of the others nothing is seen.
     return [*handles, *(Patch(label=_LOOKS[fate][2], **_look(fate)) for fate in counts)]
 
@@ -253,7 +257,7 @@ def _fates_sentence(counts: dict[str, int]) -> str:
 def _patches_sentence(patches: dict[str, metrics.Patches]) -> str:
     """Each task's distinct patches in completed runs; of many tasks, how many have one for each
     recording."""
-    if len(patches) > style.MOST_SUBJECTS:
+    if len(patches) > figure_style.MOST_SUBJECTS:
         alike = sum(found.alike for found in patches.values())
         return (
             f"In {alike} of {len(patches)} tasks all completed replays of a recording left the "
@@ -268,4 +272,4 @@ def _patches_sentence(patches: dict[str, metrics.Patches]) -> str:
 
 
 if __name__ == "__main__":
-    style.main(draw, caption)
+    figure_style.main(draw, caption)

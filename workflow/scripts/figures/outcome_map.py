@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
+from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.tables.dataset import Dataset
 
 _CELL_HEIGHT = 0.44
 # Inches below which a cell has no room for the name of an outcome.
@@ -20,9 +20,11 @@ _BAR = 0.4
 def draw(dataset: Dataset) -> Figure:
     """Memory limit across, CPU limit up; cells of several runs show the share of each outcome."""
     memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
-    subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
+    subjects = figure_style.shown_subjects(metrics.by_subject(dataset.runs))
     wide = 3 if len(memory) <= 3 else 2 if len(memory) <= 6 else 1
-    figure, axes = style.panels(len(subjects), max(1.1, 0.55 + _CELL_HEIGHT * len(cpus)), wide=wide)
+    figure, axes = figure_style.panels(
+        len(subjects), max(1.1, 0.55 + _CELL_HEIGHT * len(cpus)), wide=wide
+    )
     cell_inches = (figure.get_figwidth() / min(len(subjects), wide) - 0.55) / len(memory)
     # One look for all cells: a single run fills its cell, several share it.
     shares = any(
@@ -34,9 +36,9 @@ def draw(dataset: Dataset) -> Figure:
             for y, c in enumerate(cpus):
                 _draw_cell(panel, x, y, cells.get((m, c), []), cell_inches, shares)
         panel.set(xlim=(-0.5, len(memory) - 0.5), ylim=(-0.5, len(cpus) - 0.5))
-        panel.set_xticks(range(len(memory)), map(style.memory_name, memory))
-        panel.set_yticks(range(len(cpus)), map(style.cpu_name, cpus))
-        panel.set_title(style.short(name, cell_inches * len(memory)))
+        panel.set_xticks(range(len(memory)), map(figure_style.memory_name, memory))
+        panel.set_yticks(range(len(cpus)), map(figure_style.cpu_name, cpus))
+        panel.set_title(figure_style.short(name, cell_inches * len(memory)))
         panel.set_xlabel("memory limit")
         panel.set_ylabel("CPU limit" if place % wide == 0 else "")
         panel.tick_params(length=0)
@@ -44,13 +46,15 @@ def draw(dataset: Dataset) -> Figure:
     handles = []
     for outcome in metrics.outcome_counts(dataset.runs):
         colour, hatch, _ = _look(outcome)
-        handles.append(style.swatch(colour, style.OUTCOME_NAMES.get(outcome, outcome), hatch))
+        handles.append(
+            figure_style.swatch(colour, figure_style.OUTCOME_NAMES.get(outcome, outcome), hatch)
+        )
     if any(_kills(metrics.tool_kills([run])) for run in dataset.runs):
         handles.append(
             Line2D([], [], linestyle="", marker=((-1, 1), (1, 1), (1, -1), (-1, 1)), markersize=5,
-                   color=style.VERMILION, label="the kernel killed tools (number)")
+                   color=figure_style.VERMILION, label="the kernel killed tools (number)")
         )  # fmt: skip
-    style.legend_above(figure, handles)
+    figure_style.legend_above(figure, handles)
     return figure
 
 
@@ -58,7 +62,9 @@ def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float, shares: b
     left, bottom, width, height = x - 0.48, y - 0.46, 0.96, 0.92
     if not runs:
         _fill(panel, left, bottom, width, height, "#ffffff", "")
-        panel.text(x, y, "no run", ha="center", va="center", fontsize=_SIZE, color=style.GREY)
+        panel.text(
+            x, y, "no run", ha="center", va="center", fontsize=_SIZE, color=figure_style.GREY
+        )
         return
     counts = metrics.outcome_counts(runs)
     kills = _kills(metrics.tool_kills(runs))
@@ -78,12 +84,12 @@ def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float, shares: b
             colour, hatch, _ = _look(outcome)
             _fill(panel, start, bottom, share, height * _BAR, colour, hatch)
             start += share
-        middle, text_colour = bottom + height * (1 + _BAR) / 2, style.BLACK
+        middle, text_colour = bottom + height * (1 + _BAR) / 2, figure_style.BLACK
     else:
         (outcome,) = counts
         colour, hatch, text_colour = _look(outcome)
         _fill(panel, left, bottom, width, height, colour, hatch)
-        name = style.OUTCOME_NAMES.get(outcome, outcome)
+        name = figure_style.OUTCOME_NAMES.get(outcome, outcome)
         lines = [name if inches >= _LEAST_SHARED else name.replace(" ", "\n")] if named else []
         lines += killed
         middle = y
@@ -92,7 +98,7 @@ def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float, shares: b
         # A corner of a tenth of an inch, whatever the cell's size.
         corner = [(right, top), (right - 0.1 / inches, top), (right, top - 0.1 / _CELL_HEIGHT)]
         panel.add_patch(
-            Polygon(corner, facecolor=style.VERMILION, edgecolor="#ffffff", linewidth=0.4)
+            Polygon(corner, facecolor=figure_style.VERMILION, edgecolor="#ffffff", linewidth=0.4)
         )
     panel.text(
         x, middle, "\n".join(lines), ha="center", va="center", fontsize=_SIZE, color=text_colour,
@@ -119,14 +125,14 @@ def _fill(
             height,
             facecolor=colour,
             hatch=hatch,
-            edgecolor=style.GREY if hatch or colour == "#ffffff" else "#ffffff",
+            edgecolor=figure_style.GREY if hatch or colour == "#ffffff" else "#ffffff",
             linewidth=0.4,
         )
     )
 
 
 def _look(outcome: str) -> tuple[str, str, str]:
-    return style.OUTCOME_LOOK.get(outcome, style.OUTCOME_LOOK["unknown"])
+    return figure_style.OUTCOME_LOOK.get(outcome, figure_style.OUTCOME_LOOK["unknown"])
 
 
 def caption(dataset: Dataset) -> captions.Caption:
@@ -134,7 +140,9 @@ def caption(dataset: Dataset) -> captions.Caption:
     runs = dataset.runs
     counts = metrics.outcome_counts(runs)
     kills = metrics.tool_kills(runs)
-    said = ", ".join(f"{n} {style.OUTCOME_NAMES.get(name, name)}" for name, n in counts.items())
+    said = ", ".join(
+        f"{n} {figure_style.OUTCOME_NAMES.get(name, name)}" for name, n in counts.items()
+    )
     return captions.describe(
         runs,
         [
@@ -170,4 +178,4 @@ def _kills_sentence(kills: metrics.ToolKills | None) -> str:
 
 
 if __name__ == "__main__":
-    style.main(draw, caption)
+    figure_style.main(draw, caption)

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
+from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.tables.dataset import Dataset
 
 _MIB = 2**20
 
@@ -18,61 +18,67 @@ _MIB = 2**20
 def draw(dataset: Dataset) -> Figure:
     """A point for each run, on a scale of powers of two; a bar at each limit that was set."""
     memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
-    subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
+    subjects = figure_style.shown_subjects(metrics.by_subject(dataset.runs))
     wide = 3 if len(memory) <= 4 else 2
-    figure, axes = style.panels(len(subjects), 1.9, wide=wide)
+    figure, axes = figure_style.panels(len(subjects), 1.9, wide=wide)
     inches = figure.get_figwidth() / min(len(subjects), wide) - 0.5
-    looks = style.ordered_series(cpus)
+    looks = figure_style.ordered_series(cpus)
     for place, (panel, (name, runs)) in enumerate(zip(axes, subjects.items(), strict=True)):
         cells = metrics.by_cell(runs)
         for x, limit in enumerate(memory):
             if limit is not None:
-                panel.plot([x - 0.42, x + 0.42], [limit, limit], **style.LIMIT_LINE, zorder=1)
+                panel.plot(
+                    [x - 0.42, x + 0.42], [limit, limit], **figure_style.LIMIT_LINE, zorder=1
+                )
             for number, (cpu, colour, marker) in enumerate(looks):
                 dodge = 0.6 * ((number + 0.5) / len(cpus) - 0.5)
                 _draw_points(
                     panel, cells.get((limit, cpu), []), x + dodge, 0.5 / len(cpus), colour, marker
                 )
-        panel.set_title(style.short(name, inches))
+        panel.set_title(figure_style.short(name, inches))
         groups = [[run for run in runs if run["mem_limit_bytes"] == limit] for limit in memory]
-        names = list(map(style.memory_name, memory))
-        panel.set_xticks(range(len(memory)), style.completed_ticks(names, groups))
+        names = list(map(figure_style.memory_name, memory))
+        panel.set_xticks(range(len(memory)), figure_style.completed_ticks(names, groups))
         panel.set_xlim(-0.5, len(memory) - 0.5)
         panel.set_xlabel("memory limit")
         panel.set_ylabel("peak memory (charged)" if place % wide == 0 else "")
         _set_scale(panel, runs, memory)
     handles = [
-        Line2D([], [], linestyle="", color=colour, marker=marker, label=style.cpus_name(cpu))
+        Line2D([], [], linestyle="", color=colour, marker=marker, label=figure_style.cpus_name(cpu))
         for cpu, colour, marker in looks
     ]
-    handles += style.censored_handles(dataset.runs)
+    handles += figure_style.censored_handles(dataset.runs)
     if any(map(metrics.had_oom, metrics.completed(dataset.runs))):
         handles.append(
             Line2D([], [], linestyle="", marker="o", markersize=4.2, markerfacecolor="#ffffff",
-                   markeredgecolor=style.VERMILION, markeredgewidth=1.1,
+                   markeredgecolor=figure_style.VERMILION, markeredgewidth=1.1,
                    label="completed with an OOM kill")
         )  # fmt: skip
     if memory != [None]:
-        handles.append(Line2D([], [], **style.LIMIT_LINE, label="memory limit"))
-    style.legend_above(figure, handles)
+        handles.append(Line2D([], [], **figure_style.LIMIT_LINE, label="memory limit"))
+    figure_style.legend_above(figure, handles)
     return figure
 
 
 def _draw_points(panel: Axes, runs: list, x: float, width: float, colour, marker: str) -> None:
     known = [run for run in runs if metrics.peak_memory_bytes(run)]
-    for run, offset in zip(known, style.spread(len(known), width), strict=True):
+    for run, offset in zip(known, figure_style.spread(len(known), width), strict=True):
         here = (x + (offset if len(known) > 1 else 0), metrics.peak_memory_bytes(run))
-        look = style.run_point(run, colour, marker)
+        look = figure_style.run_point(run, colour, marker)
         oom = metrics.had_oom(run)
         if oom and metrics.is_completed(run):
-            look |= {"markersize": 4.2, "markeredgewidth": 1.1, "markeredgecolor": style.VERMILION}
+            look |= {
+                "markersize": 4.2,
+                "markeredgewidth": 1.1,
+                "markeredgecolor": figure_style.VERMILION,
+            }
         panel.plot(*here, zorder=4 if oom else 3, **look)
 
 
 def _set_scale(panel: Axes, runs: list, memory: list) -> None:
     levels = [peak for run in runs if (peak := metrics.peak_memory_bytes(run))]
     if not levels:
-        style.say_instead(panel, "no run has a peak")
+        figure_style.say_instead(panel, "no run has a peak")
         return
     levels += [limit for limit in memory if limit]
     panel.set_yscale("log", base=2)
@@ -81,7 +87,9 @@ def _set_scale(panel: Axes, runs: list, memory: list) -> None:
     powers = [2**e for e in range(10, 50) if low <= 2**e <= high]
     every = -(-len(powers) // 7)
     panel.yaxis.set_major_locator(FixedLocator(powers[::every]))
-    panel.yaxis.set_major_formatter(FixedFormatter([style.memory_name(p) for p in powers[::every]]))
+    panel.yaxis.set_major_formatter(
+        FixedFormatter([figure_style.memory_name(p) for p in powers[::every]])
+    )
     panel.yaxis.set_minor_locator(NullLocator())
     panel.grid(axis="y")
 
@@ -128,4 +136,4 @@ def caption(dataset: Dataset) -> captions.Caption:
 
 
 if __name__ == "__main__":
-    style.main(draw, caption)
+    figure_style.main(draw, caption)

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from agentsweep import captions, metrics, resolution, style
-from agentsweep.dataset import Dataset
-from agentsweep.metrics import Row
+from agentsweep.analysis import captions, figure_style, metrics, resolved_share
+from agentsweep.analysis.metrics import Row
+from agentsweep.tables.dataset import Dataset
 
 _NOTHING = "no run's patch was graded"
 
@@ -17,31 +17,38 @@ _NOTHING = "no run's patch was graded"
 def draw(dataset: Dataset) -> Figure:
     """Memory limit across, a colour for each CPU limit, a panel for each agent."""
     memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
-    agents = style.shown_subjects(_by_agent(dataset.runs))
+    agents = figure_style.shown_subjects(_by_agent(dataset.runs))
     wide = 2 if len(memory) > 2 else 3
-    figure, axes = style.panels(len(agents), 1.9, wide=wide)
-    looks = style.ordered_series(cpus)
+    figure, axes = figure_style.panels(len(agents), 1.9, wide=wide)
+    looks = figure_style.ordered_series(cpus)
     for place, (panel, (name, runs)) in enumerate(zip(axes, agents.items(), strict=True)):
         drawn = [
             _draw_series(panel, runs, memory, look, 0.7 * ((number + 0.5) / len(cpus) - 0.5))
             for number, look in enumerate(looks)
         ]
         if len(agents) > 1:
-            panel.set_title(style.short(name, 2.4))
+            panel.set_title(figure_style.short(name, 2.4))
         if not any(drawn):
-            style.say_instead(panel, _NOTHING)
+            figure_style.say_instead(panel, _NOTHING)
             continue
-        panel.set_xticks(range(len(memory)), map(style.memory_name, memory))
+        panel.set_xticks(range(len(memory)), map(figure_style.memory_name, memory))
         panel.set(xlim=(-0.5, len(memory) - 0.5), ylim=(-4, 112), yticks=(0, 25, 50, 75, 100))
         panel.set_xlabel("memory limit")
         panel.set_ylabel("runs that resolved\ntheir task (%)" if place % wide == 0 else "")
         panel.grid(axis="y")
     if any(panel.axison for panel in axes):
         handles = [
-            Line2D([], [], color=colour, marker=marker, linestyle="", label=style.cpus_name(limit))
+            Line2D(
+                [],
+                [],
+                color=colour,
+                marker=marker,
+                linestyle="",
+                label=figure_style.cpus_name(limit),
+            )
             for limit, colour, marker in looks
         ]
-        style.legend_above(figure, handles)
+        figure_style.legend_above(figure, handles)
     return figure
 
 
@@ -53,7 +60,7 @@ def _draw_series(panel: Axes, runs: list[Row], memory: list, look: tuple, dodge:
         here = [
             run for run in runs if run["mem_limit_bytes"] == limit and run["cpu_limit"] == cpu_limit
         ]
-        found = resolution.resolved(here)
+        found = resolved_share.resolved(here)
         if found is None:
             continue
         drawn = True
@@ -85,9 +92,9 @@ def caption(dataset: Dataset) -> captions.Caption:
     numbers = {}
     for agent, own in _by_agent(runs).items():
         for (memory, cpus), here in metrics.by_cell(own).items():
-            found = resolution.resolved(here)
+            found = resolved_share.resolved(here)
             if found is not None:
-                name = f"{agent}, {style.memory_name(memory)}, {style.cpu_name(cpus)}"
+                name = f"{agent}, {figure_style.memory_name(memory)}, {figure_style.cpu_name(cpus)}"
                 numbers[name] = {
                     "resolved": found.count,
                     "n": found.n,
@@ -96,7 +103,7 @@ def caption(dataset: Dataset) -> captions.Caption:
                     "upper": found.upper,
                     "left_out": metrics.left_out_counts(here),
                 }
-    everything = resolution.resolved(runs)
+    everything = resolved_share.resolved(runs)
     said = "No run was graded."
     if everything is not None:
         said = (
@@ -125,4 +132,4 @@ def caption(dataset: Dataset) -> captions.Caption:
 
 
 if __name__ == "__main__":
-    style.main(draw, caption)
+    figure_style.main(draw, caption)

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
-from agentsweep.metrics import Row
+from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.analysis.metrics import Row
+from agentsweep.tables.dataset import Dataset
 
 _NOTHING = "no run has CFS bandwidth counters"
 
@@ -21,9 +21,9 @@ _NOTHING = "no run has CFS bandwidth counters"
 def draw(dataset: Dataset) -> Figure:
     """A point for each run, a line through the medians of each task's completed ones."""
     cpus = metrics.cpu_limits(dataset.runs)
-    subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
+    subjects = figure_style.shown_subjects(metrics.by_subject(dataset.runs))
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(style.TEXT * 0.75, 2.2), layout="constrained"
+        1, 2, figsize=(figure_style.TEXT * 0.75, 2.2), layout="constrained"
     )
     _draw_metric(left, subjects, cpus, lambda run: _times(metrics.throttled_period_share(run), 100))
     left.set_ylabel("throttled CFS periods (%)")
@@ -34,16 +34,16 @@ def draw(dataset: Dataset) -> Figure:
     if right.axison:
         right.set_ylim(bottom=-0.03 * right.get_ylim()[1])
     handles = [
-        Line2D([], [], color=colour, marker=marker, label=style.short(name, 2.2))
+        Line2D([], [], color=colour, marker=marker, label=figure_style.short(name, 2.2))
         for name, colour, marker in _looks(subjects)
     ]
-    handles += style.censored_handles(dataset.runs)
-    style.legend_above(figure, handles)
+    handles += figure_style.censored_handles(dataset.runs)
+    figure_style.legend_above(figure, handles)
     return figure
 
 
 def _looks(subjects: dict) -> list[tuple]:
-    return list(zip(subjects, style.SUBJECT_COLOURS, style.MARKERS, strict=False))
+    return list(zip(subjects, figure_style.SUBJECT_COLOURS, figure_style.MARKERS, strict=False))
 
 
 def _times(value: float | None, factor: float) -> float | None:
@@ -63,11 +63,12 @@ def _draw_metric(
             if not known:
                 continue
             drawn = True
-            offsets = style.spread(len(known), 0.3 / len(subjects))
+            offsets = figure_style.spread(len(known), 0.3 / len(subjects))
             for run, offset in zip(known, offsets, strict=True):
                 panel.plot(
                     x + dodge + (offset if len(known) > 1 else 0), metric(run), zorder=3,
-                    alpha=0.8 if len(known) < 10 else 0.4, **style.run_point(run, colour, marker),
+                    alpha=0.8 if len(known) < 10 else 0.4,
+                    **figure_style.run_point(run, colour, marker),
                 )  # fmt: skip
             middle = metrics.estimate(here, metric).value
             # No line across limits under which no run completed.
@@ -75,12 +76,12 @@ def _draw_metric(
         if medians:
             panel.plot(*zip(*medians, strict=True), color=colour, zorder=2)
     if not drawn:
-        style.say_instead(panel, _NOTHING)
+        figure_style.say_instead(panel, _NOTHING)
         return
     runs = [run for own in subjects.values() for run in own]
     groups = [[run for run in runs if run["cpu_limit"] == limit] for limit in cpus]
-    names = list(map(style.cpu_name, cpus))
-    panel.set_xticks(range(len(cpus)), style.completed_ticks(names, groups))
+    names = list(map(figure_style.cpu_name, cpus))
+    panel.set_xticks(range(len(cpus)), figure_style.completed_ticks(names, groups))
     panel.set_xlim(-0.5, len(cpus) - 0.5)
     panel.set_xlabel("CPU limit")
     panel.grid(axis="y")
@@ -117,4 +118,4 @@ def caption(dataset: Dataset) -> captions.Caption:
 
 
 if __name__ == "__main__":
-    style.main(draw, caption)
+    figure_style.main(draw, caption)

@@ -3,16 +3,16 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
-from agentsweep.metrics import Row
+from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.analysis.metrics import Row
+from agentsweep.tables.dataset import Dataset
 
 _LOOKS = {
-    "startup": (style.GREY, "start-up", ""),
-    "model": (style.SKY, "model", ""),
-    "both": (style.BLUE, "model and tools at once", "////"),
-    "tools": (style.ORANGE, "tools", ""),
-    "other": (style.PALE, "neither", ""),
+    "startup": (figure_style.GREY, "start-up", ""),
+    "model": (figure_style.SKY, "model", ""),
+    "both": (figure_style.BLUE, "model and tools at once", "////"),
+    "tools": (figure_style.ORANGE, "tools", ""),
+    "other": (figure_style.PALE, "neither", ""),
 }
 _WIDE, _AROUND, _BAR = 2, 0.55, 0.145
 _VISIBLE = 0.004
@@ -21,11 +21,11 @@ _VISIBLE = 0.004
 def draw(dataset: Dataset) -> Figure:
     """A bar for each cell: means over its completed runs, which add up to their mean wall time."""
     bars, _ = _shown_bars(dataset)
-    figure, axes = style.panels(len(bars), _height(bars), wide=_WIDE)
+    figure, axes = figure_style.panels(len(bars), _height(bars), wide=_WIDE)
     inches = figure.get_figwidth() / min(len(bars), _WIDE) - 1.0
     for panel, (name, shown) in zip(axes, bars.items(), strict=True):
         _draw_bars(panel, shown)
-        panel.set_title(style.short(name, inches))
+        panel.set_title(figure_style.short(name, inches))
     # A part that nobody can see needs no entry.
     occur = {
         part
@@ -34,19 +34,19 @@ def draw(dataset: Dataset) -> Figure:
         for part, seconds in split.items()
         if seconds > _VISIBLE * sum(split.values())
     }
-    style.legend_above(
+    figure_style.legend_above(
         figure,
-        [style.swatch(*look) for part, look in _LOOKS.items() if part in occur],
+        [figure_style.swatch(*look) for part, look in _LOOKS.items() if part in occur],
     )
     return figure
 
 
 def _shown_bars(dataset: Dataset) -> tuple[dict[str, list], bool]:
     """The bars of each panel, and whether one bar stands for all memory limits."""
-    subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
+    subjects = figure_style.shown_subjects(metrics.by_subject(dataset.runs))
     for pooled in (False, True):
         bars = {name: _bars(runs, pooled) for name, runs in subjects.items()}
-        if _height(bars) * -(-len(bars) // _WIDE) <= style.PAGE_HEIGHT - 0.4:
+        if _height(bars) * -(-len(bars) // _WIDE) <= figure_style.PAGE_HEIGHT - 0.4:
             break
     return bars, pooled
 
@@ -60,10 +60,12 @@ def _bars(runs: list[Row], pooled: bool) -> list[tuple[str, dict[str, float], in
     cells = metrics.by_cell(runs)
     memory, cpus = metrics.memory_limits(runs), metrics.cpu_limits(runs)
     if pooled:
-        groups = {style.cpus_name(c): [run for run in runs if run["cpu_limit"] == c] for c in cpus}
+        groups = {
+            figure_style.cpus_name(c): [run for run in runs if run["cpu_limit"] == c] for c in cpus
+        }
     else:
         groups = {
-            f"{style.memory_name(m)}, {style.cpus_name(c)}": cells[m, c]
+            f"{figure_style.memory_name(m)}, {figure_style.cpus_name(c)}": cells[m, c]
             for m in memory
             for c in cpus
             if (m, c) in cells
@@ -73,7 +75,7 @@ def _bars(runs: list[Row], pooled: bool) -> list[tuple[str, dict[str, float], in
 
 def _draw_bars(panel: Axes, bars: list[tuple[str, dict[str, float], int, int]]) -> None:
     if not any(split for _, split, *_ in bars):
-        style.say_instead(panel, "no run has its time divided")
+        figure_style.say_instead(panel, "no run has its time divided")
         return
     for y, (_, split, n, of) in enumerate(bars):
         left = 0.0
@@ -88,7 +90,7 @@ def _draw_bars(panel: Axes, bars: list[tuple[str, dict[str, float], int, int]]) 
             said = f" {n} of {of}" if n else f" 0 of {of}: unknown"
         else:
             said = f" n = {n}" if n > 1 else ""
-        panel.text(left, y, said, va="center", fontsize=5.5, color=style.GREY)
+        panel.text(left, y, said, va="center", fontsize=5.5, color=figure_style.GREY)
     longest = max(sum(split.values()) for _, split, *_ in bars)
     several = any(of > 1 or n < of for *_, n, of in bars)
     panel.set_xlim(0, longest * (1.14 if several else 1.03))
@@ -130,4 +132,4 @@ def caption(dataset: Dataset) -> captions.Caption:
 
 
 if __name__ == "__main__":
-    style.main(draw, caption)
+    figure_style.main(draw, caption)

@@ -11,9 +11,8 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from agentsweep import captions, metrics, style
-from agentsweep.cpu_modes import CPUSET
-from agentsweep.curves import (
+from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.analysis.curves import (
     Curve,
     kill_times,
     peak_curve,
@@ -21,8 +20,9 @@ from agentsweep.curves import (
     tool_bands,
     working_set_bytes,
 )
-from agentsweep.dataset import Dataset
-from agentsweep.metrics import Row
+from agentsweep.analysis.metrics import Row
+from agentsweep.cpu_modes import CPUSET
+from agentsweep.tables.dataset import Dataset
 
 _COUNTERS = (
     "memory_current_bytes", "memory_anon_bytes", "memory_inactive_file_bytes",
@@ -41,24 +41,24 @@ _SELECTED = 8
 _LIMIT_IN_VIEW = 2.5
 
 _BANDS = {
-    "test": style.VERMILION,
-    "build": style.ORANGE,
-    "install": style.ORANGE,
-    "python": style.BLUE,
-    "git": style.PURPLE,
-    "edit": style.GREEN,
-    "explore": style.SKY,
-    "read": style.SKY,
-    "search": style.SKY,
+    "test": figure_style.VERMILION,
+    "build": figure_style.ORANGE,
+    "install": figure_style.ORANGE,
+    "python": figure_style.BLUE,
+    "git": figure_style.PURPLE,
+    "edit": figure_style.GREEN,
+    "explore": figure_style.SKY,
+    "read": figure_style.SKY,
+    "search": figure_style.SKY,
 }
 _BAND_NAMES = {
-    style.VERMILION: "test",
-    style.ORANGE: "build, install",
-    style.BLUE: "python",
-    style.PURPLE: "git",
-    style.GREEN: "edit",
-    style.SKY: "explore, read, search",
-    style.GREY: "other tool",
+    figure_style.VERMILION: "test",
+    figure_style.ORANGE: "build, install",
+    figure_style.BLUE: "python",
+    figure_style.PURPLE: "git",
+    figure_style.GREEN: "edit",
+    figure_style.SKY: "explore, read, search",
+    figure_style.GREY: "other tool",
 }
 
 
@@ -189,9 +189,9 @@ def _timeline(run: Row, curves: dict | None, calls: Sequence[Row]) -> _Timeline:
 def _page(timelines: Sequence[_Timeline]) -> Figure:
     rows = -(-len(timelines) // _ACROSS)
     across = min(_ACROSS, len(timelines))
-    width = style.TEXT if across > 1 else style.COLUMN * 1.4
+    width = figure_style.TEXT if across > 1 else figure_style.COLUMN * 1.4
     handles = _handles(timelines)
-    columns = style.legend_columns(handles, width)
+    columns = figure_style.legend_columns(handles, width)
     head = 0.36 + 0.145 * -(-len(handles) // columns)
     height = rows * _HEIGHT + head - 0.21
     # Exact places, not a layout engine: every page looks alike, and hundreds are drawn in time.
@@ -231,19 +231,19 @@ def _draw_run(
 
 def _title(run: Row) -> str:
     memory = run["mem_limit_bytes"]
-    memory_limit = "no memory limit" if memory is None else style.memory_name(memory)
-    limits = f"{memory_limit}, {style.cpus_name(run['cpu_limit'])}"
+    memory_limit = "no memory limit" if memory is None else figure_style.memory_name(memory)
+    limits = f"{memory_limit}, {figure_style.cpus_name(run['cpu_limit'])}"
     if run["cpu_mode"] == CPUSET:
         limits += " pinned"
-    outcome = style.OUTCOME_NAMES.get(run["outcome"] or metrics.UNKNOWN, run["outcome"])
+    outcome = figure_style.OUTCOME_NAMES.get(run["outcome"] or metrics.UNKNOWN, run["outcome"])
     least, most = metrics.tool_kill_bounds(run)
     kills = f", {least} tool OOM" if least else ""
     if least is None and run["oom_kill_count"]:
         kills = f", 0-{most} tool OOM"
     replicate = f", #{run['replicate']}" if run["replicate"] else ""
     rest = f", {limits}{replicate}: {outcome}{kills}"
-    room = _TITLE_INCHES - style.width_inches(rest, 6.5)
-    return style.short(run["task"] or metrics.UNKNOWN, room, 6.5) + rest
+    room = _TITLE_INCHES - figure_style.width_inches(rest, 6.5)
+    return figure_style.short(run["task"] or metrics.UNKNOWN, room, 6.5) + rest
 
 
 def _draw_strip(panel: Axes, timeline: _Timeline) -> None:
@@ -254,7 +254,7 @@ def _draw_strip(panel: Axes, timeline: _Timeline) -> None:
         spans = [
             (start, max(end - start, least))
             for start, end, category in timeline.bands
-            if _BANDS.get(category, style.GREY) == colour
+            if _BANDS.get(category, figure_style.GREY) == colour
         ]
         panel.broken_barh(
             spans, (1.04, 0.1), facecolor=colour, linewidth=0, clip_on=False,
@@ -274,13 +274,13 @@ def _draw_memory(panel: Axes, timeline: _Timeline) -> None:
     if timeline.working_set.empty and timeline.anon.empty:
         panel.set_yticks([])
         panel.text(0.5, 0.5, "no samples", ha="center", va="center", transform=panel.transAxes,
-                   color=style.GREY)  # fmt: skip
+                   color=figure_style.GREY)  # fmt: skip
         return
     _shade(panel, timeline)
     highest = 0.0
     for curve, colour, line in (
-        (timeline.anon, style.ORANGE, {"linewidth": 0.8}),
-        (timeline.working_set, style.BLUE, {"linewidth": 1.0}),
+        (timeline.anon, figure_style.ORANGE, {"linewidth": 0.8}),
+        (timeline.working_set, figure_style.BLUE, {"linewidth": 1.0}),
     ):
         if not curve.empty:
             panel.plot(curve.t_s, curve.value / _MIB, color=colour, **line)
@@ -290,16 +290,16 @@ def _draw_memory(panel: Axes, timeline: _Timeline) -> None:
     if limit_bytes is not None:
         limit = limit_bytes / _MIB
         if limit <= _LIMIT_IN_VIEW * highest:
-            panel.axhline(limit, **style.LIMIT_LINE, zorder=1)
+            panel.axhline(limit, **figure_style.LIMIT_LINE, zorder=1)
             top = max(top, limit * 1.12)
         else:
             top = highest * 1.4
-            panel.text(0.995, 0.97, f"limit {style.memory_name(limit_bytes)} ↑", ha="right",
+            panel.text(0.995, 0.97, f"limit {figure_style.memory_name(limit_bytes)} ↑", ha="right",
                        va="top", transform=panel.transAxes, fontsize=5.5)  # fmt: skip
     panel.set_ylim(0, top)
     for second, kills in timeline.kills:
-        panel.plot(second, top * 0.9, marker="v", markersize=4.5, color=style.VERMILION,
-                   markeredgecolor=style.BLACK, markeredgewidth=0.4, zorder=5)  # fmt: skip
+        panel.plot(second, top * 0.9, marker="v", markersize=4.5, color=figure_style.VERMILION,
+                   markeredgecolor=figure_style.BLACK, markeredgewidth=0.4, zorder=5)  # fmt: skip
         if kills > 1:
             panel.annotate(f"{kills}", (second, top * 0.9), (4, -2), textcoords="offset points",
                            fontsize=5.5)  # fmt: skip
@@ -312,16 +312,16 @@ def _draw_cpu(panel: Axes, timeline: _Timeline) -> None:
         panel.set_yticks([])
         return
     _shade(panel, timeline)
-    panel.plot(timeline.cpus.t_s, timeline.cpus.value, color=style.GREEN, linewidth=0.8)
+    panel.plot(timeline.cpus.t_s, timeline.cpus.value, color=figure_style.GREEN, linewidth=0.8)
     highest = float(np.nanmax(timeline.cpus.value))
     limit = timeline.run["cpu_limit"]
     top = max(highest * 1.12, 0.1)
     if limit is not None and limit <= _LIMIT_IN_VIEW * max(highest, 0.2):
-        panel.axhline(limit, **style.LIMIT_LINE, zorder=1)
+        panel.axhline(limit, **figure_style.LIMIT_LINE, zorder=1)
         top = max(top, limit * 1.25)
     elif limit is not None:
         top = max(highest * 1.5, 0.1)
-        panel.text(0.995, 0.95, f"limit {style.cpu_name(limit)} ↑", ha="right", va="top",
+        panel.text(0.995, 0.95, f"limit {figure_style.cpu_name(limit)} ↑", ha="right", va="top",
                    transform=panel.transAxes, fontsize=5.5)  # fmt: skip
     panel.set_ylim(0, top)
     # The topmost label would stand in the panel above.
@@ -331,15 +331,17 @@ def _draw_cpu(panel: Axes, timeline: _Timeline) -> None:
 def _handles(timelines: Sequence[_Timeline]) -> list:
     names = sorted({timeline.memory_name for timeline in timelines}, reverse=True)
     handles = [
-        Line2D([], [], color=style.BLUE, label=" or ".join(names)),
-        Line2D([], [], color=style.ORANGE, linewidth=0.8, label="anonymous memory"),
-        Line2D([], [], color=style.GREEN, linewidth=0.8, label="CPU use"),
-        Line2D([], [], **style.LIMIT_LINE, label="limit"),
-        Line2D([], [], linestyle="", marker="v", markersize=4.5, color=style.VERMILION,
-               markeredgecolor=style.BLACK, markeredgewidth=0.4, label="OOM kill"),
+        Line2D([], [], color=figure_style.BLUE, label=" or ".join(names)),
+        Line2D([], [], color=figure_style.ORANGE, linewidth=0.8, label="anonymous memory"),
+        Line2D([], [], color=figure_style.GREEN, linewidth=0.8, label="CPU use"),
+        Line2D([], [], **figure_style.LIMIT_LINE, label="limit"),
+        Line2D([], [], linestyle="", marker="v", markersize=4.5, color=figure_style.VERMILION,
+               markeredgecolor=figure_style.BLACK, markeredgewidth=0.4, label="OOM kill"),
     ]  # fmt: skip
-    occur = {_BANDS.get(band[2], style.GREY) for timeline in timelines for band in timeline.bands}
-    handles += [style.swatch(c, name) for c, name in _BAND_NAMES.items() if c in occur]
+    occur = {
+        _BANDS.get(band[2], figure_style.GREY) for timeline in timelines for band in timeline.bands
+    }
+    handles += [figure_style.swatch(c, name) for c, name in _BAND_NAMES.items() if c in occur]
     return handles
 
 
@@ -363,4 +365,4 @@ def caption(dataset: Dataset) -> captions.Caption:
 
 
 if __name__ == "__main__":
-    style.main(draw, caption, pages)
+    figure_style.main(draw, caption, pages)

@@ -7,8 +7,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
+from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.tables.dataset import Dataset
 
 _COLUMNS = [
     "run_id", "category", "duration_s", "time_source", "is_error", "start_ns", "end_ns",
@@ -29,15 +29,17 @@ def draw(dataset: Dataset) -> Figure:
     height = 0.78 / len(subjects)
     figure, (left, right) = plt.subplots(
         1, 2, sharey=True, layout="constrained",
-        figsize=(style.TEXT * 0.8, 0.75 + max(len(order), 3) * max(0.16, 0.09 * len(subjects))),
+        figsize=(
+            figure_style.TEXT * 0.8, 0.75 + max(len(order), 3) * max(0.16, 0.09 * len(subjects)),
+        ),
     )  # fmt: skip
     if not order:
         for panel in (left, right):
-            style.say_instead(panel, "no tool call")
+            figure_style.say_instead(panel, "no tool call")
         return figure
     handles, kinds = [], set()
     for number, (name, runs) in enumerate(subjects.items()):
-        colour = style.SUBJECT_COLOURS[number]
+        colour = figure_style.SUBJECT_COLOURS[number]
         done = metrics.completed(runs)
         censored = [run for run in runs if not metrics.is_completed(run)]
         y = (number - (len(subjects) - 1) / 2) * height
@@ -53,12 +55,14 @@ def draw(dataset: Dataset) -> Figure:
         )  # fmt: skip
         kinds |= others | ({"censored"} if others else set())
         n = f"{len(done)} of {len(runs)}" if censored else f"{len(done)}"
-        handles.append(style.swatch(colour, f"{style.short(name, 2)} (n = {n})"))
-    handles.append(style.swatch("#ffffff", "error", _ERROR))
+        handles.append(figure_style.swatch(colour, f"{figure_style.short(name, 2)} (n = {n})"))
+    handles.append(figure_style.swatch("#ffffff", "error", _ERROR))
     if "unknown" in kinds:
-        handles.append(style.swatch("#ffffff", "no result: unknown whether an error", _NO_RESULT))
+        handles.append(
+            figure_style.swatch("#ffffff", "no result: unknown whether an error", _NO_RESULT)
+        )
     if "censored" in kinds:
-        handles.append(style.swatch("#ffffff", "unfilled: runs that did not complete"))
+        handles.append(figure_style.swatch("#ffffff", "unfilled: runs that did not complete"))
     left.set_yticks(range(len(order)), order)
     left.set_ylim(len(order) - 0.4, -0.6)
     left.set_xlabel("calls per run")
@@ -67,7 +71,7 @@ def draw(dataset: Dataset) -> Figure:
         panel.grid(axis="x")
         panel.tick_params(axis="y", length=0)
         panel.set_xlim(left=0)
-    style.legend_above(figure, handles)
+    figure_style.legend_above(figure, handles)
     return figure
 
 
@@ -147,4 +151,4 @@ def caption(dataset: Dataset) -> captions.Caption:
 
 
 if __name__ == "__main__":
-    style.main(draw, caption)
+    figure_style.main(draw, caption)

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from agentsweep import captions, metrics, style
-from agentsweep.dataset import Dataset
+from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.tables.dataset import Dataset
 
 # From this ratio of the longest to the shortest on, seconds are on a logarithmic axis.
 _LOG_FROM = 30
@@ -22,11 +22,11 @@ def draw(dataset: Dataset) -> Figure:
     # With one memory limit there is nothing to see along it: then the CPU limit is the axis.
     by_memory = len(memory) > 1 or len(cpus) == 1
     ticks, series = (memory, cpus) if by_memory else (cpus, memory)
-    subjects = style.shown_subjects(metrics.by_subject(dataset.runs))
+    subjects = figure_style.shown_subjects(metrics.by_subject(dataset.runs))
     wide = 3 if len(ticks) <= 4 else 2
-    figure, axes = style.panels(len(subjects), 1.9, wide=wide)
+    figure, axes = figure_style.panels(len(subjects), 1.9, wide=wide)
     inches = figure.get_figwidth() / min(len(subjects), wide) - 0.4
-    looks = style.ordered_series(series)
+    looks = figure_style.ordered_series(series)
     for place, (panel, (name, runs)) in enumerate(zip(axes, subjects.items(), strict=True)):
         cells = metrics.by_cell(runs)
         for number, (value, colour, marker) in enumerate(looks):
@@ -40,38 +40,38 @@ def draw(dataset: Dataset) -> Figure:
                 medians.append(nan if here and median is None else median)
             known = [(x + dodge, m) for x, m in enumerate(medians) if m is not None]
             panel.plot(*zip(*known, strict=True) if known else ([], []), color=colour, zorder=2)
-        panel.set_title(style.short(name, inches))
+        panel.set_title(figure_style.short(name, inches))
         limit = "mem_limit_bytes" if by_memory else "cpu_limit"
-        names = list(map(style.memory_name if by_memory else style.cpu_name, ticks))
+        names = list(map(figure_style.memory_name if by_memory else figure_style.cpu_name, ticks))
         groups = [[run for run in runs if run[limit] == tick] for tick in ticks]
-        panel.set_xticks(range(len(ticks)), style.completed_ticks(names, groups))
+        panel.set_xticks(range(len(ticks)), figure_style.completed_ticks(names, groups))
         panel.set_xlim(-0.5, len(ticks) - 0.5)
         panel.set_xlabel("memory limit" if by_memory else "CPU limit")
         panel.set_ylabel("wall time of the agent (s)" if place % wide == 0 else "")
         panel.grid(axis="y")
         _set_scale(panel, [run["agent_s"] for run in runs if run["agent_s"]])
-    naming = style.cpus_name if by_memory else style.memory_name
+    naming = figure_style.cpus_name if by_memory else figure_style.memory_name
     handles = [
         Line2D([], [], color=colour, marker=marker, label=naming(value))
         for value, colour, marker in looks
     ]
-    handles += style.censored_handles(dataset.runs)
-    style.legend_above(figure, handles)
+    handles += figure_style.censored_handles(dataset.runs)
+    figure_style.legend_above(figure, handles)
     return figure
 
 
 def _draw_points(panel, runs: list, x: float, width: float, colour, marker: str) -> None:
     timed = [run for run in runs if metrics.agent_wall_s(run) is not None]
-    for run, offset in zip(timed, style.spread(len(timed), width), strict=True):
+    for run, offset in zip(timed, figure_style.spread(len(timed), width), strict=True):
         panel.plot(
             x + (offset if len(timed) > 1 else 0), metrics.agent_wall_s(run), zorder=3,
-            alpha=1.0 if len(timed) < 10 else 0.5, **style.run_point(run, colour, marker),
+            alpha=1.0 if len(timed) < 10 else 0.5, **figure_style.run_point(run, colour, marker),
         )  # fmt: skip
 
 
 def _set_scale(panel, seconds: list[float]) -> None:
     if not seconds:
-        style.say_instead(panel, "no run has a time")
+        figure_style.say_instead(panel, "no run has a time")
     elif max(seconds) > _LOG_FROM * min(seconds):
         panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -107,4 +107,4 @@ def caption(dataset: Dataset) -> captions.Caption:
 
 
 if __name__ == "__main__":
-    style.main(draw, caption)
+    figure_style.main(draw, caption)

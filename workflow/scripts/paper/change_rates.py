@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from agentsweep import captions, metrics, run_metrics, style
-from agentsweep.cohort import Cohort
+from agentsweep.analysis import captions, figure_style, metrics, run_metrics
+from agentsweep.analysis.cohort import Cohort
 
 # Rates below this share one bin, at which the scale turns from linear to logarithmic.
 _LINEAR_BELOW = 1.0
@@ -31,18 +31,20 @@ _DEFINITIONS = {
 
 def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     """Two histograms with an outline for each data set, and the thresholds of a burst."""
-    figure, panels = plt.subplots(1, 2, figsize=(style.TEXT, 2.3), layout="constrained")
-    looks = style.dataset_colours(cohorts)
+    figure, panels = plt.subplots(1, 2, figsize=(figure_style.TEXT, 2.3), layout="constrained")
+    looks = figure_style.dataset_colours(cohorts)
     for place, (panel, (title, label, threshold)) in enumerate(zip(panels, _PANELS, strict=True)):
         panel.set_title(title)
         rates = [metrics.all_rates(cohort, mode, place) for cohort, _ in looks]
         _draw_rates(panel, rates, [colour for _, colour in looks], label, threshold)
     handles = [
-        Line2D([], [], color=colour, linestyle=_dashes(number), label=style.short(c.name, 1.6))
+        Line2D(
+            [], [], color=colour, linestyle=_dashes(number), label=figure_style.short(c.name, 1.6)
+        )
         for number, (c, colour) in enumerate(looks)
     ]
-    handles.append(Line2D([], [], color=style.GREY, label="threshold of a burst"))
-    style.legend_above(figure, handles)
+    handles.append(Line2D([], [], color=figure_style.GREY, label="threshold of a burst"))
+    figure_style.legend_above(figure, handles)
     return figure
 
 
@@ -51,12 +53,12 @@ def _draw_rates(
 ) -> None:
     together = np.concatenate(rates)
     if not len(together):
-        style.say_instead(panel, "no two samples within 2 s")
+        figure_style.say_instead(panel, "no two samples within 2 s")
         return
     decades = np.ceil(np.log10(max(together.max(), threshold) * 1.001 / _LINEAR_BELOW))
     count = round(decades * _BINS_A_DECADE) + 1
     bins = np.r_[0, _LINEAR_BELOW * np.logspace(0, decades, count)]
-    panel.axvline(threshold, color=style.GREY, linewidth=0.9, zorder=1)
+    panel.axvline(threshold, color=figure_style.GREY, linewidth=0.9, zorder=1)
     for number, (found, colour) in enumerate(zip(rates, colours, strict=True)):
         panel.hist(
             found, bins, histtype="step", color=colour, linestyle=_dashes(number), linewidth=1.1
@@ -119,4 +121,4 @@ def _said(share: metrics.Value, most: metrics.Value) -> str:
 
 
 if __name__ == "__main__":
-    style.paper_main(draw, caption)
+    figure_style.paper_main(draw, caption)

@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from agentsweep import captions, metrics, run_metrics, style
-from agentsweep.cohort import Cohort
+from agentsweep.analysis import captions, figure_style, metrics, run_metrics
+from agentsweep.analysis.cohort import Cohort
 
 # Colour, name and hatch of the parts of a bar.
 _LOOKS = {
-    "tools": (style.ORANGE, "tools", ""),
-    "both": (style.BLUE, "both at once", "////"),
-    "model": (style.SKY, "model", ""),
-    "other": (style.PALE, "neither", ""),
+    "tools": (figure_style.ORANGE, "tools", ""),
+    "both": (figure_style.BLUE, "both at once", "////"),
+    "model": (figure_style.SKY, "model", ""),
+    "other": (figure_style.PALE, "neither", ""),
 }
 _SUMMARIES = (
     ("mean", metrics.task_duration_mean, "-"),
@@ -26,7 +26,7 @@ _SUMMARIES = (
 _BINS = 20
 # A part of less than this, in percent, cannot be seen and needs no entry in the legend.
 _VISIBLE = 0.4
-_BOUNDS = {"color": style.BLACK, "linewidth": 0.9, "marker": "|", "markersize": 4}
+_BOUNDS = {"color": figure_style.BLACK, "linewidth": 0.9, "marker": "|", "markersize": 4}
 _DEFINITIONS = {
     metrics.PAPER: "A duration is the container's time, its creation included; the tools' share "
     "sums request-to-result times over the session's span, and the rest is called the model's.",
@@ -39,7 +39,7 @@ _DEFINITIONS = {
 def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     """Durations of all runs with their mean and median; a bar of shares for each data set."""
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(style.TEXT, 2.35), width_ratios=(1.25, 1), layout="constrained"
+        1, 2, figsize=(figure_style.TEXT, 2.35), width_ratios=(1.25, 1), layout="constrained"
     )
     left.set_title("(a) task duration")
     right.set_title("(b) active time")
@@ -49,22 +49,22 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
 
 
 def _draw_durations(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
-    looks = style.dataset_colours(cohorts)
+    looks = figure_style.dataset_colours(cohorts)
     minutes = [_minutes(cohort, mode) for cohort, _ in looks]
     together = np.concatenate(minutes)
     if not len(together):
-        style.say_instead(panel, "no run has a duration")
+        figure_style.say_instead(panel, "no run has a duration")
         return
     bins = np.linspace(0, together.max() * 1.001, _BINS + 1)
     panel.hist(minutes, bins, color=[colour for _, colour in looks], rwidth=0.9)
-    handles = style.dataset_swatches(cohorts)
+    handles = figure_style.dataset_swatches(cohorts)
     for name, metric, dashes in _SUMMARIES:
         value = metric(metrics.everything(cohorts), mode).value / 60
-        panel.axvline(value, color=style.BLACK, linewidth=1, linestyle=dashes)
+        panel.axvline(value, color=figure_style.BLACK, linewidth=1, linestyle=dashes)
         whose = "all" if mode == metrics.PAPER else "completed"
         label = f"{name} of {whose}: {value:.3g} min"
         handles.append(
-            Line2D([], [], color=style.BLACK, linewidth=1, linestyle=dashes, label=label)
+            Line2D([], [], color=figure_style.BLACK, linewidth=1, linestyle=dashes, label=label)
         )
     panel.set_xlim(0, bins[-1])
     if mode == metrics.CORRECTED:
@@ -73,7 +73,7 @@ def _draw_durations(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
     panel.set_ylabel("runs")
     panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     panel.grid(axis="y")
-    style.legend_below(panel, handles, 3.4)
+    figure_style.legend_below(panel, handles, 3.4)
 
 
 def _draw_censored(panel: Axes, cohort: Cohort, longest: float) -> list:
@@ -82,10 +82,16 @@ def _draw_censored(panel: Axes, cohort: Cohort, longest: float) -> list:
     known = [row for row in rows if row["agent_s"] is not None]
     for row in known:
         minutes = row["agent_s"] / 60
-        panel.plot(minutes, 0, clip_on=False, zorder=4, **style.run_point(row, style.BLACK, "o"))
+        panel.plot(
+            minutes,
+            0,
+            clip_on=False,
+            zorder=4,
+            **figure_style.run_point(row, figure_style.BLACK, "o"),
+        )
     if known:
         panel.set_xlim(0, max(longest, *(row["agent_s"] / 60 for row in known)))
-    return style.censored_handles(known)
+    return figure_style.censored_handles(known)
 
 
 def _minutes(cohort: Cohort, mode: str) -> np.ndarray:
@@ -98,7 +104,7 @@ def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
     splits = [(c, metrics.active_split(c, mode)) for c in metrics.datasets(cohorts)]
     known = [(cohort, split) for cohort, split in splits if split]
     if not known:
-        style.say_instead(panel, "no run has a division of its time")
+        figure_style.say_instead(panel, "no run has a division of its time")
         return
     occur = {part for _, split in known for part in split if split[part].value > _VISIBLE}
     bounded = False
@@ -116,17 +122,19 @@ def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
         if tools.low is not None and tools.high - tools.low > _VISIBLE:
             panel.plot([tools.low, tools.high], [place + 0.38] * 2, **_BOUNDS)
             bounded = True
-    names = [f"{style.short(cohort.name, 1)}\nn = {split['tools'].n}" for cohort, split in known]
+    names = [
+        f"{figure_style.short(cohort.name, 1)}\nn = {split['tools'].n}" for cohort, split in known
+    ]
     panel.set_yticks(range(len(known)), names)
     panel.set_ylim(len(known) - 0.4, -0.6)
     panel.tick_params(axis="y", length=0)
     panel.spines["left"].set_visible(False)
     panel.set_xlim(left=0)
     panel.set_xlabel("mean share (%)")
-    handles: list = [style.swatch(*look) for part, look in _LOOKS.items() if part in occur]
+    handles: list = [figure_style.swatch(*look) for part, look in _LOOKS.items() if part in occur]
     if bounded:
         handles.append(Line2D([], [], **_BOUNDS, label="bounds of tools"))
-    style.legend_below(panel, handles, 3.2)
+    figure_style.legend_below(panel, handles, 3.2)
 
 
 def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
@@ -158,4 +166,4 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
 
 
 if __name__ == "__main__":
-    style.paper_main(draw, caption)
+    figure_style.paper_main(draw, caption)

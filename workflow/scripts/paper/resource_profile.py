@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from agentsweep import captions, metrics, run_metrics, style
-from agentsweep.cohort import Cohort
+from agentsweep.analysis import captions, figure_style, metrics, run_metrics
+from agentsweep.analysis.cohort import Cohort
 
 _BINS = 20
 # Percentiles that a band lies between, and its colour.
@@ -25,7 +25,9 @@ _DEFINITIONS = {
 
 def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     """A histogram of image sizes, and the memory of all runs over their progress."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(style.TEXT, 2.3), layout="constrained")
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(figure_style.TEXT, 2.3), layout="constrained"
+    )
     left.set_title("(a) image size")
     right.set_title("(b) memory in the course of a run")
     _draw_images(left, metrics.image_sizes_gb(metrics.everything(cohorts), mode))
@@ -35,24 +37,24 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
 
 def _draw_images(panel: Axes, sizes_gb: list[float]) -> None:
     if not sizes_gb:
-        style.say_instead(panel, "no image size is known")
+        figure_style.say_instead(panel, "no image size is known")
         return
-    panel.hist(sizes_gb, np.linspace(0, max(sizes_gb) * 1.001, _BINS + 1), color=style.BLUE,
+    panel.hist(sizes_gb, np.linspace(0, max(sizes_gb) * 1.001, _BINS + 1), color=figure_style.BLUE,
                rwidth=0.9)  # fmt: skip
     middle = float(np.median(sizes_gb))
-    line = panel.axvline(middle, color=style.BLACK, linewidth=1, linestyle=(0, (3, 1.5)))
+    line = panel.axvline(middle, color=figure_style.BLACK, linewidth=1, linestyle=(0, (3, 1.5)))
     line.set_label(f"median: {middle:.3g} GB")
     panel.set_xlim(left=0)
     panel.set_xlabel("size (GB)")
     panel.set_ylabel("images")
     panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     panel.grid(axis="y")
-    style.legend_below(panel, [line], 3)
+    figure_style.legend_below(panel, [line], 3)
 
 
 def _draw_memory(panel: Axes, memory_mb: np.ndarray) -> None:
     if not len(memory_mb):
-        style.say_instead(panel, "no run has two samples")
+        figure_style.say_instead(panel, "no run has two samples")
         return
     progress = np.linspace(0, 100, run_metrics.TRAJECTORY_POINTS)
     handles = []
@@ -60,15 +62,15 @@ def _draw_memory(panel: Axes, memory_mb: np.ndarray) -> None:
         panel.fill_between(
             progress, *np.percentile(memory_mb, (low, high), axis=0), color=colour, linewidth=0
         )
-        handles.append(style.swatch(colour, f"{low}th to {high}th percentile"))
-    panel.plot(progress, memory_mb.mean(axis=0), color=style.BLACK)
-    handles.append(Line2D([], [], color=style.BLACK, label="mean"))
+        handles.append(figure_style.swatch(colour, f"{low}th to {high}th percentile"))
+    panel.plot(progress, memory_mb.mean(axis=0), color=figure_style.BLACK)
+    handles.append(Line2D([], [], color=figure_style.BLACK, label="mean"))
     panel.set_xlim(0, 100)
     panel.set_ylim(bottom=0)
     panel.set_xlabel("progress of the run (%)")
     panel.set_ylabel("memory (MB)")
     panel.grid(axis="y")
-    style.legend_below(panel, handles[::-1], 3.3)
+    figure_style.legend_below(panel, handles[::-1], 3.3)
 
 
 def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
@@ -99,4 +101,4 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
 
 
 if __name__ == "__main__":
-    style.paper_main(draw, caption)
+    figure_style.paper_main(draw, caption)

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from agentsweep import captions, metrics, run_metrics, style
-from agentsweep.cohort import Cohort, CohortRun
+from agentsweep.analysis import captions, figure_style, metrics, run_metrics
+from agentsweep.analysis.cohort import Cohort, CohortRun
 
 _MOST_WIDE = 2
 _BAND = "#b9d7ea"
@@ -33,7 +33,7 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     columns = min(len(sets), _MOST_WIDE)
     rows = -(-len(sets) // columns)
     figure, grid = plt.subplots(
-        2 * rows, columns, figsize=(style.TEXT, 0.35 + 2.7 * rows), squeeze=False,
+        2 * rows, columns, figsize=(figure_style.TEXT, 0.35 + 2.7 * rows), squeeze=False,
         sharex="none", layout="constrained",
     )  # fmt: skip
     bounded = False
@@ -41,19 +41,19 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
         row, column = divmod(place, columns)
         pair = grid[2 * row, column], grid[2 * row + 1, column]
         if place < len(sets):
-            inches = style.TEXT / columns - 0.8
+            inches = figure_style.TEXT / columns - 0.8
             bounded |= _draw_pair(*pair, sets[place], mode, inches, column == 0)
         else:
             for panel in pair:
                 panel.set_axis_off()
     handles = [
-        Line2D([], [], color=style.BLUE, label="CPU"),
-        Line2D([], [], color=style.VERMILION, label="memory"),
-        style.swatch(_TOOLS, "tool at work"),
+        Line2D([], [], color=figure_style.BLUE, label="CPU"),
+        Line2D([], [], color=figure_style.VERMILION, label="memory"),
+        figure_style.swatch(_TOOLS, "tool at work"),
     ]
     if bounded:
-        handles.insert(1, style.swatch(_BAND, "CPU, bounds of the error"))
-    style.legend_above(figure, handles)
+        handles.insert(1, figure_style.swatch(_BAND, "CPU, bounds of the error"))
+    figure_style.legend_above(figure, handles)
     return figure
 
 
@@ -63,9 +63,9 @@ def _draw_pair(
     """Whether the CPU has bounds of an error, which the legend has to name."""
     run = metrics.burstiest(cohort)
     name = cohort.name if run is None else f"{cohort.name}: {run.row['task'] or run.row['run_id']}"
-    upper.set_title(style.short(name, inches))
+    upper.set_title(figure_style.short(name, inches))
     if run is None:
-        style.say_instead(upper, "no run has two samples")
+        figure_style.say_instead(upper, "no run has two samples")
         lower.set_axis_off()
         return False
     seconds = max(float(run.series.t_s[-1]), 1e-9)
@@ -75,7 +75,7 @@ def _draw_pair(
         panel.margins(y=0.06)
     bounded = _draw_cpu(upper, run, mode)
     t_s, memory_mb = run_metrics.memory_over_time(run, mode)
-    lower.plot(t_s, memory_mb, color=style.VERMILION, linewidth=0.9)
+    lower.plot(t_s, memory_mb, color=figure_style.VERMILION, linewidth=0.9)
     for panel in (upper, lower):
         panel.set_ylim(bottom=0)
     upper.tick_params(axis="x", labelbottom=False)
@@ -90,7 +90,7 @@ def _draw_pair(
 def _draw_cpu(panel: Axes, run: CohortRun, mode: str) -> bool:
     t_s, percent, error = run_metrics.cpu_over_time(run, mode)
     if not np.isfinite(percent).any():
-        style.say_instead(panel, "no CPU time is known")
+        figure_style.say_instead(panel, "no CPU time is known")
         return False
     bounded = bool(error.any())
     if bounded:
@@ -98,9 +98,9 @@ def _draw_cpu(panel: Axes, run: CohortRun, mode: str) -> bool:
             percent + error, t_s, baseline=np.maximum(percent - error, 0), fill=True, color=_BAND
         )
     if mode == metrics.PAPER:
-        panel.plot(t_s[:-1], percent, color=style.BLUE, linewidth=0.9)
+        panel.plot(t_s[:-1], percent, color=figure_style.BLUE, linewidth=0.9)
     else:
-        panel.stairs(percent, t_s, baseline=None, color=style.BLUE, linewidth=0.6)
+        panel.stairs(percent, t_s, baseline=None, color=figure_style.BLUE, linewidth=0.6)
     # The bounds may be far beyond: what was found decides the scale.
     panel.set_ylim(0, max(float(np.nanmax(percent)) * 1.08, 1.0))
     return bounded
@@ -166,4 +166,4 @@ def _rounded(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    style.paper_main(draw, caption)
+    figure_style.paper_main(draw, caption)

@@ -6,8 +6,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agentsweep import captions, metrics, style
-from agentsweep.cohort import Cohort
+from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.analysis.cohort import Cohort
 
 _LEAST_PERCENT = 1.0
 _DEFINITIONS = {
@@ -31,18 +31,21 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     most = max(3, *(len(found[0]) for found in shares))
     bar = 0.12 if len(sets) > 1 else 0.16
     figure, panels = plt.subplots(
-        1, 2, figsize=(style.TEXT, 0.8 + most * (bar * len(sets) + 0.06)), layout="constrained"
+        1,
+        2,
+        figsize=(figure_style.TEXT, 0.8 + most * (bar * len(sets) + 0.06)),
+        layout="constrained",
     )
     for panel, found, (title, label, _, missing) in zip(panels, shares, _PANELS, strict=True):
         panel.set_title(title)
         if any(share.value for values in found for share in values.values()):
-            _draw_bars(panel, found, style.dataset_colours(cohorts), most)
+            _draw_bars(panel, found, figure_style.dataset_colours(cohorts), most)
             panel.set_xlabel(label)
         else:
-            style.say_instead(panel, missing)
-    handles = style.dataset_swatches(cohorts)
+            figure_style.say_instead(panel, missing)
+    handles = figure_style.dataset_swatches(cohorts)
     if handles:
-        style.legend_above(figure, handles)
+        figure_style.legend_above(figure, handles)
     return figure
 
 
@@ -58,7 +61,7 @@ def _draw_bars(panel: Axes, shares: list[metrics.Values], looks: list, most: int
             if share.value is None:
                 panel.annotate(
                     "unknown", (0, y), (2, 0), textcoords="offset points", va="center", fontsize=6,
-                    color=style.GREY,
+                    color=figure_style.GREY,
                 )  # fmt: skip
                 continue
             panel.barh(y, share.value, height * 0.9, color=colour)
@@ -102,4 +105,4 @@ def _said(shares: metrics.Values) -> str:
 
 
 if __name__ == "__main__":
-    style.paper_main(draw, caption)
+    figure_style.paper_main(draw, caption)

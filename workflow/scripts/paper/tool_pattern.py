@@ -8,12 +8,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from agentsweep import captions, metrics, run_metrics, style
-from agentsweep.cohort import Cohort
+from agentsweep.analysis import captions, figure_style, metrics, run_metrics
+from agentsweep.analysis.cohort import Cohort
 
 _COLOURS = (
-    *(style.BLUE, style.SKY, style.VERMILION, style.YELLOW, style.GREEN, style.ORANGE),
-    *(style.PURPLE, style.GREY),
+    *(
+        figure_style.BLUE,
+        figure_style.SKY,
+        figure_style.VERMILION,
+        figure_style.YELLOW,
+        figure_style.GREEN,
+        figure_style.ORANGE,
+    ),
+    *(figure_style.PURPLE, figure_style.GREY),
 )
 _BIN_PERCENT = 5
 _DEFINITIONS = {
@@ -28,7 +35,9 @@ _DEFINITIONS = {
 
 def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     """A histogram of shares for each data set; calls of all data sets by tenth of their run."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(style.TEXT, 2.4), layout="constrained")
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(figure_style.TEXT, 2.4), layout="constrained"
+    )
     left.set_title("(a) tool share of active time")
     right.set_title("(b) tool calls in the course of a run")
     _draw_shares(left, cohorts, mode)
@@ -37,10 +46,10 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
 
 
 def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
-    looks = style.dataset_colours(cohorts)
+    looks = figure_style.dataset_colours(cohorts)
     percents = [_percents(cohort, mode) for cohort, _ in looks]
     if not any(map(len, percents)):
-        style.say_instead(panel, "no run has a tool share")
+        figure_style.say_instead(panel, "no run has a tool share")
         return
     most = max(100, *(found.max() for found in percents if len(found)))
     bins = np.arange(0, most + 2 * _BIN_PERCENT, _BIN_PERCENT)
@@ -50,9 +59,9 @@ def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
     panel.set_ylabel("runs")
     panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     panel.grid(axis="y")
-    handles = style.dataset_swatches(cohorts)
+    handles = figure_style.dataset_swatches(cohorts)
     if handles:
-        style.legend_below(panel, handles, 3)
+        figure_style.legend_below(panel, handles, 3)
 
 
 def _percents(cohort: Cohort, mode: str) -> np.ndarray:
@@ -63,7 +72,7 @@ def _percents(cohort: Cohort, mode: str) -> np.ndarray:
 
 def _draw_deciles(panel: Axes, calls: dict[str, list[int]]) -> None:
     if not any(map(sum, calls.values())):
-        style.say_instead(panel, "no call with a known time")
+        figure_style.say_instead(panel, "no call with a known time")
         return
     bottom = np.zeros(10)
     handles = []
@@ -73,7 +82,7 @@ def _draw_deciles(panel: Axes, calls: dict[str, list[int]]) -> None:
                 range(1, 11), counts, 0.86, bottom, color=colour, edgecolor="#ffffff", linewidth=0.3
             )
             bottom += counts
-            handles.append(style.swatch(colour, name))
+            handles.append(figure_style.swatch(colour, name))
     panel.set_xticks(range(1, 11))
     panel.tick_params(axis="x", length=0)
     panel.set_xlabel("tenth of the run")
@@ -110,4 +119,4 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
 
 
 if __name__ == "__main__":
-    style.paper_main(draw, caption)
+    figure_style.paper_main(draw, caption)

@@ -1,0 +1,4 @@
+"""The `agentsweep` command: arguments, and calls to the rest, loaded on demand.
+
+May import: all but workflow.
+"""

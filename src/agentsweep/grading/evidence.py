@@ -1,0 +1,121 @@
+"""What a grading left, read back: without an engine, and without trust in it.
+
+The archive was made in the grading's container, where the code of a patch had every right. It is
+read and never unpacked, so that a link in it leads nowhere.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import json
+import re
+import tarfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO
+
+from agentsweep import seal
+from agentsweep.errors import AgentsweepError
+from agentsweep.files import write_durably
+from agentsweep.grading import pytest_reports, witness
+from agentsweep.grading.verdict import Command
+from agentsweep.hashes import file_sha256
+
+RECORD, ARCHIVE = "grade.json", "evidence.tar.gz"
+
+_MEMBER_BYTES = 64 * 2**20
+# Of all members, unpacked: a small archive may unpack to any size.
+_ARCHIVE_BYTES = 2**30
+
+
+def read(folder: Path) -> tuple[dict, list[Command]]:
+    """A grading's `grade.json` and what each of its test commands left.
+
+    Raises AgentsweepError for files that are not those that the grading wrote.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        numbers = range(1, record["n_commands"] + 1)
+        whole = record["evidence_sha256"] == digest(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    found = seal.check(folder, (RECORD, ARCHIVE), (RECORD, ARCHIVE))
+    if not whole or found.state == seal.DAMAGED:
+        why = f" ({found.sentence})" if found.wrong else ""
+        raise AgentsweepError(
+            f"the grading in {folder} is damaged or not whole{why}: remove that folder and run "
+            "again"
+        )
+    left = members(folder / ARCHIVE, numbers)
+    commands = []
+    for number in numbers:
+        ended = left.get(f"exit-{number}", b"").strip()
+        commands.append(
+            Command(
+                exit_code=int(ended) if re.fullmatch(rb"[0-9]{1,3}", ended) else None,
+                report=pytest_reports.parse_report(left.get(f"report-{number}.xml")),
+                log=left.get(f"log-{number}", b"").decode(errors="replace"),
+                witness=witness.parse(left.get(f"seen-{number}")),
+            )
+        )
+    return record, commands
+
+
+def ungraded(folder: Path, patch: bytes, grader, reason: str) -> dict:
+    """Write the record of a grading that could not be made into a folder, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Of what was there before.
+    (folder / seal.SEAL).unlink(missing_ok=True)
+    write_durably(folder / ARCHIVE, b"")
+    record = {
+        "schema": 1,
+        "ungraded": reason,
+        "patch_sha256": hashlib.sha256(patch).hexdigest(),
+        "grader": {"version": None, **asdict(grader)},
+        "n_commands": 0,
+        "evidence_sha256": digest(folder),
+    }
+    write_durably(folder / RECORD, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+    return record
+
+
+def digest(folder: Path) -> str:
+    """The SHA-256 of a grading's archive."""
+    return file_sha256(folder / ARCHIVE)
+
+
+def members(archive: Path, numbers: Iterable[int] = range(1, 1000)) -> dict[str, bytes]:
+    """What the test commands of these numbers left in an archive, each as far as _MEMBER_BYTES.
+
+    Only plain files count; a broken end is left out.
+    """
+    found: dict[str, bytes] = {}
+    wanted = {
+        name
+        for number in numbers
+        for name in (f"exit-{number}", f"log-{number}", f"seen-{number}", f"report-{number}.xml")
+    }
+    # Who makes an archive can make it so that reading it fails in any way.
+    with (
+        contextlib.suppress(Exception),
+        gzip.open(archive) as content,
+        tarfile.open(fileobj=_Bounded(content), mode="r|") as tar,
+    ):
+        for member in tar:
+            name = member.name.removeprefix("./")
+            if member.isreg() and name in wanted:
+                found[name] = tar.extractfile(member).read(_MEMBER_BYTES)
+    return found
+
+
+class _Bounded:
+    """The beginning of a stream, as far as _ARCHIVE_BYTES."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream, self._left = stream, _ARCHIVE_BYTES
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(min(size, self._left))
+        self._left -= len(content)
+        return content

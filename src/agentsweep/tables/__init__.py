@@ -1,0 +1,4 @@
+"""The tables: columns, writing, reading, a data set on disk.
+
+May import: root modules.
+"""
