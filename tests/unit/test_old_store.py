@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agentsweep.cli import main, plan, store_view
+from agentsweep.cli import plan, store_view
+from agentsweep.cli.main import main
 from agentsweep.config import config
 from agentsweep.exports import finished_runs
 from agentsweep.grading import grading_job

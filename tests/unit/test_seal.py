@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentsweep import seal
-from agentsweep.cli import main
+from agentsweep.cli.main import main
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.exports import finished_runs
 from agentsweep.extraction import extract

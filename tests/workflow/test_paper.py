@@ -166,9 +166,9 @@ def test_only_what_a_change_concerns_is_made_again(clone):
     script.write_text(script.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
     assert plan(clone) == {"paper_timeseries": 1}
     # The importer's code makes all of it again, the claims' own only the claims.
-    clone.replace("src/agentsweep/claims.py", "_PUBLISHED_COLUMNS", "_PRINTED_COLUMNS")
+    clone.replace("src/agentsweep/analysis/claims.py", "_PUBLISHED_COLUMNS", "_PRINTED_COLUMNS")
     assert figures(plan(clone)) == {"claims": 1, "paper": 1}
-    code = clone.file("src/agentsweep/agentcgroup.py")
+    code = clone.file("src/agentsweep/extraction/agentcgroup_layout.py")
     code.write_text(code.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
     assert figures(plan(clone)) == {"import_run": 2, **every}
 

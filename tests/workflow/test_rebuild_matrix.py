@@ -210,11 +210,11 @@ def change_agent_setting(clone):
 
 
 def change_grader(clone):
-    clone.replace("src/agentsweep/grading.py", "GRADER = 1\n", "GRADER = 2\n")
+    clone.replace("src/agentsweep/grading/grading.py", "GRADER = 1\n", "GRADER = 2\n")
 
 
 def change_verdict(clone):
-    source = clone.file("src/agentsweep/verdict.py")
+    source = clone.file("src/agentsweep/grading/verdict.py")
     source.write_text(
         source.read_text(encoding="utf-8") + "\n# Another verdict.\n", encoding="utf-8"
     )
@@ -296,7 +296,7 @@ def change_digest(clone):
 
 
 def change_parser(clone):
-    source = clone.file("src/agentsweep/trace.py")
+    source = clone.file("src/agentsweep/agents/claude_code/trace.py")
     source.write_text(
         source.read_text(encoding="utf-8") + "\n# Another parser.\n", encoding="utf-8"
     )
@@ -315,7 +315,7 @@ def change_figure(clone):
 
 def change_runner(clone):
     """How runs are made is told by the protocol number, not by the runner's bytes."""
-    source = clone.file("src/agentsweep/measurement.py")
+    source = clone.file("src/agentsweep/runs/measurement.py")
     source.write_text(
         source.read_text(encoding="utf-8") + "\n# Another runner.\n", encoding="utf-8"
     )

@@ -133,7 +133,7 @@ def test_none_overtakes_another(line):
 
 HOLDER = """
 import sys, time
-from agentsweep.admission import Need, admitted
+from agentsweep.host.admission import Need, admitted
 name, mib, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 settings = {"memory": "1000MiB", "cpus": 4, "wait_s": 60, "ledger": folder}
 need = Need(name, mib * 2**20, 1)

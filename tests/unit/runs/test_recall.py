@@ -9,7 +9,8 @@ import small_sweep
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsweep.cli import main, plan
+from agentsweep.cli import plan
+from agentsweep.cli.main import main
 from agentsweep.config import config
 from agentsweep.config.config import Machine
 from agentsweep.runs import recall, run_cell

@@ -232,15 +232,15 @@ def test_concatenation_in_bounded_memory(tmp_path):
 import sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
-from agentsweep import tables
+from agentsweep.tables import parquet
 folder, times = Path(sys.argv[1]), int(sys.argv[2])
 n = 18_000
 part = folder / "part.parquet"
-whole = [f.name for f in tables.SCHEMAS["samples"] if f.type == pa.int64()]
+whole = [f.name for f in parquet.SCHEMAS["samples"] if f.type == pa.int64()]
 columns = {name: np.arange(n) * 977 % 1_000_003 for name in whole}
-tables.write("samples", pa.table({"run_id": ["r"] * n, **columns}), part)
+parquet.write("samples", pa.table({"run_id": ["r"] * n, **columns}), part)
 before = pa.default_memory_pool().max_memory()
-assert tables.concat("samples", [part] * times, folder / "all.parquet") == n * times
+assert parquet.concat("samples", [part] * times, folder / "all.parquet") == n * times
 print(pa.default_memory_pool().max_memory() / 2**20)
 """
 
