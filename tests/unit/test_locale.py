@@ -18,7 +18,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agentsweep import utf8
-from agentsweep.cli.main import main
+from agentsweep.cli import main
 from agentsweep.config import config
 from agentsweep.containers import engine
 from agentsweep.errors import ConfigError

@@ -12,7 +12,7 @@ import run_maker
 import small_sweep
 import yaml
 
-from agentsweep.cli.main import main
+from agentsweep.cli import main
 from agentsweep.config import config
 from agentsweep.errors import InfraError
 from agentsweep.runs import run_cell, store

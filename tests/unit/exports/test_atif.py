@@ -21,7 +21,7 @@ from session_maker import Session, small_session
 
 from agentsweep.agents.claude_code import trace
 from agentsweep.agents.claude_code.records import format_time
-from agentsweep.cli.main import main
+from agentsweep.cli import main
 from agentsweep.exports import atif_files
 from agentsweep.extraction import extract
 

@@ -12,7 +12,7 @@ import small_sweep
 from work_trees import git, put_store_into, start
 from work_trees import patch as take_patch
 
-from agentsweep.cli.main import main
+from agentsweep.cli import main
 from agentsweep.errors import AgentsweepError
 from agentsweep.exports import swebench
 
