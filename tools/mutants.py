@@ -28,7 +28,7 @@ TESTS = {
     "limits": ("test_limit_checks",),
     "outcome": ("test_outcome",),
     "spec": ("test_spec",),
-    "verdict": ("test_verdict",),
+    "verdict": ("test_verdict", "test_verdict_witness"),
 }
 COPIED = ("src", "tests", "config", "docs", "demo", "workflow", "tools", "Makefile")
 SETTINGS = """

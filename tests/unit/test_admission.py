@@ -204,6 +204,37 @@ def test_a_file_that_was_cut_short_by_a_crash_counts_as_held(line):
     assert not (line.folder / "7.json").exists()
 
 
+def test_what_a_dead_process_left_counts_no_more_where_it_cannot_be_deleted(line, monkeypatch):
+    """In a directory that users share."""
+    with line("a"):
+        pass
+    (line.folder / "7.json").write_text('{"state": "held", "memory_bytes": 999', encoding="utf-8")
+    unlink = Path.unlink
+
+    def refuse(path, missing_ok=False):
+        if path.name == "7.json":
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with line("a", 1000, 4) as grant:
+        assert grant.memory_bytes == 1000 * MIB
+    assert sorted(path.name for path in line.folder.iterdir()) == ["7.json", "lock"]
+
+
+def test_files_that_are_no_tickets_are_let_be(line):
+    with line("a"):
+        pass
+    names = ["-1.json", "1.json.bak", "notes.json", "x1.json", f"{10**18}.json"]
+    for name in names:
+        (line.folder / name).write_text("{}", encoding="utf-8")
+    cleaned = []
+    with line("a", 1000, 4, clean=lambda: cleaned.append("for nothing")):
+        assert (line.folder / "1.json").exists()
+    assert cleaned == []
+    assert sorted(path.name for path in line.folder.iterdir()) == sorted([*names, "lock"])
+
+
 def test_when_the_cleaning_fails_nothing_is_given_out(line):
     def clean():
         raise InfraError("container x cannot be removed")
