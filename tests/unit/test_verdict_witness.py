@@ -10,7 +10,7 @@ from agentsweep.verdict import EVIDENCE, OLD_EVIDENCE, Command, Gold, judge
 from agentsweep.witness import Origin, Witness
 
 FILE, OTHER = "tests/test_a.py", "tests/test_b.py"
-NEW, OLD, ELSEWHERE = f"{FILE}::test_new", f"{FILE}::test_old", f"{OTHER}::test_else"
+NEW, OLD, ELSEWHERE = f"{FILE}::test_new", f"{FILE}::TestOld::test_old", f"{OTHER}::test_else"
 NEW_NAME, OLD_NAME, ELSE_NAME = (reported_name(test_id) for test_id in (NEW, OLD, ELSEWHERE))
 PLACED_SHA256 = "5a" * 32
 RECORD = {
@@ -139,6 +139,14 @@ def test_only_a_pass_has_to_be_seen_and_each_one_has():
     both = saw({NEW: None, OLD: "failed"})
     found = judge(RECORD, [command(both, {NEW: "failed"}, 1)], GOLD)
     assert found.detail == f"{OLD} is passed in the report and failed for the plugin"
+
+
+def test_each_of_the_tests_that_a_cut_name_stands_for_has_to_be_seen():
+    cut, first, second = (f"{FILE}::test_p[{rest}" for rest in ("a", "a b]", "a c]"))
+    record = RECORD | {"fail_to_pass": [cut]}
+    seen = saw({first: None, second: "failed"})
+    found = judge(record, [command(seen, {first: "failed", second: "passed"}, 1)], GOLD)
+    assert found.detail == f"{second} is passed in the report and failed for the plugin"
 
 
 @GOLDS
