@@ -22,13 +22,13 @@ LOCK = ROOT / "tools" / "mutants.lock"
 EXPLAINED = ROOT / "docs" / "testing.md"
 # Which unit tests each module must be held by.
 TESTS = {
-    "admission": ("test_admission",),
-    "calls": ("test_calls", "test_sampler"),
-    "kills": ("test_kills", "test_outcome"),
-    "limits": ("test_limit_checks",),
-    "outcome": ("test_outcome",),
-    "spec": ("test_spec",),
-    "verdict": ("test_verdict",),
+    "host/admission": ("host/test_admission",),
+    "host/limits": ("host/test_limits",),
+    "host/oom_kills": ("host/test_oom_kills", "runs/test_outcome"),
+    "sampler/peaks": ("sampler/test_peaks", "sampler/test_sampler"),
+    "runs/outcome": ("runs/test_outcome",),
+    "runs/spec": ("runs/test_spec",),
+    "grading/verdict": ("grading/test_verdict", "grading/test_verdict_witness"),
 }
 COPIED = ("src", "tests", "config", "docs", "demo", "workflow", "tools", "Makefile")
 SETTINGS = """

@@ -11,7 +11,6 @@ import pytest
 from agentsweep import retries
 from agentsweep.errors import AgentsweepError, ConfigError, InfraError, LastingError
 from agentsweep.files import disk_errors
-from agentsweep.runs import outcome
 from agentsweep.runs.signals import Interrupted
 from agentsweep.workflow import failures, job_files
 from agentsweep.workflow.job_files import JobFile
@@ -39,15 +38,6 @@ def test_what_may_pass(error, passes):
 def test_a_disk_that_is_full_stays_so(number, tmp_path):
     with pytest.raises(LastingError), disk_errors(tmp_path):
         raise OSError(number, "no")
-
-
-@pytest.mark.parametrize(
-    ("status", "lasting"), [(401, True), (403, True), (404, True), (429, False), (529, False)]
-)
-def test_what_an_endpoint_refuses_for_good(status, lasting):
-    detail = f"the endpoint refused every request with {status} before the first turn"
-    assert outcome.is_lasting(detail) is lasting
-    assert not outcome.is_lasting("the container went away")
 
 
 JOB = """\

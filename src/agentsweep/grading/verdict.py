@@ -74,7 +74,7 @@ def gold_of(gradings: Iterable[tuple[Mapping, Sequence[Command]]]) -> Gold | Non
     golds = [
         gold
         for record, commands in gradings
-        if (gold := _own(record, commands)) and judge(record, commands, gold).status == "graded"
+        if judge(record, commands, gold := _own(record, commands)).status == "graded"
     ]
     if not golds:
         return None
@@ -84,10 +84,8 @@ def gold_of(gradings: Iterable[tuple[Mapping, Sequence[Command]]]) -> Gold | Non
     return Gold(xfailed, first.origins, first.before, first.witnessed)
 
 
-def _own(record: Mapping, commands: Sequence[Command]) -> Gold | None:
+def _own(record: Mapping, commands: Sequence[Command]) -> Gold:
     """What a grading itself came to, as if it were that of the row's own patch."""
-    if record.get("ungraded"):
-        return None
     found = [_Found(record, command) for command in commands]
     reported = [one for one in found if one.reported]
     origins = {name: origin for one in found for name, origin in one.origins.items()}

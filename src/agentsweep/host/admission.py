@@ -288,17 +288,17 @@ def _entry(path: Path) -> _Entry | None:
         alive = not locks.take(handle)
         if not alive and not path.exists():
             return None
-        try:
-            content = json.loads(os.read(handle, 2**16))
-        except (ValueError, RecursionError):
-            content = None
-        return _Entry(int(path.stem), path, alive, _content(content))
+        return _Entry(int(path.stem), path, alive, _content(os.read(handle, 2**16)))
     finally:
         os.close(handle)
 
 
-def _content(found: object) -> dict:
+def _content(data: bytes) -> dict:
     """What a process wrote of itself, without what is not of the shape that it writes."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
     told = found.items() if isinstance(found, dict) else ()
     return {key: value for key, value in told if key in _SHAPES and _SHAPES[key](value)}
 

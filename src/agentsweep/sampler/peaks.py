@@ -69,7 +69,7 @@ class Ledger:
     `source` is what the peaks of calls come from: `watermark` or `sampled`.
     """
 
-    def __init__(self, reader: CgroupReader, marks: Path | None):
+    def __init__(self, reader: CgroupReader, marks: Path):
         self._reader = reader
         self._seq = 0
         self._phase: Interval | None = None
@@ -81,10 +81,8 @@ class Ledger:
         # Whether calls are missing from the file because it was full.
         self.cut = False
         self.tally = Tally()
-        self._file = None
-        if marks is not None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-            self._file = os.open(marks, flags, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        self._file = os.open(marks, flags, 0o644)
 
     def note(self, t_ns: int, current_bytes: int) -> None:
         """A sample of the memory in use, perhaps from before some interval began."""
@@ -167,8 +165,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close the marks file."""
-        if self._file is not None:
-            os.close(self._file)
+        os.close(self._file)
 
     def _open(self, now: Counters) -> Interval:
         interval = Interval(time.monotonic_ns(), sampled_bytes=now.memory_current_bytes or 0)
@@ -208,7 +205,7 @@ class Ledger:
             interval.watermark_bytes = max(interval.watermark_bytes, peak_bytes)
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self._file is None or self.cut:
+        if self.cut:
             return
         data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         self._written_bytes += len(data)

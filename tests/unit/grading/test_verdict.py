@@ -326,3 +326,108 @@ def test_a_graded_run_has_the_row_that_it_was_graded_by(graded):
     assert graded.of(run_row(row_sha256="cc"))["row_sha256"] == "dd"
     # One whose patch was not graded keeps what it says of itself.
     assert "row_sha256" not in graded.of(run_row(task="other"))
+
+
+OLD_NAME = "tests.test_a.test_old"
+
+
+def test_why_expected_failures_do_not_count():
+    def said(gold, **outcomes):
+        return judge(RECORD, [command(**outcomes)], gold).detail
+
+    one, both = {"new": "passed", "old": "xfailed"}, {"new": "xfailed", "old": "xfailed"}
+    known = "(xfail), and it does not do so with the row's own patch"
+    unknown = (
+        "(xfail), and whether it does so with the row's own patch is not known: validate the task "
+        "(grading.validations)"
+    )
+    assert said(verdict.Gold(), **one) == f"{P2P} failed as expected {known}"
+    assert said(None, **one) == f"{P2P} failed as expected {unknown}"
+    assert said(verdict.Gold(), **both) == f"{F2P} and 1 more failed as expected {known}"
+    # What is known of one says nothing of another, and no other test of the program counts.
+    assert said(GOLD, **both) == f"{F2P} failed as expected {known}"
+    assert said(GOLD, **one, other="xfailed") is None
+    # A test that failed is reason enough.
+    failed = judge(RECORD, [command(1, new="failed", old="xfailed")])
+    assert (failed.detail, failed.resolved) == (None, False)
+
+
+def test_an_ungraded_record_says_why_and_no_more():
+    found = judge(RECORD | {"ungraded": "too large"}, [command(**PASSED)])
+    assert (found.status, found.detail, found.resolved) == ("ungraded", "too large", None)
+    assert (found.tests, found.evidence) == ([], None)
+    assert verdict.own_judge(RECORD | {"ungraded": "x"}, []).status == "ungraded"
+
+
+@pytest.mark.parametrize("kind", verdict.KINDS)
+def test_names_of_another_program_are_ungraded(kind):
+    record = RECORD | {kind: [F2P, "test_a (module.Class)"]}
+    found = judge(record, [command(**PASSED)])
+    assert (found.status, found.resolved) == ("ungraded", None)
+    assert found.detail == verdict.foreign_name(record)
+    assert found.detail == (
+        f"{kind.upper()} names 'test_a (module.Class)', which is no name that pytest has for a "
+        "test: the row's tests are those of another program"
+    )
+    assert [test["outcome"] for test in found.tests if test["kind"] == kind] == [
+        "passed",
+        "missing",
+    ]
+    assert verdict.foreign_name(RECORD) is None
+
+
+@pytest.mark.parametrize(
+    ("commands", "changes", "says"),
+    [
+        ([], {"timed_out": True}, "the tests did not end within 60 s"),
+        ([], {}, "pytest left no report of any test"),
+        (
+            [command(None, **PASSED)],
+            {},
+            "a test command wrote a report, and its exit status is not known",
+        ),
+        (
+            [command(0, new="failed", old="error")],
+            {},
+            "pytest ended with status 0 and 2 of the row's tests failed",
+        ),
+        (
+            [command(0, "nothing", **PASSED)],
+            {},
+            f"{F2P} is passed in the report and not in the summary",
+        ),
+        # Printed as passed, and not in the report.
+        (
+            [
+                command(
+                    0, f"=== short test summary info ===\nPASSED {F2P}\nPASSED {P2P}", new="passed"
+                )
+            ],
+            {},
+            f"{OLD_NAME} is passed in the summary and not in the report",
+        ),
+        # A coverage gate may make that status of it.
+        ([command(1, **PASSED)], {}, None),
+        # A test that is none of the row's may fail.
+        ([command(0, other="failed", **PASSED)], {}, None),
+    ],
+)
+def test_why_a_grading_is_none(commands, changes, says):
+    assert judge(RECORD | changes, commands).detail == says
+
+
+def test_a_test_of_two_commands_has_the_worse_outcome_and_the_time_of_both():
+    first, second = command(**PASSED), command(1, new="failed", old="passed")
+    for commands in ([first, second], [second, first]):
+        found = judge(RECORD, commands)
+        assert (found.status, found.resolved) == ("graded", False)
+        assert [(test["outcome"], test["duration_s"]) for test in found.tests] == [
+            ("failed", 1.0),
+            ("passed", 1.0),
+        ]
+
+
+def test_what_a_verdict_is_from():
+    assert judge(RECORD, [command(**PASSED)]).evidence == verdict.OLD_EVIDENCE
+    assert judge(RECORD, []).evidence is None
+    assert judge(RECORD, [Command(0, None, "")]).evidence is None

@@ -46,7 +46,8 @@ def test_what_fits_is_let_in_at_once_and_leaves_nothing(line):
     with line("a", said=said) as first, line("b", said=said) as second:
         assert (first.memory_bytes, first.cores, first.cpuset) == (400 * MIB, 1, None)
         assert second.waited_s < 0.1
-        assert len(list(line.folder.glob("*.json"))) == 2
+        states = [json.loads(path.read_bytes())["state"] for path in line.folder.glob("*.json")]
+        assert states == ["held", "held"]
     assert said == []
     assert [path.name for path in line.folder.iterdir()] == ["lock"]
 
@@ -75,6 +76,21 @@ def test_who_holds_the_room_is_named_when_the_time_is_over(line):
         pass
     with line("c", 1000, 4):
         pass
+
+
+def test_what_is_short_is_said_in_one_sentence(line):
+    me = f"process {os.getpid()} of {admission._user()}"
+    # The other invocation was given more of the machine than this one is.
+    with (
+        line("a", 1000, 4),
+        pytest.raises(InfraError) as refused,
+        line("b", 400, 1, memory="500MiB", cpus=2),
+    ):
+        pass
+    assert str(refused.value) == (
+        "b: no room on this machine for 0 s (machine.wait_s): 400 MiB and 1 core are needed, "
+        f"0 MiB and 0 cores are free; held by a (1000 MiB, 4 cores, {me})"
+    )
 
 
 def test_what_can_never_fit_is_refused_by_name(line):
@@ -204,6 +220,97 @@ def test_a_file_that_was_cut_short_by_a_crash_counts_as_held(line):
     assert not (line.folder / "7.json").exists()
 
 
+def test_what_a_dead_process_left_counts_no_more_where_it_cannot_be_deleted(line, monkeypatch):
+    """In a directory that users share."""
+    with line("a"):
+        pass
+    (line.folder / "7.json").write_text('{"state": "held", "memory_bytes": 999', encoding="utf-8")
+    unlink = Path.unlink
+
+    def refuse(path, missing_ok=False):
+        if path.name == "7.json":
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with line("a", 1000, 4) as grant:
+        assert grant.memory_bytes == 1000 * MIB
+    assert sorted(path.name for path in line.folder.iterdir()) == ["7.json", "lock"]
+
+
+def test_files_that_are_no_tickets_are_let_be(line):
+    with line("a"):
+        pass
+    names = ["-1.json", "1.json.bak", "notes.json", "x1.json", f"{10**18}.json", "5.json"]
+    for name in names[:-1]:
+        (line.folder / name).write_text("{}", encoding="utf-8")
+    # As one that goes between the look at the directory and the look at the file.
+    (line.folder / names[-1]).symlink_to("nowhere")
+    cleaned = []
+    with line("a", 1000, 4, clean=lambda: cleaned.append("for nothing")):
+        assert (line.folder / "1.json").exists()
+    assert cleaned == []
+    assert sorted(path.name for path in line.folder.iterdir()) == sorted([*names, "lock"])
+
+
+def test_a_fifo_in_the_line_is_not_waited_for(line):
+    with line("a"):
+        pass
+    os.mkfifo(line.folder / "7.json")
+
+    def hangs(_number, _frame):
+        raise AssertionError("a FIFO was waited for")
+
+    old = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(10)
+    try:
+        with line("a", 1000, 4):
+            pass
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)
+    assert [path.name for path in line.folder.iterdir()] == ["lock"]
+
+
+WHOLE = {
+    "name": "a", "state": "waiting", "memory_bytes": 0, "cores": 2**63 - 1, "usable": "0-3,8",
+    "cpuset": None, "owner": "process 5",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("state", ["waiting", "held"])
+@pytest.mark.parametrize("cpuset", [None, "", "0", "0-3", "0,2-9999"])
+def test_what_a_process_writes_of_itself_is_read(state, cpuset):
+    content = WHOLE | {"state": state, "cpuset": cpuset}
+    assert admission._content(json.dumps(content).encode()) == content
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"name": value} for value in (None, 7, ["a"])),
+        *({"state": value} for value in (None, "gone", 0)),
+        *({"memory_bytes": value} for value in (None, -1, 2**63, 1.0, True, "1")),
+        *({"cores": value} for value in (None, -1, 2**63, 1.0, True, "1")),
+        *({"usable": value} for value in (None, 7, [], "x", "0-", "0,", "10000", "0\n")),
+        *({"cpuset": value} for value in (7, [], "x", "0--1", " 0", "0;1")),
+        {"owner": 5},
+        {"strange": 1},
+    ],
+)
+def test_what_no_process_writes_of_itself_is_nothing(wrong):
+    content = WHOLE | wrong
+    expected = {key: value for key, value in WHOLE.items() if key not in wrong}
+    assert admission._content(json.dumps(content).encode()) == expected
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[1]", b'"name"', b"7", b"null", b"\xff", b"[" * 50_000]
+)
+def test_what_is_no_object_says_nothing(data):
+    assert admission._content(data) == {}
+
+
 def test_when_the_cleaning_fails_nothing_is_given_out(line):
     def clean():
         raise InfraError("container x cannot be removed")
@@ -254,15 +361,29 @@ def test_pinned_runs_have_cpus_of_their_own(line, monkeypatch):
             pass
         with line("e", 1, 2, pinned=True, cpus=8) as e:
             assert e.cpuset == "3,7"
+    # Where more than the machine has is given out, CPUs to be pinned to may be short alone.
+    with (
+        line("a", 1, 8, pinned=True, cpus=16),
+        pytest.raises(InfraError) as refused,
+        line("b", 1, 1, pinned=True, cpus=16),
+    ):
+        pass
+    assert (
+        "1 MiB and 1 core are needed, 999 MiB and 8 cores are free, CPUs to be pinned to: none; "
+        "held by a (1 MiB, 8 cores, "
+    ) in str(refused.value)
 
 
 def test_a_directory_that_cannot_be_written_is_told_in_a_sentence(line):
     line.folder.write_text("not a directory", encoding="utf-8")
     with (
-        pytest.raises(InfraError, match=r"in which runs stand in line: .*: mend it or set machine"),
+        pytest.raises(InfraError) as refused,
         line("a"),
     ):
         pass
+    assert str(refused.value) == (
+        f"{line.folder}, in which runs stand in line: File exists: mend it or set machine.ledger"
+    )
 
 
 def test_a_lock_that_is_never_given_back_is_told_in_a_sentence(line):
@@ -272,6 +393,20 @@ def test_a_lock_that_is_never_given_back_is_told_in_a_sentence(line):
         with (
             pytest.raises(InfraError, match=r"^a: .*/lock is locked by another process"),
             line("a", wait_s=0.1),
+        ):
+            pass
+
+
+def test_a_lock_that_is_taken_while_one_waits_is_told_in_a_sentence(line):
+    with line("a"), (line.folder / "lock").open(encoding="utf-8") as lock:
+
+        class Said:
+            def append(self, _words):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+
+        with (
+            pytest.raises(InfraError, match=r"^b: .*/lock is locked by another process"),
+            line("b", 1000, wait_s=0.1, said=Said()),
         ):
             pass
 
@@ -342,7 +477,8 @@ def test_the_line_is_in_memory_and_elsewhere_only_where_that_cannot_be_written(
 ):
     asked = []
 
-    def own(base, _cure):
+    def own(base, cure):
+        assert cure == "set machine.ledger"
         asked.append(base)
         return tmp_path / "own"
 

@@ -48,6 +48,7 @@ REST = {"conversation": "main", "turn": 3, "turns": 5}
 
 KILLED = {"exit_code": 137, "result": None}
 CONTAINER_GONE = {"exit_code": None, "result": None, "container_alive": False}
+LOST = {"gateway_lost": "it gave no answer", "live": True, "result": FAILED}
 CASES = {
     "all well": ({}, "completed", 0),
     "a tool was killed": (killed(TOOL, TOOL + 1), "completed", 2),
@@ -244,6 +245,17 @@ CASES = {
         "oom_agent",
         0,
     ),
+    "the gateway was lost to the agent": (
+        {**LOST, **killed(TOOL), "stopped_by": "gateway_lost", "exit_code": 137},
+        "agent_error",
+        1,
+    ),
+    "the gateway was lost, and the agent ended": (LOST, "agent_error", 0),
+    "the gateway was lost, and the kernel killed the agent": (
+        {**LOST, **killed(TOOL, AGENT), "exit_code": 137},
+        "oom_agent",
+        1,
+    ),
     "container removed": (CONTAINER_GONE, "infra_error", 0),
     "container removed after a tool was killed": (
         {**CONTAINER_GONE, **killed(TOOL)},
@@ -302,6 +314,7 @@ def test_a_replay_says_at_which_turn_it_left():
         ("137 alone is not OOM", "killed with SIGKILL"),
         ("ends as the recording did", "the last recorded answer is an error"),
         ("overloaded before the first turn", "refused every request with 529 before the first"),
+        ("the gateway was lost to the agent", "its own model endpoint: it gave no answer"),
     ],
 )
 def test_the_detail_says_what_happened(case, says):
@@ -309,7 +322,8 @@ def test_the_detail_says_what_happened(case, says):
 
 
 @pytest.mark.parametrize(
-    ("statuses", "hint"), [((429, 403), True), ((429, 401), True), ((401, 429), False)]
+    ("statuses", "hint"),
+    [((403,), True), ((429, 429, 403), True), ((429, 401), True), ((401, 401, 429), False)],
 )
 def test_the_last_refusal_decides_whether_the_key_is_doubted(statuses, hint):
     failed = FAILED | {"api_error_status": statuses[-1]}
@@ -320,16 +334,16 @@ def test_the_last_refusal_decides_whether_the_key_is_doubted(statuses, hint):
 
 
 def test_what_the_gateway_refused_is_not_put_on_the_endpoint():
-    rules = {"allowed": [], "refused": 2, "first_refused": "the field new is not known"}
+    rules = {"allowed": [], "refused": 3, "first_refused": "the field new is not known"}
     useless, _, _ = CASES["a wrong key"]
-    said = judge(evidence(**useless | {"api_statuses": (403, 403), "not_allowed": rules}))
+    said = judge(evidence(**useless | {"api_statuses": (400, 400, 403), "not_allowed": rules}))
     assert said.outcome == "infra_error" and is_lasting(said.detail)
     assert said.detail == (
         "the gateway refused every request with 403 before the first turn: the field new is not "
         "known"
     )
     # Where the endpoint refused too, it is the one to look at.
-    more = useless | {"api_statuses": (403, 403, 401), "not_allowed": rules}
+    more = useless | {"api_statuses": (403, 403, 403, 401), "not_allowed": rules}
     assert "the endpoint refused every request with 401" in judge(evidence(**more)).detail
 
 
@@ -388,10 +402,17 @@ def test_what_the_stream_says_changes_no_outcome(case, claim):
 
 
 @pytest.mark.parametrize(
-    ("result", "outcome"), [(None, "no_work"), (DONE, "agent_error"), (FAILED, "agent_error")]
+    ("result", "outcome", "says"),
+    [
+        (None, "no_work", "left no result event"),
+        (DONE, "agent_error", "before the model had given its last answer"),
+        (FAILED, "agent_error", "before the model had given its last answer"),
+    ],
 )
-def test_an_agent_that_ends_before_the_last_answer_has_not_completed(result, outcome):
-    assert judge(evidence(**seen("tool_use"), result=result)).outcome == outcome
+def test_an_agent_that_ends_before_the_last_answer_has_not_completed(result, outcome, says):
+    judged = judge(evidence(**seen("tool_use"), **killed(TOOL), result=result))
+    assert (judged.outcome, judged.tools.count) == (outcome, 1)
+    assert says in judged.detail
 
 
 @pytest.mark.parametrize(
@@ -406,7 +427,16 @@ def test_an_agent_that_ends_before_the_last_answer_has_not_completed(result, out
 )
 def test_an_answer_that_the_agent_takes_for_an_error(stop_reason, exit_code, outcome):
     changes = {"result": FAILED, "exit_code": exit_code}
-    assert judge(evidence(**seen(stop_reason), **changes)).outcome == outcome
+    judged = judge(evidence(**seen(stop_reason), **changes))
+    assert judged.outcome == outcome
+    # Whatever the agent claims: the last answer had status 200, which is no failure to be told.
+    assert ("(no status)" in judged.detail) == (outcome == "api_error")
+
+
+def test_the_status_that_is_told_is_the_gateways_and_no_claim():
+    changes, _ = WITNESSED["the endpoint failed"]
+    said = judge(evidence(**changes, result=FAILED | {"api_error_status": 418})).detail
+    assert said == "the agent gave up on its endpoint (status 500)"
 
 
 def test_an_agent_that_got_no_answer_is_no_data_whatever_it_says():
@@ -414,3 +444,19 @@ def test_an_agent_that_got_no_answer_is_no_data_whatever_it_says():
     for result in FORGED.values():
         judged = judge(evidence(**refused, result=result, exit_code=1))
         assert judged.outcome == "infra_error"
+
+
+@pytest.mark.parametrize(
+    ("status", "lasting"),
+    [
+        *((status, True) for status in (400, 401, 403, 404, 499)),
+        *((status, False) for status in (302, 408, 409, 425, 429, 500, 529)),
+    ],
+)
+def test_what_an_endpoint_refuses_for_good(status, lasting):
+    detail = f"the endpoint refused every request with {status} before the first turn"
+    assert is_lasting(detail) is lasting
+
+
+def test_what_is_no_refusal_may_pass():
+    assert not is_lasting("the container went away")

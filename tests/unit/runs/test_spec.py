@@ -58,6 +58,26 @@ def test_no_text_has_no_hash():
     assert text_sha256("") == hashlib.sha256(b"").hexdigest()
 
 
+ROW, COMMIT = {"row_sha256": "aa"}, {"base_commit": "bb"}
+
+
+@pytest.mark.parametrize("row", [ROW, COMMIT, ROW | COMMIT, COMMIT | {"row_sha256": None}])
+def test_the_agents_part_of_a_spec_is_all_but_the_row(row):
+    """Stores keep these hashes: another text would find no run of before."""
+    task = {"prompt": "mend it"}
+    found = spec.agent_part({"task": row | task, "agent": "x", "cpus": 1.0})
+    text = '{"agent":"x","cpus":1,"task":{"prompt":"mend it"}}'
+    assert found == hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "task", [None, "row_sha256", ["base_commit"], {}, {"prompt": "x"}, {"row_sha256": None}]
+)
+def test_a_task_without_a_row_has_no_such_part(task):
+    assert spec.agent_part({"task": task, "agent": "x"}) is None
+    assert spec.agent_part({"agent": "x"} | ROW | COMMIT) is None
+
+
 @given(hundredths=st.integers(1, 409_600))
 def test_a_part_of_a_core_needs_a_whole_one(hundredths):
     cpus = Decimal(hundredths) / 100

@@ -1,5 +1,6 @@
 """The peaks of a phase and of its calls. The reader is a stand-in whose watermark a test sets."""
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -133,8 +134,8 @@ class WithoutReset(Reader):
         ((None, None), (0, 0), (0, "sampled")),
     ],
 )
-def test_peaks_without_a_reset(marks, levels, peak):
-    ledger = Ledger(WithoutReset(*marks), None)
+def test_peaks_without_a_reset(tmp_path, marks, levels, peak):
+    ledger = Ledger(WithoutReset(*marks), tmp_path / "marks.jsonl")
     assert ledger.source == "sampled"
     made = call(1, counters(levels[0]))
     ledger.begin_call(made)
@@ -142,18 +143,19 @@ def test_peaks_without_a_reset(marks, levels, peak):
     ledger.close()
 
 
-def test_a_container_without_memory_counters_has_a_peak_of_nothing():
+def test_a_container_without_memory_counters_has_a_peak_of_nothing(tmp_path):
     unknown = replace(counters(0), memory_current_bytes=None)
     reader = Reader()
-    ledger = Ledger(reader, None)
+    ledger = Ledger(reader, tmp_path / "marks.jsonl")
     ledger.begin_phase(unknown)
     ledger.look()
     assert ledger.end_phase(unknown) == (0, "watermark")
+    ledger.close()
 
 
-def test_a_sample_from_before_an_interval_is_not_its(monkeypatch):
+def test_a_sample_from_before_an_interval_is_not_its(tmp_path, monkeypatch):
     monkeypatch.setattr("agentsweep.sampler.peaks.time.monotonic_ns", lambda: 100)
-    ledger = Ledger(WithoutReset(None, None), None)
+    ledger = Ledger(WithoutReset(None, None), tmp_path / "marks.jsonl")
     made = call(1, counters(10))
     ledger.begin_call(made)
     ledger.note(99, 900)
@@ -161,3 +163,60 @@ def test_a_sample_from_before_an_interval_is_not_its(monkeypatch):
     ledger.note(100, 50)
     ledger.note(101, 40)
     assert made.interval.sampled_bytes == 50
+    ledger.close()
+
+
+def make_calls(ledger: Ledger, count: int) -> None:
+    """Calls whose lines have the same number of bytes."""
+    for seq in range(1, count + 1):
+        made = call(seq, counters(10))
+        ledger.begin_call(made)
+        ledger.end_call(made, "mark", 0, (1, 1), counters(10))
+
+
+def test_the_file_of_marks_ends_where_it_may_grow_no_more(tmp_path, monkeypatch):
+    path = tmp_path / "marks.jsonl"
+    ledger = Ledger(Reader(), path)
+    make_calls(ledger, 1)
+    ledger.close()
+    line_bytes = path.stat().st_size
+    assert ledger.cut is False and ledger.write_error is None
+    # As much as it may have, and a byte less than the next line needs.
+    for more, kept in ((0, 3), (line_bytes - 1, 3), (line_bytes, 4)):
+        monkeypatch.setattr("agentsweep.sampler.peaks.MARKS_BYTES", 3 * line_bytes + more)
+        ledger = Ledger(Reader(), path)
+        make_calls(ledger, kept)
+        assert ledger.cut is False
+        make_calls(ledger, 2)
+        assert ledger.cut is True
+        ledger.close()
+        assert path.stat().st_size == kept * line_bytes
+
+
+def test_a_short_line_after_the_cut_is_not_written_either(tmp_path, monkeypatch):
+    """Else calls would be missing in the middle, and the number of lines would say nothing."""
+    path = tmp_path / "marks.jsonl"
+    monkeypatch.setattr("agentsweep.sampler.peaks.MARKS_BYTES", 1_000)
+    ledger = Ledger(Reader(), path)
+    for seq, command in ((1, "long" * 300), (2, "short")):
+        made = replace(call(seq, counters(10)), command=command)
+        ledger.begin_call(made)
+        ledger.end_call(made, "mark", 0, (1, 1), counters(10))
+    ledger.close()
+    assert ledger.cut is True
+    assert path.read_bytes() == b""
+
+
+def test_a_line_of_which_a_part_was_written_is_told(tmp_path, monkeypatch):
+    write = os.write
+    ledger = Ledger(Reader(), tmp_path / "marks.jsonl")
+    monkeypatch.setattr(
+        "agentsweep.sampler.peaks.os.write", lambda file, data: write(file, data[:-1])
+    )
+    make_calls(ledger, 1)
+    monkeypatch.undo()
+    ledger.close()
+    assert ledger.write_error == "marks: the disk is full"
+    written = (tmp_path / "marks.jsonl").read_bytes()
+    assert not written.endswith(b"\n")
+    assert ledger.tally.facts()["sha256"] == hashlib.sha256(written).hexdigest()
