@@ -53,8 +53,8 @@ _KEPT_BYTES = 64 * 2**20
 _HELD_BYTES = {"samples.arrow": 8 * 2**20, "api.jsonl": 8 * 2**20, "marks.jsonl": 2 * 2**20}
 _NEAR_END_NS = 2_000_000_000
 # The engine's own, and what a shell says of a program that it cannot run.
-_NEVER_THE_AGENTS = (125, 126, 127, 255)
-_ENGINES_OWN = 125
+_ENGINES_OWN, _LOST = 125, 255
+_NEVER_THE_AGENTS = (_ENGINES_OWN, 126, 127, _LOST)
 # A process id and a line end.
 _NOTE_BYTES = 32
 
@@ -552,8 +552,13 @@ class Measurement:
                     f"`{self.engine.name} exec` ended before the agent did: something outside "
                     "killed it"
                 )
+            wrong = stream.last_words(path / "stderr.txt")
+            lost = self.engine.lost_command
+            if code == _LOST and lost is not None and lost.match(wrong):
+                raise InfraError(
+                    f"how the agent ended is not known: `{self.engine.name} exec` lost it ({wrong})"
+                )
             if code == _ENGINES_OWN or (code in _NEVER_THE_AGENTS and not exchanges):
-                wrong = stream.last_words(path / "stderr.txt")
                 raise InfraError(f"the agent could not be run (exit code {code}): {wrong}")
         self._check_limits()
 

@@ -46,6 +46,10 @@ class Podman(Engine):
     name = "podman"
     install_hint = "install it with `make system`"
     cgroupfs_hint = "set cgroup_manager to cgroupfs in containers.conf"
+    # Its monitor (conmon) was killed and has not written the exit status down.
+    lost_command = re.compile(
+        r"Error: timed out waiting for file .*/exit/.*: internal libpod error"
+    )
 
     def command(self, *arguments: str) -> list[str]:
         runtime = ["--runtime", self.runtime] if self.runtime else []

@@ -13,6 +13,7 @@ from agentsweep import gateway_facts, grades, measurement, outcome, runner, stre
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.kills import Kills
 from agentsweep.measurement import Measurement
+from agentsweep.podman import Podman
 from agentsweep.run_files import Fields
 from agentsweep.run_row import _cost_usd, _differing
 from agentsweep.store import Store
@@ -198,14 +199,14 @@ def test_who_counted_the_cost():
 def ended(tmp_path, monkeypatch):
     """`_check_end` of a run whose container lives; returns what it raises."""
 
-    def check(code, exchanges, client_first=False):
+    def check(code, exchanges, client_first=False, said="it was bad"):
         made = object.__new__(Measurement)
         made.attempt = SimpleNamespace(path=tmp_path)
         made.job = {"names": {"task": "t"}, "task": {"python": None}}
-        made.engine = SimpleNamespace(name="podman")
+        made.engine = Podman("runc", tmp_path)
         monkeypatch.setattr(Measurement, "_check_disk", lambda _: None)
         monkeypatch.setattr(Measurement, "_check_limits", lambda _: None)
-        (tmp_path / "stderr.txt").write_text("it was bad\n", encoding="utf-8")
+        (tmp_path / "stderr.txt").write_text(f"{said}\n", encoding="utf-8")
         found = measurement._Found(5, 1, 1)
         made._check_end(found, measurement._Watched(1, None, client_first), code, exchanges)
 
@@ -225,6 +226,14 @@ def test_an_agent_that_asked_for_anything_did_run(ended, code):
 def test_what_the_host_did_is_no_data(ended, code, exchanges, client_first):
     with pytest.raises(InfraError):
         ended(code, exchanges, client_first)
+
+
+def test_an_end_that_the_engine_lost_is_no_data(ended):
+    said = f"Error: timed out waiting for file /c/userdata/x/exit/{'0' * 64}: internal libpod error"
+    with pytest.raises(InfraError, match="how the agent ended is not known"):
+        ended(255, exchanges=3, said=said)
+    # An agent may say the same.
+    assert ended(1, exchanges=3, said=said) is None
 
 
 @pytest.mark.parametrize("kind", ["fifo", "zero", "directory"])
