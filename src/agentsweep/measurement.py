@@ -95,6 +95,7 @@ class Measurement:
 
     # Until the agent is started there is nothing to watch.
     disk_watch: disk.Watch | None = None
+    gateway_cut: str | None = None
 
     def __init__(
         self,
@@ -745,13 +746,12 @@ class Measurement:
 
     def _stop_services(self) -> tuple[dict, dict]:
         """The sampler's summary, and what the services say of the files that they wrote."""
-        lost = False
         for service in (self.gateway, self.sampler):
             code = service.stop()
             if service is self.gateway and (code == OVERWHELMED or self.gateway_status.lost):
-                lost = True
-                # The agent's doing, which is data (`Evidence.gateway_lost`). What is missing of the
-                # record are its last lines.
+                # The agent's doing, which is data (`Evidence.gateway_lost`, `.gateway_cut`). What
+                # is missing of the record are its last lines.
+                self.gateway_cut = f"{service.name} could not be stopped in time"
                 self.say(f"{service.name} was overwhelmed by what the agent sent")
             elif code != 0:
                 said = stream.last_words(self.attempt.path / "services.log")
@@ -760,7 +760,7 @@ class Measurement:
         if summary.get("write_error"):
             raise InfraError(f"the sampler could not write: {summary['write_error']}")
         said = (self.gateway.last_said or {}).get("written")
-        if said is None and lost:
+        if said is None and self.gateway_cut is not None:
             # Nobody knows what a gateway wrote that was lost: the file is taken as it is.
             said = {"api.jsonl": {"bytes": (self.attempt.path / "api.jsonl").stat().st_size}}
         if said is None:
@@ -786,6 +786,7 @@ class Measurement:
             result=run.result,
             assistant_messages=run.assistant_messages,
             api_statuses=tuple(facts.statuses) if facts is not None else (),
+            api_refused=tuple(facts.refused) if facts is not None else (),
             gateway=facts if facts is not None and facts.readable else None,
             max_turns=self.job.get("budget", {}).get("max_turns"),
             live=self.job["model"]["mode"] == "live",
@@ -794,6 +795,7 @@ class Measurement:
             not_allowed=run.gateway.get("endpoint"),
             replay=run.gateway.get("replay"),
             gateway_lost=run.gateway.get("lost"),
+            gateway_cut=self.gateway_cut,
         )
         judged = outcome.judge(seen)
         return judged, {

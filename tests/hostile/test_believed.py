@@ -61,6 +61,15 @@ def test_the_facts_of_a_conversation(tmp_path):
     assert "statuses" not in seen.as_dict()
 
 
+def test_what_the_gateway_refused_is_told_from_what_a_model_was_asked(tmp_path):
+    refused = FAILED | {"status": 401, "refused": True}
+    seen = facts(tmp_path, refused, answer("tool_use", calls=1), FAILED, refused | {"status": 403})
+    assert (seen.statuses, seen.refused) == ([200, 500], [401, 403])
+    assert seen.as_dict()["refused"] == 2
+    # Runs of earlier versions say nothing of it.
+    assert facts(tmp_path, FAILED).refused == []
+
+
 def test_an_answer_without_a_word_is_none(tmp_path):
     assert facts(tmp_path, answer(text=" \n")).answers == 0
     body = {"content": [{"type": "text", "text": "x"}]}
@@ -108,7 +117,7 @@ ODD = st.one_of(
 def test_no_line_ends_the_reading(tmp_path_factory, changes):
     folder = tmp_path_factory.mktemp("facts")
     seen = facts(folder, *(answer() | change | {"path": "/v1/messages"} for change in changes))
-    assert len(seen.statuses) == len(changes)
+    assert len(seen.statuses) + len(seen.refused) == len(changes)
     assert json.dumps(seen.as_dict())
 
 
