@@ -90,6 +90,25 @@ def test_a_container_of_the_hosts_userland_has_nothing_of_it_either(daemon, bait
             engine.remove(name)
 
 
+@pytest.mark.parametrize("user", ["1000:1000", "0:0"])
+def test_a_container_makes_no_user_namespace(images, user):
+    """In one of its own a process has all capabilities, and more of the kernel to attack."""
+    engine = engine_in_use.find()
+    name = f"agentsweep-test-namespace-{os.getpid()}"
+    labels = {LABEL: name, OWNER_LABEL: owner_tag()}
+    try:
+        spec = ContainerSpec(name, images.tag, labels, user=user)
+        container = engine.start(engine.create(spec), name)
+        for options in ("-Ur", "-U", "-Urn"):
+            done = engine.exec(container.id, "unshare", options, "true", check=False, user=user)
+            assert (done.returncode, "Operation not permitted" in done.stderr) == (1, True), done
+        # What needs no namespace goes on: processes, and threads by whatever call.
+        run = "import os, threading\nthreading.Thread(target=os.system, args=('true',)).start()"
+        assert engine.exec(container.id, "python3", "-c", run, user=user).returncode == 0
+    finally:
+        engine.remove(name)
+
+
 def holds(folder: Path) -> list[str]:
     """Files with the canary, in archives too."""
     found = []
