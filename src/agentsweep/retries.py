@@ -2,8 +2,9 @@
 
 A job tries again by itself, in a new process, so that Snakemake prints one failure and not three.
 What will fail again until somebody changes something (`LastingError`, a refusal by name) is not
-tried again. Snakemake's own retries remain for what never reaches a job, such as a node that goes
-away; a job that has failed by itself leaves a note, by which such a retry ends at once.
+tried again. A job that is killed is started again by its shell (`data/job.sh`). Snakemake's own
+retries remain for what never reaches a job, such as a node that goes away; a job that has failed by
+itself leaves a note, by which such a retry ends at once.
 """
 
 import hashlib

@@ -29,18 +29,25 @@ WEIGHTS = {
 # What a run may end of in another way than the undisturbed one: the kernel tells nobody whether a
 # tool of the agent or somebody outside has sent a signal.
 INSIDE = {"agent", "init"}
+# How often a cell is struck at most: as often as its job tries again, so that it need not fail.
+STRIKES_OF_A_CELL = 2
 # Whoever waits for these waits for ever, as it should: they go on after a while in any case.
 PATIENT = {"snakemake", "runner"}
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process of the sweep; attempt: the id of the attempt that it belongs to, if to one."""
+    """A process of the sweep.
+
+    attempt: the id of the attempt that it belongs to, if to one yet; cell: the beginning of the
+    hash of that cell's spec, None for a process of the whole sweep.
+    """
 
     pid: int
     start: str
     kind: str
     attempt: str | None
+    cell: str | None
 
     def signal(self, number: int) -> bool:
         """Send a signal to this process and no other that got its number."""
@@ -69,6 +76,7 @@ class Storm:
     run_s: float
     always_go_on: bool = False
     counts: Counter = field(default_factory=Counter)
+    of_cells: Counter = field(default_factory=Counter)
     struck_inside: set[str] = field(default_factory=set)
     container_ids: set[str] = field(default_factory=set)
     _due: dict[str, float] = field(default_factory=dict)
@@ -87,7 +95,7 @@ class Storm:
         due = [name for name, when in self._due.items() if when < now]
         for name in due:
             self._due[name] = float("inf")
-            if self.strikes > 0:
+            if self.strikes > 0 and self.of_cells[name.split("-")[0]] < STRIKES_OF_A_CELL:
                 self._strike(name, snakemake)
 
     def calm(self) -> None:
@@ -98,9 +106,9 @@ class Storm:
         self._stopped.clear()
 
     def _strike(self, attempt: str, snakemake: int) -> None:
-        there: dict[str, list[Process]] = {}
+        cell, there = attempt.split("-")[0], {}
         for process in processes(self.folder, snakemake, self.container_ids):
-            if process.attempt in (attempt, None):
+            if process.attempt in (attempt, None) and process.cell in (cell, None):
                 there.setdefault(process.kind, []).append(process)
         kinds = [kind for kind in WEIGHTS if kind in there]
         if not kinds:
@@ -112,6 +120,7 @@ class Storm:
             self.struck_inside.add(victim.attempt)
         if victim.signal(signal.SIGSTOP if stops else signal.SIGKILL):
             self.strikes -= 1
+            self.of_cells[victim.cell] += 1
             goes_on = stops and (self.always_go_on or kind in PATIENT or self.chance.random() < 0.7)
             if goes_on:
                 later = time.monotonic() + self.chance.uniform(0.5, 4)
@@ -144,7 +153,8 @@ def processes(folder: Path, snakemake: int, container_ids: set[str]) -> list[Pro
         with contextlib.suppress(OSError, ValueError, IndexError):
             kind, attempt = _kind(pid, words, folder, snakemake, containers, table)
             if kind is not None:
-                found.append(Process(pid, _start(pid), kind, attempt))
+                cell = attempt.split("-")[0] if attempt else _cell(pid, kind, table)
+                found.append(Process(pid, _start(pid), kind, attempt, cell))
     return found
 
 
@@ -174,6 +184,12 @@ def _kind(pid, words, folder, snakemake, containers, table) -> tuple[str | None,
         if parent in table and _kind(parent, table[parent], folder, snakemake, containers, {})[0]:
             return "client", _open_attempt(parent, folder)
     return None, None
+
+
+def _cell(pid: int, kind: str, table: dict[int, list[str]]) -> str | None:
+    """The cell of a runner, or of its client, that has no attempt yet."""
+    words = table[_parent(pid) if kind == "client" else pid]
+    return words[words.index("--spec") + 1][:12] if "--spec" in words else None
 
 
 def _open_attempt(pid: int, folder: Path) -> str | None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentsweep.containers.podman import Podman
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.extraction import gateway_facts
 from agentsweep.extraction.run_directory import Fields
@@ -62,6 +63,15 @@ def test_the_facts_of_a_conversation(tmp_path):
     assert "statuses" not in seen.as_dict()
 
 
+def test_what_the_gateway_refused_is_told_from_what_a_model_was_asked(tmp_path):
+    refused = FAILED | {"status": 401, "refused": True}
+    seen = facts(tmp_path, refused, answer("tool_use", calls=1), FAILED, refused | {"status": 403})
+    assert (seen.statuses, seen.refused) == ([200, 500], [401, 403])
+    assert seen.as_dict()["refused"] == 2
+    # Runs of earlier versions say nothing of it.
+    assert facts(tmp_path, FAILED).refused == []
+
+
 def test_an_answer_without_a_word_is_none(tmp_path):
     assert facts(tmp_path, answer(text=" \n")).answers == 0
     body = {"content": [{"type": "text", "text": "x"}]}
@@ -109,7 +119,7 @@ ODD = st.one_of(
 def test_no_line_ends_the_reading(tmp_path_factory, changes):
     folder = tmp_path_factory.mktemp("facts")
     seen = facts(folder, *(answer() | change | {"path": "/v1/messages"} for change in changes))
-    assert len(seen.statuses) == len(changes)
+    assert len(seen.statuses) + len(seen.refused) == len(changes)
     assert json.dumps(seen.as_dict())
 
 
@@ -200,14 +210,14 @@ def test_who_counted_the_cost():
 def ended(tmp_path, monkeypatch):
     """`_check_end` of a run whose container lives; returns what it raises."""
 
-    def check(code, exchanges, client_first=False):
+    def check(code, exchanges, client_first=False, said="it was bad"):
         made = object.__new__(Measurement)
         made.attempt = SimpleNamespace(path=tmp_path)
         made.job = {"names": {"task": "t"}, "task": {"python": None}}
-        made.engine = SimpleNamespace(name="podman")
+        made.engine = Podman("runc", tmp_path)
         monkeypatch.setattr(Measurement, "_check_disk", lambda _: None)
         monkeypatch.setattr(Measurement, "_check_limits", lambda _: None)
-        (tmp_path / "stderr.txt").write_text("it was bad\n", encoding="utf-8")
+        (tmp_path / "stderr.txt").write_text(f"{said}\n", encoding="utf-8")
         found = measurement._Found(5, 1, 1)
         made._check_end(found, measurement._Watched(1, None, client_first), code, exchanges)
 
@@ -227,6 +237,14 @@ def test_an_agent_that_asked_for_anything_did_run(ended, code):
 def test_what_the_host_did_is_no_data(ended, code, exchanges, client_first):
     with pytest.raises(InfraError):
         ended(code, exchanges, client_first)
+
+
+def test_an_end_that_the_engine_lost_is_no_data(ended):
+    said = f"Error: timed out waiting for file /c/userdata/x/exit/{'0' * 64}: internal libpod error"
+    with pytest.raises(InfraError, match="how the agent ended is not known"):
+        ended(255, exchanges=3, said=said)
+    # An agent may say the same.
+    assert ended(1, exchanges=3, said=said) is None
 
 
 @pytest.mark.parametrize("kind", ["fifo", "zero", "directory"])

@@ -2,6 +2,7 @@
 memory or disk, keeps the gateway from answering its runner, or makes the run anything but data."""
 
 import contextlib
+import functools
 import gzip
 import json
 import re
@@ -10,6 +11,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gateway_client import TOKEN, active, raw, request, send_only, starter, user, wait_until
@@ -518,6 +520,25 @@ def test_a_gateway_that_is_killed_for_want_of_time_is_no_error_of_the_host(tmp_p
     stopped = service_that(tmp_path, monkeypatch, "os.kill(os.getpid(), 19); time.sleep(60)")
     wait_until(lambda: stopped._is_held_up())
     assert stopped.stop(timeout_s=0.2) == -signal.SIGKILL
+
+
+def test_of_a_gateway_that_was_killed_at_its_stop_the_run_knows(tmp_path, monkeypatch):
+    from agentsweep.runs.measurement import Measurement
+
+    made = object.__new__(Measurement)
+    made.attempt, made.scratch = SimpleNamespace(path=tmp_path), tmp_path
+    said = []
+    made.say = said.append
+    made.gateway = service_that(tmp_path, monkeypatch, "time.sleep(60)")
+    made.gateway.stop = functools.partial(made.gateway.stop, timeout_s=0.2)
+    made.gateway_status = SimpleNamespace(lost=None)
+    written = {"samples.arrow": {"bytes": 0}}
+    made.sampler = SimpleNamespace(stop=lambda: 0)
+    (tmp_path / "sampler.json").write_text(json.dumps({"written": written}), encoding="utf-8")
+    (tmp_path / "api.jsonl").write_bytes(b"{}\n")
+    assert made._stop_services() == ({}, written | {"api.jsonl": {"bytes": 3}})
+    assert made.gateway_cut == "odd_service could not be stopped in time"
+    assert said == ["odd_service was overwhelmed by what the agent sent"]
 
 
 def test_a_line_counts_for_as_many_requests_as_it_says():

@@ -5,16 +5,15 @@ import os
 import tarfile
 from pathlib import Path
 
+import bench_task
 import engine_in_use
 import pytest
-import yaml
 
 from agentsweep.config import config
-from agentsweep.containers import images as task_images
 from agentsweep.containers.engine import LABEL, OWNER_LABEL, PROXIES, ContainerSpec, host_userland
 from agentsweep.grading import grading_job
 from agentsweep.host.processes import owner_tag
-from conftest import DONE, ROOT, bash
+from conftest import DONE, bash
 
 CANARY = "canary-5f1c9e-proxypw"
 PROXY = f"http://user:{CANARY}@127.0.0.1:9"
@@ -92,6 +91,25 @@ def test_a_container_of_the_hosts_userland_has_nothing_of_it_either(daemon, bait
             engine.remove(name)
 
 
+@pytest.mark.parametrize("user", ["1000:1000", "0:0"])
+def test_a_container_makes_no_user_namespace(images, user):
+    """In one of its own a process has all capabilities, and more of the kernel to attack."""
+    engine = engine_in_use.find()
+    name = f"agentsweep-test-namespace-{os.getpid()}"
+    labels = {LABEL: name, OWNER_LABEL: owner_tag()}
+    try:
+        spec = ContainerSpec(name, images.tag, labels, user=user)
+        container = engine.start(engine.create(spec), name)
+        for options in ("-Ur", "-U", "-Urn"):
+            done = engine.exec(container.id, "unshare", options, "true", check=False, user=user)
+            assert (done.returncode, "Operation not permitted" in done.stderr) == (1, True), done
+        # What needs no namespace goes on: processes, and threads by whatever call.
+        run = "import os, threading\nthreading.Thread(target=os.system, args=('true',)).start()"
+        assert engine.exec(container.id, "python3", "-c", run, user=user).returncode == 0
+    finally:
+        engine.remove(name)
+
+
 def holds(folder: Path) -> list[str]:
     """Files with the canary, in archives too."""
     found = []
@@ -138,32 +156,7 @@ new file mode 100644
 
 def test_no_file_of_a_grading_has_it(tmp_path_factory, baited):
     folder = tmp_path_factory.mktemp("grading")
-    reference = f"oci-archive:{ROOT / 'images' / TASK}.tar"
-    lock = {reference: images_lock(reference)}
-    (folder / "lock.yaml").write_text(yaml.safe_dump({"images": lock}), encoding="utf-8")
-    base = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
-    settings = {
-        "paths": {"store": str(folder / "store"), "results": str(folder / "results")},
-        "images": {"lock": str(folder / "lock.yaml")},
-        "tasks": {
-            TASK: {
-                "kind": "swe",
-                "row": {"file": "config/rows/bench.jsonl", "id": "encode__starlette-1147"},
-                "image": reference,
-                "scenario": f"config/scenarios/{TASK}.yaml",
-            }
-        },
-        "sweep": {"tasks": [TASK], "memory": ["512MiB"], "cpus": [1]},
-        "container": {"engine": engine_in_use.NAME},
-        "grading": {"memory": "512MiB", "timeout_s": 120},
-        # Else it would wait in line for what other tests run, which may be long.
-        "machine": {"ledger": str(folder / "ledger")},
-    }
-    loaded = config.load(config.merge(base, settings))
+    loaded = config.load(bench_task.settings(folder, timeout_s=120))
     grading_job.grade(loaded, TASK, LOOK.encode(), folder / "out", engine_in_use.find)
     assert (folder / "out" / "grade.json").exists()
     assert holds(folder) == []
-
-
-def images_lock(reference: str) -> dict:
-    return task_images.resolve(reference)

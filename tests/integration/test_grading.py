@@ -5,17 +5,18 @@ import hashlib
 import json
 import time
 
+import bench_task
 import engine_in_use
 import pytest
 import yaml
+from bench_task import TASK
 
 from agentsweep.config import config
 from agentsweep.containers import images
 from agentsweep.containers.engine import LABEL, ContainerSpec
-from agentsweep.grading import evidence, grading_job, pytest_reports, verdict
+from agentsweep.grading import evidence, grading, grading_job, pytest_reports, verdict
 from conftest import ROOT, agentsweep
 
-TASK = "starlette-1147"
 SESSIONS = "starlette/middleware/sessions.py"
 TESTS = "tests/test_sessions.py"
 INITS = ("tests/__init__.py", "starlette/__init__.py")
@@ -27,28 +28,7 @@ class Bench:
 
     def __init__(self, folder):
         self.folder = folder
-        reference = f"oci-archive:{ROOT / 'images' / TASK}.tar"
-        lock = {reference: images.resolve(reference)}
-        (folder / "lock.yaml").write_text(yaml.safe_dump({"images": lock}), encoding="utf-8")
-        self.settings = {
-            "paths": {"store": str(folder / "store"), "results": str(folder / "results")},
-            "images": {"lock": str(folder / "lock.yaml")},
-            "tasks": {
-                TASK: {
-                    "kind": "swe",
-                    "row": {"file": "config/rows/bench.jsonl", "id": "encode__starlette-1147"},
-                    "image": reference,
-                    "scenario": f"config/scenarios/{TASK}.yaml",
-                }
-            },
-            "sweep": {"tasks": [TASK], "memory": ["512MiB"], "cpus": [1]},
-            "container": {"engine": engine_in_use.NAME},
-            # Not behind the runs of others on this machine.
-            "machine": {"ledger": str(folder / "ledger")},
-            "grading": {"memory": "512MiB", "timeout_s": 300},
-        }
-        base = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
-        self.settings = config.merge(base, self.settings)
+        self.settings = bench_task.settings(folder)
         self.config = self.load()
         self.row = self.config.task(TASK).row
         self.engine = engine_in_use.find()
@@ -148,6 +128,7 @@ print("PASSED {FAIL_TO_PASS}")
 """
 HOOK = """
 import pytest
+import yaml
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport():
@@ -352,6 +333,32 @@ def test_tests_that_need_more_memory_than_the_grader_has_say_so(bench):
     found, record = bench.grade(bench.patch(**{SESSIONS: greedy}))
     assert (found.status, found.resolved, record["oom_kill_count"]) == ("no_report", False, 1)
     assert found.detail == "pytest left no report of any test: the container ran out of memory"
+
+
+def test_tests_that_write_without_end_are_ended(bench, monkeypatch):
+    monkeypatch.setattr(grading, "_LAYER_BYTES", 64 * 2**20)
+    endless = (
+        "import itertools, time\n"
+        "for number in itertools.count():\n"
+        "    with open(f'/testbed/{number}', 'wb') as file:\n"
+        "        file.write(bytes(2**20))\n"
+        "    time.sleep(0.01)\n"
+    )
+    found, record = bench.grade(bench.patch(**{SESSIONS: endless}))
+    assert (found.status, found.resolved, record["timed_out"]) == ("no_report", False, False)
+
+
+def test_what_a_patch_leaves_is_kept_up_to_a_limit(bench, monkeypatch):
+    monkeypatch.setattr(grading, "_EVIDENCE_BYTES", 2**16)
+    noise = (
+        "import os\n"
+        "with open('/grading/left/noise', 'wb') as file:\n"
+        "    file.write(os.urandom(2**20))\n"
+    )
+    found, record = bench.grade(bench.patch(**{SESSIONS: noise}))
+    assert (bench.out / evidence.ARCHIVE).stat().st_size == 2**16
+    assert record["evidence_sha256"] == evidence.digest(bench.out)
+    assert found.resolved is False
 
 
 @pytest.mark.parametrize(

@@ -68,10 +68,10 @@ def clone(ready, tmp_path):
     return ready.copy(tmp_path / "clone")
 
 
-def start(clone: Clone) -> subprocess.Popen:
+def start(clone: Clone, *options: str) -> subprocess.Popen:
     """Snakemake in a process group of its own, once its agent is at work."""
     process = subprocess.Popen(
-        [str(BIN / "snakemake"), "--cores", "1", "runs"],
+        [str(BIN / "snakemake"), "--cores", "1", "runs", *options],
         cwd=clone.path,
         env={"PATH": f"{BIN}:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": os.environ.get("HOME", "/")},
         stdin=subprocess.DEVNULL,
@@ -229,6 +229,38 @@ def test_an_engine_that_fails_once_is_asked_again_by_the_same_snakemake(clone):
     assert "trying again in 5 s (2 left)" in log.read_text(encoding="utf-8")
     found = sorted(path.name for path in clone.file("store").glob("*/attempt-*"))
     assert found == ["attempt-1.failed", "attempt-2"]
+
+
+def runner(clone: Clone) -> int:
+    """The process of `agentsweep run` that works in a clone."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            here = (path / "cwd").readlink() == clone.path
+        except OSError:
+            continue
+        if here and "run" in words[:4] and any(Path(w).name == "agentsweep" for w in words[:3]):
+            return int(path.name)
+    raise AssertionError("there is no runner")
+
+
+def test_a_killed_runner_is_started_again_by_the_same_snakemake(clone):
+    snakemake = start(clone)
+    os.kill(runner(clone), signal.SIGKILL)
+    assert snakemake.wait(180) == 0, clone.file("log").read_text(encoding="utf-8")
+    (log,) = clone.file("logs/agent_run").rglob("*.log")
+    said = log.read_text(encoding="utf-8")
+    assert "killed by SIGKILL; trying again in 5 s (2 left)" in said
+    assert finish(clone) == ["attempt-1.interrupted", "attempt-2"]
+
+
+def test_without_retries_a_killed_runner_fails_its_cell_and_the_last_line_says_so(clone):
+    snakemake = start(clone, "--retries", "0")
+    os.kill(runner(clone), signal.SIGKILL)
+    assert snakemake.wait(180) != 0
+    *_, last = clone.file("log").read_text(encoding="utf-8").splitlines()
+    assert last.startswith("agentsweep: failed: task~") and last.endswith(": killed by SIGKILL")
+    assert finish(clone) == ["attempt-1.interrupted", "attempt-2"]
 
 
 def test_what_is_recalled_needs_no_engine_at_the_start(clone):

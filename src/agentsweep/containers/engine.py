@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import time
@@ -143,6 +144,8 @@ class Engine(ABC):
 
     name: str
     install_hint: str
+    # What its client says, and ends with 255, where it does not learn how a command ended.
+    lost_command: re.Pattern[str] | None = None
     # How to mend what only a cgroup manager that takes any path can do.
     cgroupfs_hint: str
 

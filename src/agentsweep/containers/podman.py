@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from agentsweep.containers import strays
+from agentsweep.containers import seccomp, strays
 from agentsweep.containers.engine import (
     BARE_FOLDERS,
     IMAGE_TIMEOUT_S,
@@ -46,6 +46,10 @@ class Podman(Engine):
     name = "podman"
     install_hint = "install it with `make system`"
     cgroupfs_hint = "set cgroup_manager to cgroupfs in containers.conf"
+    # Its monitor (conmon) was killed and has not written the exit status down.
+    lost_command = re.compile(
+        r"Error: timed out waiting for file .*/exit/.*: internal libpod error"
+    )
 
     def command(self, *arguments: str) -> list[str]:
         runtime = ["--runtime", self.runtime] if self.runtime else []
@@ -55,7 +59,7 @@ class Podman(Engine):
         return _runtime_problem(self.runtime, self.workdir)
 
     def info(self) -> dict:
-        stamp = self.workdir / f"info-{self.name}-{self.runtime}-{_state_of_engine(self.name)}"
+        stamp = self.workdir / f"facts-{self.name}-{self.runtime}-{_state_of_engine(self.name)}"
         with contextlib.suppress(OSError, ValueError):
             return json.loads(stamp.read_text(encoding="utf-8"))
         found = self._ask_info()
@@ -76,6 +80,7 @@ class Podman(Engine):
             "cgroup_version": int(host["cgroupVersion"].lstrip("v")),
             "cgroup_manager": host["cgroupManager"],
             "storage_root": store["graphRoot"],
+            "seccomp_profile": host["security"].get("seccompProfilePath") or None,
         }
 
     @property
@@ -171,9 +176,14 @@ class Podman(Engine):
             note.unlink(missing_ok=True)
 
     def _no_defaults(self) -> list[str]:
+        info = self.info()
         # Earlier versions add the names of containers.conf, which `start` then refuses.
-        can = _version(self.info()["version"]) >= _UNSETENV
-        return ["--unsetenv-all"] if can else []
+        options = ["--unsetenv-all"] if _version(info["version"]) >= _UNSETENV else []
+        # None where the kernel or this Podman was built without seccomp.
+        if info["seccomp_profile"] is not None:
+            made = seccomp.derived(Path(info["seccomp_profile"]), self.workdir)
+            options += ["--security-opt", f"seccomp={made}"]
+        return options
 
     def _own_options(self, spec: ContainerSpec) -> list[str]:
         options = [*_NOTHING_OF_THE_HOST]

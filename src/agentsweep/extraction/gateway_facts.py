@@ -28,14 +28,17 @@ _WORD_CHARACTERS = 100
 class Facts:
     """Of the requests for a message that a gateway wrote down, in their order.
 
-    statuses: of each request; None where what came was no message. answers: how many messages with
-    text or a tool call were given to the agent and its sub-agents. tool_calls: in these. turns:
-    whole answers in the main conversation; asked: requests there. last_status and stop_reason: of
-    the last request, and of the last whole answer, in the main conversation. tokens: of all
-    answers. whole: no answer broke off. readable: whether answers could be read, if there were any.
+    statuses: of each request that a model was asked; None where what came was no message. refused:
+    of each that the gateway itself refused, so that they say nothing of a model. answers: how many
+    messages with text or a tool call were given to the agent and its sub-agents. tool_calls: in
+    these. turns: whole answers in the main conversation; asked: requests there. last_status and
+    stop_reason: of the last request, and of the last whole answer, in the main conversation.
+    tokens: of all answers. whole: no answer broke off. readable: whether answers could be read, if
+    there were any.
     """
 
     statuses: list[int | None] = field(default_factory=list)
+    refused: list[int | None] = field(default_factory=list)
     answers: int = 0
     tool_calls: int = 0
     turns: int = 0
@@ -59,8 +62,9 @@ class Facts:
         return bool(self.final) and self.stop_reason not in _ENDS_WELL
 
     def as_dict(self) -> dict[str, Any]:
-        """For result.json, without the list of statuses."""
-        return {name: value for name, value in vars(self).items() if name != "statuses"}
+        """For result.json: no list of statuses, and of refusals the number."""
+        said = {name: value for name, value in vars(self).items() if name != "statuses"}
+        return said | {"refused": len(self.refused)}
 
 
 def was_answered(path: Path) -> bool:
@@ -93,7 +97,10 @@ def read(path: Path) -> Facts:
         status, identity = line.get("status"), line.get("message_id")
         stop_reason, error = _word(line.get("stop_reason")), line.get("error")
         whole = status == 200 and identity is not None and bool(stop_reason or error is None)
-        facts.statuses.append(None if status == 200 and identity is None else status)
+        if line.get("refused") is True:
+            facts.refused.append(status)
+        else:
+            facts.statuses.append(None if status == 200 and identity is None else status)
         facts.whole &= whole or status != 200
         identified += identity is not None
         for name in TOKENS:

@@ -1,10 +1,14 @@
 """The secret that a live run uses: where it is read, how it authenticates, how it is kept out of
 what is written."""
 
+import base64
+import functools
+import json
 import os
 import re
 import shlex
 import stat
+import urllib.parse
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -38,14 +42,14 @@ class Credential:
     def __repr__(self) -> str:
         return f"Credential({self.kind})"
 
-    @property
+    @functools.cached_property
     def secrets(self) -> tuple[bytes, ...]:
-        """What must not get into anything that is written.
+        """What must not get into anything that is written: the secret, and `forms` of it.
 
         A word such as `EMPTY`, which local servers take for a key, is no secret: to blot it out
         would change what a model says.
         """
-        return (self.secret.encode(),) if len(self.secret) >= _SHORTEST_SECRET else ()
+        return forms(self.secret.encode()) if len(self.secret) >= _SHORTEST_SECRET else ()
 
     def headers(self, sent: Mapping[str, str]) -> dict[str, str]:
         """The headers that authenticate a request whose client sent these (lower-case names).
@@ -180,6 +184,29 @@ def _checked(secret: str, where: str, cure: str) -> str:
     return secret
 
 
+def forms(secret: bytes) -> tuple[bytes, ...]:
+    """A secret as it is, and as programs write it who mean no harm: in hexadecimal, in base64
+    wherever it lies in what is encoded, quoted for a URL or for JSON, and in escapes alone.
+
+    At either end of a text in base64 up to five bits of the secret stand in a character that holds
+    bits of its neighbour, too; this character is not in the form.
+    """
+    text = secret.decode("latin-1")
+    found = [secret, secret.hex().encode(), secret.hex().upper().encode()]
+    for before in range(3):
+        # Characters of six bits: from the first that has none of what stands before to the last
+        # that has none of what comes behind.
+        first, end = -(-before * 8 // 6), (before + len(secret)) * 8 // 6
+        for alphabet in (b"+/", b"-_"):
+            found.append(base64.b64encode(bytes(before) + secret, alphabet)[first:end])
+    found.append(urllib.parse.quote(text, safe="").encode())
+    found.append(json.dumps(text)[1:-1].encode())
+    found.append(found[-1].replace(b"/", b"\\/"))
+    for escape in ("%{:02x}", "%{:02X}", "\\u{:04x}", "\\u{:04X}", "\\x{:02x}", "&#{};"):
+        found.append("".join(map(escape.format, secret)).encode())
+    return tuple(dict.fromkeys(found))
+
+
 class Redactor:
     """Replaces secrets by REDACTED: in `whole` texts, or in one stream that is fed to it, whose
     chunks may cut a secret in two. Where secrets overlap, the leftmost and then the longest goes.
@@ -190,6 +217,7 @@ class Redactor:
         if b"" in self._secrets:
             raise ValueError("an empty secret cannot be redacted")
         self._longest = max(map(len, self._secrets), default=0)
+        self._firsts = {secret[0] for secret in self._secrets}
         # The longest comes first, and without any there is a pattern that matches nothing.
         self._pattern = re.compile(b"|".join(map(re.escape, self._secrets)) or b"(?!)")
         self._held = b""
@@ -227,6 +255,8 @@ class Redactor:
     def _begun(self, data: bytes, start: int) -> int:
         """Where the longest end of the data that may still become a secret begins."""
         for at in range(max(start, len(data) - self._longest + 1), len(data)):
+            if data[at] not in self._firsts:
+                continue
             end = data[at:]
             if any(len(end) < len(secret) and secret.startswith(end) for secret in self._secrets):
                 return at

@@ -244,33 +244,21 @@ class Gateway:
         return any(hmac.compare_digest(key.encode("latin-1"), self._token) for key in given)
 
     async def _count_tokens(self, request: Request, exchange: Exchange, reply: Reply) -> None:
-        if self.rules is not None:
-            try:
+        async with _refusals(exchange, reply):
+            if self.rules is not None:
                 self.rules.check(messages_api.json_object(request.body))
-            except BadRequest as error:
-                await refuse(400, str(error), exchange, reply)
-                return
-            except NotAllowed as error:
-                await _forbid(NOT_ALLOWED, error, exchange, reply)
-                return
-        await self.model.count_tokens(request, exchange, reply)
+        if not exchange.refused:
+            await self.model.count_tokens(request, exchange, reply)
 
     async def _messages(self, request: Request, exchange: Exchange, reply: Reply) -> None:
-        try:
+        async with _refusals(exchange, reply):
             asked = self._read(request, exchange)
             begin_ns = time.monotonic_ns()
             try:
                 held = await self.budget.reserve(asked.input_tokens, asked.max_tokens)
             finally:
                 exchange.queued_ns = time.monotonic_ns() - begin_ns
-        except BadRequest as error:
-            await refuse(400, str(error), exchange, reply)
-            return
-        except NotAllowed as error:
-            await _forbid(NOT_ALLOWED, error, exchange, reply)
-            return
-        except OverBudget as error:
-            await _forbid(OVER_BUDGET, error, exchange, reply)
+        if exchange.refused:
             return
         try:
             await self.model.answer(lambda: asked, request, exchange, reply)
@@ -292,6 +280,19 @@ class Gateway:
 
 def _is_probe(request: Request) -> bool:
     return (request.method, request.path) in _PROBES
+
+
+@contextlib.asynccontextmanager
+async def _refusals(exchange: Exchange, reply: Reply) -> AsyncIterator[None]:
+    """Answer what the gateway itself refuses in the body; `exchange.refused` then is true."""
+    try:
+        yield
+    except BadRequest as error:
+        await refuse(400, str(error), exchange, reply)
+    except NotAllowed as error:
+        await _forbid(NOT_ALLOWED, error, exchange, reply)
+    except OverBudget as error:
+        await _forbid(OVER_BUDGET, error, exchange, reply)
 
 
 async def _forbid(kind: str, why: Exception, exchange: Exchange, reply: Reply) -> None:

@@ -340,11 +340,14 @@ def _answer_headers(response: httpx.Response, secrets: tuple[bytes, ...]) -> dic
     for raw_name, raw_value in response.headers.raw:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    # Names come in whatever case.
+    lowered = [secret.lower() for secret in secrets]
     return {
         name: value
         for name, value in _end_to_end(joined).items()
         if name not in _NOT_HANDED_BACK
         and not any(secret in value.encode("latin-1") for secret in secrets)
+        and not any(secret in name.encode("latin-1") for secret in lowered)
     }
 
 

@@ -56,7 +56,8 @@ FOLDER = "gradings"
 # whatever the modes say, as root does in the benchmark's own containers.
 _OVERRIDE = ("DAC_OVERRIDE",)
 
-_EVIDENCE_BYTES = 256 * 2**20
+# What the tests of a patch may write in their container, and what is kept of what they leave.
+_LAYER_BYTES, _EVIDENCE_BYTES = disk.BUDGET_BYTES, 256 * 2**20
 _PACK_S = 60
 
 
@@ -222,10 +223,10 @@ def _in_container(
             with contextlib.closing(_counters(container)) as counters:
                 applied = _apply(engine, container)
                 tests_applied = bool(applied["tests_applied"])
-                with _on_budget(counters, container, (folder, attempt.path)):
+                with _on_budget(counters, container, (folder, attempt.path), _LAYER_BYTES):
                     timed_out = tests_applied and _timed_out(engine, container, grader)
                 oom_kill_count, peak_bytes = _counted(counters)
-            _collect(engine, container, attempt.path / evidence.ARCHIVE)
+            _collect(engine, container, attempt.path / evidence.ARCHIVE, _EVIDENCE_BYTES)
     finally:
         scratch.remove(folder)
     return {
@@ -253,9 +254,10 @@ def _in_container(
 
 @contextlib.contextmanager
 def _on_budget(
-    counters: CgroupReader, container: Container, folders: tuple[Path, ...]
+    counters: CgroupReader, container: Container, folders: tuple[Path, ...], layer_bytes: int
 ) -> Iterator[None]:
-    """End the tests of a patch that fills the disk: they are then missing in what they leave."""
+    """End the tests of a patch that fills the disk, or writes more than `layer_bytes`: they are
+    then missing in what they leave."""
 
     def end() -> None:
         with contextlib.suppress(InfraError):
@@ -263,7 +265,7 @@ def _on_budget(
 
     layer = (container.layer,) if container.layer else ()
     # Only the layer is written to by the patch's code; the others are told how full their disk is.
-    seen = disk.Watch(layer, (*layer, *folders), disk.BUDGET_BYTES, lambda: (), end)
+    seen = disk.Watch(layer, (*layer, *folders), layer_bytes, lambda: (), end)
     seen.start()
     try:
         yield
@@ -377,13 +379,13 @@ def _timed_out(engine: Engine, container: Container, grader: Grader) -> bool:
     return False
 
 
-def _collect(engine: Engine, container: Container, target: Path) -> None:
-    """What the grading left, as an archive that is read and never unpacked.
+def _collect(engine: Engine, container: Container, target: Path, most_bytes: int) -> None:
+    """What the grading left, as an archive that is read and never unpacked, up to `most_bytes`.
 
     It is made in the container, where the patch's code had every right: a link in it must lead
     nowhere here, and it must not fill the disk.
     """
-    pack = f"tar -C {grading_script.LEFT} -cf - . | gzip | head -c {_EVIDENCE_BYTES}"
+    pack = f"tar -C {grading_script.LEFT} -cf - . | gzip | head -c {most_bytes}"
     for _ in range(2):
         try:
             engine.exec_to_file(container.id, target, "sh", "-c", pack, timeout_s=_PACK_S)

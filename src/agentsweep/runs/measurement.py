@@ -44,8 +44,8 @@ _KEPT_BYTES = 64 * 2**20
 _HELD_BYTES = {"samples.arrow": 8 * 2**20, "api.jsonl": 8 * 2**20, "marks.jsonl": 2 * 2**20}
 _NEAR_END_NS = 2_000_000_000
 # The engine's own, and what a shell says of a program that it cannot run.
-_NEVER_THE_AGENTS = (125, 126, 127, 255)
-_ENGINES_OWN = 125
+_ENGINES_OWN, _LOST = 125, 255
+_NEVER_THE_AGENTS = (_ENGINES_OWN, 126, 127, _LOST)
 # A process id and a line end.
 _NOTE_BYTES = 32
 
@@ -86,6 +86,7 @@ class Measurement:
 
     # Until the agent is started there is nothing to watch.
     disk_watch: disk.Watch | None = None
+    gateway_cut: str | None = None
 
     def __init__(
         self,
@@ -545,8 +546,13 @@ class Measurement:
                     f"`{self.engine.name} exec` ended before the agent did: something outside "
                     "killed it"
                 )
+            wrong = agent_output.last_words(path / "stderr.txt")
+            lost = self.engine.lost_command
+            if code == _LOST and lost is not None and lost.match(wrong):
+                raise InfraError(
+                    f"how the agent ended is not known: `{self.engine.name} exec` lost it ({wrong})"
+                )
             if code == _ENGINES_OWN or (code in _NEVER_THE_AGENTS and not exchanges):
-                wrong = agent_output.last_words(path / "stderr.txt")
                 raise InfraError(f"the agent could not be run (exit code {code}): {wrong}")
         self._check_limits()
 
@@ -733,13 +739,12 @@ class Measurement:
 
     def _stop_services(self) -> tuple[dict, dict]:
         """The sampler's summary, and what the services say of the files that they wrote."""
-        lost = False
         for service in (self.gateway, self.sampler):
             code = service.stop()
             if service is self.gateway and (code == OVERWHELMED or self.gateway_status.lost):
-                lost = True
-                # The agent's doing, which is data (`Evidence.gateway_lost`). What is missing of the
-                # record are its last lines.
+                # The agent's doing, which is data (`Evidence.gateway_lost`, `.gateway_cut`). What
+                # is missing of the record are its last lines.
+                self.gateway_cut = f"{service.name} could not be stopped in time"
                 self.say(f"{service.name} was overwhelmed by what the agent sent")
             elif code != 0:
                 said = agent_output.last_words(self.attempt.path / "services.log")
@@ -748,7 +753,7 @@ class Measurement:
         if summary.get("write_error"):
             raise InfraError(f"the sampler could not write: {summary['write_error']}")
         said = (self.gateway.last_said or {}).get("written")
-        if said is None and lost:
+        if said is None and self.gateway_cut is not None:
             # Nobody knows what a gateway wrote that was lost: the file is taken as it is.
             said = {"api.jsonl": {"bytes": (self.attempt.path / "api.jsonl").stat().st_size}}
         if said is None:
@@ -774,6 +779,7 @@ class Measurement:
             result=run.result,
             assistant_messages=run.assistant_messages,
             api_statuses=tuple(facts.statuses) if facts is not None else (),
+            api_refused=tuple(facts.refused) if facts is not None else (),
             gateway=facts if facts is not None and facts.readable else None,
             max_turns=self.job.get("budget", {}).get("max_turns"),
             live=self.job["model"]["mode"] == "live",
@@ -782,6 +788,7 @@ class Measurement:
             not_allowed=run.gateway.get("endpoint"),
             replay=run.gateway.get("replay"),
             gateway_lost=run.gateway.get("lost"),
+            gateway_cut=self.gateway_cut,
         )
         judged = outcome.judge(seen)
         return judged, {

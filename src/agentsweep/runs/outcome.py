@@ -55,12 +55,15 @@ class Evidence:
     stream: a claim, too.
     gateway: what the gateway saw, None where it could not read the answers; then the claims decide.
     max_turns: the agent's limit, None without one.
-    api_statuses: HTTP status of each request for a message, None where no answer was given.
+    api_statuses: HTTP status of each request for a message that the model was asked, None where no
+    answer was given. api_refused: of each that the gateway itself refused.
     live: whether a real endpoint answered. over_budget: why the gateway refused a request, None
     where it refused none for that. not_allowed: how many requests it refused because they asked
     for more than the run may, and the first reason (`endpoint_tools.Rules.progress`), None in other
     modes. replay: how a replay went (`replay.ReplayModel.progress`), None in other modes.
     gateway_lost: how the gateway was lost to the agent's own load, None where it was not.
+    gateway_cut: the same of one that could not be stopped in time after the agent's end: what was
+    under way is not in its record.
     disk_full: what the run wrote too much of (`disk.Watch.over`), None where it did not.
     """
 
@@ -74,11 +77,13 @@ class Evidence:
     result: dict | None
     assistant_messages: int
     api_statuses: tuple[int | None, ...] = ()
+    api_refused: tuple[int | None, ...] = ()
     live: bool = False
     over_budget: str | None = None
     not_allowed: dict | None = None
     replay: dict | None = None
     gateway_lost: str | None = None
+    gateway_cut: str | None = None
     disk_full: str | None = None
     gateway: Facts | None = None
     max_turns: int | None = None
@@ -124,8 +129,7 @@ def judge(seen: Evidence) -> Judgement:
         )
     tools = _survived(seen, ended_by_kill=False)
     if seen.gateway_lost is not None:
-        said = f"the agent overwhelmed its own model endpoint: {seen.gateway_lost}"
-        return Judgement("agent_error", said, tools)
+        return Judgement("agent_error", _overwhelmed(seen.gateway_lost), tools)
     if seen.disk_full is not None:
         return Judgement("disk_full", seen.disk_full, tools)
     if seen.stopped_by:
@@ -140,6 +144,10 @@ def judge(seen: Evidence) -> Judgement:
             tools,
         )
     return _judge_end(seen, tools)
+
+
+def _overwhelmed(how: str) -> str:
+    return f"the agent overwhelmed its own model endpoint: {how}"
 
 
 def _agent_was_victim(seen: Evidence) -> bool:
@@ -177,6 +185,9 @@ def _judge_end(seen: Evidence, tools: Survived) -> Judgement:
         status = _claimed(seen, "api_error_status")
         if seen.gateway is not None:
             status = seen.gateway.last_status
+        if seen.gateway_cut is not None and not seen.api_statuses:
+            # A record that was cut does not show that the endpoint gave no answer.
+            return Judgement("agent_error", _overwhelmed(seen.gateway_cut), tools)
         if (useless := _never_answered(seen)) is not None:
             return Judgement("infra_error", useless, tools)
         said = f"status {status}" if status not in (None, 200) else "no status"
@@ -227,7 +238,7 @@ def _gave_up(seen: Evidence) -> bool:
     says_so = _claimed(seen, "terminal_reason") == "api_error" or bool(
         _claimed(seen, "is_error") and _claimed(seen, "api_error_status")
     )
-    if seen.gateway is None or not seen.gateway.statuses:
+    if seen.gateway is None or not (seen.gateway.statuses or seen.gateway.refused):
         # Before the first answer there is no tool that could forge it.
         return says_so
     if seen.exit_code != _FAILED_EXIT:
@@ -246,7 +257,8 @@ def _left_recording(seen: Evidence) -> str | None:
             f"(of {unplayed['turns']} turns there)"
         )
     claims_error = _claimed(seen, "terminal_reason") == "api_error"
-    if claims_error and seen.exit_code != 0 and set(seen.api_statuses) == {200}:
+    all_answered = set(seen.api_statuses) == {200} and not seen.api_refused
+    if claims_error and seen.exit_code != 0 and all_answered:
         # No answer failed, so it is the last one that the agent makes nothing of, as it was when
         # it was recorded.
         return "the end of main: the last recorded answer is an error to the agent"
@@ -264,14 +276,19 @@ def is_lasting(detail: str) -> bool:
 
 def _never_answered(seen: Evidence) -> str | None:
     """Why an endpoint that answered nothing is no data: a rate limit before the first turn, and of
-    a real endpoint everything else too (a wrong key, no way there)."""
+    a real endpoint everything else too (a wrong key, no way there).
+
+    What the gateway itself refused is no answer of an endpoint. Where it refused everything, only
+    requests that its rules do not know are no data; others are what the agent did."""
     statuses = [status for status in seen.api_statuses if status is not None]
     if 200 in statuses:
         return None
-    if statuses and seen.not_allowed and seen.not_allowed["refused"] >= len(statuses):
+    if seen.api_refused and not seen.api_statuses:
+        if not seen.not_allowed or not seen.not_allowed["refused"]:
+            return None
         # Not the agent's doing where it never got further: a CLI that asks for what is not known.
         return (
-            f"the gateway refused every request with {statuses[-1]} before the first turn: "
+            f"the gateway refused every request with {seen.api_refused[-1]} before the first turn: "
             f"{seen.not_allowed['first_refused']}"
         )
     if statuses and (seen.live or all(status in (429, 529) for status in statuses)):

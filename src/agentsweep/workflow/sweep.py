@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import TextIO
 
@@ -307,11 +308,13 @@ def shell_prefix(source: Path, python: Path, prefer_path: bool) -> str:
     It takes the place of Snakemake's own strict mode, so it sets that again: a failure before a
     pipe must fail the job. Python is told to take paths for UTF-8, whatever the node's locale.
     The interpreter's directory goes before PATH, or after it where a deployment method (conda)
-    has just put its own environment there.
+    has just put its own environment there. What `data/job.sh` defines starts a command that was
+    killed again.
     """
     bin_directory = shlex.quote(str(python.parent))
     path = f"$PATH:{bin_directory}" if prefer_path else f"{bin_directory}:$PATH"
     # Environment modules of clusters bring packages by PYTHONPATH.
     modules = f"{shlex.quote(str(source))}${{PYTHONPATH:+:$PYTHONPATH}}"
     export = f"export PYTHONUTF8=1 PYTHONPATH={modules} PATH={path}"
-    return f"set -euo pipefail; {export}; "
+    functions = shlex.quote(str(resources.files("agentsweep") / "data" / "job.sh"))
+    return f"set -euo pipefail; {export}; . {functions}; "

@@ -34,18 +34,8 @@ from agentsweep.extraction.linked_run import Curve, Run
 from agentsweep.extraction.run_directory import Damage, prompt_was_garbled, read_result
 from agentsweep.extraction.time_split import leaf_rows
 from agentsweep.hashes import text_sha256
+from agentsweep.runs.store import PUBLISHED
 from agentsweep.tables import parquet
-
-FILES = (
-    "result.json",
-    "trace.jsonl",
-    "session.tar",
-    "samples.arrow",
-    "marks.jsonl",
-    "api.jsonl",
-    "patch.diff",
-)
-
 
 REPLAY_COLUMNS = {
     "runs": [
@@ -683,7 +673,7 @@ def test_no_time_stamps_still_leaves_exact_times_out_of_the_question(run):
 # --- what is missing or damaged ---
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("how", ["missing", "empty", "garbage", "half", "nul", "directory"])
 def test_one_broken_file_loses_no_other_row(run, name, how):
     path = run / name

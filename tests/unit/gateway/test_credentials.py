@@ -1,16 +1,18 @@
 """Which secret a live run uses, and that it shows up nowhere."""
 
+import base64
 import itertools
 import json
 import os
 import signal
 import stat
 import traceback
+import urllib.parse
 
 import pytest
 
 from agentsweep.errors import ConfigError
-from agentsweep.gateway.credentials import ANTHROPIC, REDACTED, Credential, Redactor, read
+from agentsweep.gateway.credentials import ANTHROPIC, REDACTED, Credential, Redactor, forms, read
 
 KEY = "sk-ant-api03-canary-6d1f"
 OAUTH = "sk-ant-oat01-canary-77aa"
@@ -296,7 +298,46 @@ def test_no_representation_shows_the_secret(kind):
     for text in (repr(credential), str(credential), f"{credential}", "%s %r" % ((credential,) * 2)):
         assert "canary" not in text
     assert kind in repr(credential)
-    assert credential.secrets == (KEY.encode(),)
+    assert credential.secrets == forms(KEY.encode())
+
+
+# With what JSON, URLs and base64 write in another way.
+ODD_KEY = b'sk-ant-"a\\b/c+d%e?f>~~~0123456789'
+CODED = {
+    "plain": bytes,
+    "hexadecimal": lambda text: text.hex().encode(),
+    "upper hexadecimal": lambda text: text.hex().upper().encode(),
+    "base64": base64.b64encode,
+    "base64 for URLs": base64.urlsafe_b64encode,
+    "URL": lambda text: urllib.parse.quote(text, safe="").encode(),
+    "JSON": lambda text: json.dumps(text.decode()).encode(),
+    "JSON of PHP": lambda text: json.dumps(text.decode()).replace("/", "\\/").encode(),
+    "percents": lambda text: "".join(f"%{byte:02X}" for byte in text).encode(),
+    "JSON escapes": lambda text: "".join(f"\\u{byte:04x}" for byte in text).encode(),
+    "Python escapes": lambda text: "".join(f"\\x{byte:02x}" for byte in text).encode(),
+    "HTML": lambda text: "".join(f"&#{byte};" for byte in text).encode(),
+}
+
+
+@pytest.mark.parametrize("key", [KEY.encode(), ODD_KEY, b"sk-123456789"])
+@pytest.mark.parametrize("how", CODED)
+def test_a_secret_that_somebody_coded_is_replaced_too(key, how):
+    """With what stands around it, of any length: base64 writes it in another way each time."""
+    redactor = Redactor(Credential("x-api-key", key.decode()).secrets)
+    for before, behind in itertools.product(range(5), range(5)):
+        coded = CODED[how](b"~" * before + key + b"?" * behind)
+        clean = redactor.whole(coded)
+        # Of base64, at most a character at either end is left.
+        around = len(coded) - len(CODED[how](key)) + 4
+        assert clean.count(REDACTED) == 1 and len(clean) - len(REDACTED) <= around, clean
+        middle = len(coded) // 2
+        assert fed(redactor, (coded[:middle], coded[middle:])) == clean
+
+
+def test_what_is_no_secret_stays():
+    redactor = Redactor(Credential("x-api-key", KEY).secrets)
+    for text in (KEY[:-1], KEY[1:], KEY.upper(), "sk-ant-", "&#115;&#107;"):
+        assert redactor.whole(text.encode()) == text.encode()
 
 
 def fed(redactor: Redactor, chunks) -> bytes:

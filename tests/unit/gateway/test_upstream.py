@@ -323,6 +323,8 @@ def test_headers_that_are_for_us_only_are_not_handed_back():
                 "set-cookie": "a=b",
                 "anthropic-organization-id": "org",
                 "x-echo": f"key={KEY};",
+                "x-coded": KEY.encode().hex(),
+                f"x-{KEY.upper()}": "1",
             },
         )
     )

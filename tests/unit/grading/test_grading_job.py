@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import tarfile
+import threading
 import time
 
 import pytest
@@ -20,6 +21,7 @@ from agentsweep.config.config import Machine
 from agentsweep.containers.engine import Container
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.grading import evidence, grading, grading_job, patches, verdict
+from agentsweep.runs import watch
 from agentsweep.runs.store import Store
 from agentsweep.workflow.sweep import Sweep
 
@@ -422,6 +424,7 @@ class Packing:
         self.fails, self.gone, self.called = fails, gone, []
 
     def exec_to_file(self, name, target, *argv, timeout_s):
+        self.script = argv[-1]
         target.write_bytes(b"half")
         self.fails -= 1
         if self.fails >= 0:
@@ -440,11 +443,31 @@ class Packing:
 def test_a_patch_that_destroys_its_container_is_graded_all_the_same(tmp_path, fails, left):
     """It would else stop the sweep, as a failure of the engine does."""
     engine, target = Packing(fails), tmp_path / evidence.ARCHIVE
-    grading._collect(engine, Container("id", "name", 1), target)
+    grading._collect(engine, Container("id", "name", 1), target, 2**20)
     assert target.read_bytes() == left
     assert engine.called == ["restart"] * fails
     with pytest.raises(InfraError, match="no engine"):
-        grading._collect(Packing(2, gone=True), Container("id", "name", 1), target)
+        grading._collect(Packing(2, gone=True), Container("id", "name", 1), target, 2**20)
+
+
+@pytest.mark.parametrize(("written_bytes", "ended"), [(2**21, True), (2**19, False)])
+def test_tests_that_write_more_than_the_layer_may_have_are_ended(
+    tmp_path, monkeypatch, written_bytes, ended
+):
+    (layer := tmp_path / "layer").mkdir()
+    killed = threading.Event()
+    monkeypatch.setattr(watch, "kill_all_but_init", lambda counters, pid: killed.set())
+    container = Container("id", "name", 1, layer=layer)
+    with grading._on_budget(None, container, (tmp_path,), layer_bytes=2**20):
+        (layer / "file").write_bytes(bytes(written_bytes))
+        # It looks once a second.
+        assert killed.wait(20 if ended else 3) is ended
+
+
+def test_what_a_grading_leaves_is_packed_up_to_its_limit(tmp_path):
+    engine = Packing(0)
+    grading._collect(engine, Container("id", "name", 1), tmp_path / evidence.ARCHIVE, 12345)
+    assert engine.script.endswith("| head -c 12345")
 
 
 def test_gradings_are_no_attempts_of_runs(load):

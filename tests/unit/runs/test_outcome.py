@@ -336,15 +336,61 @@ def test_the_last_refusal_decides_whether_the_key_is_doubted(statuses, hint):
 def test_what_the_gateway_refused_is_not_put_on_the_endpoint():
     rules = {"allowed": [], "refused": 3, "first_refused": "the field new is not known"}
     useless, _, _ = CASES["a wrong key"]
-    said = judge(evidence(**useless | {"api_statuses": (400, 400, 403), "not_allowed": rules}))
+    only = {"api_statuses": (), "api_refused": (403, 403), "not_allowed": rules}
+    said = judge(evidence(**useless | only))
     assert said.outcome == "infra_error" and is_lasting(said.detail)
     assert said.detail == (
         "the gateway refused every request with 403 before the first turn: the field new is not "
         "known"
     )
     # Where the endpoint refused too, it is the one to look at.
-    more = useless | {"api_statuses": (403, 403, 403, 401), "not_allowed": rules}
+    more = useless | only | {"api_statuses": (401,)}
     assert "the endpoint refused every request with 401" in judge(evidence(**more)).detail
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("status", [400, 401, 413, 429, 529])
+@pytest.mark.parametrize(
+    ("exit_code", "outcome"), [(0, "no_work"), (1, "api_error"), (137, "agent_error")]
+)
+def test_an_agent_whose_requests_only_the_gateway_refused_is_judged_by_what_it_did(
+    live, status, exit_code, outcome
+):
+    facts = Facts(refused=[status] * 3, asked=3, last_status=status)
+    rules = {"allowed": [], "refused": 0, "first_refused": None} if live else None
+    said = judge(
+        evidence(
+            **{"exit_code": exit_code, "live": live, "result": None, "assistant_messages": 0},
+            **{"gateway": facts, "api_refused": (status,) * 3, "not_allowed": rules},
+        )
+    )
+    assert said.outcome == outcome
+
+
+def test_a_refusal_of_the_gateway_hides_no_answer_of_the_endpoint():
+    useless, _, _ = CASES["a wrong key"]
+    more = useless | {"api_statuses": (401,), "api_refused": (400, 400)}
+    assert "the endpoint refused every request with 401" in judge(evidence(**more)).detail
+    silent, _, _ = CASES["no way to the endpoint"]
+    more = silent | {"api_refused": (400,)}
+    assert "gave no answer to any request" in judge(evidence(**more)).detail
+
+
+def test_a_replay_whose_request_the_gateway_refused_has_not_played_all():
+    ends, _, _ = CASES["ends as the recording did"]
+    assert judge(evidence(**ends | {"api_refused": (413,)})).outcome == "api_error"
+
+
+def test_a_record_that_was_cut_shows_no_endpoint_that_was_silent():
+    silent, _, _ = CASES["no way to the endpoint"]
+    cut = silent | {"api_statuses": (), "gateway_cut": "it could not be stopped in time"}
+    assert judge(evidence(**silent | {"api_statuses": ()})).outcome == "infra_error"
+    said = judge(evidence(**cut))
+    assert said.outcome == "agent_error"
+    assert said.detail.endswith("model endpoint: it could not be stopped in time")
+    # What it holds says what it said before, and an agent that has ended well did so.
+    assert judge(evidence(**cut | {"api_statuses": (None,)})).outcome == "infra_error"
+    assert judge(evidence(gateway_cut="it could not be stopped in time")).outcome == "completed"
 
 
 def test_a_live_endpoint_that_refuses_is_quoted_and_one_that_is_silent_is_not():

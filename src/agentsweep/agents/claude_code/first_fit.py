@@ -1,4 +1,5 @@
-"""Tool calls in the order in which they must end, found by time in logarithmic time.
+"""Tool calls in the order in which they must end, found by time in logarithmic time; and the first
+of a list that is still there.
 
 A tree of minima over the times at which the calls were asked for. To look at each call for each
 mark would take minutes where an agent makes tens of thousands of one command.
@@ -6,7 +7,7 @@ mark would take minutes where an agent makes tens of thousands of one command.
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agentsweep.agents.claude_code.records import ToolCall
 
@@ -29,10 +30,11 @@ class FirstFit:
             self._least[node] = min(self._least[2 * node], self._least[2 * node + 1])
         self.left = len(keyed)
 
-    def first(self, end_ns: int, requested_ns: int) -> tuple[tuple, int] | None:
+    def first(self, end_ns: int, requested_ns: int, start: int = 0) -> tuple[tuple, int] | None:
         """The first call that ends at `end_ns` or later and was asked for at `requested_ns` or
-        before: its order, to be compared with those of others, and the index for `remove`."""
-        low, least, leaves = bisect_left(self._ends, end_ns), self._least, self._leaves
+        before: its order, to be compared with those of others, and its index. `start`: the least
+        index that is looked at."""
+        low, least, leaves = max(start, bisect_left(self._ends, end_ns)), self._least, self._leaves
         if low >= len(self._ends):
             return None
         node = low + leaves
@@ -49,6 +51,10 @@ class FirstFit:
                 node += 1
         return self._calls[node - leaves][:3], node - leaves
 
+    def call(self, index: int) -> ToolCall:
+        """The call at an index."""
+        return self._calls[index][3]
+
     def remove(self, index: int) -> ToolCall:
         """Take a call away, and give it."""
         node, least = index + self._leaves, self._least
@@ -57,6 +63,22 @@ class FirstFit:
             least[node] = min(least[2 * node], least[2 * node + 1])
         self.left -= 1
         return self._calls[index][3]
+
+
+def skip(leads_to: list[int], place: int, step: int, passed: Callable[[int], bool]) -> int:
+    """The first place from here on that is not passed; `leads_to` remembers how far that was.
+
+    It begins as `range(n)`. What is passed once stays so. step: 1 or -1.
+    """
+    path = []
+    while leads_to[place] != place or passed(place):
+        path.append(place)
+        if leads_to[place] == place:
+            leads_to[place] = place + step
+        place = leads_to[place]
+    for one in path:
+        leads_to[one] = place
+    return place
 
 
 def _key(call: ToolCall) -> tuple[float, float]:

@@ -8,11 +8,12 @@ once, by the chain of the records, then by their order.
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable
 from pathlib import PurePath
 
 from agentsweep.agents.claude_code.answers import Use
-from agentsweep.agents.claude_code.collect import LATEST, Agent, Collector, Result
+from agentsweep.agents.claude_code.collect import LATEST, Collector, Result
+from agentsweep.agents.claude_code.first_fit import skip
+from agentsweep.agents.claude_code.parents import Parents
 from agentsweep.agents.claude_code.records import (
     AGENT_TOOLS,
     SYNTHETIC_MODEL,
@@ -242,27 +243,26 @@ class _Linker:
         return closing[-1]
 
     def _link_agents(self, calls: list[ToolCall]) -> None:
-        starts = [call for call in calls if call.name in AGENT_TOOLS]
-        taken = set()
+        parents = Parents(self._uses, calls)
         for agent_id, agent in self._found.agents.items():
             agent.record.missing = agent.record.file is None and not agent.record.inline
             call = self._started_by.get(agent_id)
             named = self._found.agent_parents.get(agent_id)
-            if named is not None and (call is None or not self._is_of(call, named)):
-                call = self._named(named, agent)
+            if named is not None and (call is None or not parents.is_of(call, named)):
+                call = parents.named(named, agent)
             if call is not None:
                 agent.record.parent, agent.record.parent_id = call, call.id
             else:
                 agent.record.parent_id = named
-            taken.add(agent.record.parent_id)
+            parents.take(agent.record.parent_id)
         ordered = sorted(self._found.agents.values(), key=lambda agent: agent.prompt_order)
         for agent in ordered:
             record = agent.record
             if record.parent_id is None:
-                call = self._guess_parent(agent, [c for c in starts if c.id not in taken])
+                call = parents.guess(agent)
                 if call is not None:
                     record.parent, record.parent_id = call, call.id
-                    taken.add(call.id)
+                    parents.take(call.id)
             record.agent_type = self._found.agent_types.get(record.agent_id)
             if record.agent_type is None and record.parent is not None:
                 record.agent_type = as_text(record.parent.input.get("subagent_type"))
@@ -271,39 +271,6 @@ class _Linker:
         for call in calls:
             if call.agent_id is not None:
                 call.parent_id = self._found.agents[call.agent_id].record.parent_id
-
-    def _is_of(self, call: ToolCall, tool_id: str) -> bool:
-        return any(use.call is call for use in self._uses.get(tool_id, ()))
-
-    def _named(self, tool_id: str, agent: Agent) -> ToolCall | None:
-        """The call of that id that started an agent; of several the one with its prompt."""
-        calls = [use.call for use in self._uses.get(tool_id, ())]
-        calls = [call for call in calls if call.agent_id != agent.record.agent_id] or calls
-        starts = [call for call in calls if call.name in AGENT_TOOLS] or calls
-        same = [call for call in starts if call.input.get("prompt") == agent.prompt]
-        return next(iter(same or starts), None)
-
-    @staticmethod
-    def _guess_parent(agent: Agent, starts: list[ToolCall]) -> ToolCall | None:
-        """The call with the agent's prompt; if that is lost, the only call around the agent."""
-        record = agent.record
-        starts = [call for call in starts if call.agent_id != record.agent_id]
-        if agent.prompt is not None:
-            for call in starts:
-                if call.input.get("prompt") == agent.prompt:
-                    return call
-            return None
-        first, last = record.first_utc_ns, record.last_utc_ns
-        if first is None or last is None:
-            return None
-        around = [
-            call
-            for call in starts
-            # One without a time may have started it, too.
-            if (call.requested_utc_ns is None or call.requested_utc_ns <= first)
-            and (call.end_utc_ns is None or last <= call.end_utc_ns)
-        ]
-        return around[0] if len(around) == 1 else None
 
     def _finish_background(self, calls: list[ToolCall]) -> None:
         by_task = {call.background_task_id: call for call in calls if call.background_task_id}
@@ -461,27 +428,14 @@ class _CallOfResult:
         place = bisect_left(own, result.order[1], key=lambda use: use.number)
         # The places 1 to n are calls from behind, those from 0 to n - 1 from before.
         earlier = self._earlier.setdefault(id(own), list(range(len(own) + 1)))
-        found = _skip(earlier, place, -1, lambda at: at > 0 and own[at - 1].call.finished)
+        found = skip(earlier, place, -1, lambda at: at > 0 and own[at - 1].call.finished)
         if found > max(0, place - _MOST_STEPS):
             return self._waiting_beside(own[found - 1]) or own[found - 1]
         later = self._later.setdefault(id(own), list(range(len(own) + 1)))
-        found = _skip(later, place, 1, lambda at: at < len(own) and own[at].call.finished)
+        found = skip(later, place, 1, lambda at: at < len(own) and own[at].call.finished)
         if found < min(len(own), place + _MOST_STEPS):
             return own[found]
         return own[max(0, place - 1)]
-
-
-def _skip(leads_to: list[int], place: int, step: int, passed: Callable[[int], bool]) -> int:
-    """The first place from here on that is not passed; `leads_to` remembers how far that was."""
-    path = []
-    while leads_to[place] != place or passed(place):
-        path.append(place)
-        if leads_to[place] == place:
-            leads_to[place] = place + step
-        place = leads_to[place]
-    for one in path:
-        leads_to[one] = place
-    return place
 
 
 def _name(items: list[tuple[object, str]], attribute: str) -> None:
