@@ -14,6 +14,7 @@ from agentsweep import config, layers, lockfile, replay_source, schema, spec, ta
 from agentsweep.agent import AgentSettings
 from agentsweep.config import Cell, Import, Machine
 from agentsweep.errors import ConfigError
+from agentsweep.units import parse_size
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -383,6 +384,18 @@ def test_spec_is_canonical_and_holds_what_it_must(project):
     assert said["agent"]["binary_sha256"] == "b" * 64
     assert said["protocol"] == spec.PROTOCOL
     assert loaded.spec_sha256(cell) == spec.text_sha256(text)
+
+
+@pytest.mark.parametrize("written", ["1GB", "1000000000B", "16777217B"])
+def test_a_size_that_no_binary_unit_divides_is_a_limit_like_any_other(project, written):
+    replace("config.yaml", "memory: [512MiB, 1GiB]", f"memory: [{written}]")
+    loaded = load()
+    cell = loaded.cells()[0]
+    size_bytes = parse_size(written)
+    assert cell.memory == f"{size_bytes}B"
+    assert loaded.job(cell)["limits"]["memory_bytes"] == size_bytes
+    # What a job reads has the canonical spelling.
+    assert loaded.for_cell(cell)["sweep"]["memory"] == [cell.memory]
 
 
 def test_specs_of_runs_that_were_made_stay_as_they_were(project):
