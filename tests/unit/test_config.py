@@ -271,6 +271,16 @@ def test_a_table_of_cells_may_begin_with_a_byte_order_mark(project, separator, e
     assert load().cells() == plain and len(plain) == 2
 
 
+@pytest.mark.parametrize("line", [",,,,", " , ,,,", ",,,,,,", ""])
+def test_lines_of_nothing_but_commas_are_no_cells(project, line):
+    replace("config.yaml", "replicates: 2", "cells: cells.csv")
+    Path("cells.csv").write_text(CELLS, encoding="utf-8")
+    plain = load().cells()
+    first, rest = CELLS.split("\n", 1)
+    Path("cells.csv").write_text(f"{first}\n{line}\n{rest}{line}\n", encoding="utf-8")
+    assert load().cells() == plain and len(plain) == 2
+
+
 def test_without_a_task_no_limit_is_needed(project):
     """A configuration that only imports."""
     replace("config.yaml", "tasks: [fix]", "tasks: []")
