@@ -5,6 +5,8 @@ from decimal import Decimal, InvalidOperation
 
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _DECIMAL = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+# `format_size` writes it where no binary unit divides a size, as in 1GB.
+_PLAIN = {"B": 1}
 # Podman's and Docker's one-letter suffixes are binary.
 _ENGINE = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*$")
@@ -19,9 +21,9 @@ def parse_size(text: str) -> int:
     if not match:
         raise ValueError(f"{text!r} is not a size; write a number and a unit, such as 512MiB")
     number, unit = match.groups()
-    factor = _BINARY.get(unit) or _DECIMAL.get(unit) or _ENGINE.get(unit.lower())
+    factor = (_BINARY | _DECIMAL | _PLAIN).get(unit) or _ENGINE.get(unit.lower())
     if factor is None:
-        allowed = ", ".join([*_BINARY, *_DECIMAL, *_ENGINE])
+        allowed = ", ".join([*_BINARY, *_DECIMAL, *_PLAIN, *_ENGINE])
         raise ValueError(f"{text!r} has the unknown unit {unit!r}; allowed are {allowed}")
     size = Decimal(number) * factor
     if size != size.to_integral_value():

@@ -46,6 +46,18 @@ REFUSED = {
         "mkdir -p /testbed/data", ["VOLUME /testbed/data"], "/testbed",
         "user 1000:1000 cannot write to /testbed/data",
     ),
+    "shut above": (
+        "mkdir -p /shut/in/repo && git -C /shut/in/repo init -q && chmod 700 /shut", [],
+        "/shut/in/repo", "user 1000:1000 cannot enter /shut in",
+    ),
+    "a link into what is shut": (
+        "mkdir -p /shut/repo && chmod 700 /shut && rm -rf /testbed && ln -s /shut/repo /testbed",
+        [], "/testbed", "user 1000:1000 cannot enter /shut in",
+    ),
+    "git looks elsewhere": (
+        "git -C /testbed init -q", ["ENV GIT_DIR=/nowhere"], "/testbed",
+        "`git status` fails for user 1000:1000 in /testbed",
+    ),
     "below its root": (
         "mkdir -p /testbed/sub/deep", [], "/testbed/sub/deep",
         "set the task's `workdir` to /testbed",

@@ -66,13 +66,25 @@ def make(config: Config, machine: Machine) -> list[Row]:
             rows.append(Row(cell.id, MISSING, mode))
         elif mode == LIVE:
             time, cost = archive.time(cell, mode), archive.cost(cell)
-            again = _again(choice)
-            rows.append(
-                Row(cell.id, RUN, mode, *time, again, True, settings["max_cost_usd"], *cost)
-            )
+            said = _remark(config, cell, choice)
+            rows.append(Row(cell.id, RUN, mode, *time, said, True, settings["max_cost_usd"], *cost))
         else:
-            rows.append(Row(cell.id, RUN, mode, *archive.time(cell, mode), _again(choice)))
+            said = _remark(config, cell, choice)
+            rows.append(Row(cell.id, RUN, mode, *archive.time(cell, mode), said))
     return rows
+
+
+def _remark(config: Config, cell: Cell, choice: Choice) -> str | None:
+    """What is said of a cell that would run, beside time and money."""
+    said = [_again(choice), _unlocked(config, cell)]
+    return ", ".join(part for part in said if part) or None
+
+
+def _unlocked(config: Config, cell: Cell) -> str | None:
+    """That a run fails before it begins, for nobody has said which image is meant."""
+    if config.image_of(cell.task).digest is not None:
+        return None
+    return "its image is not in the lock file: run `snakemake --cores 1 lock`"
 
 
 def _again(choice: Choice) -> str | None:

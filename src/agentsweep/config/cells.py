@@ -196,6 +196,9 @@ def _cells_of_table(
     }  # fmt: skip
     cells: dict[Cell, int] = {}
     for row in rows:
+        # Spreadsheets save lines of nothing but commas below a table.
+        if not any(map(_written, row.values())):
+            continue
         values = {}
         for column, check in checks.items():
             try:
@@ -216,6 +219,11 @@ def _cells_of_table(
     if not cells and not wrong:
         wrong.append(f"{path}: no cells in it; write one a line")
     return list(cells)
+
+
+def _written(value: str | list[str] | None) -> bool:
+    """Whether there is anything in a field, or in those that are more than columns."""
+    return any(part.strip() for part in ([value] if isinstance(value, str) else value or ()))
 
 
 def _mode(text: str, default: str) -> str:

@@ -14,16 +14,18 @@ history, and neither this script nor the snapshot runs them.
 import shlex
 
 from agentsweep.containers.engine import Engine, last_line
-from agentsweep.errors import InfraError
+from agentsweep.errors import InfraError, LastingError
 
 _TIMEOUT_S = 3600
+# Status of the script where it says on stderr, in its last line, what is wrong with the image.
+REFUSED = 65
 _COUNTS = ("refs", "remotes", "reflog_entries", "alternates", "unreachable_objects")
 
 # No configuration but the repository's own counts, and nothing in it that could bend the result:
 # no grafts or replacements, no hooks, no graph or index of packs that may know dead commits.
 _BEGIN = r"""
 set -eu
-fail() { echo "$*" >&2; exit 1; }
+fail() { echo "$*" >&2; exit 65; }
 for name in $(env | sed -n 's/^\(GIT_[A-Za-z0-9_]*\)=.*/\1/p'); do unset "$name"; done
 export HOME=/nonexistent XDG_CONFIG_HOME=/nonexistent GIT_CONFIG_GLOBAL=/dev/null
 export GIT_CONFIG_NOSYSTEM=1 LC_ALL=C GIT_TERMINAL_PROMPT=0 GIT_NO_LAZY_FETCH=1
@@ -318,7 +320,9 @@ def scrub(
         user="0:0", check=False, timeout_s=_TIMEOUT_S,
     )  # fmt: skip
     if done.returncode != 0:
-        raise InfraError(f"the git history of image {image}: {last_line(done.stderr)}")
+        # What the script refuses it would refuse again.
+        error = LastingError if done.returncode == REFUSED else InfraError
+        raise error(f"the git history of image {image}: {last_line(done.stderr)}")
     return read(done.stdout, base_commit)
 
 

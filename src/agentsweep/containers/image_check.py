@@ -9,7 +9,7 @@ import os
 import posixpath
 
 from agentsweep.containers.engine import LABEL, OWNER_LABEL, ContainerSpec, Engine, last_line
-from agentsweep.errors import InfraError
+from agentsweep.errors import InfraError, LastingError
 from agentsweep.host.processes import owner_tag
 
 _TIMEOUT_S = 600
@@ -18,9 +18,23 @@ SHELL = "/bin/bash"
 PIDS = 4096
 _LEAST_BYTES, _MOST_BYTES = 2**30, 8 * 2**30
 
-# Each line that it prints is a word and what belongs to it.
+# For root, whom no mode keeps out.
+_REAL_PATH = 'cd "$1" && pwd -P'
+
+# $1 is the work tree, $2 where it leads to. Each line that it prints is a word and what belongs to
+# it.
 _SCRIPT = r"""
-cd "$1" || { echo gone; exit 0; }
+if ! cd "$1" 2> /dev/null; then
+  IFS=/ path=
+  set -f
+  for part in $2; do
+    [ -n "$part" ] || continue
+    path=$path/$part
+    [ -x "$path" ] || { echo "shut $path"; exit 0; }
+  done
+  echo gone
+  exit 0
+fi
 [ ! -x /bin/bash ] || echo shell
 top=$(pwd -P)
 folder=$top
@@ -35,6 +49,7 @@ if [ -e .git ]; then
     echo "no-git $(printf '%s' "$said" | tail -n 1)"
   found=$(git rev-parse --show-toplevel 2> /dev/null) && echo "found $found"
 fi
+exit 0
 """
 
 
@@ -45,11 +60,11 @@ def memory_bytes() -> int:
 
 
 def refuse_volumes(config: dict, image: str, workdir: str) -> None:
-    """InfraError where a volume of the image hides what is committed of the work tree."""
+    """LastingError where a volume of the image hides what is committed of the work tree."""
     for volume in config.get("Volumes") or ():
         path = posixpath.normpath(volume)
         if workdir == path or workdir.startswith(f"{path.rstrip('/')}/"):
-            raise InfraError(
+            raise LastingError(
                 f"the work tree {workdir} of image {image} lies in its volume {volume}, where "
                 f"nothing is kept: build the image without `VOLUME {volume}`"
             )
@@ -72,8 +87,12 @@ def check(engine: Engine, name: str, image: str, said: str, workdir: str, user: 
     )
     try:
         container = engine.start(engine.create(spec), name)
+        real = engine.exec(
+            container.id, "sh", "-c", _REAL_PATH, "sh", workdir,
+            user="0:0", check=False, timeout_s=_TIMEOUT_S,
+        )  # fmt: skip
         done = engine.exec(
-            container.id, "sh", "-c", _SCRIPT, "sh", workdir,
+            container.id, "sh", "-c", _SCRIPT, "sh", workdir, real.stdout.rstrip("\n"),
             user=user, check=False, timeout_s=_TIMEOUT_S,
         )  # fmt: skip
         if done.returncode != 0:
@@ -88,32 +107,38 @@ def check(engine: Engine, name: str, image: str, said: str, workdir: str, user: 
 def judge(printed: str, said: str, workdir: str, user: str) -> dict:
     """{shell, git}: whether there is a shell, and what `git status` says that does not work.
 
-    InfraError for what no agent can work with.
+    LastingError for what no agent can work with.
     """
     lines = [line.partition(" ")[::2] for line in printed.splitlines()]
     seen = dict(reversed(lines))
+    if "shut" in seen:
+        raise LastingError(
+            f"user {user} cannot enter {seen['shut']} in image {said}, above the work tree "
+            f"{workdir}: build the image with `chmod o+x {seen['shut']}`, or with the work tree "
+            "elsewhere"
+        )
     if "gone" in seen or "top" not in seen:
-        raise InfraError(f"image {said} has no work tree {workdir}: set the task's `workdir`")
+        raise LastingError(f"image {said} has no work tree {workdir}: set the task's `workdir`")
     if "closed" in seen:
         what = seen["closed"]
         where = workdir if what == "." else f"{workdir}/{what.removeprefix('./')}"
-        raise InfraError(
+        raise LastingError(
             f"user {user} cannot write to {where} in image {said}: see whether a volume or a "
             "mount of the image hides it (`VOLUME`), and build the image without"
         )
     top, repository = seen["top"], seen.get("repository")
     if repository is not None and repository != top:
-        raise InfraError(
+        raise LastingError(
             f"the work tree {workdir} of image {said} lies below the root of its repository: set "
             f"the task's `workdir` to {repository}"
         )
     # A filter that is not installed: the agent's own git says the same, and its work tree is whole.
     if "no-git" in seen and "filter" not in seen["no-git"]:
-        raise InfraError(
+        raise LastingError(
             f"`git status` fails for user {user} in {workdir} of image {said}: {seen['no-git']}"
         )
     if seen.get("found", top) != top:
-        raise InfraError(
+        raise LastingError(
             f"git takes {seen['found']} for the work tree of image {said}, not {workdir}: unset "
             "core.worktree, or set the task's `workdir`"
         )
@@ -121,8 +146,8 @@ def judge(printed: str, said: str, workdir: str, user: str) -> dict:
 
 
 def refuse_shell(record: dict, userland: str) -> None:
-    """InfraError where the agent would find no shell; old records do not say it."""
+    """LastingError where the agent would find no shell; old records do not say it."""
     if userland != "host" and not record.get("check", {}).get("shell", True):
-        raise InfraError(
+        raise LastingError(
             f"image {record['reference']} has no {SHELL}, which the agent needs: install bash in it"
         )

@@ -38,6 +38,14 @@ _FAILED_EXIT = 1
 # Of the statuses that blame the request: timeout, conflict, too early, too many.
 _PASSING = (408, 409, 425, 429)
 
+# What to see to where an endpoint refuses every request with one of these.
+_HINTS = {
+    401: "see whether its key is right",
+    402: "see whether its account has credit",
+    403: "see whether its key is right",
+    404: "see whether base_url and model_id are right",
+}
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -292,7 +300,7 @@ def _never_answered(seen: Evidence) -> str | None:
             f"{seen.not_allowed['first_refused']}"
         )
     if statuses and (seen.live or all(status in (429, 529) for status in statuses)):
-        hint = ": see whether its key is right" if statuses[-1] in (401, 403) else ""
+        hint = f": {_HINTS[statuses[-1]]}" if statuses[-1] in _HINTS else ""
         return f"the endpoint refused every request with {statuses[-1]} before the first turn{hint}"
     if seen.live:
         return (

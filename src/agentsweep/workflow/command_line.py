@@ -13,6 +13,9 @@ from pathlib import Path
 
 import yaml
 
+from agentsweep import yamlfile
+from agentsweep.errors import ConfigError
+
 _FILES = ("--configfile", "--configfiles")
 _VALUES = ("--config", "-C")
 _FILE = re.compile(r"\.(ya?ml|json)$", re.IGNORECASE)
@@ -22,10 +25,19 @@ _DOTTED = re.compile(r"([A-Za-z_][\w-]*)((?:\.[\w~-]+)+)=(.*)", re.DOTALL)
 def start_again(argv: list[str]) -> None:
     """Replace this process by Snakemake with the words put right, if any has to be.
 
-    argv: as in `sys.argv`; where that is not Snakemake's own command line, nothing is done.
+    argv: as in `sys.argv`; where that is not Snakemake's own command line, nothing is done. Where a
+    file after `--configfile` cannot be read, this process ends with a sentence that says why.
     """
+    if not _is_snakemake(argv[0]):
+        return
     words = put_right(argv[1:])
-    if words != argv[1:] and _is_snakemake(argv[0]):
+    try:
+        for path in config_files(words):
+            yamlfile.read(path)
+    except ConfigError as error:
+        # Snakemake would end with a traceback, or without the line.
+        sys.exit("\n".join(f"agentsweep: {problem}" for problem in error.problems))
+    if words != argv[1:]:
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, "-m", "snakemake", *words])
@@ -55,6 +67,18 @@ def put_right(words: list[str]) -> list[str]:
             first = False
         kept.append(word)
     return [*kept, *(["--", *targets] if targets else []), *words[end + bool(targets) :]]
+
+
+def config_files(words: list[str]) -> list[Path]:
+    """The YAML files after `--configfile`, in words that were put right."""
+    found, option = [], None
+    for word in words[: words.index("--") if "--" in words else len(words)]:
+        if word.startswith("-"):
+            option, equals, value = word.partition("=")
+            word = value if equals else ""
+        if option in _FILES and word.lower().endswith((".yaml", ".yml")):
+            found.append(Path(word))
+    return found
 
 
 def _nested(entry: str) -> str:

@@ -1,6 +1,7 @@
 """The plan: what is sealed, what would run, and where its times come from."""
 
 import json
+from pathlib import Path
 
 import pytest
 import small_sweep
@@ -221,3 +222,13 @@ def test_what_a_failed_live_run_cost_is_in_no_estimate(load):
     taken._usd = {("fix", "claude"): [1.0, None]}
     cell = next(iter(load(agents=agents).cells()))
     assert taken.cost(cell) == (1.0, "mean of 1 completed of 2 runs of the task by this agent")
+
+
+def test_a_run_whose_image_nobody_has_locked_says_so(load):
+    """Its job would fail at once, after others have begun."""
+    said = "its image is not in the lock file: run `snakemake --cores 1 lock`"
+    assert said not in plan.render(plan.make(load(), LARGE))
+    Path("config/images.lock.yaml").write_text("images: {}\n", encoding="utf-8")
+    rows = plan.make(load(), LARGE)
+    assert {row.reason for row in rows} == {said}
+    assert plan.render(rows).count(f", {said}") == len(rows)

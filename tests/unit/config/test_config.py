@@ -20,6 +20,7 @@ from agentsweep.extraction import recorded_runs
 from agentsweep.hashes import text_sha256
 from agentsweep.runs import spec
 from agentsweep.tasks import task_file
+from agentsweep.units import parse_size
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -276,6 +277,16 @@ def test_a_table_of_cells_may_begin_with_a_byte_order_mark(project, separator, e
     assert load().cells() == plain and len(plain) == 2
 
 
+@pytest.mark.parametrize("line", [",,,,", " , ,,,", ",,,,,,", ""])
+def test_lines_of_nothing_but_commas_are_no_cells(project, line):
+    replace("config.yaml", "replicates: 2", "cells: cells.csv")
+    Path("cells.csv").write_text(CELLS, encoding="utf-8")
+    plain = load().cells()
+    first, rest = CELLS.split("\n", 1)
+    Path("cells.csv").write_text(f"{first}\n{line}\n{rest}{line}\n", encoding="utf-8")
+    assert load().cells() == plain and len(plain) == 2
+
+
 def test_without_a_task_no_limit_is_needed(project):
     """A configuration that only imports."""
     replace("config.yaml", "tasks: [fix]", "tasks: []")
@@ -389,6 +400,18 @@ def test_spec_is_canonical_and_holds_what_it_must(project):
     assert said["agent"]["binary_sha256"] == "b" * 64
     assert said["protocol"] == spec.PROTOCOL
     assert loaded.spec_sha256(cell) == text_sha256(text)
+
+
+@pytest.mark.parametrize("written", ["1GB", "1000000000B", "16777217B"])
+def test_a_size_that_no_binary_unit_divides_is_a_limit_like_any_other(project, written):
+    replace("config.yaml", "memory: [512MiB, 1GiB]", f"memory: [{written}]")
+    loaded = load()
+    cell = loaded.cells()[0]
+    size_bytes = parse_size(written)
+    assert cell.memory == f"{size_bytes}B"
+    assert loaded.job(cell)["limits"]["memory_bytes"] == size_bytes
+    # What a job reads has the canonical spelling.
+    assert loaded.for_cell(cell)["sweep"]["memory"] == [cell.memory]
 
 
 def test_specs_of_runs_that_were_made_stay_as_they_were(project):

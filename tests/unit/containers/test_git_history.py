@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from agentsweep import retries
 from agentsweep.containers import git_history
 from agentsweep.errors import InfraError
 
@@ -248,7 +249,7 @@ def test_a_leak_is_gone_and_would_be_noticed(repository, leak, monkeypatch):
     if leak == "alternate":
         _alternate_again(repository, copy)
     done = run(copy)
-    assert done.returncode == 1
+    assert done.returncode == git_history.REFUSED
     assert f"{copy}/.git still holds" in done.stderr
     assert [what for what in said if what not in done.stderr] == [], done.stderr
 
@@ -410,7 +411,7 @@ def test_a_repository_without_commits_holds_nothing(repository):
 def test_a_broken_repository_is_refused_because_an_agent_could_mend_it(repository):
     (repository.git_dir / "HEAD").unlink()
     done = run(repository.path)
-    assert done.returncode == 1
+    assert done.returncode == git_history.REFUSED
     assert f"{repository.git_dir} cannot be read: fatal: not a git repository" in done.stderr
 
 
@@ -420,7 +421,7 @@ def test_git_is_needed_where_a_repository_is(repository, tmp_path):
     for name in ("sh", "env", "sed", "mktemp", "touch", "rm", "dirname", "head", "find", "cat"):
         (tools / name).symlink_to(shutil.which(name))
     done = run(repository.path, PATH=str(tools))
-    assert done.returncode == 1
+    assert done.returncode == git_history.REFUSED
     assert "and no git to clean it with: install git in the image" in done.stderr
     assert scrubbed(tools, PATH=str(tools)) is None
 
@@ -433,7 +434,7 @@ def test_head_may_be_the_base_commit_or_one_after_it(repository):
     assert scrubbed(repository.path, repository.base)["base_commit_found"] is True
     first = repository("rev-parse", "HEAD~2")
     done = run(repository.path, first)
-    assert done.returncode == 1
+    assert done.returncode == git_history.REFUSED
     assert f"HEAD is 2 commits after the base commit {first}" in done.stderr
 
 
@@ -455,11 +456,16 @@ def test_a_squashed_image_need_not_know_the_base_commit(repository):
     assert record["base_commit"] == absent
 
 
-def test_a_failure_names_the_image():
+@pytest.mark.parametrize(
+    ("status", "lasting"), [(git_history.REFUSED, True), (1, False), (137, False)]
+)
+def test_a_failure_names_the_image_and_is_tried_again_unless_it_is_a_refusal(status, lasting):
     engine = SimpleNamespace(
         exec=lambda *_, **__: SimpleNamespace(
-            returncode=1, stderr="hint: x\n/w/.git still holds y\n"
+            returncode=status, stderr="hint: x\n/w/.git still holds y\n"
         )
     )
-    with pytest.raises(InfraError, match=r"^the git history of image docker://a: /w/.git still"):
+    said = r"^the git history of image docker://a: /w/.git still"
+    with pytest.raises(InfraError, match=said) as raised:
         git_history.scrub(engine, "id", "docker://a", "/w", 1, 1)
+    assert retries.may_pass(raised.value) is not lasting

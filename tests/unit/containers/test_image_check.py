@@ -4,7 +4,7 @@ import pytest
 
 from agentsweep.agents.claude_code import invocation
 from agentsweep.containers import image_check, images
-from agentsweep.errors import InfraError
+from agentsweep.errors import LastingError
 
 GOOD = "shell\nrepository /testbed\ntop /testbed\ngit\nfound /testbed\n"
 
@@ -25,6 +25,10 @@ def test_an_image_that_an_agent_can_work_in_passes():
     [
         ("", "has no work tree /testbed"),
         ("gone\n", "has no work tree /testbed"),
+        (
+            "shut /root\n",
+            "user 1000:1000 cannot enter /root in .* above the work tree /testbed: .*",
+        ),
         (f"{GOOD}closed .\n", "user 1000:1000 cannot write to /testbed in"),
         (f"{GOOD}closed ./a b\n", "user 1000:1000 cannot write to /testbed/a b in"),
         ("shell\nrepository /\ntop /testbed\n", "below the root of its repository: .* to /$"),
@@ -33,7 +37,7 @@ def test_an_image_that_an_agent_can_work_in_passes():
     ],
 )
 def test_what_no_agent_can_work_with_is_one_sentence_with_the_image(printed, says):
-    with pytest.raises(InfraError, match=says) as raised:
+    with pytest.raises(LastingError, match=says) as raised:
         judge(printed)
     assert "docker://example.org/a:1" in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -46,7 +50,7 @@ def test_a_filter_that_is_not_there_is_said_and_passes():
 
 @pytest.mark.parametrize("volume", ["/testbed", "/testbed/", "/", "/src/../testbed"])
 def test_a_work_tree_in_a_volume_is_refused(volume):
-    with pytest.raises(InfraError, match="lies in its volume"):
+    with pytest.raises(LastingError, match="lies in its volume"):
         image_check.refuse_volumes({"Volumes": {volume: {}}}, "a", "/testbed")
 
 
@@ -57,7 +61,7 @@ def test_other_volumes_are_none_of_its_business():
 
 def test_a_shell_is_asked_for_where_it_is_the_images():
     record = {"reference": "a", "check": {"shell": False}}
-    with pytest.raises(InfraError, match="install bash"):
+    with pytest.raises(LastingError, match="install bash"):
         image_check.refuse_shell(record, "image")
     image_check.refuse_shell(record, "host")
     image_check.refuse_shell({"reference": "a"}, "image")

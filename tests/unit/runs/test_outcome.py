@@ -333,6 +333,19 @@ def test_the_last_refusal_decides_whether_the_key_is_doubted(statuses, hint):
     assert hint or said.endswith("the first turn")
 
 
+@pytest.mark.parametrize(
+    ("status", "cure"),
+    [
+        (402, "see whether its account has credit"),
+        (404, "see whether base_url and model_id are right"),
+    ],
+)
+def test_a_lasting_refusal_names_its_cure(status, cure):
+    failed = FAILED | {"api_error_status": status}
+    said = judge(evidence(result=failed, api_statuses=(status, status), live=True)).detail
+    assert said.endswith(f"with {status} before the first turn: {cure}") and is_lasting(said)
+
+
 def test_what_the_gateway_refused_is_not_put_on_the_endpoint():
     rules = {"allowed": [], "refused": 3, "first_refused": "the field new is not known"}
     useless, _, _ = CASES["a wrong key"]

@@ -1,13 +1,14 @@
 """Snakemake's command line, put right."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsweep.workflow.command_line import put_right
+from agentsweep.workflow.command_line import config_files, put_right, start_again
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,37 @@ def test_any_value_of_a_dotted_key_survives(value):
         assert content == yaml.load(value, Loader=yaml.BaseLoader)
     except yaml.YAMLError:
         assert content == value
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        ("--configfile a.yaml B.YML -n c.yaml", ["a.yaml", "B.YML"]),
+        ("--configfiles=a.yaml b.yaml -- c.yaml", ["a.yaml", "b.yaml"]),
+        ("-n -- --configfile a.yaml", []),
+        ("--config x=a.yaml --configfile odd -n", []),
+    ],
+)
+def test_files_of_a_command_line(words, files):
+    assert config_files(words.split(" ")) == [Path(name) for name in files]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("dataset: größe\n".encode("latin-1"), "cannot be read: it is not UTF-8 text"),
+        ("dataset: x\n".encode("utf-16"), "cannot be read: it is not UTF-8 text"),
+        (b"sweep: [\n", "line 2: not YAML: "),
+        (None, "there is no such file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, content, said):
+    path = tmp_path / "my.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit, match=f"^agentsweep: {path}: {said}"):
+        start_again(["/bin/snakemake", "-n", "--configfile", str(path)])
+
+
+def test_words_of_another_program_are_left_alone(tmp_path):
+    assert start_again(["/bin/pytest", "--configfile", str(tmp_path / "my.yaml")]) is None
