@@ -56,14 +56,6 @@ from agentsweep.errors import ConfigError, InfraError
 from agentsweep.job_files import JobFile
 from agentsweep.machine import Machine
 
-prefix = sweep.shell_prefix(
-    SOURCE,
-    python=Path(sys.executable),
-    prefer_path=bool(workflow.deployment_settings.deployment_method),
-)
-# Snakemake formats it.
-shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
-
 # Jobs inherit it, also those that are run on other machines.
 if workflow.is_main_process:
     os.environ[ledger.VARIABLE] = (
@@ -108,6 +100,16 @@ try:
     ATTEMPTS = sweep.imported_attempts(IMPORTS.values())
 except ConfigError as error:
     raise WorkflowError(*error.problems) from None
+
+prefix = sweep.shell_prefix(
+    SOURCE,
+    python=Path(sys.executable),
+    prefer_path=bool(workflow.deployment_settings.deployment_method),
+)
+# Snakemake formats it.
+shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
+# Not in the prefix, which Snakemake prints of a job that failed.
+os.environ[sweep.SECRETS] = " ".join(SWEEP.secret_variables())
 
 # Beside the Snakefile, wherever the working directory is. As a relative path where it can be: the
 # set of inputs is then the same in a clone that was moved.
