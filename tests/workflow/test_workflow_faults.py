@@ -160,8 +160,16 @@ def test_ctrl_c_leaves_nothing_behind(clone):
 
 def test_a_secret_around_the_workflow_is_in_no_file_of_it(clone):
     secrets = dict.fromkeys(("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "MY_SECRET"), CANARY)
+    # A job that has no use for a key does not have it either.
+    telling = (
+        "import os\n\nprint('told', [os.environ.get(n) for n in ('HOME', 'ANTHROPIC_API_KEY')])"
+    )
+    script = "workflow/scripts/figures/outcome_map.py"
+    clone.replace(script, "def draw(", f"{telling}\n\n\ndef draw(")
     done = clone.snakemake("--cores", "2", "results/figures/outcome_map.pdf", env=secrets)
     assert CANARY not in done.stdout
+    (log,) = clone.file("logs").rglob("*outcome_map*.log")
+    assert log.read_text(encoding="utf-8").startswith("told ['/")
     found = [path for path in clone.path.rglob("*") if path.is_file() and not path.is_symlink()]
     assert {part.parts[len(clone.path.parts)] for part in found} >= {
         ".snakemake",

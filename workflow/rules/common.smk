@@ -51,14 +51,6 @@ from agentsweep.runs import live_run_count
 from agentsweep.workflow import failures, sweep
 from agentsweep.workflow.job_files import JobFile
 
-prefix = sweep.shell_prefix(
-    SOURCE,
-    python=Path(sys.executable),
-    prefer_path=bool(workflow.deployment_settings.deployment_method),
-)
-# Snakemake formats it.
-shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
-
 # Jobs inherit it, also those that are run on other machines.
 if workflow.is_main_process:
     os.environ[live_run_count.VARIABLE] = (
@@ -105,6 +97,16 @@ try:
     ATTEMPTS = sweep.imported_attempts(IMPORTS.values())
 except ConfigError as error:
     raise WorkflowError(*error.problems) from None
+
+prefix = sweep.shell_prefix(
+    SOURCE,
+    python=Path(sys.executable),
+    prefer_path=bool(workflow.deployment_settings.deployment_method),
+)
+# Snakemake formats it.
+shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))
+# Not in the prefix, which Snakemake prints of a job that failed.
+os.environ[sweep.SECRETS] = " ".join(SWEEP.secret_variables())
 
 # Beside the Snakefile, wherever the working directory is. As a relative path where it can be: the
 # set of inputs is then the same in a clone that was moved.

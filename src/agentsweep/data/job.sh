@@ -35,5 +35,16 @@ __agentsweep_try() {
   done
 }
 
-agentsweep() { __agentsweep_try agentsweep "$@"; }
-python() { __agentsweep_try python "$@"; }
+# Only a run has a use for a model's key, and the doctor looks whether it is there.
+agentsweep() {
+  case ${1-} in
+    run | doctor) ;;
+    *) unset ${AGENTSWEEP_SECRETS-} ;;
+  esac
+  __agentsweep_try agentsweep "$@"
+}
+
+python() {
+  unset ${AGENTSWEEP_SECRETS-}
+  __agentsweep_try python "$@"
+}

@@ -19,13 +19,14 @@ HEADERS = ("auto", "x-api-key", "bearer")
 REDACTED = b"[redacted]"
 
 # In the order in which they are looked for.
-_VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
+VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
 # What the CLI sends as a bearer, whatever it looks like.
 _BEARER_REFERENCES = ("env:ANTHROPIC_AUTH_TOKEN", "env:CLAUDE_CODE_OAUTH_TOKEN")
 _OAUTH_PREFIX = "sk-ant-oat"
 _OAUTH_BETA = "oauth-2025-04-20"
 _SHORTEST_SECRET = 12
 _FILE_LIMIT_BYTES = 64 * 1024
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _FORMS = "write env:NAME, file:/absolute/path or none"
 
 
@@ -102,15 +103,15 @@ def read(
     if reference is None:
         if base_url is not None and base_url.rstrip("/") != ANTHROPIC:
             return None
-        variable = next((name for name in _VARIABLES if environ.get(name)), None)
+        variable = next((name for name in VARIABLES if environ.get(name)), None)
         if variable is None:
             raise ConfigError(
-                f"no key for the live model: set {_VARIABLES[0]} (or {' or '.join(_VARIABLES[1:])}"
+                f"no key for the live model: set {VARIABLES[0]} (or {' or '.join(VARIABLES[1:])}"
                 "), or agents.<name>.credential to env:NAME or file:/path"
             )
         reference = f"env:{variable}"
     source, _, place = reference.partition(":")
-    if source == "env" and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", place):
+    if source == "env" and re.fullmatch(_NAME, place):
         secret = _from_variable(place, environ)
     elif source == "file" and place.startswith("/"):
         secret = _from_file(place)
@@ -182,6 +183,14 @@ def _checked(secret: str, where: str, cure: str) -> str:
             f"credential: {where} has a space or a character that is not printable ASCII; {cure}"
         )
     return secret
+
+
+def variables(references: Iterable[str | None]) -> list[str]:
+    """The variables that may hold a secret: Anthropic's own, and those that references name."""
+    named = [reference or "" for reference in references]
+    named = [reference.removeprefix("env:") for reference in named if reference.startswith("env:")]
+    valid = [name for name in named if re.fullmatch(_NAME, name)]
+    return list(dict.fromkeys([*VARIABLES, *valid]))
 
 
 def forms(secret: bytes) -> tuple[bytes, ...]:

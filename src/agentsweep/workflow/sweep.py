@@ -18,11 +18,14 @@ from agentsweep.config import model_settings
 from agentsweep.config.config import Cell, Import, Machine
 from agentsweep.errors import AgentsweepError, ConfigError
 from agentsweep.extraction.agentcgroup_layout import AttemptDir, attempts_in
+from agentsweep.gateway import credentials
 from agentsweep.grading import grading_job
 from agentsweep.runs.live_run_count import Ledger
 from agentsweep.runs.recall import is_run_of
 from agentsweep.runs.spec import ImageRef
 
+# Names the environment variables that jobs have no use for, but runs and the doctor.
+SECRETS = "AGENTSWEEP_SECRETS"
 UNMATCHABLE = "(?!x)x"
 
 
@@ -144,6 +147,12 @@ class Sweep:
                 wrong += [f"agents.{name}: {problem}" for problem in error.problems]
         if wrong:
             raise ConfigError(wrong)
+
+    def secret_variables(self) -> list[str]:
+        """The environment variables that may hold the key of a live run."""
+        names = dict.fromkeys(cell.agent for cell in self.cells)
+        settings = [self.config.agent_settings(name) for name in names]
+        return credentials.variables(one["credential"] for one in settings)
 
     def check_host(self, cells: Iterable[Cell], stream: TextIO | None = None) -> None:
         """Ask this machine, before the first image is pulled, what the cells to be run need of it.
@@ -309,7 +318,7 @@ def shell_prefix(source: Path, python: Path, prefer_path: bool) -> str:
     pipe must fail the job. Python is told to take paths for UTF-8, whatever the node's locale.
     The interpreter's directory goes before PATH, or after it where a deployment method (conda)
     has just put its own environment there. What `data/job.sh` defines starts a command that was
-    killed again.
+    killed again, and keeps the variables that SECRETS names from commands without use for them.
     """
     bin_directory = shlex.quote(str(python.parent))
     path = f"$PATH:{bin_directory}" if prefer_path else f"{bin_directory}:$PATH"

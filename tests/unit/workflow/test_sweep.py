@@ -13,8 +13,9 @@ import yaml
 
 from agentsweep.config.config import Machine
 from agentsweep.errors import ConfigError, InfraError
+from agentsweep.gateway import credentials
 from agentsweep.runs.live_run_count import VARIABLE, Ledger
-from agentsweep.workflow.sweep import UNMATCHABLE, Sweep, shell_prefix
+from agentsweep.workflow.sweep import SECRETS, UNMATCHABLE, Sweep, shell_prefix
 
 SMALL = Machine(memory_bytes=10**9, cpus=1)
 
@@ -210,6 +211,32 @@ def test_without_cells_the_pattern_matches_nothing(sweep):
 def test_a_failure_before_a_pipe_fails_the_command():
     prefix = shell_prefix(Path("/src"), Path("/env/bin/python"), False)
     assert subprocess.run(["bash", "-c", prefix + "false | cat"], check=False).returncode == 1
+
+
+def test_only_a_run_and_the_doctor_see_the_key(tmp_path):
+    for name in ("agentsweep", "python"):
+        (tmp_path / name).write_text("#!/bin/sh\necho ${KEY-}${OTHER-}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    prefix = shell_prefix(Path("/src"), tmp_path / "python", False)
+    seen = {}
+    for command in ("agentsweep run x", "agentsweep doctor", "agentsweep extract x", "python x"):
+        done = subprocess.run(
+            ["bash", "-c", prefix + command],
+            env={"PATH": "/usr/bin:/bin", "KEY": "secret", "OTHER": "!", SECRETS: "KEY UNSET"},
+            capture_output=True, text=True, check=True, encoding="utf-8",
+        )  # fmt: skip
+        seen[command] = done.stdout.strip()
+    assert list(seen.values()) == ["secret!", "secret!", "!", "!"]
+
+
+def test_the_variables_that_may_hold_a_key(sweep):
+    made = sweep()
+    assert made.secret_variables() == list(credentials.VARIABLES)
+    live = {"claude": LIVE["claude"] | {"credential": "env:PAID_KEY"}}
+    made = sweep(agents=live)
+    assert made.secret_variables() == [*credentials.VARIABLES, "PAID_KEY"]
+    references = ["env:MY_KEY", None, "none", "file:/key", "env:A B", "env:MY_KEY"]
+    assert credentials.variables(references) == [*credentials.VARIABLES, "MY_KEY"]
 
 
 def test_commands_find_this_clones_modules_before_any_other():
