@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentsweep import images
+from agentsweep import images, untrusted
 from agentsweep.engine import Engine, timed
 from agentsweep.errors import InfraError
 from agentsweep.image_names import is_loopback
@@ -116,9 +116,11 @@ def _record_path(place: Place, key: str) -> Path:
 def _kept(place: Place, key: str) -> dict | None:
     """The record of what is kept; None where there is none, of this kind of place."""
     try:
-        kept = json.loads(_record_path(place, key).read_text(encoding="utf-8"))
+        kept = untrusted.read_json(_record_path(place, key))
         source = kept["kept"]
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not isinstance(source, str):
         return None
     if place.registry is not None:
         return kept if source.startswith(f"{place.registry}@") else None

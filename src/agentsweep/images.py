@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agentsweep import agent, history, image_check, skopeo, snapshot
 from agentsweep.engine import LABEL, OWNER_LABEL, ContainerSpec, Engine, timed
-from agentsweep.errors import ConfigError, LastingError
+from agentsweep.errors import ConfigError, InfraError, LastingError
 from agentsweep.image_names import is_loopback
 from agentsweep.process import owner_tag
 from agentsweep.store import write_durably
@@ -219,7 +219,13 @@ def resolve(reference: str) -> dict[str, str | int]:
         "config_digest": f"sha256:{hashlib.sha256(config).hexdigest()}",
         "platform": PLATFORM,
     }
-    size = _layers_bytes(json.loads(manifest), reference, raw)
+    try:
+        size = _layers_bytes(json.loads(manifest), reference, raw)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InfraError(
+            f"{reference}: its manifest cannot be read ({type(error).__name__}): see what "
+            f"`skopeo inspect --raw {reference}` prints"
+        ) from error
     return found if size is None else found | {"size_bytes": size}
 
 

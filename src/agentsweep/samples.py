@@ -92,7 +92,8 @@ def _column(values: Sequence[int | None]) -> pa.Array:
 def read_samples(path: Path) -> tuple[pa.Table, bool]:
     """The complete batches of a sample file, and whether it was ended properly.
 
-    A file cut off anywhere gives what was complete. pa.ArrowInvalid when not even its schema is.
+    A file cut off anywhere gives what was complete. pa.ArrowInvalid or OSError when not even its
+    schema is.
     """
     batches: list[pa.RecordBatch] = []
     data = path.read_bytes()
