@@ -118,13 +118,14 @@ def _kept(place: Place, key: str) -> dict | None:
     try:
         kept = untrusted.read_json(_record_path(place, key))
         source = kept["kept"]
+        if not isinstance(source, str):
+            return None
+        if place.registry is not None:
+            return kept if source.startswith(f"{place.registry}@") else None
+        return kept if (place.directory / source).is_file() else None
+    # Also of a name that no file can have.
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not isinstance(source, str):
-        return None
-    if place.registry is not None:
-        return kept if source.startswith(f"{place.registry}@") else None
-    return kept if (place.directory / source).is_file() else None
 
 
 def _keep(engine: Engine, place: Place, key: str, record: dict) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from agentsweep import yamlfile
 from agentsweep.errors import ConfigError, InfraError
 from agentsweep.row_files import SUFFIXES
 
@@ -122,6 +123,8 @@ def _patterns(card: str, wanted: HubSplit) -> list[re.Pattern] | None:
     """What a README says of a split's files; None where it says nothing of files."""
     matter = re.match(r"---\r?\n(.*?)\r?\n---\s", f"{card}\n", re.DOTALL)
     try:
+        if matter:
+            yamlfile.check(matter[1])
         said = yaml.safe_load(matter[1]) if matter else None
     # Beside its own errors, what a date or a tag promises and the text does not keep.
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -265,8 +265,8 @@ def _open(table: str, path: Path | str) -> pq.ParquetFile:
     except (pa.ArrowException, OSError) as error:
         raise TableError(_unreadable(path, error)) from None
     metadata = file.schema_arrow.metadata or {}
-    found = metadata.get(b"agentsweep_table", b"").decode()
-    version = metadata.get(b"agentsweep_schema", b"").decode()
+    found = metadata.get(b"agentsweep_table", b"").decode(errors="replace")
+    version = metadata.get(b"agentsweep_schema", b"").decode(errors="replace")
     if found == table and version == str(VERSION) and file.schema_arrow.equals(schema):
         return file
     file.close()

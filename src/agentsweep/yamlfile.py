@@ -33,7 +33,7 @@ _MOST_LEVELS = 200
 _MOST_COPIED = 100_000
 
 
-def _check(text: str) -> None:
+def check(text: str) -> None:
     """RecursionError for text that is nested deeper than _MOST_LEVELS, ValueError where its
     aliases stand for more than _MOST_COPIED values."""
     # Each level begins with one of these, so that most files need no second look.
@@ -73,7 +73,7 @@ def read(path: Path):
     """
     try:
         text = path.read_text(encoding="utf-8")
-        _check(text)
+        check(text)
         return yaml.load(text, Loader=Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None

@@ -16,11 +16,11 @@ SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 # CPU time that one input may take: far more than any reader needs, for the machine may be slow.
 _ONCE_S, _EACH_BYTE_S = 0.5, 2e-5
 _TRIES = 3
-# Times below this are noise. Between a size and its fourfold, what is linear takes 4 times as long,
-# what is quadratic 16 times.
-_MEASURED_S, _FOURFOLD = 0.02, 9.0
-_FIRST_BYTES, _MOST_BYTES = 2**13, 2**22
-_ENOUGH_S = 8.0
+# Times below this, and below some of those of a small input, are noise. Between a size and its
+# fourfold, what is linear takes 4 times as long, what is quadratic 16 times.
+_MEASURED_S, _SMALL, _FOURFOLD = 0.02, 3.0, 9.0
+# Up to four times the larger one is read: fewer bytes than where limits of readers begin.
+_FIRST_BYTES, _MOST_BYTES = 2**13, 2**18
 _MEMORY_BYTES, _EACH_BYTE_BYTES = 48 * 2**20, 1000
 
 
@@ -89,27 +89,28 @@ def _at(error: BaseException) -> str:
 def grows(target: Target, data: bytes, random: Random) -> Fault | None:
     """Whether time or memory grow faster than the size does, where a part of the input repeats."""
     make, size = grown(random, data), _FIRST_BYTES
-    while _seconds(target, make(size)) < _MEASURED_S:
+    least_s = min(_seconds(target, make(1)) for _ in range(2))
+    while _seconds(target, make(size)) < _MEASURED_S + (1 + _SMALL) * least_s:
         size *= 2
         if size > _MOST_BYTES:
             return None
-    suspect = make(4 * size)
-    fault = _read(target, suspect)
-    if fault is not None:
-        return fault
-    if _is_steep(target, make, size) and _is_steep(target, make, 4 * size):
-        return Fault("slow", f"fourfold size takes more than {_FOURFOLD:g} times as long", suspect)
+    # Twice, for a reader may do more from some size on.
+    if all(_is_steep(target, make, of, least_s) for of in (size // 4, size)):
+        said = f"fourfold size takes more than {_FOURFOLD:g} times as long, at {size} bytes"
+        return Fault("slow", said, make(4 * size))
     return _memory(target, make(max(size, 2**16)))
 
 
-def _is_steep(target: Target, make: Callable[[int], bytes], size: int) -> bool:
-    """Whether a fourfold size takes far more than the fourfold time, each time it is tried."""
+def _is_steep(target: Target, make: Callable[[int], bytes], size: int, least_s: float) -> bool:
+    """Whether a fourfold size takes far more than the fourfold time, each time it is tried.
+
+    least_s: what any input takes, which does not grow.
+    """
     for _ in range(_TRIES):
-        once_s, more_s = _seconds(target, make(size)), _seconds(target, make(4 * size))
-        if more_s < _FOURFOLD * once_s:
+        once_s = _seconds(target, make(size)) - least_s
+        more_s = _seconds(target, make(4 * size)) - least_s
+        if more_s < _FOURFOLD * max(once_s, _MEASURED_S / 50):
             return False
-        if more_s > _ENOUGH_S:
-            break
     return True
 
 

@@ -45,7 +45,7 @@ os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
 # What a child may take beyond what it has at its start.
 MEMORY_BYTES = 2**30
 # Of the time, for inputs that grow.
-_GROWING, _FIRST_GROWTH_S = 0.3, 0.2
+_GROWING, _FIRST_GROWTH_S = 0.3, 0.1
 # Number of inputs, that of growths, and beginning (monotonic ns) and size of the one at work.
 _STATE = struct.Struct("=QQQQ")
 _SHARED_BYTES = 2**25

@@ -247,7 +247,7 @@ def _series(path: Path) -> object:
     list(run_files.SampleReader(path, run_files.Damage()).batches())
     import pyarrow
 
-    with suppress(pyarrow.ArrowInvalid, OSError):
+    with suppress(pyarrow.ArrowException, OSError):
         return samples.read_samples(path)
 
 
@@ -675,9 +675,9 @@ def _asked(data: bytes) -> object:
     return asked.input_tokens, asked.tool_calls, asked.is_of_main
 
 
-def _pieces(data: bytes, most: int = 2000) -> Iterator[bytes]:
-    """As a network may cut it: at most so many pieces, of sizes that the content decides."""
-    size = max(1, len(data) // most, *data[:1])
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """As a network may cut it: a small answer at each byte, a large one often."""
+    size = 1 if len(data) < 4096 else 128
     for start in range(0, len(data), size):
         yield data[start : start + size]
 
@@ -697,6 +697,11 @@ def _heard(data: bytes) -> object:
         listener.is_whole()
         json.dumps(exchange.usage().__dict__)
     return None
+
+
+def _redacted(data: bytes) -> object:
+    redactor = credentials.Redactor((b"sk-secret", b"c2stc2VjcmV0"))
+    return [*map(redactor.feed, _pieces(data)), redactor.end()]
 
 
 @functools.cache
@@ -981,7 +986,8 @@ TARGETS = (
     Target("yaml", _in_file("x.yaml", yamlfile.read),
            _as(b"a: &x [1, 2]\nb: *x\n<<: {c: 2020-01-01}\n", b"a: !!set {b}\n"), _WRONG),
     Target("scenario", _in_file("s.yaml", scenario.load),
-           _yaml_seeds("scenarios/logstats.yaml", "scenarios/two-plus-two.yaml", copies="turns: *a19\n"),
+           _yaml_seeds("scenarios/logstats.yaml", "scenarios/two-plus-two.yaml",
+                       copies="turns: *a19\n"),
            _WRONG),
     Target("configuration", _loaded,
            _yaml_seeds("demo.yaml", "replay.yaml", copies="sweep: {tasks: *a19}\n"), _WRONG),
@@ -1009,6 +1015,7 @@ TARGETS = (
     Target("gateway-settings", gateway.Settings.parse, _json(_SETTINGS), _WRONG),
     Target("events", _streamed, _events),
     Target("answer", _heard, lambda: [*_events(), json.dumps(_MESSAGE).encode()]),
+    Target("redacted", _redacted, _as(b"a sk-secret, and sk-secre", b"c2stc2VjcmV0" * 3)),
     Target("endpoint", _answered, _answers,
            (upstream.UpstreamUnreachable, upstream.UpstreamBroken)),
     # Engines, registries, other processes of this machine
