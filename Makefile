@@ -26,7 +26,7 @@ endef
 export PARTS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup system system-env python env agent first-image images bench-images lock lint bench benchmark test-docker test-cluster test-vm test-hostile test-storm mutants requirements clean
+.PHONY: help demo test setup system system-env python env agent first-image images bench-images lock lint bench benchmark test-docker test-cluster test-vm test-hostile test-storm fuzz mutants requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -119,6 +119,9 @@ test-hostile: setup ## all that hostile agents, images and kills are tried with
 test-storm: setup ## 200 runs whose processes are killed and stopped at random, an hour
 	@sh tools/system.sh test
 	AGENTSWEEP_STORM=$${AGENTSWEEP_STORM:-200} pytest -s tests/hostile/test_storm.py
+
+fuzz: env ## changed bytes for every reader of what others wrote (docs/testing.md), an hour
+	nice python tests/fuzz/fuzz_driver.py $(TARGETS)
 
 mutants: env ## break the code on purpose and list what no test sees (docs/testing.md), an hour
 	nice python tools/mutants.py $(MODULES)

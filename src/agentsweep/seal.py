@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
+from agentsweep import untrusted
 from agentsweep.errors import InfraError
 
 SEAL = "seal.json"
@@ -25,6 +26,8 @@ RECORDS = ("result.json", "grade.json")
 MARK = "written"
 
 _SEAL_BYTES = 64 * 2**20
+# NAME_MAX, and far less than PATH_MAX.
+_NAME_BYTES, _PATH_BYTES = 255, 1024
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Facts = Mapping[str, Mapping[str, int | str | None]]
@@ -163,14 +166,25 @@ def _read(folder: Path) -> dict[str, dict] | None:
     """The files of a seal; nothing in one that cannot be read, and None where there is none."""
     try:
         with os.fdopen(os.open(folder / SEAL, _READ), "rb") as file:
-            files = json.loads(file.read(_SEAL_BYTES))["files"]
+            files = untrusted.loads(file.read(_SEAL_BYTES))["files"]
         told = {name: {"bytes": of["bytes"], "sha256": of["sha256"]} for name, of in files.items()}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
-    inside = all(not name.startswith("/") and ".." not in name.split("/") for name in told)
-    return told if inside else {}
+    return told if all(map(_is_inside, told)) else {}
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a file below the folder can have that name."""
+    try:
+        parts = os.fsencode(name).split(b"/")
+    except ValueError:
+        return False
+    return len(name) < _PATH_BYTES and all(
+        0 < len(part) <= _NAME_BYTES and part not in (b".", b"..") and b"\0" not in part
+        for part in parts
+    )
 
 
 def _record(folder: Path) -> dict:
@@ -178,8 +192,8 @@ def _record(folder: Path) -> dict:
     for name in RECORDS:
         try:
             with os.fdopen(os.open(folder / name, _READ), "rb") as file:
-                found = json.loads(file.read())
-        except (OSError, ValueError, RecursionError):
+                found = untrusted.loads(file.read(_SEAL_BYTES))
+        except (OSError, ValueError):
             continue
         return found if isinstance(found, dict) else {}
     return {}

@@ -3,7 +3,7 @@
 The format is that of the HTML standard, section 9.2: fields on lines, an empty line ends an event.
 """
 
-import json
+from agentsweep import untrusted
 
 _LONGEST_BYTES = 64 * 2**20
 
@@ -15,15 +15,23 @@ class EventReader:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        # Not bytes, which would be copied for each piece of a long event.
+        self._rest = bytearray()
+        self._held = b""
 
     def feed(self, piece: bytes) -> list[dict]:
         """The events that end in this piece."""
         # A line may end in CR LF, and the two may come in different pieces.
-        text = (self._rest + piece).replace(b"\r\n", b"\n")
-        *whole, self._rest = text.split(b"\n\n")
+        piece = self._held + piece
+        self._held = b"\r" if piece.endswith(b"\r") else b""
+        looked = max(0, len(self._rest) - 1)
+        self._rest += piece.removesuffix(b"\r").replace(b"\r\n", b"\n")
+        whole: list[bytes] = []
+        if self._rest.find(b"\n\n", looked) >= 0:
+            *whole, rest = bytes(self._rest).split(b"\n\n")
+            self._rest = bytearray(rest)
         if len(self._rest) > _LONGEST_BYTES:
-            self._rest = b""
+            self._rest.clear()
         return [event for block in whole if (event := _event(block)) is not None]
 
 
@@ -32,7 +40,7 @@ def _event(block: bytes) -> dict | None:
     if not lines:
         return None
     try:
-        event = json.loads(b"\n".join(lines))
-    except (ValueError, RecursionError):
+        event = untrusted.loads(b"\n".join(lines))
+    except ValueError:
         return None
     return event if isinstance(event, dict) else None

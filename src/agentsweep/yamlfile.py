@@ -26,13 +26,55 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         return super().construct_mapping(node, deep)
 
 
+# Far deeper than any file that people write. libyaml's binding calls itself for each level, and
+# no limit of Python's ends that before the stack does.
+_MOST_LEVELS = 200
+# What aliases stand for, in values: some lines of them may stand for more than any memory holds.
+_MOST_COPIED = 100_000
+
+
+def check(text: str) -> None:
+    """RecursionError for text that is nested deeper than _MOST_LEVELS, ValueError where its
+    aliases stand for more than _MOST_COPIED values."""
+    # Each level begins with one of these, so that most files need no second look.
+    if sum(map(text.count, "[{-?:")) <= _MOST_LEVELS and "*" not in text:
+        return
+    sizes: dict[str, int] = {}
+    # Of each collection that is open: its anchor, and how many values are in it so far.
+    opened: list[tuple[str | None, int]] = [(None, 0)]
+    copied = 0
+    for event in yaml.parse(text, Loader=Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, 1))
+            if len(opened) > _MOST_LEVELS:
+                raise RecursionError
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = opened.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
+        elif isinstance(event, yaml.AliasEvent):
+            # One that stands for what it is in is refused by whoever follows it.
+            anchor, size = None, sizes.get(event.anchor, 1)
+            copied += size
+            if copied > _MOST_COPIED:
+                raise ValueError(f"its aliases stand for more than {_MOST_COPIED} values")
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        opened[-1] = (opened[-1][0], opened[-1][1] + size)
+
+
 def read(path: Path):
     """What a YAML file says; None for an empty one.
 
     Raises ConfigError with one line: missing, unreadable, not UTF-8, not YAML, a key twice.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+        text = path.read_text(encoding="utf-8")
+        check(text)
+        return yaml.load(text, Loader=Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -1,5 +1,7 @@
 """Events come out whole, wherever their bytes were cut."""
 
+import time
+
 import pytest
 
 from agentsweep.sse import EventReader
@@ -28,3 +30,24 @@ def test_an_event_is_given_with_the_piece_that_ends_it():
     reader = EventReader()
     assert reader.feed(b'data: {"type":"a"}\n') == []
     assert reader.feed(b"\n") == [{"type": "a"}]
+
+
+def test_a_long_event_in_small_pieces_is_read_once():
+    """Not once for each of them."""
+
+    def seconds(size):
+        reader, begin = EventReader(), time.process_time()
+        for _ in range(size // 100):
+            assert reader.feed(b"x" * 100) == []
+        return time.process_time() - begin
+
+    once_s, more_s = (min(seconds(size) for _ in range(3)) for size in (2**20, 2**22))
+    assert more_s < 9 * once_s + 0.05
+
+
+def test_a_carriage_return_between_two_pieces_belongs_to_its_line_end():
+    reader = EventReader()
+    assert reader.feed(b'data: {"a": 1}\r') == []
+    assert reader.feed(b"\n\r") == []
+    assert reader.feed(b'\ndata: {"b":\rdata: 2}\n\n') == [{"a": 1}]
+    assert reader.feed(b'data: {"c": 3}\n\n') == [{"c": 3}]

@@ -136,18 +136,24 @@ def read_published(path: Path) -> dict[tuple[str, str], Published]:
         raise AgentsweepError(
             f"{path}: cannot be read ({error}): check `paper.published`"
         ) from None
-    lines = csv.DictReader(io.StringIO(text, newline=""))
-    if tuple(lines.fieldnames or ()) != _PUBLISHED_COLUMNS:
+    try:
+        lines = csv.DictReader(io.StringIO(text, newline=""))
+        columns, rows = tuple(lines.fieldnames or ()), [(lines.line_num, row) for row in lines]
+    except csv.Error as error:
+        raise AgentsweepError(
+            f"{path}: not a CSV file ({error}): check `paper.published`"
+        ) from None
+    if columns != _PUBLISHED_COLUMNS:
         raise AgentsweepError(f"{path}: line 1: the columns must be {','.join(_PUBLISHED_COLUMNS)}")
     published = {}
-    for line in lines:
+    for number, line in rows:
         try:
             entry = Published(
                 line["printed"], Decimal(line["number"]), Decimal(line["factor"]), line["remark"]
             )
         except (InvalidOperation, TypeError):
             raise AgentsweepError(
-                f"{path}: line {lines.line_num}: number and factor must be numbers"
+                f"{path}: line {number}: number and factor must be numbers"
             ) from None
         published[line["claim"], line["dataset"]] = entry
     return published

@@ -322,9 +322,11 @@ def _config_source(arguments: argparse.Namespace) -> list[Path] | dict:
         return layers.files(Path(source) for source in sources)
     if len(sources) > 1:
         raise ConfigError("--config: JSON stands alone: put it into a file to lay it over another")
+    from agentsweep import untrusted
+
     try:
-        found = json.loads(texts[0])
-    except json.JSONDecodeError as error:
+        found = untrusted.loads(texts[0])
+    except ValueError as error:
         raise ConfigError(
             f"--config: not JSON ({error}): mend it, or give the name of a file"
         ) from None

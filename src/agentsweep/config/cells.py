@@ -181,7 +181,11 @@ def _cells_of_table(
         return []
     delimiter = "\t" if "\t" in text.split("\n", 1)[0] else ","
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    columns = tuple(rows.fieldnames or ())
+    try:
+        columns, listed = tuple(rows.fieldnames or ()), [(rows.line_num, row) for row in rows]
+    except csv.Error as error:
+        wrong.append(f"{path}: line {rows.line_num}: it is no CSV or TSV: {error}")
+        return []
     given = [column for column in columns if column != MODE_COLUMN]
     if sorted(given) != sorted(CELL_COLUMNS) or len(columns) > len(given) + 1:
         wrong.append(
@@ -195,7 +199,7 @@ def _cells_of_table(
         MODE_COLUMN: lambda text: _mode(text, data["container"]["cpu_mode"]),
     }  # fmt: skip
     cells: dict[Cell, int] = {}
-    for row in rows:
+    for number, row in listed:
         # Spreadsheets save lines of nothing but commas below a table.
         if not any(map(_written, row.values())):
             continue
@@ -204,18 +208,17 @@ def _cells_of_table(
             try:
                 values[column] = check((row.get(column) or "").strip())
             except ValueError as error:
-                wrong.append(f"{path}: line {rows.line_num}: {column}: {error}")
+                wrong.append(f"{path}: line {number}: {column}: {error}")
         if None in row:
-            wrong.append(f"{path}: line {rows.line_num}: more values than columns")
+            wrong.append(f"{path}: line {number}: more values than columns")
         if len(values) == len(checks):
             cell = Cell(**values)
-            _ungranted(cell.cpus, [cell.cpu_mode], f"{path}: line {rows.line_num}: cpus", wrong)
+            _ungranted(cell.cpus, [cell.cpu_mode], f"{path}: line {number}: cpus", wrong)
             if cell in cells:
                 wrong.append(
-                    f"{path}: line {rows.line_num}: the same cell as in line {cells[cell]}; leave "
-                    "one out"
+                    f"{path}: line {number}: the same cell as in line {cells[cell]}; leave one out"
                 )
-            cells.setdefault(cell, rows.line_num)
+            cells.setdefault(cell, number)
     if not cells and not wrong:
         wrong.append(f"{path}: no cells in it; write one a line")
     return list(cells)

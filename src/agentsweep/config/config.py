@@ -375,10 +375,14 @@ def load(source: Iterable[Path] | Mapping, overrides: Mapping | None = None, fil
     `files` says, for a mapping that was merged from files, which ones: messages then name the file
     that a value comes from. Raises ConfigError with every problem that was found.
     """
-    merged, layers = _merged(source, files)
-    if overrides:
-        merged = merge(merged, overrides)
-    return _checked(merged, _Places(merged, layers))
+    try:
+        merged, layers = _merged(source, files)
+        if overrides:
+            merged = merge(merged, overrides)
+        return _checked(merged, _Places(merged, layers))
+    except RecursionError:
+        # Out of JSON: a file is refused where it is read.
+        raise ConfigError("--config: nested too deeply") from None
 
 
 def hub_splits(source: Iterable[Path] | Mapping) -> list[HubSplit]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from agentsweep import schema
+from agentsweep.errors import ConfigError
 
 # Relative to the working directory, as all paths of a configuration are.
 BASE = Path("config/config.yaml")
@@ -58,7 +59,10 @@ def typed(merged: Mapping, given: Mapping) -> dict:
 
     Snakemake reads what stands below the first level of `--config 'agent={max_turns: 3}'` as texts.
     """
-    content = copy.deepcopy(dict(merged))
+    try:
+        content = copy.deepcopy(dict(merged))
+    except RecursionError:
+        raise ConfigError("--config: nested too deeply") from None
     for path, _ in schema.problems("config", content):
         text = _at(given, path)
         # At the first level Snakemake has told numbers from texts.

@@ -60,40 +60,48 @@ class Docker(Engine):
             raw = self._raw
         except InfraError as error:
             return str(error)
-        return _unfit(raw) or self._start_problem(raw)
+        try:
+            with self.understood("info"):
+                unfit = _unfit(raw)
+        except InfraError as error:
+            return str(error)
+        return unfit or self._start_problem(raw)
 
     @functools.cached_property
     def _raw(self) -> dict:
         """What `docker info` says, which takes some hundredths of a second."""
         done = self.call("info", "--format", "{{json .}}", check=False, timeout_s=60)
         try:
-            raw = json.loads(done.stdout)
-        except ValueError:
+            raw = dict(json.loads(done.stdout))
+        except (ValueError, TypeError, RecursionError):
             raw = {}
         if raw.get("ServerVersion"):
             return raw
         if "host" in raw:
             raise LastingError("`docker` is a name of Podman here: use `container.engine: podman`")
         # Older clients end with 0 and say it in the answer.
-        raise InfraError(_no_answer((raw.get("ServerErrors") or [last_line(done.stderr)])[0]))
+        with self.understood("info"):
+            said = str((raw.get("ServerErrors") or [last_line(done.stderr)])[0])
+        raise InfraError(_no_answer(said))
 
     def info(self) -> dict:
         raw = self._raw
-        return {
-            "name": self.name,
-            "version": raw["ServerVersion"],
-            "runtime": self.runtime or raw["DefaultRuntime"],
-            "storage_driver": raw["Driver"],
-            "rootless": _has(raw, "rootless"),
-            "cgroup_version": int(raw["CgroupVersion"]),
-            "cgroup_manager": raw["CgroupDriver"],
-            "storage_root": raw["DockerRootDir"],
-        }
+        with self.understood("info"):
+            return {
+                "name": self.name,
+                "version": raw["ServerVersion"],
+                "runtime": self.runtime or raw["DefaultRuntime"],
+                "storage_driver": raw["Driver"],
+                "rootless": _has(raw, "rootless"),
+                "cgroup_version": int(raw["CgroupVersion"]),
+                "cgroup_manager": raw["CgroupDriver"],
+                "storage_root": raw["DockerRootDir"],
+            }
 
     def _start_problem(self, raw: dict) -> str | None:
         """Why a container cannot be started and seen here; found out once per boot and daemon."""
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
-        state = repr((boot, raw["ID"], raw["ServerVersion"], self.runtime))
+        state = repr((boot, raw.get("ID"), raw["ServerVersion"], self.runtime))
         stamp = self.workdir / f"docker-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
         if stamp.exists():
             return None
@@ -152,7 +160,8 @@ class Docker(Engine):
             *("ps", "--all", "--no-trunc", "--filter", f"label={LABEL}", "--format", columns)
         )
         rows = (line.split("\t") for line in done.stdout.splitlines())
-        return [{"id": id, "attempt": attempt, "owner": owner} for id, attempt, owner in rows]
+        with self.understood("ps"):
+            return [{"id": id, "attempt": attempt, "owner": owner} for id, attempt, owner in rows]
 
     def pull(self, reference: str, platform: str, plain_http: bool) -> str:
         # The daemon itself takes registries of its own machine for plain ones.

@@ -15,7 +15,7 @@ import resource
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -231,6 +231,24 @@ class Engine(ABC):
             )
         return done
 
+    @contextlib.contextmanager
+    def understood(self, command: str) -> Iterator[None]:
+        """InfraError where what a command printed is not of the shape that is read in the block."""
+        try:
+            yield
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
+            raise InfraError(
+                f"what `{self.name} {command}` printed cannot be read ({type(error).__name__}): "
+                f"see what it prints, and whether this version of {self.name} is supported"
+            ) from error
+
     def complaint(self, said: str) -> str:
         """The line of an engine's stderr that says what is wrong."""
         return last_line(said)
@@ -336,27 +354,33 @@ class Engine(ABC):
         self.call("start", container_id, finish=True)
         record = self.inspect(container_id)
         self._refuse_foreign(record, name)
-        state = record["State"]
-        if not state.get("Running") or not state.get("Pid"):
+        with self.understood("inspect"):
+            state = record["State"]
+            pid = int(state.get("Pid") or 0) if state.get("Running") else 0
+            layer = ((record.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
+            started = Container(str(record["Id"]), name, pid, Path(layer) if layer else None)
+        if pid <= 0:
             raise InfraError(
                 f"container {name} ended at once: its image needs `sleep`; "
                 f"see `{self.name} logs {name}`"
             )
-        layer = ((record.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
-        return Container(record["Id"], name, int(state["Pid"]), layer and Path(layer))
+        return started
 
     def _refuse_foreign(self, record: dict, name: str) -> None:
         """LastingError where the engine gave a container a variable that nobody named."""
-        named = self._named.pop(record["Id"], None)
-        if named is None:
-            return
-        pairs = record["Config"].get("Env") or ()
-        # An empty value tells nothing: it is how a proxy is kept out of a container.
-        given = {name for name, _, value in (pair.partition("=") for pair in pairs) if value}
+        with self.understood("inspect"):
+            named = self._named.pop(record["Id"], None)
+            if named is None:
+                return
+            pairs = record["Config"].get("Env") or ()
+            # An empty value tells nothing: it is how a proxy is kept out of a container.
+            given = {name for name, _, value in (pair.partition("=") for pair in pairs) if value}
+            image = record.get("Image")
         foreign = given - named - _ENGINES_OWN
-        if foreign and record.get("Image"):
-            pairs = self.image_config(record["Image"]).get("Env") or ()
-            foreign -= {pair.partition("=")[0] for pair in pairs}
+        if foreign and image:
+            config = self.image_config(image)
+            with self.understood("image inspect"):
+                foreign -= {pair.partition("=")[0] for pair in config.get("Env") or ()}
         if foreign:
             raise LastingError(
                 f"{self.name} puts {', '.join(sorted(foreign))} of this host into the environment "
@@ -365,7 +389,9 @@ class Engine(ABC):
 
     def inspect(self, name: str) -> dict:
         """The engine's record of a container."""
-        return json.loads(self.call("inspect", "--type", "container", name).stdout)[0]
+        done = self.call("inspect", "--type", "container", name)
+        with self.understood("inspect"):
+            return dict(json.loads(done.stdout)[0])
 
     def exec_arguments(
         self,
@@ -470,12 +496,14 @@ class Engine(ABC):
     def image_size_bytes(self, reference: str) -> int:
         """The size of an image's layers as the engine states it."""
         done = self.call("image", "inspect", "--format", "{{.Size}}", reference)
-        return int(done.stdout.strip())
+        with self.understood("image inspect"):
+            return int(done.stdout.strip())
 
     def image_config(self, reference: str) -> dict:
         """What an image says of the containers made of it: `Env`, `Volumes`, `Cmd`, `User`..."""
         done = self.call("image", "inspect", "--format", "{{json .Config}}", reference)
-        return json.loads(done.stdout) or {}
+        with self.understood("image inspect"):
+            return dict(json.loads(done.stdout) or {})
 
     def commit(self, container: str, image: str, tag: str) -> None:
         """Commit a container as `tag`, with the configuration of the image it was made from."""

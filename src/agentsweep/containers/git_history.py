@@ -327,13 +327,23 @@ def scrub(
 
 
 def read(printed: str, base_commit: str | None) -> dict | None:
-    """The record of what the script printed.
+    """The record of what the script printed; InfraError where that is something else.
 
     `commits` and `head` are the work tree's repository's; `removed` counts over it and the
     `nested` ones.
     """
     if not printed.strip():
         return None
+    try:
+        return _record(printed, base_commit)
+    except (ValueError, LookupError) as error:
+        raise InfraError(
+            "what was printed of the git history cannot be read: see what the image's git and "
+            "shell are"
+        ) from error
+
+
+def _record(printed: str, base_commit: str | None) -> dict:
     rows = [line.split("\t") for line in printed.splitlines()]
     found = {row[0]: row[1:] for row in rows if row[0] != "nested"}
     cleaned = [row for row in rows if row[0] in ("own", "nested")]

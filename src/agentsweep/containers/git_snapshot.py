@@ -179,10 +179,19 @@ def _look(engine: Engine, container: str, script: str, where: tuple[str, ...], *
 
 def parse(printed: bytes) -> Look:
     """What a looking script printed; Unreadable where its lists do not fit together."""
+    try:
+        return _parsed(printed)
+    except (ValueError, LookupError) as error:
+        raise Unreadable("what was printed of the work tree is not whole") from error
+
+
+def _parsed(printed: bytes) -> Look:
     lists, at = {}, 0
     while at < len(printed):
         end = printed.index(b"\0", at)
         name, _, size = printed[at:end].partition(b" ")
+        if not size.isdigit():
+            raise ValueError("a list without its size")
         at = end + 1 + int(size)
         lists[name.decode()] = printed[end + 1 : at]
     files, links = _paths(lists["files"]), _paths(lists["links"])

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentsweep import untrusted
 from agentsweep.containers import images
 from agentsweep.containers.engine import Engine, timed
 from agentsweep.containers.image_names import is_loopback
@@ -116,13 +117,16 @@ def _record_path(place: Place, key: str) -> Path:
 def _kept(place: Place, key: str) -> dict | None:
     """The record of what is kept; None where there is none, of this kind of place."""
     try:
-        kept = json.loads(_record_path(place, key).read_text(encoding="utf-8"))
+        kept = untrusted.read_json(_record_path(place, key))
         source = kept["kept"]
+        if not isinstance(source, str):
+            return None
+        if place.registry is not None:
+            return kept if source.startswith(f"{place.registry}@") else None
+        return kept if (place.directory / source).is_file() else None
+    # Also of a name that no file can have.
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if place.registry is not None:
-        return kept if source.startswith(f"{place.registry}@") else None
-    return kept if (place.directory / source).is_file() else None
 
 
 def _keep(engine: Engine, place: Place, key: str, record: dict) -> None:

@@ -18,7 +18,7 @@ from agentsweep.agents.claude_code import invocation
 from agentsweep.containers import git_history, git_snapshot, image_check, skopeo
 from agentsweep.containers.engine import LABEL, OWNER_LABEL, ContainerSpec, Engine, timed
 from agentsweep.containers.image_names import is_loopback
-from agentsweep.errors import ConfigError, LastingError
+from agentsweep.errors import ConfigError, InfraError, LastingError
 from agentsweep.files import write_durably
 from agentsweep.host.processes import owner_tag
 from agentsweep.host.scratch import node_lock
@@ -222,7 +222,13 @@ def resolve(reference: str) -> dict[str, str | int]:
         "config_digest": f"sha256:{hashlib.sha256(config).hexdigest()}",
         "platform": PLATFORM,
     }
-    size = _layers_bytes(json.loads(manifest), reference, raw)
+    try:
+        size = _layers_bytes(json.loads(manifest), reference, raw)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InfraError(
+            f"{reference}: its manifest cannot be read ({type(error).__name__}): see what "
+            f"`skopeo inspect --raw {reference}` prints"
+        ) from error
     return found if size is None else found | {"size_bytes": size}
 
 

@@ -69,19 +69,21 @@ class Podman(Engine):
         return found
 
     def _ask_info(self) -> dict:
-        raw = json.loads(self.call("info", "--format", "json", timeout_s=60).stdout)
-        host, store = raw["host"], raw["store"]
-        return {
-            "name": self.name,
-            "version": raw["version"]["Version"],
-            "runtime": self.runtime or host["ociRuntime"]["name"],
-            "storage_driver": store["graphDriverName"],
-            "rootless": host["security"]["rootless"],
-            "cgroup_version": int(host["cgroupVersion"].lstrip("v")),
-            "cgroup_manager": host["cgroupManager"],
-            "storage_root": store["graphRoot"],
-            "seccomp_profile": host["security"].get("seccompProfilePath") or None,
-        }
+        done = self.call("info", "--format", "json", timeout_s=60)
+        with self.understood("info"):
+            raw = json.loads(done.stdout)
+            host, store = raw["host"], raw["store"]
+            return {
+                "name": self.name,
+                "version": raw["version"]["Version"],
+                "runtime": self.runtime or host["ociRuntime"]["name"],
+                "storage_driver": store["graphDriverName"],
+                "rootless": host["security"]["rootless"],
+                "cgroup_version": int(host["cgroupVersion"].lstrip("v")),
+                "cgroup_manager": host["cgroupManager"],
+                "storage_root": store["graphRoot"],
+                "seccomp_profile": host["security"].get("seccompProfilePath") or None,
+            }
 
     @property
     def maps_users(self) -> bool:
@@ -96,14 +98,15 @@ class Podman(Engine):
         done = self.call(
             *("ps", "--all", "--no-trunc", "--filter", f"label={LABEL}", "--format", "json")
         )
-        known = [
-            {
-                "id": row["Id"],
-                "attempt": row["Labels"].get(LABEL, ""),
-                "owner": row["Labels"].get(OWNER_LABEL, ""),
-            }
-            for row in json.loads(done.stdout or "[]") or []
-        ]
+        with self.understood("ps"):
+            known = [
+                {
+                    "id": str(row["Id"]),
+                    "attempt": row["Labels"].get(LABEL, ""),
+                    "owner": row["Labels"].get(OWNER_LABEL, ""),
+                }
+                for row in json.loads(done.stdout or "[]") or []
+            ]
         ids = {container["id"] for container in known}
         # Podman has forgotten these, and the runtime or the kernel may not have.
         return known + [
@@ -208,7 +211,7 @@ def candidates(runtime: str, workdir: Path) -> list[Podman]:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+    return tuple(int(part) for part in re.findall(r"[0-9]{1,9}", text)[:2])
 
 
 def _tls(plain_http: bool) -> list[str]:

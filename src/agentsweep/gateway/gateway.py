@@ -108,15 +108,16 @@ class Settings:
         """Raises ConfigError with one line for each problem."""
         try:
             content = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
             raise ConfigError("gateway: the first line on stdin must be a JSON object")
         problems = []
         mode = content.get("mode")
-        if mode is not None and mode not in MODES:
+        known = isinstance(mode, str) and mode in MODES
+        if mode is not None and not known:
             problems.append(f"gateway: mode: {mode!r} is not allowed; write {' or '.join(MODES)}")
-        for key in ("mode", "listen", "log", "token", *MODES.get(mode, ())):
+        for key in ("mode", "listen", "log", "token", *(MODES[mode] if known else ())):
             if not isinstance(content.get(key), str) or not content[key]:
                 problems.append(f"gateway: {key}: missing; write a text")
         scale = content.get("latency_scale", 1.0)
@@ -472,7 +473,7 @@ class _BoundedText(io.TextIOBase):
 def _obey(line: bytes, gateway: Gateway, server: HttpServer) -> dict[str, Any]:
     try:
         command = json.loads(line).get("cmd")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         command = None
     if command == "status":
         return {

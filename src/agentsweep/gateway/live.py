@@ -8,12 +8,12 @@ spend is the gateway's to say, before anything comes here.
 import asyncio
 import contextlib
 import functools
-import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from agentsweep import untrusted
 from agentsweep.gateway import messages_api
 from agentsweep.gateway.credentials import Credential, Redactor
 from agentsweep.gateway.exchanges import Attempts, Exchange
@@ -190,13 +190,14 @@ class _Listener:
         self._exchange = exchange
         self.asked = functools.cache(asked)
         self._events = EventReader()
-        self._body = b""
+        self._body = bytearray()
         self._usage: dict[str, int] = {}
         self._stopped = False
 
     def hear(self, chunk: bytes) -> None:
         if not self.asked():
-            self._body += chunk
+            # What is longer than any message is none, and is not read.
+            self._body += chunk[: max(0, untrusted.FILE_BYTES + 1 - len(self._body))]
             return
         for event in self._events.feed(chunk):
             match event.get("type"):
@@ -218,8 +219,9 @@ class _Listener:
         """Whether the answer that has ended was one. What is not the API's is found out here, and
         passed on whole all the same."""
         if not self.asked():
-            with contextlib.suppress(ValueError, RecursionError):
-                self._note(json.loads(self._body))
+            if len(self._body) <= untrusted.FILE_BYTES:
+                with contextlib.suppress(ValueError):
+                    self._note(untrusted.loads(bytes(self._body)))
         elif self._exchange.message_id is not None:
             return self._stopped
         if self._exchange.message_id is None and self._exchange.error is None:

@@ -15,16 +15,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
-from agentsweep import seal
+from agentsweep import seal, untrusted
 from agentsweep.errors import AgentsweepError
 from agentsweep.files import write_durably
 from agentsweep.grading import pytest_reports, witness
-from agentsweep.grading.verdict import Command
+from agentsweep.grading.verdict import KINDS, Command
 from agentsweep.hashes import file_sha256
 
 RECORD, ARCHIVE = "grade.json", "evidence.tar.gz"
 
 _MEMBER_BYTES = 64 * 2**20
+# Of a task's row; each leaves some files.
+_MOST_COMMANDS = 10_000
 # Of all members, unpacked: a small archive may unpack to any size.
 _ARCHIVE_BYTES = 2**30
 
@@ -35,10 +37,9 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
     Raises AgentsweepError for files that are not those that the grading wrote.
     """
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        numbers = range(1, record["n_commands"] + 1)
-        whole = record["evidence_sha256"] == digest(folder)
-    except (OSError, ValueError, KeyError, TypeError):
+        record = untrusted.read_json(folder / RECORD)
+        whole = _is_record(record) and record["evidence_sha256"] == digest(folder)
+    except (OSError, ValueError):
         whole = False
     found = seal.check(folder, (RECORD, ARCHIVE), (RECORD, ARCHIVE))
     if not whole or found.state == seal.DAMAGED:
@@ -47,6 +48,7 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
             f"the grading in {folder} is damaged or not whole{why}: remove that folder and run "
             "again"
         )
+    numbers = range(1, record["n_commands"] + 1)
     left = members(folder / ARCHIVE, numbers)
     commands = []
     for number in numbers:
@@ -60,6 +62,32 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
             )
         )
     return record, commands
+
+
+def _is_record(record: object) -> bool:
+    """Whether it has what a verdict asks of a grading's record, each of its type."""
+    if not isinstance(record, dict) or not isinstance(record.get("evidence_sha256"), str):
+        return False
+    commands, why = record.get("n_commands"), record.get("ungraded")
+    if type(commands) is not int or not 0 <= commands <= _MOST_COMMANDS:
+        return False
+    if why:
+        return isinstance(why, str)
+    grader, placed = record.get("grader"), record.get("placed")
+    return (
+        isinstance(record.get("applied_by", 0), str | None)
+        and all(isinstance(record.get(name), bool) for name in ("tests_applied", "timed_out"))
+        and isinstance(record.get("oom_kill_count", ""), int | None)
+        and isinstance(grader, dict)
+        and isinstance(grader.get("timeout_s"), int | float)
+        and all(_are_texts(record.get(kind)) for kind in KINDS)
+        # Gradings of earlier versions have none.
+        and (placed is None or (isinstance(placed, dict) and _are_texts(list(placed))))
+    )
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def ungraded(folder: Path, patch: bytes, grader, reason: str) -> dict:

@@ -39,13 +39,21 @@ def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:
 def read(path: Path) -> list[dict]:
     """What `collect` wrote; AgentsweepError where somebody else did."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        whole = all({"task", "patch_sha256", "run"} == set(row) for row in rows)
-    except (ValueError, TypeError):
+        rows = untrusted.read_json(path)
+        whole = isinstance(rows, list) and all(map(_is_row, rows))
+    except ValueError:
         whole = False
     if not whole:
         raise AgentsweepError(f"{path} is no list of patches: remove it and run again")
     return rows
+
+
+def _is_row(row: object) -> bool:
+    return (
+        isinstance(row, dict)
+        and row.keys() == {"task", "patch_sha256", "run"}
+        and all(isinstance(text, str) for text in row.values())
+    )
 
 
 def find(path: Path, task: str, patch_sha256: str) -> Path:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 # Records are at most 8 KiB each (CONSOLE_EXT_LOG_MAX), and a read returns exactly one.
 _RECORD_BYTES = 8192
-_HEADER = re.compile(r"(\d+),\d+,(\d+),[^;]*;")
+_HEADER = re.compile(r"([0-9]{1,20}),[0-9]+,([0-9]{1,20}),[^;]*;")
 # A process chooses its own name, so the name is what lies between the fixed parts.
-_KILL = re.compile(r"oom-kill:.*?,task_memcg=(/.*?),task=(.*),pid=(\d+),uid=(\d+)")
+_KILL = re.compile(
+    r"oom-kill:.*?,task_memcg=(/.*?),task=(.*),pid=([0-9]{1,10}),uid=([0-9]{1,10})(?![0-9])"
+)
 
 
 @dataclass(frozen=True)

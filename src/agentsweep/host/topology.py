@@ -12,6 +12,8 @@ from agentsweep.errors import InfraError
 
 SYSFS = Path("/sys/devices/system")
 _THREADS = ("core_cpus_list", "thread_siblings_list")
+# Many times what kernels are built for.
+_MOST_CPUS = 2**16
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,16 @@ def _siblings(cpu: int, sysfs: Path) -> set[int]:
 def parse_list(text: str) -> set[int]:
     """The CPUs of a list as the kernel writes it: `0-1,4`; InfraError where it is none."""
     found: set[int] = set()
+    left = _MOST_CPUS
     try:
         for part in text.strip().split(",") if text.strip() else ():
             first, _, last = part.partition("-")
-            found.update(range(int(first), int(last or first) + 1))
+            cpus = range(int(first), int(last or first) + 1)
+            # Any number of them would be made.
+            left -= max(0, cpus.stop - cpus.start)
+            if cpus.start < 0 or left < 0:
+                raise ValueError(f"{part} is no part of a list of CPUs")
+            found.update(cpus)
     except ValueError:
         raise InfraError(f"{text.strip()!r} is no list of CPUs such as 0-1,4") from None
     return found

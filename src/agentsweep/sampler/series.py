@@ -92,7 +92,8 @@ def _column(values: Sequence[int | None]) -> pa.Array:
 def read_samples(path: Path) -> tuple[pa.Table, bool]:
     """The complete batches of a sample file, and whether it was ended properly.
 
-    A file cut off anywhere gives what was complete. pa.ArrowInvalid when not even its schema is.
+    A file cut off anywhere gives what was complete. pa.ArrowException or OSError when not even
+    its schema is.
     """
     batches: list[pa.RecordBatch] = []
     data = path.read_bytes()
@@ -103,7 +104,7 @@ def read_samples(path: Path) -> tuple[pa.Table, bool]:
             batches.append(stream.read_next_batch())
         except StopIteration:
             break
-        except (pa.ArrowInvalid, OSError):
+        except (pa.ArrowException, OSError):
             ended = False
             break
     return pa.Table.from_batches(batches, schema=stream.schema), ended

@@ -191,7 +191,12 @@ def row_groups(
                 bounds = file.metadata.row_group(number).column(place).statistics
                 if bounds is not None and not any(bounds.min <= r <= bounds.max for r in run_ids):
                     continue
-            yield file.read_row_group(number, columns=names, use_threads=False).select(names)
+            try:
+                group = file.read_row_group(number, columns=names, use_threads=False)
+            # What cannot be decoded is an OSError there, without a number.
+            except (pa.ArrowException, OSError) as error:
+                raise TableError(_unreadable(path, error)) from None
+            yield group.select(names)
 
 
 def concat(table: str, paths: Iterable[Path | str], out: Path | str) -> int:
@@ -245,6 +250,11 @@ def _names(table: str, columns: Sequence[str] | None) -> list[str]:
     return list(schema.names if columns is None else columns)
 
 
+def _unreadable(path: Path | str, error: Exception) -> str:
+    said = str(error).splitlines() or [type(error).__name__]
+    return f"{path} is no Parquet file: {said[0]}"
+
+
 def _open(table: str, path: Path | str) -> pq.ParquetFile:
     """The file, if it is this table in this version."""
     schema = schema_of(table)
@@ -252,11 +262,11 @@ def _open(table: str, path: Path | str) -> pq.ParquetFile:
         file = pq.ParquetFile(path, read_dictionary=[])
     except FileNotFoundError:
         raise TableError(f"{path} is missing: make it with `snakemake --cores 1 dataset`") from None
-    except pa.ArrowInvalid as error:
-        raise TableError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(_unreadable(path, error)) from None
     metadata = file.schema_arrow.metadata or {}
-    found = metadata.get(b"agentsweep_table", b"").decode()
-    version = metadata.get(b"agentsweep_schema", b"").decode()
+    found = metadata.get(b"agentsweep_table", b"").decode(errors="replace")
+    version = metadata.get(b"agentsweep_schema", b"").decode(errors="replace")
     if found == table and version == str(VERSION) and file.schema_arrow.equals(schema):
         return file
     file.close()

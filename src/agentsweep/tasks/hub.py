@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from agentsweep import yamlfile
 from agentsweep.errors import ConfigError, InfraError
 from agentsweep.tasks.row_files import SUFFIXES
 
@@ -122,12 +123,15 @@ def _patterns(card: str, wanted: HubSplit) -> list[re.Pattern] | None:
     """What a README says of a split's files; None where it says nothing of files."""
     matter = re.match(r"---\r?\n(.*?)\r?\n---\s", f"{card}\n", re.DOTALL)
     try:
+        if matter:
+            yamlfile.check(matter[1])
         said = yaml.safe_load(matter[1]) if matter else None
-    except yaml.YAMLError:
+    # Beside its own errors, what a date or a tag promises and the text does not keep.
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         said = None
     configs = said.get("configs") if isinstance(said, Mapping) else None
     by_name = {
-        str(entry.get("config_name", "default")): entry
+        _word(entry.get("config_name", "default")): entry
         for entry in (configs if isinstance(configs, list) else [])
         if isinstance(entry, Mapping) and entry.get("data_files")
     }
@@ -135,14 +139,19 @@ def _patterns(card: str, wanted: HubSplit) -> list[re.Pattern] | None:
         return None
     files = by_name[_config(by_name, wanted)]["data_files"]
     globs = []
-    for entry in [files] if isinstance(files, str | Mapping) else files:
+    for entry in files if isinstance(files, list) else [files]:
         if isinstance(entry, str):
             # Files without a split are all of `train`.
             entry = {"split": "train", "path": entry}
         if isinstance(entry, Mapping) and entry.get("split") == wanted.split:
             path = entry.get("path") or []
-            globs += [path] if isinstance(path, str) else path
-    return [_glob(str(glob)) for glob in globs]
+            globs += path if isinstance(path, list) else [path]
+    return [_glob(_word(glob)) for glob in globs]
+
+
+def _word(value: object) -> str:
+    """A name, which may be written as a number; nothing for what is no scalar."""
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 def _config(by_name: Mapping, wanted: HubSplit) -> str:

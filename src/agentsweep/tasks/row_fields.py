@@ -348,7 +348,7 @@ def _paths(patch: str) -> Iterator[str]:
             new -= line[:1] in (" ", "+", "")
             continue
         old = new = 0
-        hunk = re.match(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@", line)
+        hunk = re.match(r"@@ -\d+(?:,([0-9]{1,18}))? \+\d+(?:,([0-9]{1,18}))? @@", line)
         if hunk:
             old, new = (1 if count is None else int(count) for count in hunk.groups())
         elif line.startswith(("--- ", "+++ ")):

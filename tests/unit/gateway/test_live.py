@@ -12,6 +12,8 @@ import pytest
 from gateway_client import TOKEN, answered, assemble, calls, request, starter, text_of, user, who
 
 from agentsweep.errors import InfraError
+from agentsweep.gateway import live as live_model
+from agentsweep.gateway.exchanges import Exchange
 
 UPSTREAM_KEY = "sk-upstream-canary-91"
 # The upstream gateway takes its own token for the key.
@@ -404,3 +406,21 @@ def test_what_is_not_read_here_is_not_passed_on(pair):
     odd = request([{"role": "user", "content": [{"type": "text", "text": 5}]}])
     status, _, _ = live.call("POST", "/v1/messages", odd, **who())
     assert (status, live.exchanges(4)[3]["error"]) == (200, None)
+
+
+def test_an_answer_longer_than_any_message_is_none_and_is_not_kept(monkeypatch):
+    monkeypatch.setattr(live_model.untrusted, "FILE_BYTES", 100)
+
+    def heard(body: bytes):
+        exchange = Exchange(1, 0, 0, "POST", "/v1/messages")
+        listener = live_model._Listener(exchange, lambda: False)
+        for start in range(0, len(body), 7):
+            listener.hear(body[start : start + 7])
+        assert listener.is_whole()
+        return exchange, listener
+
+    short, _ = heard(b'{"id": "m", "usage": {"input_tokens": 3}}')
+    assert (short.message_id, short.input_tokens, short.error) == ("m", 3, None)
+    long, listener = heard(b'{"id": "m"' + b" " * 300 + b"}")
+    assert (long.message_id, long.error) == (None, "malformed")
+    assert len(listener._body) == 101

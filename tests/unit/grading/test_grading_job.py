@@ -193,6 +193,7 @@ def made_up(tmp_path, resolved):
 def write(folder, members, **record):
     usual = {"n_commands": 1, "applied_by": "git apply", "tests_applied": True}
     usual |= {"timed_out": False, "oom_kill_count": 0, "grader": {"version": 1, "timeout_s": 9}}
+    usual |= {"fail_to_pass": [], "pass_to_pass": []}
     with tarfile.open(folder / evidence.ARCHIVE, "w:gz") as archive:
         for name, content in members.items():
             member = tarfile.TarInfo(f"./{name}")

@@ -14,9 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
-from agentsweep import files, untrusted
+from agentsweep import files, untrusted, yamlfile
 from agentsweep.errors import ConfigError, LastingError
 from agentsweep.hashes import file_sha256
 
@@ -223,16 +221,18 @@ def locked_binary(lock: Path, agents: Path, version: str) -> Path:
 
 def binary_sha256(lock: Path, version: str) -> str:
     """The hash that the lock file gives for an agent version."""
-    try:
-        versions = yaml.safe_load(lock.read_text(encoding="utf-8"))["claude"]
-    except (OSError, TypeError, KeyError, yaml.YAMLError):
-        raise ConfigError(
-            f"{lock}: not a lock file of agent versions (no `claude:` in it)"
-        ) from None
+    content = yamlfile.read(lock)
+    versions = content.get("claude") if isinstance(content, Mapping) else None
+    if not isinstance(versions, Mapping):
+        raise ConfigError(f"{lock}: not a lock file of agent versions (no `claude:` in it)")
     if version not in versions:
-        known = ", ".join(sorted(versions))
+        known = ", ".join(sorted(map(str, versions)))
         raise ConfigError(f"{lock}: claude: version {version!r} is not locked; locked are {known}")
-    return versions[version]["binary_sha256"]
+    locked = versions[version]
+    found = locked.get("binary_sha256") if isinstance(locked, Mapping) else None
+    if not isinstance(found, str):
+        raise ConfigError(f"{lock}: claude: version {version!r} has no text `binary_sha256`")
+    return found
 
 
 def check_binary(path: Path, expected_sha256: str) -> None:

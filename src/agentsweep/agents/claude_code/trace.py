@@ -8,6 +8,7 @@ later). Older versions write sub-agents into the main file.
 import gc
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ __all__ = [
 # A sub-agent's file tells its session in its first records; reading on would not tell more.
 _PEEK_LINES = 50
 _META_BYTES = 2**20
+# What may name a folder: no other one than those beside the file, and a name that there can be.
+_SESSION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
 @dataclass(slots=True)
@@ -181,7 +184,7 @@ def _session_ids(path: Path) -> set[str]:
     with path.open("rb") as lines:
         for number, record in read_records(lines, str(path), report, is_session_record):
             session = record.get("sessionId")
-            if isinstance(session, str) and session and "/" not in session:
+            if isinstance(session, str) and _SESSION_ID.fullmatch(session):
                 found.add(session)
                 break
             if number > _PEEK_LINES:

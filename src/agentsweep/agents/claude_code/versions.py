@@ -2,7 +2,7 @@
 
 import re
 
-_VERSION = re.compile(r"^\s*v?(\d+)\.(\d+)\.(\d+)")
+_VERSION = re.compile(r"^\s*v?([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,9})(?![0-9])")
 
 
 def version_tuple(version: str | None) -> tuple[int, int, int] | None:
