@@ -14,10 +14,9 @@ from pathlib import Path
 # Records are at most 8 KiB each (CONSOLE_EXT_LOG_MAX), and a read returns exactly one.
 _RECORD_BYTES = 8192
 _HEADER = re.compile(r"([0-9]{1,20}),[0-9]+,([0-9]{1,20}),[^;]*;")
+_GROUP, _TASK = ",task_memcg=/", ",task="
 # A process chooses its own name, so the name is what lies between the fixed parts.
-_KILL = re.compile(
-    r"oom-kill:.*?,task_memcg=(/.*?),task=(.*),pid=([0-9]{1,10}),uid=([0-9]{1,10})(?![0-9])"
-)
+_PROCESS = re.compile(r",pid=([0-9]{1,10}),uid=([0-9]{1,10})(?![0-9])")
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,20 @@ def parse_kill(record: str, cgroup: str) -> Victim | None:
     # The facility is in the upper bits; only the kernel's own messages have 0.
     if not header or int(header[1]) >> 3:
         return None
-    kill = _KILL.match(record.splitlines()[0], header.end())
-    if not kill or not f"{kill[1]}/".startswith(f"{cgroup.rstrip('/')}/"):
+    line = record.splitlines()[0][header.end() :]
+    # By their fixed parts and not by one expression, which would try each with each.
+    _, _, rest = line.partition(_GROUP)
+    group, _, rest = rest.partition(_TASK)
+    *_, process = (None, *_PROCESS.finditer(rest))
+    if not line.startswith("oom-kill:") or process is None:
+        return None
+    if not f"/{group}/".startswith(f"{cgroup.rstrip('/')}/"):
         return None
     t_ns = int(header[2]) * 1000
     return Victim(
-        pid=int(kill[3]),
-        comm=kill[2],
-        uid=int(kill[4]),
+        pid=int(process[1]),
+        comm=rest[: process.start()],
+        uid=int(process[2]),
         t_ns=t_ns,
         utc_ns=t_ns + time.time_ns() - time.monotonic_ns(),
     )
