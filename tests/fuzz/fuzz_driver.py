@@ -229,6 +229,8 @@ def _guided(child: _Child, seeds: Sequence[bytes], scratch: Path) -> None:
         "max_total_time": max(1, round(child.seconds)),
         "seed": child.seed % 2**31 or 1,
         "max_len": INPUT_BYTES,
+        # Where libFuzzer puts what it calls slow, else beside the project's files.
+        "artifact_prefix": f"{scratch}/",
         # All of this is watched here, where it becomes a finding and not the end.
         **{"rss_limit_mb": 0, "malloc_limit_mb": 0, "timeout": 10**6, "len_control": 0},
     }
