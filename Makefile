@@ -92,7 +92,7 @@ lock: images ## write the digests of the demo's images to config/images.lock.yam
 lint: env ## ruff, layers of packages, spelling, encodings, snakefmt, snakemake --lint
 	ruff check .
 	ruff format --check .
-	lint-imports --no-cache --quiet
+	lint-imports --no-cache --no-logo
 	git ls-files -z | xargs -0 codespell
 	python tools/check_encodings.py
 	snakefmt --check $(WORKFLOW)
