@@ -26,7 +26,7 @@ endef
 export PARTS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup system system-env python env agent first-image images bench-images lock lint bench benchmark test-docker test-cluster test-vm test-hostile test-storm fuzz mutants requirements clean
+.PHONY: help demo test setup system system-env python env agent first-image images bench-images lock lint bench benchmark test-unit test-containers test-workflow test-docker test-cluster test-vm test-hostile test-storm fuzz mutants requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -100,6 +100,18 @@ lint: env ## ruff, layers of packages, spelling, encodings, snakefmt, snakemake 
 
 bench: setup ## the benchmarks of docs/performance.md
 	@for script in benchmarks/*.py; do echo "$$script"; python "$$script" || exit 1; done
+
+test-unit: env ## the tests that need no container engine, some minutes
+	@python tools/fetch_atif_model.py
+	pytest tests/unit
+
+test-containers: setup ## real containers, the real agent, and what they leave, under Podman
+	@sh tools/system.sh test
+	pytest tests/integration
+
+test-workflow: setup ## plans, the rebuild matrix, replayed and broken sweeps
+	@sh tools/system.sh test
+	pytest tests/workflow
 
 test-docker: setup ## all integration tests under a Docker daemon of their own, as root
 	@sh tools/system.sh test
