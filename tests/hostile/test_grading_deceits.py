@@ -133,6 +133,15 @@ def test_the_fixed_program_resolves_with_and_without_what_is_known(host, gold):
         assert found.evidence == verdict.EVIDENCE
 
 
+@pytest.mark.parametrize("silent", ["-q", "-q -q", "-q -q --no-summary", "--no-summary -vv"])
+def test_a_repository_that_silences_its_summary_is_heard(host, gold, silent):
+    settings = {"pytest.ini": f"[pytest]\naddopts = {silent}\n"}
+    found = verdict.judge(*host.grade({"program.py": FIXED} | settings), gold)
+    assert (found.status, found.detail, found.resolved) == ("graded", None, True)
+    broken = verdict.judge(*host.grade(settings), gold)
+    assert (broken.status, broken.resolved) == ("graded", False)
+
+
 def test_an_expected_failure_counts_where_the_rows_own_patch_has_it(host, gold):
     left = host.grade({"program.py": FIXED}, names=[*NAMES, "test_known"])
     assert verdict.judge(*left, gold).resolved

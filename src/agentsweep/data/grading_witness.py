@@ -310,10 +310,19 @@ def pytest_load_initial_conftests(early_config):
     _witness.guarded(_witness.begin, early_config)
 
 
+def _let_it_speak(config):
+    # What a repository may silence: the summary is one of the readings that must agree.
+    if getattr(config.option, "no_summary", False):
+        config.option.no_summary = False
+    if (getattr(config.option, "verbose", 0) or 0) < 0:
+        config.option.verbose = 0
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     if _witness.config is None:
         # In a process of xdist, which reads no settings.
         _witness.guarded(_witness.begin, config)
     if config is _witness.config:
+        _witness.guarded(_let_it_speak, config)
         config.pluginmanager.register(_witness, "grading-witness")
