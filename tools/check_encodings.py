@@ -24,7 +24,7 @@ _TEMPORARY = {"NamedTemporaryFile", "TemporaryFile", "SpooledTemporaryFile"}
 # Streams as numbers or bytes, and what has its encoding set.
 _STREAM_PARTS = {"fileno", "buffer", "isatty", "reconfigure", "close", "flush"}
 # They set the encoding of their streams first.
-_SETS_STREAMS = {"src/agentsweep/cli/main.py", "src/agentsweep/utf8.py"}
+_SETS_STREAMS = {"src/agentsweep/cli/configuration.py", "src/agentsweep/utf8.py"}
 
 
 def findings(source: str, name: str = "") -> Iterator[tuple[int, str]]:

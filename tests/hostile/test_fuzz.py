@@ -11,9 +11,9 @@ from fuzz_targets import BY_NAME, TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = float(os.environ.get("AGENTSWEEP_FUZZ_S", "60"))
-# The first takes a configuration as `command-line` does, the others the `result.json` and the
-# process id that `sealed` and the tests of `measurement` are about.
-UNREAD = {"main", "finished_runs", "measurement", "rerun", "run_cell"}
+# They take the `result.json` and the process id that `sealed` and the tests of `measurement` are
+# about.
+UNREAD = {"finished_runs", "measurement", "rerun", "run_cell"}
 SEED = int(os.environ.get("AGENTSWEEP_FUZZ_SEED", "15"))
 
 

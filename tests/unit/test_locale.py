@@ -18,7 +18,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agentsweep import utf8
-from agentsweep.cli import main
+from agentsweep.cli import records
 from agentsweep.config import config
 from agentsweep.containers import engine
 from agentsweep.errors import ConfigError
@@ -228,7 +228,7 @@ def test_lists_of_paths_are_split_at_line_feeds_alone(tmp_path):
     names = ["a\u2028b", "c\x85d", "e\rf", "g\x0bh", os.fsdecode(b"\xff")]
     path = tmp_path / "list"
     path.write_bytes(b"\n".join(os.fsencode(name) for name in names) + b"\n")
-    assert main._lines(path) == names
+    assert records.lines(path) == names
 
 
 @pytest.mark.parametrize("locale", locales.NAMES)

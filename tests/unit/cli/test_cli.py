@@ -1,9 +1,13 @@
 """The command line: right, wrong and missing arguments, and what a person gets to read."""
 
 import fcntl
+import importlib
 import io
 import json
 import os
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import run_maker
 import small_sweep
 import yaml
 
-from agentsweep.cli import main
+from agentsweep.cli import configuration, images, main, progress
 from agentsweep.config import config
 from agentsweep.errors import InfraError
 from agentsweep.runs import run_cell, store
@@ -105,9 +109,36 @@ def test_missing_and_unknown_arguments_show_the_usage(run, words):
 def test_every_command_has_help(run):
     code, out, _ = run("--help")
     assert code == 0
-    for name in ("doctor", "plan", "run", "extract", "trace", "store", "lock", "dataset"):
-        assert f"\n    {name} " in out
-        assert run(name, "--help")[0] == 0
+    listed = re.findall(r"^    ([a-z-]+)(?: |$)", out, re.MULTILINE)
+    assert listed == [command.name for command in main.COMMANDS]
+    for command in main.COMMANDS:
+        code, own, _ = run(command.name, "--help")
+        assert code == 0 and own.startswith(f"usage: agentsweep {command.name} [-h]")
+
+
+def test_the_table_of_commands_and_their_modules_agree():
+    found = {}
+    for command in main.COMMANDS:
+        module = importlib.import_module(f"agentsweep.cli.{command.module}")
+        found.setdefault(command.module, set()).add(command.name)
+        assert found[command.module] <= module.ADD.keys()
+        # What is named gets arguments and a handler of its own.
+        parser = main.parser_for([command.name])
+        assert "--help" in parser.format_help() and command.help.split()[0] in parser.format_help()
+    for name, commands in found.items():
+        assert importlib.import_module(f"agentsweep.cli.{name}").ADD.keys() == commands
+
+
+def test_help_loads_no_command():
+    code = (
+        "import sys; from agentsweep.cli.main import parser_for; parser_for([]).format_help();"
+        "print(sorted(m for m in sys.modules if m.startswith('agentsweep.')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
+    names = {"cli", "cli.main", "cli.progress", "errors", "utf8"}
+    assert done.stdout == f"{sorted(f'agentsweep.{name}' for name in names)}\n"
 
 
 # Configuration
@@ -250,8 +281,8 @@ class Terminal(io.StringIO):
 
 def test_on_a_terminal_the_last_step_shows_its_seconds(monkeypatch):
     monkeypatch.setattr(main.sys, "stdout", screen := Terminal())
-    monkeypatch.setattr(main, "_TICK_S", 0.01)
-    with main._progress() as say:
+    monkeypatch.setattr(progress, "_TICK_S", 0.01)
+    with progress.progress() as say:
         say("creating the container")
         deadline = time.monotonic() + 10
         while "  0 s" not in screen.getvalue() and time.monotonic() < deadline:
@@ -262,7 +293,7 @@ def test_on_a_terminal_the_last_step_shows_its_seconds(monkeypatch):
 
 
 def test_a_log_gets_plain_lines(capsys):
-    with main._progress() as say:
+    with progress.progress() as say:
         say("creating the container")
     assert capsys.readouterr().out == "creating the container\n"
 
@@ -311,7 +342,7 @@ def test_image_commands_refuse_what_is_no_record(refused, tmp_path):
 
 
 def test_image_pull_of_an_unlocked_image_names_the_cure(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(main, "_find_engine", lambda _: None)
+    monkeypatch.setattr(images, "_find_engine", lambda _: None)
     digests = ("--digest", "unlocked", "--config-digest", "unlocked")
     said = refused("image-pull", "--reference", "docker://x/y", *digests, "--out", tmp_path / "o")
     assert "`snakemake --cores 1 lock`" in said
@@ -422,7 +453,7 @@ def test_an_interrupt_ends_without_a_traceback(run, sweep, monkeypatch):
     def stop(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "_load_config", stop)
+    monkeypatch.setattr(configuration, "load", stop)
     assert run("plan") == (130, "", "agentsweep: interrupted\n")
 
 
@@ -430,5 +461,5 @@ def test_errors_of_the_library_give_their_sentence(refused, sweep, monkeypatch):
     def fail(_):
         raise InfraError("the engine hangs: see `podman ps`")
 
-    monkeypatch.setattr(main, "_load_config", fail)
+    monkeypatch.setattr(configuration, "load", fail)
     assert refused("plan") == "agentsweep: the engine hangs: see `podman ps`\n"
