@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+# Before anything loads pyarrow: its own pool takes a gigabyte at once, which the bound of the
+# fuzzer's processes does not let it have.
+os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
 _TESTS = Path(__file__).resolve().parents[1]
 _INTEGRATION = _TESTS / "integration"
 sys.path.insert(0, str(_INTEGRATION))
