@@ -2,6 +2,7 @@
 configuration names it."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -176,7 +177,11 @@ def test_a_request_is_refused_before_the_endpoint_sees_it(live, endpoint):
         assert gateway.call("POST", "/v1/messages/count_tokens", raw)[0] == 400
     assert endpoint.bodies == []
     assert gateway.call("POST", "/v1/messages", body())[0] == 200
-    status = gateway.service.ask({"cmd": "status"})
+    # The client has its answer a moment before the gateway has counted it.
+    deadline = time.monotonic() + 20
+    while not (status := gateway.service.ask({"cmd": "status"}))["budget"]["turns"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert status["endpoint"]["allowed"] == []
     assert status["endpoint"]["refused"] == 2 * len(BEYOND)
     assert "web_search" in status["endpoint"]["first_refused"]

@@ -5,19 +5,19 @@ import time
 from collections.abc import Callable
 
 
-def doubled(make: Callable[[int], Callable[[], object]], size: int, tries: int = 4) -> float:
-    """How many times as long the task takes at twice the size: the least of several pairs, because
-    what else the machine does makes either of a pair longer.
+def doubled(make: Callable[[int], Callable[[], object]], size: int, tries: int = 10) -> float:
+    """How many times as long the task takes at twice the size: by the least time of either in
+    several tries, because what else the machine does makes each of them longer.
 
     `make` gives the task of a size; making it does not count.
     """
     once, twice = make(size), make(2 * size)
-    least = float("inf")
+    once_s = twice_s = float("inf")
     for _ in range(tries):
-        least = min(least, seconds(twice) / seconds(once))
-        if least < 2.5:
+        once_s, twice_s = min(once_s, seconds(once)), min(twice_s, seconds(twice))
+        if twice_s / once_s < 2.5:
             break
-    return least
+    return twice_s / once_s
 
 
 def seconds(task: Callable[[], object]) -> float:

@@ -162,6 +162,8 @@ def test_every_answer_is_a_turn_whoever_asks(start):
     gateway.ask([user("[[explore]] look")], agent="a1")
     gateway.ask([user("Go.")], tools=False)
     assert text_of(gateway.ask([user("Go.")])) == "I will look first."
+    # Once it is in the record, an answer is counted.
+    gateway.exchanges(3)
     assert gateway.service.ask({"cmd": "status"})["budget"]["turns"] == 3
     status, _, _ = gateway.call("POST", "/v1/messages", request([user("x")]), **who("a1"))
     assert status == 403
@@ -176,4 +178,5 @@ turns:
     gateway = start(scenario, budget={"max_cost_usd": 1, "price": PRICE})
     first = gateway.ask([user("Go.")])
     gateway.ask([user("Go."), *answered(first, "x")])
+    gateway.exchanges(2)
     assert gateway.service.ask({"cmd": "status"})["budget"]["cost_usd"] == pytest.approx(0.004)
