@@ -49,12 +49,14 @@ def test_files_without_a_name_are_seen_while_they_are_open(tmp_path):
         file.write(os.urandom(500 * KIB))
         file.flush()
         path.unlink()
-        assert disk.unlinked_bytes([os.getpid(), 2**22 + 1]) >= 500 * KIB
-    assert disk.unlinked_bytes([os.getpid()]) < 500 * KIB
+        pids = [os.getpid(), 2**22 + 1]
+        assert disk.unlinked_bytes(pids, [tmp_path]) >= 500 * KIB
+        assert disk.unlinked_bytes(pids, [tmp_path], most_entries=2) is None
+    assert disk.unlinked_bytes([os.getpid()], [tmp_path]) < 500 * KIB
 
 
-def watch(folder: Path, budget_bytes: int) -> disk.Watch:
-    return disk.Watch([folder], [folder], budget_bytes, lambda: [])
+def watch(folder: Path, budget_bytes: int, pids=()) -> disk.Watch:
+    return disk.Watch([folder], [folder], budget_bytes, lambda: pids)
 
 
 def test_a_run_that_meets_its_budget_is_told_within_seconds(tmp_path):
@@ -67,6 +69,39 @@ def test_a_run_that_meets_its_budget_is_told_within_seconds(tmp_path):
     seen.stop()
     assert seen.over == "the run wrote more than container.disk allows (1 MiB)"
     assert seen.used_bytes >= 2**21
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_file_without_a_name_is_no_way_around(tmp_path, mapped):
+    code = """if 1:
+        import mmap, os, sys
+        handle = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+        os.unlink(sys.argv[1])
+        os.write(handle, os.urandom(2**21))
+        if sys.argv[2] == "True":
+            held = mmap.mmap(handle, 0)
+            os.closerange(3, 100)
+        print("ready", flush=True)
+        sys.stdin.read()
+        """
+    command = [sys.executable, "-c", code, tmp_path / "file", str(mapped)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        seen = watch(tmp_path, 2**20, [process.pid])
+        seen.look()
+        process.stdin.close()
+    assert seen.over == "the run wrote more than container.disk allows (1 MiB)"
+
+
+def test_memory_is_no_disk(tmp_path):
+    handle = os.memfd_create("memory")
+    try:
+        os.write(handle, bytes(2**21))
+        seen = watch(tmp_path, 2**20, [os.getpid()])
+        seen.look()
+    finally:
+        os.close(handle)
+    assert (seen.over, seen.host) == (None, None)
 
 
 def test_a_run_within_its_budget_is_left_alone(tmp_path):

@@ -56,17 +56,42 @@ def used_bytes(folders: Iterable[Path], most_entries: int = _MOST_ENTRIES) -> in
     return total
 
 
-def unlinked_bytes(pids: Iterable[int], proc: Path = Path("/proc")) -> int:
-    """Bytes of files without a name that these processes hold open, each file once."""
+def unlinked_bytes(
+    pids: Iterable[int],
+    folders: Iterable[Path],
+    most_entries: int = _MOST_ENTRIES,
+    proc: Path = Path("/proc"),
+) -> int | None:
+    """Bytes of files without a name that these processes hold open, each file once; None where
+    there is too much to look at.
+
+    Only those on the disks of `folders` and of the processes' own root count: others are memory,
+    as memfd_create(2) and /dev/shm make them.
+    """
     found: dict[tuple[int, int], int] = {}
+    entries, named = 0, {state.st_dev for state in map(_state, folders) if state is not None}
     for pid in pids:
-        with contextlib.suppress(OSError):
-            for handle in (proc / str(pid) / "fd").iterdir():
-                with contextlib.suppress(OSError):
-                    state = handle.stat()
-                    if state.st_nlink == 0:
+        own = proc / str(pid)
+        root = _state(own / "root")
+        disks = named if root is None else named | {root.st_dev}
+        # A file that is mapped needs no descriptor.
+        for kind in ("fd", "map_files"):
+            with contextlib.suppress(OSError), os.scandir(own / kind) as handles:
+                for handle in handles:
+                    entries += 1
+                    if entries > most_entries:
+                        return None
+                    state = _state(handle.path)
+                    if state is not None and state.st_nlink == 0 and state.st_dev in disks:
                         found[state.st_dev, state.st_ino] = state.st_blocks * 512
     return sum(found.values())
+
+
+def _state(path: str | Path) -> os.stat_result | None:
+    try:
+        return Path(path).stat()
+    except OSError:
+        return None
 
 
 def hold(path: Path, n_bytes: int) -> None:
@@ -143,13 +168,20 @@ class Watch:
             self._on_over()
 
     def _count(self) -> None:
-        self.used_bytes = used_bytes(self._folders)
+        self.used_bytes = self._used()
         if self.used_bytes is None:
-            self.over = f"the run made more than {_MOST_ENTRIES:,} files"
+            self.over = f"the run made, or holds open, more than {_MOST_ENTRIES:,} files"
         elif self.used_bytes > self._budget_bytes:
             self.over = (
                 f"the run wrote more than container.disk allows ({_said(self._budget_bytes)})"
             )
+
+    def _used(self) -> int | None:
+        named = used_bytes(self._folders)
+        if named is None:
+            return None
+        nameless = unlinked_bytes(self._pids(), self._folders)
+        return None if nameless is None else named + nameless
 
     def _check_free(self) -> None:
         full = [path for path in self._disks if _is_full(path)]
@@ -160,8 +192,8 @@ class Watch:
         if self._low_since is None:
             self._low_since = now
         path = full[0]
-        used = used_bytes(self._folders)
-        own = self._budget_bytes if used is None else used + unlinked_bytes(self._pids())
+        used = self._used()
+        own = self._budget_bytes if used is None else used
         if own * _OWN_SHARE >= min(self._budget_bytes, self._free_bytes[path]):
             self.over = f"the run filled the disk of {path} with {_said(own)}"
         elif now - self._low_since > _PATIENCE_S:
