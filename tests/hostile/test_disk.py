@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -109,6 +110,31 @@ def test_a_run_within_its_budget_is_left_alone(tmp_path):
     seen = watch(tmp_path, 2**20)
     seen.look()
     assert (seen.over, seen.host) == (None, None)
+
+
+def test_files_that_take_long_to_count_hide_no_flood(tmp_path, monkeypatch):
+    """The next time to count is minutes away, and the disk itself says that it is filling."""
+    free, used, counted = {"bytes": 2**40}, {"bytes": 0}, threading.Semaphore(0)
+
+    def count(folders):
+        time.sleep(0.1)
+        counted.release()
+        return used["bytes"]
+
+    monkeypatch.setattr(disk, "_free", lambda path: (free["bytes"], True))
+    monkeypatch.setattr(disk, "used_bytes", count)
+    monkeypatch.setattr(disk, "_SHARE", 6000)
+    seen = watch(tmp_path, 2**30)
+    seen.start()
+    assert counted.acquire(timeout=20)
+    # By somebody else, and less than the run has left: no reason.
+    free["bytes"] -= 2**29
+    assert not counted.acquire(timeout=2)
+    used["bytes"] = 2**31
+    free["bytes"] -= 2**31
+    assert counted.acquire(timeout=20)
+    seen.stop()
+    assert seen.over == "the run wrote more than container.disk allows (1.0 GiB)"
 
 
 def test_who_filled_a_disk_is_the_one_that_ends(tmp_path, monkeypatch):

@@ -24,6 +24,8 @@ _RESERVE_INODES = 1000
 _FREE_EVERY_S, _USED_EVERY_S = 0.25, 1.0
 # Counting takes at most this share of the time.
 _SHARE = 20
+# A disk that has lost so much since then, and all that the run had left, is a reason to count now.
+_LOST_BYTES = 256 * 2**20
 # Another run that fills the disk is ended within seconds, and its space is then free again.
 _PATIENCE_S = 30
 # A run that has this share of its budget, or of what was free, has filled the disk itself.
@@ -135,6 +137,7 @@ class Watch:
         self._folders, self._disks = tuple(folders), _one_each(disks)
         self._budget_bytes, self._pids, self._on_over = budget_bytes, pids, on_over
         self._free_bytes = {path: _free(path)[0] for path in self._disks}
+        self._free_when_counted = self._free_bytes
         self._low_since: float | None = None
         self.used_bytes: int | None = 0
         self.over: str | None = None
@@ -160,14 +163,22 @@ class Watch:
         while not self._ended.wait(_FREE_EVERY_S) and self.over is None:
             begin = time.monotonic()
             self._check_free()
-            if begin >= due:
+            if begin >= due or self._may_be_over():
                 self._count()
                 took = time.monotonic() - begin
                 due = begin + max(_USED_EVERY_S, _SHARE * took)
         if self.over is not None:
             self._on_over()
 
+    def _may_be_over(self) -> bool:
+        """Whether the run may have used up what it had left when it was counted last. Very many
+        files take seconds to count, so that the next time is minutes away."""
+        left = self._budget_bytes - (self.used_bytes or 0)
+        enough = max(left, _LOST_BYTES)
+        return any(self._free_when_counted[path] - _free(path)[0] > enough for path in self._disks)
+
     def _count(self) -> None:
+        self._free_when_counted = {path: _free(path)[0] for path in self._disks}
         self.used_bytes = self._used()
         if self.used_bytes is None:
             self.over = f"the run made, or holds open, more than {_MOST_ENTRIES:,} files"
