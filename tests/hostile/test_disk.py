@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -49,12 +50,14 @@ def test_files_without_a_name_are_seen_while_they_are_open(tmp_path):
         file.write(os.urandom(500 * KIB))
         file.flush()
         path.unlink()
-        assert disk.unlinked_bytes([os.getpid(), 2**22 + 1]) >= 500 * KIB
-    assert disk.unlinked_bytes([os.getpid()]) < 500 * KIB
+        pids = [os.getpid(), 2**22 + 1]
+        assert disk.unlinked_bytes(pids, [tmp_path]) >= 500 * KIB
+        assert disk.unlinked_bytes(pids, [tmp_path], most_entries=2) is None
+    assert disk.unlinked_bytes([os.getpid()], [tmp_path]) < 500 * KIB
 
 
-def watch(folder: Path, budget_bytes: int) -> disk.Watch:
-    return disk.Watch([folder], [folder], budget_bytes, lambda: [])
+def watch(folder: Path, budget_bytes: int, pids=()) -> disk.Watch:
+    return disk.Watch([folder], [folder], budget_bytes, lambda: pids)
 
 
 def test_a_run_that_meets_its_budget_is_told_within_seconds(tmp_path):
@@ -69,11 +72,69 @@ def test_a_run_that_meets_its_budget_is_told_within_seconds(tmp_path):
     assert seen.used_bytes >= 2**21
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_file_without_a_name_is_no_way_around(tmp_path, mapped):
+    code = """if 1:
+        import mmap, os, sys
+        handle = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+        os.unlink(sys.argv[1])
+        os.write(handle, os.urandom(2**21))
+        if sys.argv[2] == "True":
+            held = mmap.mmap(handle, 0)
+            os.closerange(3, 100)
+        print("ready", flush=True)
+        sys.stdin.read()
+        """
+    command = [sys.executable, "-c", code, tmp_path / "file", str(mapped)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        seen = watch(tmp_path, 2**20, [process.pid])
+        seen.look()
+        process.stdin.close()
+    assert seen.over == "the run wrote more than container.disk allows (1 MiB)"
+
+
+def test_memory_is_no_disk(tmp_path):
+    handle = os.memfd_create("memory")
+    try:
+        os.write(handle, bytes(2**21))
+        seen = watch(tmp_path, 2**20, [os.getpid()])
+        seen.look()
+    finally:
+        os.close(handle)
+    assert (seen.over, seen.host) == (None, None)
+
+
 def test_a_run_within_its_budget_is_left_alone(tmp_path):
     (tmp_path / "file").write_bytes(os.urandom(2**19))
     seen = watch(tmp_path, 2**20)
     seen.look()
     assert (seen.over, seen.host) == (None, None)
+
+
+def test_files_that_take_long_to_count_hide_no_flood(tmp_path, monkeypatch):
+    """The next time to count is minutes away, and the disk itself says that it is filling."""
+    free, used, counted = {"bytes": 2**40}, {"bytes": 0}, threading.Semaphore(0)
+
+    def count(folders):
+        time.sleep(0.1)
+        counted.release()
+        return used["bytes"]
+
+    monkeypatch.setattr(disk, "_free", lambda path: (free["bytes"], True))
+    monkeypatch.setattr(disk, "used_bytes", count)
+    monkeypatch.setattr(disk, "_SHARE", 6000)
+    seen = watch(tmp_path, 2**30)
+    seen.start()
+    assert counted.acquire(timeout=20)
+    # By somebody else, and less than the run has left: no reason.
+    free["bytes"] -= 2**29
+    assert not counted.acquire(timeout=2)
+    used["bytes"] = 2**31
+    free["bytes"] -= 2**31
+    assert counted.acquire(timeout=20)
+    seen.stop()
+    assert seen.over == "the run wrote more than container.disk allows (1.0 GiB)"
 
 
 def test_who_filled_a_disk_is_the_one_that_ends(tmp_path, monkeypatch):

@@ -67,6 +67,14 @@ def test_what_may_cost_all_that_is_left_is_sent_alone(live, endpoint):
     assert len(endpoint.bodies) == 2
 
 
+@pytest.mark.parametrize("said", [1e6, "1000000", -1, True, [1], {"a": 1}, float("nan")])
+def test_an_answers_length_is_a_number_or_the_request_is_refused(live, endpoint, said):
+    """An endpoint may read more in it than was reserved."""
+    gateway = live(budget={"max_cost_usd": 1, "price": PRICE})
+    assert gateway.call("POST", "/v1/messages", body(max_tokens=said))[0] == 400
+    assert endpoint.bodies == []
+
+
 def test_clients_that_leave_are_counted(live, endpoint):
     gateway = live(budget={"max_cost_usd": ONE_ANSWER_USD, "price": PRICE})
     endpoint.delay_s = 0.3

@@ -9,8 +9,11 @@ from conftest import DONE, PATIENCE, bash
 
 # Slow enough to be seen, fast enough for a test.
 FLOOD = "timeout 60 sh -c 'while :; do head -c 20000000 /dev/urandom; sleep 0.1; done' > {} || true"
+# Writes to a file that has no name any more.
+NAMELESS = "exec 7> $HOME/nameless && rm $HOME/nameless && " + FLOOD.format("/proc/self/fd/7")
 CHANNELS = {
     "home": FLOOD.format("$HOME/flood"),
+    "no name": NAMELESS,
     "layer": FLOOD.format("/tmp/flood"),
     "session": FLOOD.format("/run/agentsweep/session/flood"),
     "marks": FLOOD.format("/run/agentsweep/marks/flood"),

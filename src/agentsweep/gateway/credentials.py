@@ -3,6 +3,7 @@ what is written."""
 
 import base64
 import functools
+import html
 import json
 import os
 import re
@@ -195,7 +196,8 @@ def variables(references: Iterable[str | None]) -> list[str]:
 
 def forms(secret: bytes) -> tuple[bytes, ...]:
     """A secret as it is, and as programs write it who mean no harm: in hexadecimal, in base64
-    wherever it lies in what is encoded, quoted for a URL or for JSON, and in escapes alone.
+    wherever it lies in what is encoded, quoted for a URL, for HTML or for JSON, and in escapes
+    alone.
 
     At either end of a text in base64 up to five bits of the secret stand in a character that holds
     bits of its neighbour, too; this character is not in the form.
@@ -208,10 +210,16 @@ def forms(secret: bytes) -> tuple[bytes, ...]:
         first, end = -(-before * 8 // 6), (before + len(secret)) * 8 // 6
         for alphabet in (b"+/", b"-_"):
             found.append(base64.b64encode(bytes(before) + secret, alphabet)[first:end])
-    found.append(urllib.parse.quote(text, safe="").encode())
+    for safe in ("", "/"):
+        quoted = urllib.parse.quote(text, safe=safe)
+        found += [quoted.encode(), re.sub("%..", lambda of: of[0].lower(), quoted).encode()]
+    found.append(html.escape(text).encode())
     found.append(json.dumps(text)[1:-1].encode())
     found.append(found[-1].replace(b"/", b"\\/"))
-    for escape in ("%{:02x}", "%{:02X}", "\\u{:04x}", "\\u{:04X}", "\\x{:02x}", "&#{};"):
+    for escape in (
+        *("%{:02x}", "%{:02X}", "\\u{:04x}", "\\u{:04X}", "\\x{:02x}"),
+        *("&#{};", "&#x{:x};", "&#x{:X};"),
+    ):
         found.append("".join(map(escape.format, secret)).encode())
     return tuple(dict.fromkeys(found))
 

@@ -119,7 +119,7 @@ class MessagesRequest:
         request = cls(
             model=model,
             stream=content.get("stream") is True,
-            max_tokens=_whole(content.get("max_tokens")),
+            max_tokens=_max_tokens(content.get("max_tokens")),
             tools=_tools(content.get("tools")),
             agent_id=headers.get("x-claude-code-agent-id", "")[:MAX_NAME_CHARS] or None,
             session_id=headers.get("x-claude-code-session-id", "")[:MAX_NAME_CHARS] or None,
@@ -379,8 +379,12 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _whole(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+def _max_tokens(value: Any) -> int | None:
+    """Refused unless it is a whole number: an endpoint may take `1e5` or `"100000"` for one, and
+    what the answer may cost is reserved by it."""
+    if value is None or (type(value) is int and value >= 0):
+        return value
+    raise BadRequest("max_tokens: a whole number is required")
 
 
 def _blocks(message: dict, kind: str) -> Iterator[dict]:

@@ -263,9 +263,14 @@ def _on_budget(
         with contextlib.suppress(InfraError):
             watch.kill_all_but_init(counters, container.pid)
 
+    def pids() -> list[int]:
+        with contextlib.suppress(InfraError):
+            return counters.pids()
+        return []
+
     layer = (container.layer,) if container.layer else ()
     # Only the layer is written to by the patch's code; the others are told how full their disk is.
-    seen = disk.Watch(layer, (*layer, *folders), layer_bytes, lambda: (), end)
+    seen = disk.Watch(layer, (*layer, *folders), layer_bytes, pids, end)
     seen.start()
     try:
         yield

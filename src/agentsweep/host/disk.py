@@ -24,6 +24,8 @@ _RESERVE_INODES = 1000
 _FREE_EVERY_S, _USED_EVERY_S = 0.25, 1.0
 # Counting takes at most this share of the time.
 _SHARE = 20
+# A disk that has lost so much since then, and all that the run had left, is a reason to count now.
+_LOST_BYTES = 256 * 2**20
 # Another run that fills the disk is ended within seconds, and its space is then free again.
 _PATIENCE_S = 30
 # A run that has this share of its budget, or of what was free, has filled the disk itself.
@@ -56,17 +58,42 @@ def used_bytes(folders: Iterable[Path], most_entries: int = _MOST_ENTRIES) -> in
     return total
 
 
-def unlinked_bytes(pids: Iterable[int], proc: Path = Path("/proc")) -> int:
-    """Bytes of files without a name that these processes hold open, each file once."""
+def unlinked_bytes(
+    pids: Iterable[int],
+    folders: Iterable[Path],
+    most_entries: int = _MOST_ENTRIES,
+    proc: Path = Path("/proc"),
+) -> int | None:
+    """Bytes of files without a name that these processes hold open, each file once; None where
+    there is too much to look at.
+
+    Only those on the disks of `folders` and of the processes' own root count: others are memory,
+    as memfd_create(2) and /dev/shm make them.
+    """
     found: dict[tuple[int, int], int] = {}
+    entries, named = 0, {state.st_dev for state in map(_state, folders) if state is not None}
     for pid in pids:
-        with contextlib.suppress(OSError):
-            for handle in (proc / str(pid) / "fd").iterdir():
-                with contextlib.suppress(OSError):
-                    state = handle.stat()
-                    if state.st_nlink == 0:
+        own = proc / str(pid)
+        root = _state(own / "root")
+        disks = named if root is None else named | {root.st_dev}
+        # A file that is mapped needs no descriptor.
+        for kind in ("fd", "map_files"):
+            with contextlib.suppress(OSError), os.scandir(own / kind) as handles:
+                for handle in handles:
+                    entries += 1
+                    if entries > most_entries:
+                        return None
+                    state = _state(handle.path)
+                    if state is not None and state.st_nlink == 0 and state.st_dev in disks:
                         found[state.st_dev, state.st_ino] = state.st_blocks * 512
     return sum(found.values())
+
+
+def _state(path: str | Path) -> os.stat_result | None:
+    try:
+        return Path(path).stat()
+    except OSError:
+        return None
 
 
 def hold(path: Path, n_bytes: int) -> None:
@@ -110,6 +137,7 @@ class Watch:
         self._folders, self._disks = tuple(folders), _one_each(disks)
         self._budget_bytes, self._pids, self._on_over = budget_bytes, pids, on_over
         self._free_bytes = {path: _free(path)[0] for path in self._disks}
+        self._free_when_counted = self._free_bytes
         self._low_since: float | None = None
         self.used_bytes: int | None = 0
         self.over: str | None = None
@@ -135,21 +163,36 @@ class Watch:
         while not self._ended.wait(_FREE_EVERY_S) and self.over is None:
             begin = time.monotonic()
             self._check_free()
-            if begin >= due:
+            if begin >= due or self._may_be_over():
                 self._count()
                 took = time.monotonic() - begin
                 due = begin + max(_USED_EVERY_S, _SHARE * took)
         if self.over is not None:
             self._on_over()
 
+    def _may_be_over(self) -> bool:
+        """Whether the run may have used up what it had left when it was counted last. Very many
+        files take seconds to count, so that the next time is minutes away."""
+        left = self._budget_bytes - (self.used_bytes or 0)
+        enough = max(left, _LOST_BYTES)
+        return any(self._free_when_counted[path] - _free(path)[0] > enough for path in self._disks)
+
     def _count(self) -> None:
-        self.used_bytes = used_bytes(self._folders)
+        self._free_when_counted = {path: _free(path)[0] for path in self._disks}
+        self.used_bytes = self._used()
         if self.used_bytes is None:
-            self.over = f"the run made more than {_MOST_ENTRIES:,} files"
+            self.over = f"the run made, or holds open, more than {_MOST_ENTRIES:,} files"
         elif self.used_bytes > self._budget_bytes:
             self.over = (
                 f"the run wrote more than container.disk allows ({_said(self._budget_bytes)})"
             )
+
+    def _used(self) -> int | None:
+        named = used_bytes(self._folders)
+        if named is None:
+            return None
+        nameless = unlinked_bytes(self._pids(), self._folders)
+        return None if nameless is None else named + nameless
 
     def _check_free(self) -> None:
         full = [path for path in self._disks if _is_full(path)]
@@ -160,8 +203,8 @@ class Watch:
         if self._low_since is None:
             self._low_since = now
         path = full[0]
-        used = used_bytes(self._folders)
-        own = self._budget_bytes if used is None else used + unlinked_bytes(self._pids())
+        used = self._used()
+        own = self._budget_bytes if used is None else used
         if own * _OWN_SHARE >= min(self._budget_bytes, self._free_bytes[path]):
             self.over = f"the run filled the disk of {path} with {_said(own)}"
         elif now - self._low_since > _PATIENCE_S:

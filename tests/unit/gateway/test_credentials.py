@@ -1,9 +1,11 @@
 """Which secret a live run uses, and that it shows up nowhere."""
 
 import base64
+import html
 import itertools
 import json
 import os
+import re
 import signal
 import stat
 import traceback
@@ -301,6 +303,10 @@ def test_no_representation_shows_the_secret(kind):
     assert credential.secrets == forms(KEY.encode())
 
 
+def lower_escapes(text: str) -> str:
+    return re.sub("%..", lambda found: found[0].lower(), text)
+
+
 # With what JSON, URLs and base64 write in another way.
 ODD_KEY = b'sk-ant-"a\\b/c+d%e?f>~~~0123456789'
 CODED = {
@@ -310,12 +316,17 @@ CODED = {
     "base64": base64.b64encode,
     "base64 for URLs": base64.urlsafe_b64encode,
     "URL": lambda text: urllib.parse.quote(text, safe="").encode(),
+    "URL with slashes": lambda text: urllib.parse.quote(text).encode(),
+    "URL in lower case": lambda text: lower_escapes(urllib.parse.quote(text, safe="")).encode(),
     "JSON": lambda text: json.dumps(text.decode()).encode(),
     "JSON of PHP": lambda text: json.dumps(text.decode()).replace("/", "\\/").encode(),
     "percents": lambda text: "".join(f"%{byte:02X}" for byte in text).encode(),
     "JSON escapes": lambda text: "".join(f"\\u{byte:04x}" for byte in text).encode(),
     "Python escapes": lambda text: "".join(f"\\x{byte:02x}" for byte in text).encode(),
     "HTML": lambda text: "".join(f"&#{byte};" for byte in text).encode(),
+    "hexadecimal HTML": lambda text: "".join(f"&#x{byte:x};" for byte in text).encode(),
+    "upper hexadecimal HTML": lambda text: "".join(f"&#x{byte:X};" for byte in text).encode(),
+    "text in HTML": lambda text: html.escape(text.decode()).encode(),
 }
 
 

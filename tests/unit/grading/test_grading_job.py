@@ -451,16 +451,29 @@ def test_a_patch_that_destroys_its_container_is_graded_all_the_same(tmp_path, fa
         grading._collect(Packing(2, gone=True), Container("id", "name", 1), target, 2**20)
 
 
+class Counters:
+    """A container whose one process this one is."""
+
+    def pids(self):
+        return [os.getpid()]
+
+
+@pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize(("written_bytes", "ended"), [(2**21, True), (2**19, False)])
 def test_tests_that_write_more_than_the_layer_may_have_are_ended(
-    tmp_path, monkeypatch, written_bytes, ended
+    tmp_path, monkeypatch, written_bytes, ended, named
 ):
     (layer := tmp_path / "layer").mkdir()
     killed = threading.Event()
     monkeypatch.setattr(watch, "kill_all_but_init", lambda counters, pid: killed.set())
     container = Container("id", "name", 1, layer=layer)
-    with grading._on_budget(None, container, (tmp_path,), layer_bytes=2**20):
-        (layer / "file").write_bytes(bytes(written_bytes))
+    path = layer / "file"
+    budget = grading._on_budget(Counters(), container, (tmp_path,), layer_bytes=2**20)
+    with budget, path.open("wb") as file:
+        file.write(bytes(written_bytes))
+        file.flush()
+        if not named:
+            path.unlink()
         # It looks once a second.
         assert killed.wait(20 if ended else 3) is ended
 
