@@ -1,8 +1,7 @@
 """Events come out whole, wherever their bytes were cut."""
 
-import time
-
 import pytest
+from timing import LIMIT, growth
 
 from agentsweep.sse import EventReader
 
@@ -35,14 +34,15 @@ def test_an_event_is_given_with_the_piece_that_ends_it():
 def test_a_long_event_in_small_pieces_is_read_once():
     """Not once for each of them."""
 
-    def seconds(size):
-        reader, begin = EventReader(), time.process_time()
-        for _ in range(size // 100):
-            assert reader.feed(b"x" * 100) == []
-        return time.process_time() - begin
+    def reading(pieces):
+        def read():
+            reader = EventReader()
+            for _ in range(pieces):
+                assert reader.feed(b"x" * 100) == []
 
-    once_s, more_s = (min(seconds(size) for _ in range(3)) for size in (2**20, 2**22))
-    assert more_s < 9 * once_s + 0.05
+        return read
+
+    assert growth(reading, 40_000) < LIMIT
 
 
 def test_a_carriage_return_between_two_pieces_belongs_to_its_line_end():
