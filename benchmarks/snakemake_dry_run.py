@@ -21,15 +21,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("Snakefile", "workflow", "profiles", "src", "config", "environment.yml")
-RUN_FILES = (
-    *("result.json", "trace.jsonl", "session.tar", "samples.arrow"),
-    *("marks.jsonl", "api.jsonl", "patch.diff"),
-)
-TABLES = ("runs", "tool_calls", "api_calls", "messages", "samples")
-FIGURES = (
-    *("outcome_map", "wall_time", "peak_memory", "throttling", "time_split", "tool_calls"),
-    *("timelines", "fidelity"),
-)
 # Two tasks on this grid are 20 cells; replicates make the rest.
 MEMORY = [f"{size}MiB" for size in (256, 384, 512, 768, 1024)]
 CPUS = [0.5, 1]
@@ -45,69 +36,61 @@ def main() -> None:
     for cells in options.cells:
         with tempfile.TemporaryDirectory(prefix="agentsweep-bench-") as folder:
             clone = Path(folder) / "clone"
-            made = build(clone, cells)
-            finish(clone)
+            made, files = build(clone, cells), finish(clone)
             runs = [dry_run(clone) for _ in range(options.repeat)]
         wall, cpu, peak = (statistics.median(values) for values in zip(*runs, strict=True))
-        print(f"| {made[0]:,} | {made[1]:,} | {wall:.1f} | {cpu:.1f} | {peak:.0f} |", flush=True)
+        print(f"| {made:,} | {files:,} | {wall:.1f} | {cpu:.1f} | {peak:.0f} |", flush=True)
 
 
-def build(clone: Path, cells: int) -> tuple[int, int]:
-    """A clone with a sweep of so many cells and an empty file for each result; cells, files."""
+def build(clone: Path, cells: int) -> int:
+    """A clone with a sweep of so many cells; returns how many there are."""
     clone.mkdir()
     for part in PARTS:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
         copy(ROOT / part, clone / part)
     replicates = max(1, round(cells / 2 / len(MEMORY) / len(CPUS)))
     configuration = yaml.safe_load((clone / "config/config.yaml").read_text(encoding="utf-8"))
-    tasks = list(configuration["tasks"])[:2]
     configuration["sweep"] = {
-        "tasks": tasks, "memory": MEMORY, "cpus": CPUS, "replicates": replicates,
+        "tasks": list(configuration["tasks"])[:2], "memory": MEMORY, "cpus": CPUS,
+        "replicates": replicates,
     }  # fmt: skip
     (clone / "config/config.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
-    wanted = images(clone)
-    extracted, made = [], 0
-    for task in tasks:
-        for memory in MEMORY:
-            for cpus in CPUS:
-                for replicate in range(replicates):
-                    cell = f"task~{task}/agent~claude/mem~{memory}_cpus~{cpus}_rep~{replicate}"
-                    cell = cell.replace("1024MiB", "1GiB")
-                    wanted += [f"results/runs/{cell}/{name}" for name in RUN_FILES]
-                    extracted += [f"results/extracted/{cell}/{name}.parquet" for name in TABLES]
-                    made += 1
-    wanted += extracted
-    wanted += [f"results/dataset/{table}.parquet" for table in (*TABLES, "hosts")]
-    wanted += [
-        f"results/figures/{name}.{kind}" for name in FIGURES
-        for kind in ("pdf", "svg", "png", "json", "rst")
-    ]  # fmt: skip
-    # In the order in which rules would make them: Snakemake compares times.
-    for name in wanted:
-        path = clone / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x", encoding="utf-8")
-    return made, len(wanted)
+    return 2 * len(MEMORY) * len(CPUS) * replicates
 
 
-def images(clone: Path) -> list[str]:
-    """The image records that the sweep wants, as Snakemake names them."""
-    done = snakemake(clone, "-n", "images")
-    words = done.stdout.replace(",", " ").split()
-    return sorted({word for word in words if word.startswith("results/images/")})
-
-
+# Every output of every job is made, in the order of the jobs, for Snakemake compares times.
 # `--touch` would do the same through Snakemake's scheduler, whose time grows with the square of the
-# number of jobs, and wait 0.1 s before each.
+# number of jobs, and wait 0.1 s before each. All runs of a task leave the same patch.
 RECORD = """
+import hashlib
+import json
+from pathlib import Path
 from snakemake.scheduling import job_scheduler
 
 def record_all(self):
     workflow = self.workflow
-    for job in workflow.dag.needrun_jobs():
-        if job.output:
+    waiting = set(workflow.dag.needrun_jobs())
+    for level in workflow.dag.toposorted():
+        for job in sorted(level, key=str):
+            if job not in waiting or not job.output:
+                continue
+            for output in job.output:
+                path = Path(output)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("x", encoding="utf-8")
+            if job.rule.name == "patches":
+                Path(job.output[0]).write_text(patches(job.input), encoding="utf-8")
             workflow.async_run(workflow.persistence.finished(job))
     return True
+
+def patches(results):
+    sha256, first = hashlib.sha256(b"x").hexdigest(), {}
+    for result in results:
+        task = result.split("task~")[1].split("/")[0]
+        first.setdefault(task, str(Path(result).parent))
+    return json.dumps(
+        [{"task": task, "patch_sha256": sha256, "run": run} for task, run in first.items()]
+    )
 
 job_scheduler.JobScheduler.schedule = record_all
 from snakemake.cli import main
@@ -115,15 +98,20 @@ main()
 """
 
 
-def finish(clone: Path) -> None:
-    """Let Snakemake record every file as made by its rule, without running the rules."""
-    subprocess.run(
-        [sys.executable, "-c", RECORD, "--touch", "--forceall", "--cores", "2", "all"],
-        cwd=clone, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+def finish(clone: Path) -> int:
+    """Let Snakemake record every file as made by its rule, without running the rules; how many.
+
+    The second time it knows the patches, and with them the gradings.
+    """
+    for forced in (["--forceall"], []):
+        subprocess.run(
+            [sys.executable, "-c", RECORD, "--touch", *forced, "--cores", "2", "all"],
+            cwd=clone, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
     done = snakemake(clone, "-n")
     if "Nothing to be done" not in done.stdout:
         sys.exit(f"the fake sweep is not up to date:\n{done.stdout[-3000:]}")
+    return sum(path.is_file() for path in (clone / "results").rglob("*"))
 
 
 def dry_run(clone: Path) -> tuple[float, float, float]:
