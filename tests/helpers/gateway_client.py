@@ -98,10 +98,14 @@ class Gateway:
         return assemble(body) if stream else json.loads(body)
 
     def exchanges(self, count=None) -> list[dict]:
-        """The lines of the record; waits until there are `count` of them."""
-        deadline = time.monotonic() + 10
+        """The lines of the record; waits until there are `count` of them.
+
+        A line that is being written is none yet.
+        """
+        deadline = time.monotonic() + 30
         while True:
-            rows = [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+            whole = self.log.read_bytes().rpartition(b"\n")[0]
+            rows = [json.loads(line) for line in whole.splitlines()]
             if count is None or len(rows) >= count:
                 return rows
             assert time.monotonic() < deadline, f"{len(rows)} exchanges, expected {count}"
