@@ -6,6 +6,8 @@ export PATH := $(CURDIR)/$(VENV):/usr/local/sbin:/usr/sbin:/sbin:$(PATH)
 export PYTHONUNBUFFERED := 1
 # Paths and standard streams are UTF-8, whatever the locale.
 export PYTHONUTF8 := 1
+# Each process that is started would compile the package again, which takes a third of a second.
+export PYTHONDONTWRITEBYTECODE :=
 MAKEFLAGS += --no-print-directory
 
 DEMO_IMAGES := images/starlette-1147.json images/logstats.json
