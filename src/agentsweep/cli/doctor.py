@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agentsweep.agents.claude_code import invocation
 from agentsweep.config import model_settings
+from agentsweep.config.agent_models import LIVE
 from agentsweep.containers import engine, engines, images, slurm_scope
 from agentsweep.containers.image_names import is_loopback
 from agentsweep.cpu_modes import CPUSET, QUOTA
@@ -69,10 +70,10 @@ def check_limits(config) -> None:
     It starts one small container and reads its limits back from the kernel, in about a second:
     for the start of a sweep, before anything is pulled or spent.
     """
-    settings = config["container"]
-    found = engines.find_engine(settings["engine"], settings["runtime"], scratch.engine_dir())
-    limits.check_host(found.info(), settings["uid"])
-    job = slurm_scope.ClusterJob.here() if settings["cgroup_parent"] == "job" else None
+    settings = config.container
+    found = engines.find_engine(settings.engine, settings.runtime, scratch.engine_dir())
+    limits.check_host(found.info(), settings.uid)
+    job = slurm_scope.ClusterJob.here() if settings.cgroup_parent == "job" else None
     wanted = _probe_spec(slurm_scope.parent_for(job, found) if job else None, "start")
     with found.bare(wanted) as spec:
         try:
@@ -121,22 +122,22 @@ def _all(title: str, checks: Iterator[Check]) -> list[Check]:
 
 def _engine_checks(config) -> tuple[engine.Engine | None, list[Check]]:
     """The engine, where one works, and what was found out about it."""
-    settings = config["container"]
+    settings = config.container
     try:
-        found = engines.find_engine(settings["engine"], settings["runtime"], scratch.engine_dir())
+        found = engines.find_engine(settings.engine, settings.runtime, scratch.engine_dir())
         info = found.info()
     except AgentsweepError as error:
         message = str(error).removesuffix(": run `agentsweep doctor`")
         cure = "mend what it says, or run `make system`, which installs Podman"
         return None, [Check("engine", "fail", message, cure)]
     checks = [
-        Check("engine", "ok", engines.chosen(found, settings["engine"])),
+        Check("engine", "ok", engines.chosen(found, settings.engine)),
         Check("runtime", "ok", f"{info['runtime']} starts containers"),
     ]
     pinned = any(cell.cpu_mode == CPUSET for cell in config.cells())
-    checks += _host_checks(info, settings["uid"], pinned)
+    checks += _host_checks(info, settings.uid, pinned)
     if all(check.state != "fail" for check in checks):
-        checks += _probe_limits(found, info, settings["cgroup_parent"] == "job")
+        checks += _probe_limits(found, info, settings.cgroup_parent == "job")
     return found, checks
 
 
@@ -390,7 +391,7 @@ def _credential_checks(config) -> Iterator[Check]:
     """Whether the key of each live agent can be read; it is never shown."""
     for name in sorted({cell.agent for cell in config.cells()}):
         settings, title = config.agent_settings(name), f"credential {name}"
-        if model_settings.mode(settings) != model_settings.LIVE:
+        if settings.mode != LIVE:
             continue
         try:
             header = model_settings.key_header(settings)
@@ -405,12 +406,12 @@ def _credential_checks(config) -> Iterator[Check]:
 
 
 def _mode_checks(config) -> Iterator[Check]:
-    settings = config["container"]
-    yield _user(settings["uid"])
+    settings = config.container
+    yield _user(settings.uid)
     references = [image.reference for image in _images(config).values()]
     registry = any(r.startswith("docker://") and not is_loopback(r) for r in references)
-    yield _certificates(_CERTIFICATES, registry or settings["network"] == "host")
-    yield _configuration_directory(Path(config["paths"]["store"]), settings["uid"], settings["gid"])
+    yield _certificates(_CERTIFICATES, registry or settings.network == "host")
+    yield _configuration_directory(Path(config.paths.store), settings.uid, settings.gid)
 
 
 def _user(uid: int) -> Check:
@@ -478,13 +479,13 @@ def _image_checks(config, found: engine.Engine | None) -> Iterator[Check]:
 
 def _image_probe(config, found, image, task: str) -> Check:
     """Start the image as a run does, and see whether the agent can work in it."""
-    title, container = f"image {task}", config["container"]
+    title, container = f"image {task}", config.container
     cell = next(cell for cell in config.cells() if cell.task == task)
     binary = Path(config.job(cell)["agent"]["binary"]).resolve()
     if not binary.is_file():
         return Check(title, "note", "locked and fixed; nothing more is known without the agent")
     name = f"agentsweep-doctor-image-{os.getpid()}"
-    classic = container["userland"] == "host"
+    classic = container.userland == "host"
     with tempfile.TemporaryDirectory(prefix="agentsweep-doctor-") as folder:
         session, control = Path(folder) / "session", Path(folder) / "control"
         session.mkdir()
@@ -494,15 +495,15 @@ def _image_probe(config, found, image, task: str) -> Check:
         start.chmod(0o700)
         scratch.open_to_all(control)
         if os.getuid() == 0:
-            os.chown(session, container["uid"], container["gid"])
+            os.chown(session, container.uid, container.gid)
         spec = engine.ContainerSpec(
             name=name,
             image=image.tag,
             labels={engine.LABEL: name, engine.OWNER_LABEL: owner_tag()},
-            user=f"{container['uid']}:{container['gid']}",
+            user=f"{container.uid}:{container.gid}",
             map_user=found.maps_users,
             mounts=(
-                *(engine.host_userland(tuple(container["host_mounts"])) if classic else ()),
+                *(engine.host_userland(tuple(container.host_mounts)) if classic else ()),
                 engine.Mount(binary, invocation.CONTAINER_BINARY),
                 engine.Mount(control, invocation.CONTROL),
                 engine.Mount(session, invocation.CONFIG_DIR, read_only=False),
@@ -573,7 +574,7 @@ def _image_verdict(title: str, done, seen: str) -> Check:
 
 
 def _disk_checks(config, found: engine.Engine | None) -> Iterator[Check]:
-    places = {"store": Path(config["paths"]["store"]), "results": Path(config["paths"]["results"])}
+    places = {"store": Path(config.paths.store), "results": Path(config.paths.results)}
     if found is not None:
         places["images"] = Path(found.info()["storage_root"])
     for name, path in places.items():

@@ -64,7 +64,7 @@ def _grade(arguments: argparse.Namespace) -> None:
         arguments.task,
         patch,
         arguments.out,
-        lambda: cleanup.clean_engine(config["container"]),
+        lambda: cleanup.clean_engine(config.container.model_dump()),
         say,
     )
     if found.status == "ungraded":
@@ -83,7 +83,7 @@ def _validate(arguments: argparse.Namespace) -> None:
     config = configuration.load(arguments)
     _refuse_ungradable(config, arguments.task)
     record = grading_job.validate(
-        config, arguments.task, lambda: cleanup.clean_engine(config["container"]), say
+        config, arguments.task, lambda: cleanup.clean_engine(config.container.model_dump()), say
     )
     records.write(arguments.out, record)
     say("; ".join([_validity(record), *record["problems"]]))

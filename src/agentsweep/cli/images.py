@@ -41,7 +41,7 @@ def _lock(arguments: argparse.Namespace) -> None:
     from agentsweep.containers import image_lock, images
 
     config = configuration.load(arguments)
-    path = Path(config["images"]["lock"])
+    path = Path(config.images.lock)
     found = {}
     for reference in config.references_to_lock():
         say(f"looking up {reference}")

@@ -13,9 +13,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from agentsweep.config.config import Cell, Config, Machine
-from agentsweep.config.model_settings import LIVE
+from agentsweep.config.agent_models import LIVE
+from agentsweep.config.cells import Cell
+from agentsweep.config.config import Config
 from agentsweep.grading import grading_job
+from agentsweep.host.capacity import Machine
 from agentsweep.runs.recall import Choice
 from agentsweep.units import parse_size
 
@@ -62,12 +64,12 @@ def make(config: Config, machine: Machine) -> list[Row]:
             rows.append(Row(cell.id, SEALED, mode))
         elif misfit is not None:
             rows.append(Row(cell.id, MISFIT, mode, reason=misfit))
-        elif settings["on_miss"] == "fail":
+        elif settings.on_miss == "fail":
             rows.append(Row(cell.id, MISSING, mode))
         elif mode == LIVE:
             time, cost = archive.time(cell, mode), archive.cost(cell)
             said = _remark(config, cell, choice)
-            rows.append(Row(cell.id, RUN, mode, *time, said, True, settings["max_cost_usd"], *cost))
+            rows.append(Row(cell.id, RUN, mode, *time, said, True, settings.max_cost_usd, *cost))
         else:
             said = _remark(config, cell, choice)
             rows.append(Row(cell.id, RUN, mode, *archive.time(cell, mode), said))

@@ -52,7 +52,7 @@ def rerun(config: Config, cells: list[Cell], say: Say, remove: bool = False) -> 
 
 
 def _sealed(config: Config, spec: str, cell: Cell) -> list[Attempt]:
-    if config.agent_settings(cell.agent)["on_miss"] == "fail":
+    if config.agent_settings(cell.agent).on_miss == "fail":
         raise AgentsweepError(
             f"{cell.id}: agent.on_miss is `fail`, which forbids a new run: set it to `run`"
         )
@@ -81,4 +81,4 @@ def _refuse_unknown_results(config: Config, cell: Cell, known: set[str]) -> None
 
 
 def _results(config: Config, cell: Cell) -> Path:
-    return Path(config["paths"]["results"]) / "runs" / cell.id
+    return Path(config.paths.results) / "runs" / cell.id

@@ -75,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> None:
     # A run that is recalled, or refused, needs no image.
     needed = job["on_miss"] == "run" and not config.is_sealed(cell)
     image = _image_record(config, cell, arguments.image) if needed else {}
-    out = arguments.out or Path(config["paths"]["results"]) / "runs" / cell.id
+    out = arguments.out or Path(config.paths.results) / "runs" / cell.id
     with progress() as say:
         run_cell.run_cell(job, spec, image, out, say=say)
         say(f"its files are in {out}")
@@ -99,10 +99,9 @@ def _image_record(config, cell, path: Path | None) -> dict:
     image = config.image_of(cell.task)
     if image.digest is None:
         raise ConfigError(
-            f"{config['images']['lock']}: {image.reference} is not in it: run "
-            "`snakemake --cores 1 lock`"
+            f"{config.images.lock}: {image.reference} is not in it: run `snakemake --cores 1 lock`"
         )
-    path = path or Path(config["paths"]["results"]) / "images" / image.directory / "image.json"
+    path = path or Path(config.paths.results) / "images" / image.directory / "image.json"
     record = records.read(path, _IMAGE_KEYS, "run `snakemake --cores 1 images`")
     if record["digest"] != image.digest:
         raise ConfigError(

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import TextIO
 
 from agentsweep import untrusted
-from agentsweep.config import config as configuration
 from agentsweep.config import model_settings
-from agentsweep.config.config import Cell, Import, Machine
+from agentsweep.config.agent_models import LIVE
+from agentsweep.config.cells import Cell
+from agentsweep.config.config import Import
+from agentsweep.config.load import load
 from agentsweep.errors import AgentsweepError, ConfigError
 from agentsweep.extraction.agentcgroup_layout import AttemptDir, attempts_in
 from agentsweep.gateway import credentials
 from agentsweep.grading import grading_job
+from agentsweep.host.capacity import Machine
 from agentsweep.runs.live_run_count import Ledger
 from agentsweep.runs.recall import is_run_of
 from agentsweep.runs.spec import ImageRef
@@ -48,12 +51,12 @@ class Sweep:
         machine: Machine | None = None,
         stream: TextIO | None = None,
     ):
-        self.config = configuration.load(merged, files=files)
+        self.config = load(merged, files=files)
         self.cells = self.config.cells()
         self.gradable = [
             task for task in self.config.task_names() if grading_job.gradable(self.config, task)
         ]
-        if self.config["sweep"]["skip_unfit"] and announce and machine is not None:
+        if self.config.sweep.skip_unfit and announce and machine is not None:
             self._skip_unfit(machine, stream or sys.stderr)
         if announce:
             self._leave_out_invalid(stream or sys.stderr)
@@ -87,7 +90,7 @@ class Sweep:
 
     def wanted(self) -> list[Cell]:
         """The cells that figures are made of: all, or with `partial` those that have their run."""
-        if not self.config["partial"]:
+        if not self.config.partial:
             return self.cells
         return [cell for cell in self.cells if self.has_run(cell)]
 
@@ -99,7 +102,7 @@ class Sweep:
         # Where earlier runs of it do not count, neither do their files.
         if choice.before:
             return False
-        result = Path(self.config["paths"]["results"]) / "runs" / cell.id / "result.json"
+        result = Path(self.config.paths.results) / "runs" / cell.id / "result.json"
         try:
             found = untrusted.read_json(result)
         except (OSError, ValueError):
@@ -152,7 +155,7 @@ class Sweep:
         """The environment variables that may hold the key of a live run."""
         names = dict.fromkeys(cell.agent for cell in self.cells)
         settings = [self.config.agent_settings(name) for name in names]
-        return credentials.variables(one["credential"] for one in settings)
+        return credentials.variables(one.credential for one in settings)
 
     def check_host(self, cells: Iterable[Cell], stream: TextIO | None = None) -> None:
         """Ask this machine, before the first image is pulled, what the cells to be run need of it.
@@ -164,7 +167,7 @@ class Sweep:
             cell
             for cell in cells
             if not self.config.is_sealed(cell)
-            and self.config.agent_settings(cell.agent)["on_miss"] == "run"
+            and self.config.agent_settings(cell.agent).on_miss == "run"
         ]
         if not running:
             return
@@ -198,7 +201,7 @@ class Sweep:
         With `keep_invalid`, too: whether a task is valid then decides nothing, but what its tests
         come to with its own patch does.
         """
-        if not self.config["grading"]["validations"]:
+        if not self.config.grading.validations:
             return {}
         tasks = dict.fromkeys(cell.task for cell in self.graded_cells())
         return {task: grading_job.validation_id(self.config, task) for task in tasks}
@@ -237,7 +240,7 @@ class Sweep:
         return list(dict.fromkeys(getattr(cell, name) for cell in self.cells))
 
     def _announce_live(self, stream: TextIO) -> None:
-        live = [cell for cell in self.wanted() if self.config.mode(cell) == model_settings.LIVE]
+        live = [cell for cell in self.wanted() if self.config.mode(cell) == LIVE]
         if not live:
             return
         paid = sum(self.config.is_paid(cell) for cell in live)
@@ -247,7 +250,7 @@ class Sweep:
             f"{'is' if sealed == 1 else 'are'} in the store"
         )
         started = Ledger(self.config.store().root).started()
-        most = self.config["agent"]["max_live_runs"]
+        most = self.config.agent.max_live_runs
         if most is not None:
             left = max(0, most - started)
             if left < paid:

@@ -16,7 +16,7 @@ import small_sweep
 
 from agentsweep.cli import doctor, main
 from agentsweep.cli.doctor import Check
-from agentsweep.config import config
+from agentsweep.config.load import load as load_config
 from agentsweep.containers import engines, slurm_scope
 from agentsweep.containers.podman import Podman
 from agentsweep.errors import InfraError
@@ -40,7 +40,7 @@ def sweep(tmp_path, monkeypatch):
     """Loads the small sweep, with overrides."""
     small_sweep.write(tmp_path)
     monkeypatch.chdir(tmp_path)
-    return lambda **overrides: config.load([tmp_path / "config.yaml"], overrides)
+    return lambda **overrides: load_config([tmp_path / "config.yaml"], overrides)
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 import small_sweep
 import yaml
 
-from agentsweep.config.config import Machine
 from agentsweep.errors import ConfigError, InfraError
 from agentsweep.gateway import credentials
+from agentsweep.host.capacity import Machine
 from agentsweep.runs.live_run_count import VARIABLE, Ledger
 from agentsweep.workflow.sweep import SECRETS, UNMATCHABLE, Sweep, shell_prefix
 
