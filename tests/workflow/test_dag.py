@@ -328,7 +328,7 @@ def test_another_results_directory_moves_every_output(small):
 
 def test_everything_runs_this_clones_modules(small):
     """The environment may have been made in another clone."""
-    small.file("src/agentsweep/cli/doctor.py").write_text(
+    small.file("src/agentsweep/cli/checks/limits.py").write_text(
         "raise SystemExit(f'HERE {__file__}')\n", encoding="utf-8"
     )
     small.replace(
@@ -336,7 +336,7 @@ def test_everything_runs_this_clones_modules(small):
     )
     done = small.snakemake("--cores", "1", "doctor", check=False)
     assert f"{small.path}/src/agentsweep\n" in done.stdout
-    assert f"HERE {small.path}/src/agentsweep/cli/doctor.py" in done.stdout
+    assert f"HERE {small.path}/src/agentsweep/cli/checks/limits.py" in done.stdout
 
 
 def test_unlocked_image_is_planned_and_then_refused_with_one_sentence(small):
@@ -413,7 +413,7 @@ def test_nothing_is_started_without_the_key_that_it_would_need(small):
 def test_all_jobs_of_an_invocation_know_that_they_are_of_one(small):
     """Also those of an executor that passes on nothing but what is declared."""
     configure(small, agents=LIVE)
-    small.file("src/agentsweep/cli/doctor.py").write_text(
+    small.file("src/agentsweep/cli/checks/limits.py").write_text(
         "import os\nraise SystemExit(f'IN {os.environ[\"AGENTSWEEP_INVOCATION\"]}.')\n",
         encoding="utf-8",
     )

@@ -3,10 +3,15 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from agentsweep.cli import configuration, records
 from agentsweep.cli.progress import progress, say
 from agentsweep.errors import AgentsweepError, ConfigError
+
+if TYPE_CHECKING:
+    from agentsweep.config.cells import Cell
+    from agentsweep.config.config import Config
 
 _IMAGE_KEYS = (
     *("reference", "digest", "config_digest", "tag", "id", "size_bytes"),
@@ -94,7 +99,7 @@ def _rerun(arguments: argparse.Namespace) -> None:
     rerun.rerun(config, cells, say, remove=arguments.remove)
 
 
-def _image_record(config, cell, path: Path | None) -> dict:
+def _image_record(config: "Config", cell: "Cell", path: Path | None) -> dict[str, Any]:
     """The record of the cell's image; ConfigError where it is another image's."""
     image = config.image_of(cell.task)
     if image.digest is None:

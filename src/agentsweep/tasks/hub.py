@@ -167,7 +167,8 @@ def _config(by_name: Mapping[str, Mapping[str, Any]], wanted: HubSplit) -> str:
             )
         return wanted.config
     named = [name for name, entry in by_name.items() if entry.get("default") is True]
-    for name in (*named, "default", *(by_name if len(by_name) == 1 else ())):
+    only = list(by_name) if len(by_name) == 1 else []
+    for name in [*named, "default", *only]:
         if name in by_name:
             return name
     raise ConfigError(f"{wanted.name} needs `config`; it has {', '.join(by_name)}")

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from agentsweep.containers.image_names import benchmark_image, image_problems, qualified
 from agentsweep.errors import ConfigError, show
-from agentsweep.schema import Json
 from agentsweep.tasks.log_parsers import own_program
 from agentsweep.tasks.task_row import DEFAULT_LOG_PARSER, DEFAULT_TEST_COMMAND, TaskRow
 from agentsweep.utf8 import is_text
@@ -121,7 +120,7 @@ class _Fields:
             return None
         return value
 
-    def mapping_at(self, key: str) -> Json:
+    def mapping_at(self, key: str) -> dict[str, Any]:
         """A mapping, a JSON text of one or a list of pairs; {} where there is none."""
         value = self.value(key)
         found = _plain_mapping(value)
@@ -150,32 +149,12 @@ class _Fields:
 def _read(fields: _Fields) -> TaskRow | None:
     instance_id = _instance_id(fields)
     config = fields.mapping_at("install_config")
-    repo = fields.text("repo", needed="write it as owner/name")
-    if repo is not None and not _is_repo(repo):
-        fields.wrong.append(f"repo: {show(repo)} is not a repository; write it as owner/name")
-    base_commit = fields.text("base_commit", needed="write 40 hex digits")
-    # All data sets have whole hashes. The start of one may mean another commit tomorrow.
-    if base_commit is not None and not re.fullmatch(r"[0-9a-f]{40}", base_commit):
-        fields.wrong.append(
-            f"base_commit: {show(base_commit)} is not a whole commit; write 40 hex digits"
-        )
+    repo = _repo(fields)
+    base_commit = _base_commit(fields)
     statement = fields.text("problem_statement", needed="the agent must get the issue's text")
-    patches = {}
-    for key, needed in (
-        ("patch", "write the gold patch, which validates the task"),
-        ("test_patch", "without it there are no tests to grade by"),
-    ):
-        patches[key] = fields.text(key, needed=needed) or ""
-        if patches[key]:
-            fields.wrong += [f"{key}: {problem}" for problem in _patch_problems(patches[key])]
-    fail_to_pass, pass_to_pass = fields.tests("FAIL_TO_PASS"), fields.tests("PASS_TO_PASS")
-    if not fail_to_pass and not any(said.startswith("FAIL_TO_PASS") for said in fields.wrong):
-        fields.wrong.append("FAIL_TO_PASS: it is empty; a task needs a test that the patch mends")
-    both = [test for test in fail_to_pass if test in set(pass_to_pass)]
-    if both:
-        fields.wrong.append(
-            f"PASS_TO_PASS: {show(both[0])} is in FAIL_TO_PASS too; leave it out of one"
-        )
+    patch = _patch(fields, "patch", "write the gold patch, which validates the task")
+    test_patch = _patch(fields, "test_patch", "without it there are no tests to grade by")
+    fail_to_pass, pass_to_pass = _tests(fields)
     image = _image(fields, instance_id, config)
     if fields.text(_image_key(fields)):
         fields.wrong += [f"{_image_key(fields)}: {problem}" for problem in image_problems(image)]
@@ -190,9 +169,8 @@ def _read(fields: _Fields) -> TaskRow | None:
     layout = _layout(fields, image, config, eval_script)
     install = _commands(config, "install", fields)
     test_commands = _commands(config, "test_cmd", fields)
-    ours = language == "python" and layout == "testbed"
     if not test_commands and eval_script is None:
-        if ours:
+        if language == "python" and layout == "testbed":
             test_commands = () if own_program(repo) else (DEFAULT_TEST_COMMAND,)
         else:
             fields.wrong.append("install_config.test_cmd: missing; write what runs the tests")
@@ -212,8 +190,8 @@ def _read(fields: _Fields) -> TaskRow | None:
         repo=repo,
         base_commit=base_commit,
         problem_statement=statement,
-        patch=patches["patch"],
-        test_patch=patches["test_patch"],
+        patch=patch,
+        test_patch=test_patch,
         fail_to_pass=fail_to_pass,
         pass_to_pass=pass_to_pass,
         image=image,
@@ -226,6 +204,43 @@ def _read(fields: _Fields) -> TaskRow | None:
         log_parser=log_parser,
         environment_variables=environment,
     )
+
+
+def _repo(fields: _Fields) -> str | None:
+    repo = fields.text("repo", needed="write it as owner/name")
+    if repo is not None and not _is_repo(repo):
+        fields.wrong.append(f"repo: {show(repo)} is not a repository; write it as owner/name")
+    return repo
+
+
+def _base_commit(fields: _Fields) -> str | None:
+    found = fields.text("base_commit", needed="write 40 hex digits")
+    # All data sets have whole hashes. The start of one may mean another commit tomorrow.
+    if found is not None and not re.fullmatch(r"[0-9a-f]{40}", found):
+        fields.wrong.append(
+            f"base_commit: {show(found)} is not a whole commit; write 40 hex digits"
+        )
+    return found
+
+
+def _patch(fields: _Fields, key: str, needed: str) -> str:
+    found = fields.text(key, needed=needed) or ""
+    if found:
+        fields.wrong += [f"{key}: {problem}" for problem in _patch_problems(found)]
+    return found
+
+
+def _tests(fields: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tests that fail before the patch and pass after it, and those that pass both times."""
+    fail_to_pass, pass_to_pass = fields.tests("FAIL_TO_PASS"), fields.tests("PASS_TO_PASS")
+    if not fail_to_pass and not any(said.startswith("FAIL_TO_PASS") for said in fields.wrong):
+        fields.wrong.append("FAIL_TO_PASS: it is empty; a task needs a test that the patch mends")
+    both = [test for test in fail_to_pass if test in set(pass_to_pass)]
+    if both:
+        fields.wrong.append(
+            f"PASS_TO_PASS: {show(both[0])} is in FAIL_TO_PASS too; leave it out of one"
+        )
+    return fail_to_pass, pass_to_pass
 
 
 def _instance_id(fields: _Fields) -> str | None:
@@ -379,7 +394,7 @@ def _value(mapping: Mapping[str, Any], key: str) -> Any:
     return None if value is None or (isinstance(value, float) and value != value) else value
 
 
-def _plain_mapping(value: Any) -> Json | None:
+def _plain_mapping(value: Any) -> dict[str, Any] | None:
     """A mapping from one, from its JSON text or from pairs; {} for nothing, None for no mapping."""
     if isinstance(value, str):
         if not value.strip():

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentsweep.errors import ConfigError, show
-from agentsweep.schema import Json
 from agentsweep.tasks.row_fields import LIGHT_COLUMNS, ROW_COLUMNS, light_fields, row_of
 from agentsweep.tasks.task_row import TaskRow
 
@@ -93,7 +92,9 @@ def rows(chosen: Collection[Entry]) -> list[TaskRow]:
     return [found[entry] for entry in chosen]
 
 
-def _records(path: Path, columns: Names, numbers: Numbers = None) -> Iterator[tuple[int, Json]]:
+def _records(
+    path: Path, columns: Names, numbers: Numbers = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows with their numbers: all or some of them, of Parquet with these columns alone."""
     readers = {".parquet": _parquet, ".jsonl": _jsonl, ".json": _json_list}
     if path.suffix not in readers:

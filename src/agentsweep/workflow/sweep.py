@@ -7,10 +7,10 @@ reads the configuration and what that names, and does nothing else.
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from agentsweep import untrusted
 from agentsweep.config import model_settings
@@ -45,7 +45,7 @@ class Sweep:
 
     def __init__(
         self,
-        merged: Mapping,
+        merged: dict[str, Any],
         files: Iterable[str | Path] = (),
         announce: bool = True,
         machine: Machine | None = None,
@@ -78,7 +78,7 @@ class Sweep:
         rows = (self.config.task(task).row for task in tasks)
         return next((row.base_commit for row in rows if row is not None), None)
 
-    def cell(self, wildcards) -> Cell:
+    def cell(self, wildcards: Any) -> Cell:
         """The cell behind the wildcards of a path."""
         return self._by_values[
             wildcards.task,
@@ -171,9 +171,9 @@ class Sweep:
         ]
         if not running:
             return
-        from agentsweep.cli import doctor
+        from agentsweep.cli.checks import limits
 
-        doctor.check_limits(self.config)
+        limits.check_limits(self.config)
         graded = [cell for cell in running if cell.task in self.gradable]
         reason = grading_job.misfit(self.config, Machine.here()) if graded else None
         if reason is not None:
@@ -236,7 +236,7 @@ class Sweep:
             "key": one_of(key for _, key in parts),
         }
 
-    def _values(self, name: str) -> list:
+    def _values(self, name: str) -> list[Any]:
         return list(dict.fromkeys(getattr(cell, name) for cell in self.cells))
 
     def _announce_live(self, stream: TextIO) -> None:
@@ -289,7 +289,7 @@ class Sweep:
         self.cells = kept
 
 
-def one_of(values: Iterable) -> str:
+def one_of(values: Iterable[object]) -> str:
     """A pattern that matches the values and nothing else."""
     return "|".join(re.escape(str(value)) for value in dict.fromkeys(values)) or UNMATCHABLE
 
