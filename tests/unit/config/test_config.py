@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -1086,3 +1088,59 @@ def test_a_disk_budget_needs_a_unit(project):
     cell = load().cells()[0]
     assert load(container={"disk": "8192MiB"}).spec(cell) == load().spec(cell)
     assert load(container={"disk": "1GiB"}).job(cell)["disk_bytes"] == 2**30
+
+
+def test_a_whole_number_may_be_written_with_a_point(project):
+    """Which Python's range and an engine's options do not take."""
+    loaded = load(sweep={"replicates": 2.0}, container={"pids": 99.0})
+    assert len(loaded.cells()) == 8
+    assert json.dumps(loaded.container.pids) == "99"
+
+
+def test_a_number_stays_as_it_is_written(project):
+    """A job's configuration is text that Snakemake compares; 1800 and 1800.0 are not the same."""
+    loaded = load(agent={"timeout_s": 60, "stall_s": 30.5}, grading={"cpus": 3})
+    of_job = loaded.for_cell(loaded.cells()[0])
+    said = [of_job["agent"]["timeout_s"], of_job["agent"]["stall_s"], of_job["grading"]["cpus"]]
+    assert json.dumps(said) == "[60, 30.5, 3]"
+
+
+def test_an_agent_says_in_a_job_only_what_it_says_itself(project):
+    """Else its defaults would count as what it overrides."""
+    loaded = load(agent={"timeout_s": 60})
+    of_job = loaded.for_cell(loaded.cells()[0])
+    assert of_job["agents"]["claude"].keys() == {"model", "model_id", "version"}
+    assert load_config(of_job).agent_settings("claude").timeout_s == 60
+
+
+@pytest.mark.parametrize(
+    ("model", "content", "said"),
+    [
+        (TaskFile, {"kind": "swe", "row": None}, "null is not allowed; write a mapping"),
+        (TaskSetFile, {"rows": {}, "sample": None}, "null is not allowed; write a mapping"),
+    ],
+)
+def test_a_section_that_may_be_left_out_is_no_null(model, content, said):
+    assert [found for _, found in schema.problems(model, content)] == [said]
+
+
+def test_a_name_ends_where_its_line_ends(project):
+    with pytest.raises(ConfigError, match=r"dataset: 'mine\\n' is not allowed"):
+        load(dataset="mine\n")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("agentsweep.cli.main", "agentsweep.runs.run_cell", "agentsweep.containers.images"),
+        *("agentsweep.extraction.extract", "agentsweep.grading.evidence"),
+        "agentsweep.tasks.row_files",
+    ],
+)
+def test_what_reads_no_configuration_loads_no_models(module):
+    """They take a tenth of a second."""
+    code = f"import sys, {module}; print({{'pydantic', 'jsonschema'}} & sys.modules.keys())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8"
+    )
+    assert (done.stdout, done.stderr) == ("set()\n", "")
