@@ -19,7 +19,9 @@ from pathlib import Path
 
 import yaml
 
-from agentsweep.config import config
+from agentsweep.config.cells import Cell
+from agentsweep.config.config import Config
+from agentsweep.config.load import load
 from agentsweep.containers import engines
 from agentsweep.host import scratch
 from agentsweep.host.processes import LineService
@@ -41,7 +43,7 @@ def main() -> int:
         upstream, address = endpoint(folder)
         try:
             path = settings(folder, address, arguments.number + arguments.at_once)
-            loaded = config.load([path])
+            loaded = load([path])
             image = make_image(folder, loaded)
             cells = loaded.cells()
             counts = {"before": left()}
@@ -104,7 +106,7 @@ def settings(folder: Path, address: str, replicates: int) -> Path:
     return path
 
 
-def make_image(folder: Path, loaded: config.Config) -> dict:
+def make_image(folder: Path, loaded: Config) -> dict:
     """The record of the fixed image."""
     image = loaded.image_of("look")
     agentsweep(
@@ -119,7 +121,7 @@ def make_image(folder: Path, loaded: config.Config) -> dict:
     return json.loads((folder / "image.json").read_text(encoding="utf-8"))
 
 
-def run(loaded: config.Config, cell: config.Cell, image: dict, folder: Path) -> None:
+def run(loaded: Config, cell: Cell, image: dict, folder: Path) -> None:
     """One cell in this process."""
     result = run_cell.run_cell(
         loaded.job(cell), loaded.spec(cell), image, folder / "out" / cell.id, say=lambda _: None

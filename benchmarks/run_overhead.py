@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from agentsweep.agents.claude_code import invocation
-from agentsweep.config import config
+from agentsweep.config.load import load
 from agentsweep.containers import engine, engines, images
 from agentsweep.host import scratch
 from agentsweep.host.processes import LineService
@@ -80,7 +80,7 @@ def prepare(folder: Path):
         "paths": {"store": str(folder / "store"), "results": str(folder / "results")},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    settings = config.load([folder / "config.yaml"])
+    settings = load([folder / "config.yaml"])
     image = settings.image_of("task")
     found = engines.find_engine("auto", "auto", scratch.engine_dir())
     pulled = images.pull(found, image.reference, image.digest, image.config_digest)

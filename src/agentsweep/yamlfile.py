@@ -1,16 +1,23 @@
 """Reading YAML files that people write: one line for whatever is wrong with one."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from agentsweep.errors import ConfigError
 
+try:
+    from yaml import CSafeLoader as _SafeLoader
+except ImportError:
+    # PyYAML was built without libyaml.
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment] # the same, slower
 
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+
+class Loader(_SafeLoader):
     """YAML that refuses a key written twice, of which the last would win silently."""
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -55,7 +62,7 @@ def check(text: str) -> None:
             anchor, size = event.anchor, 1
         elif isinstance(event, yaml.AliasEvent):
             # One that stands for what it is in is refused by whoever follows it.
-            anchor, size = None, sizes.get(event.anchor, 1)
+            anchor, size = None, sizes.get(event.anchor or "", 1)
             copied += size
             if copied > _MOST_COPIED:
                 raise ValueError(f"its aliases stand for more than {_MOST_COPIED} values")
@@ -66,7 +73,7 @@ def check(text: str) -> None:
         opened[-1] = (opened[-1][0], opened[-1][1] + size)
 
 
-def read(path: Path):
+def read(path: Path) -> Any:
     """What a YAML file says; None for an empty one.
 
     Raises ConfigError with one line: missing, unreadable, not UTF-8, not YAML, a key twice.

@@ -40,7 +40,8 @@ from agentsweep.agents.claude_code import invocation, mark_matching, tool_catego
 from agentsweep.agents.claude_code.lines import LineReport, read_records
 from agentsweep.agents.claude_code.records import is_session_record
 from agentsweep.analysis import claims
-from agentsweep.config import config, layers
+from agentsweep.config import layers
+from agentsweep.config.load import load as load_config
 from agentsweep.containers import (
     git_history,
     git_snapshot,
@@ -592,7 +593,7 @@ def _loaded(data: bytes) -> object:
     with tempfile.NamedTemporaryFile(dir=_folder(), suffix=".yaml") as file:
         file.write(data)
         file.flush()
-        return config.load([ROOT / "config" / "config.yaml", Path(file.name)]).cells()
+        return load_config([ROOT / "config" / "config.yaml", Path(file.name)]).cells()
 
 
 def _given(data: bytes) -> object:
@@ -601,12 +602,12 @@ def _given(data: bytes) -> object:
     if not isinstance(given, dict):
         raise ValueError("the command line takes mappings only")
     layers.typed(layers.merge({"agent": {"max_turns": 3}}, given), given)
-    return config.load(given)
+    return load_config(given)
 
 
 def _of_cells(path: Path) -> object:
     base = yaml.safe_load((ROOT / "config" / "config.yaml").read_text("utf-8"))
-    return config.load(base | {"dataset": "d", "sweep": {"cells": str(path)}}).cells()
+    return load_config(base | {"dataset": "d", "sweep": {"cells": str(path)}}).cells()
 
 
 def _task(path: Path) -> object:

@@ -10,7 +10,7 @@ from pathlib import Path
 import run_maker
 import small_sweep
 
-from agentsweep.config import config
+from agentsweep.config.load import load as load_config
 from agentsweep.runs import store
 
 CELL = "task~fix/agent~claude/mem~512MiB_cpus~0.5_rep~0"
@@ -68,4 +68,4 @@ def put_session(folder: Path, main: Path) -> None:
 
 def load(folder: Path, overrides: dict | None = None):
     """The small sweep of a directory, with overrides."""
-    return config.load([folder / "config.yaml"], overrides)
+    return load_config([folder / "config.yaml"], overrides)

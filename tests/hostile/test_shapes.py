@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agentsweep import schema, yamlfile
 from agentsweep.config import cells
+from agentsweep.config.models import Configuration
 from agentsweep.errors import AgentsweepError, ConfigError
 from agentsweep.gateway import recording
 from agentsweep.grading import patch_paths
@@ -133,7 +134,7 @@ CONFIG = yaml.safe_load(
 @QUICK
 @given(one_changed(CONFIG))
 def test_a_configuration_of_any_shape_has_sentences(content):
-    for path, said in schema.problems("config", content):
+    for path, said in schema.problems(Configuration, content):
         assert isinstance(schema.dotted(path), str)
         assert "\n" not in said
 
@@ -149,7 +150,7 @@ def test_a_configuration_of_any_shape_has_sentences(content):
     ],
 )
 def test_what_no_plan_can_hold_is_refused(content, said):
-    assert any(said in problem for _, problem in schema.problems("config", content))
+    assert any(said in problem for _, problem in schema.problems(Configuration, content))
 
 
 YAML = [
@@ -200,9 +201,8 @@ def test_a_sweep_of_endless_cells_is_refused(tmp_path, sweep, said):
     if "cells" in sweep:
         (tmp_path / "cells.csv").write_text(sweep["cells"], encoding="utf-8")
         sweep = sweep | {"cells": str(tmp_path / "cells.csv")}
-    given = {"tasks": None, "agents": None, "memory": None, "cpus": [1], "replicates": 1}
-    given |= {"cells": None, "cpu_modes": None}
-    data = {"sweep": given | sweep, "tasks": {"a": {}}, "agents": {"b": {}}}
+    agents = {"b": {"model_id": "m", "version": "1.2.3"}}
+    data = {"sweep": {"cpus": [1], **sweep}, "tasks": {"a": {}}, "agents": agents}
     wrong = []
-    assert cells.cells_of(data | {"container": {"cpu_mode": "quota"}}, str, wrong) == []
+    assert cells.cells_of(Configuration.model_validate(data), str, wrong) == []
     assert said in " ".join(wrong)

@@ -5,7 +5,7 @@ from pathlib import Path
 import engine_in_use
 import yaml
 
-from agentsweep.config import config
+from agentsweep.config import layers
 from agentsweep.containers import images
 from conftest import ROOT
 
@@ -35,4 +35,4 @@ def settings(folder: Path, timeout_s: int = 300) -> dict:
         "grading": {"memory": "512MiB", "timeout_s": timeout_s},
     }
     base = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
-    return config.merge(base, given)
+    return layers.merge(base, given)

@@ -7,7 +7,7 @@ import shutil
 import engine_in_use
 import pytest
 
-from agentsweep.config import config as configuration
+from agentsweep.config.load import load as load_config
 from conftest import DONE, agentsweep, bash
 
 CELL = "task~task/agent~claude/mem~512MiB_cpus~1_rep~0"
@@ -24,7 +24,7 @@ def checks(*arguments) -> dict[str, dict]:
 
 def fixed_image_where_it_is_looked_for(lab, config) -> str:
     """Put the record where `run` looks by itself, and its image under the name that it expects."""
-    image = configuration.load([config]).image_of("task")
+    image = load_config([config]).image_of("task")
     folder = lab.folder / "results" / "images" / image.directory
     folder.mkdir(parents=True)
     record = json.loads(lab.images.record.read_text(encoding="utf-8")) | {"tag": image.tag}

@@ -9,7 +9,7 @@ import bench_task
 import engine_in_use
 import pytest
 
-from agentsweep.config import config
+from agentsweep.config.load import load as load_config
 from agentsweep.containers.engine import LABEL, OWNER_LABEL, PROXIES, ContainerSpec, host_userland
 from agentsweep.grading import grading_job
 from agentsweep.host.processes import owner_tag
@@ -156,7 +156,7 @@ new file mode 100644
 
 def test_no_file_of_a_grading_has_it(tmp_path_factory, baited):
     folder = tmp_path_factory.mktemp("grading")
-    loaded = config.load(bench_task.settings(folder, timeout_s=120))
+    loaded = load_config(bench_task.settings(folder, timeout_s=120))
     grading_job.grade(loaded, TASK, LOOK.encode(), folder / "out", engine_in_use.find)
     assert (folder / "out" / "grade.json").exists()
     assert holds(folder) == []

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from bench_task import TASK
 
-from agentsweep.config import config
+from agentsweep.config import layers
+from agentsweep.config.load import load as load_config
 from agentsweep.containers import images
 from agentsweep.containers.engine import LABEL, ContainerSpec
 from agentsweep.grading import evidence, grading, grading_job, pytest_reports, verdict
@@ -36,7 +37,7 @@ class Bench:
         self.out = folder / "out"
 
     def load(self, **changes):
-        return config.load(config.merge(self.settings, changes))
+        return load_config(layers.merge(self.settings, changes))
 
     def _read(self, *paths):
         ground = grading_job.ground(self.config, TASK)

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from agentsweep import utf8
 from agentsweep.cli import records
-from agentsweep.config import config
+from agentsweep.config.config import Config
+from agentsweep.config.load import load as load_config
 from agentsweep.containers import engine
 from agentsweep.errors import ConfigError
 from agentsweep.host import processes
@@ -140,7 +141,7 @@ def test_a_configuration_on_standard_input_is_utf8(sweep, locale):
     content["tasks"] = {
         "fix": yaml.safe_load(small_sweep.TASK) | {"problem_statement": TEXT},
     }
-    loaded = config.load(content)
+    loaded = load_config(content)
     cell = loaded.cells()[0]
     store = loaded.store()
     with store.locked(loaded.spec_sha256(cell), loaded.spec(cell)):
@@ -302,12 +303,12 @@ def test_paths_of_the_kernel_are_read_as_paths(tmp_path):
 # From the task to the agent
 
 
-def job_of(content: dict, folder: Path) -> tuple[config.Config, dict, dict]:
+def job_of(content: dict, folder: Path) -> tuple[Config, dict, dict]:
     """A configuration of one task, its job, and its spec."""
     merged = yaml.safe_load(small_sweep.CONFIG) | {"tasks": {"fix": content}}
     merged["images"] = {"lock": str(folder / "config" / "images.lock.yaml")}
     merged["agent"] = {"lock": str(folder / "config" / "agents.lock.yaml")}
-    loaded = config.load(merged)
+    loaded = load_config(merged)
     cell = loaded.cells()[0]
     return loaded, loaded.job(cell), json.loads(loaded.spec(cell))
 
@@ -339,7 +340,7 @@ def test_any_text_reaches_the_agent_as_it_was_written(folder, text, escaped):
     loaded, job, spec = job_of(str(path), folder)
     assert job["prompt"].encode() == text.encode()
     handed_on = json.loads(json.dumps(loaded.for_cell(loaded.cells()[0])))
-    again = config.load(handed_on)
+    again = load_config(handed_on)
     assert again.job(again.cells()[0])["prompt"] == text
     assert json.loads(again.spec(again.cells()[0])) == spec
 
@@ -379,4 +380,4 @@ def test_half_a_surrogate_pair_in_a_task_file_is_refused(sweep):
         small_sweep.TASK + 'prompt: "{problem_statement} \\ud800"\n', encoding="utf-8"
     )
     with pytest.raises(ConfigError, match=r"^fix.yaml: line 5: not YAML: .*Unicode"):
-        config.load([sweep / "config.yaml"])
+        load_config([sweep / "config.yaml"])

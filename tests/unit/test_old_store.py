@@ -9,7 +9,7 @@ import pytest
 
 from agentsweep.cli import plan, store_view
 from agentsweep.cli.main import main
-from agentsweep.config import config
+from agentsweep.config.load import load as load_config
 from agentsweep.exports import finished_runs
 from agentsweep.grading import grading_job
 from agentsweep.host.capacity import Machine
@@ -32,7 +32,7 @@ def old(tmp_path, monkeypatch):
 
 
 def load(**changes):
-    return config.load([Path("config/config.yaml")], changes)
+    return load_config([Path("config/config.yaml")], changes)
 
 
 def correct_row(**fields):

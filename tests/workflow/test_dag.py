@@ -304,10 +304,10 @@ def test_sessions_are_capped_by_the_configuration_and_by_the_command_line(small)
 
 def test_partial_takes_the_cells_that_have_their_run(small, monkeypatch):
     """A sealed run counts and so does a published one, but not that of another spec."""
-    from agentsweep.config import config
+    from agentsweep.config.load import load as load_config
 
     monkeypatch.chdir(small.path)
-    loaded = config.load([small.file("config/config.yaml")])
+    loaded = load_config([small.file("config/config.yaml")])
     cells = loaded.cells()
     digests = [loaded.spec_sha256(cell) for cell in cells]
     sealed = small.file("store") / digests[0] / "attempt-1"
@@ -328,7 +328,7 @@ def test_another_results_directory_moves_every_output(small):
 
 def test_everything_runs_this_clones_modules(small):
     """The environment may have been made in another clone."""
-    small.file("src/agentsweep/cli/doctor.py").write_text(
+    small.file("src/agentsweep/cli/checks/limits.py").write_text(
         "raise SystemExit(f'HERE {__file__}')\n", encoding="utf-8"
     )
     small.replace(
@@ -336,7 +336,7 @@ def test_everything_runs_this_clones_modules(small):
     )
     done = small.snakemake("--cores", "1", "doctor", check=False)
     assert f"{small.path}/src/agentsweep\n" in done.stdout
-    assert f"HERE {small.path}/src/agentsweep/cli/doctor.py" in done.stdout
+    assert f"HERE {small.path}/src/agentsweep/cli/checks/limits.py" in done.stdout
 
 
 def test_unlocked_image_is_planned_and_then_refused_with_one_sentence(small):
@@ -413,7 +413,7 @@ def test_nothing_is_started_without_the_key_that_it_would_need(small):
 def test_all_jobs_of_an_invocation_know_that_they_are_of_one(small):
     """Also those of an executor that passes on nothing but what is declared."""
     configure(small, agents=LIVE)
-    small.file("src/agentsweep/cli/doctor.py").write_text(
+    small.file("src/agentsweep/cli/checks/limits.py").write_text(
         "import os\nraise SystemExit(f'IN {os.environ[\"AGENTSWEEP_INVOCATION\"]}.')\n",
         encoding="utf-8",
     )
@@ -442,7 +442,7 @@ def test_all_jobs_of_an_invocation_know_that_they_are_of_one(small):
 @pytest.fixture(scope="module")
 def all_replayed(tmp_path_factory):
     """A sweep that replays a session, with all runs made: sealed, published, nothing to be done."""
-    from agentsweep.config import config
+    from agentsweep.config.load import load as load_config
     from agentsweep.runs.run_cell import PUBLISHED
     from agentsweep.runs.store import Store, spec_sha256
 
@@ -451,7 +451,7 @@ def all_replayed(tmp_path_factory):
     small.file("recordings/a.jsonl").write_text(RECORDED, encoding="utf-8")
     replay(small)
     with contextlib.chdir(small.path):
-        loaded = config.load([small.file("config/config.yaml")])
+        loaded = load_config([small.file("config/config.yaml")])
         specs = [loaded.spec(cell) for cell in loaded.cells()]
         image = small.file("results/images") / loaded.image_of("question").directory
     image.mkdir(parents=True)
@@ -520,7 +520,8 @@ def test_a_recording_that_is_none_is_one_line(small):
 
 def test_the_demos_run_is_replayed_by_one_more_file(clone, tmp_path, monkeypatch):
     """config/replay.yaml, once the demo has made the run that it names."""
-    from agentsweep.config import config, layers
+    from agentsweep.config import layers
+    from agentsweep.config.load import load as load_config
 
     made = clone.copy(tmp_path / "clone")
     # The machine of the test may be too small for the demo's largest cells.
@@ -532,7 +533,7 @@ def test_the_demos_run_is_replayed_by_one_more_file(clone, tmp_path, monkeypatch
         "replay"
     ]
     monkeypatch.chdir(made.path)
-    demo = config.load(layers.files([]))
+    demo = load_config(layers.files([]))
     assert named["model"]["replay"] in [f"results/runs/{cell.id}" for cell in demo.cells()]
     of_demo = demo.agent_settings("claude")
     assert [named[key] for key in ("model_id", "version")] == [

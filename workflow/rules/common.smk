@@ -144,12 +144,12 @@ CLAIMS = ("csv", "json", "md", "tex")
 
 # A cap that profiles and --resources can lower or raise, and that holds without either.
 workflow.global_resources.setdefault(
-    "agent_sessions", SWEEP.config["agent"]["max_sessions"]
+    "agent_sessions", SWEEP.config.agent.max_sessions
 )
 
 
 pathvars:
-    results=SWEEP.config["paths"]["results"],
+    results=SWEEP.config.paths.results,
     cell=SWEEP.cell_pattern(),
 
 
@@ -270,10 +270,10 @@ def image_records():
 
 def engine_options(wildcards, threads):
     """Untracked: neither who makes an image nor where it is kept changes the image."""
-    settings = SWEEP.config["container"]
-    options = ["--engine", settings["engine"], "--runtime", settings["runtime"]]
+    settings = SWEEP.config.container
+    options = ["--engine", settings.engine, "--runtime", settings.runtime]
     place = image_distribution.place_of(
-        SWEEP.config["images"], SWEEP.config["paths"]["results"]
+        SWEEP.config.images.model_dump(), SWEEP.config.paths.results
     )
     if place is not None:
         options += ["--keep-in", str(place.directory)]
@@ -339,7 +339,7 @@ def patch_list_option(wildcards, input):
 
 def patch_file(wildcards, threads):
     """A run's copy of the patch: untracked, for its hash is in the path and in the spec."""
-    listed = Path(SWEEP.config["paths"]["results"]) / "grades" / "patches.json"
+    listed = Path(SWEEP.config.paths.results) / "grades" / "patches.json"
     return patches.find(listed, wildcards.graded, wildcards.patch)
 
 
@@ -399,7 +399,7 @@ def judged_tasks(wildcards, input):
                     "task": task,
                     "validation": validated.get(task),
                     "ungradable": reasons.get(task),
-                    "keep_invalid": SWEEP.config["grading"]["keep_invalid"],
+                    "keep_invalid": SWEEP.config.grading.keep_invalid,
                 }
             )
             for task in dict.fromkeys([*validated, *reasons])

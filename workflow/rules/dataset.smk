@@ -33,7 +33,7 @@ rule dataset:
         # Tracked: with `partial`, one more wanted cell changes captions and no input.
         cells=len(SWEEP.cells),
         ungradable=ungradable_digest(),
-        keep_invalid=SWEEP.config["grading"]["keep_invalid"],
+        keep_invalid=SWEEP.config.grading.keep_invalid,
         judged=judged_tasks,
         out=subpath(output[0], parent=True),
     shell:

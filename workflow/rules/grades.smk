@@ -73,7 +73,7 @@ rule validate_task:
         runtime=grading_job.validation_minutes(SWEEP.config),
     params:
         spec=validation_spec,
-        repeats=SWEEP.config["grading"]["validations"],
+        repeats=SWEEP.config.grading.validations,
         code=codehash.digest("agentsweep.grading.evidence"),
         task=validation_name,
         config=validation_config,

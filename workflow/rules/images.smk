@@ -6,7 +6,7 @@ digest, the agent's user, the work tree and the recipe. A new digest is a new pa
 """
 
 # Of use on a cluster alone, whose nodes may lack the way to a registry, or the login node an engine.
-if SWEEP.config["images"]["prepare"] == "here":
+if SWEEP.config.images.prepare == "here":
     IMAGE_GROUP = None
 
     localrules:

@@ -9,7 +9,7 @@ rule claims:
     """Every claim for every data set, as published and corrected."""
     input:
         tables=paper_tables,
-        published=filter(None, [SWEEP.config["paper"]["published"]]),
+        published=filter(None, [SWEEP.config.paper.published]),
         environment=ENVIRONMENT,
     output:
         expand("<results>/paper/claims.{format}", format=CLAIMS),

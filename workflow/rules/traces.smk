@@ -25,7 +25,7 @@ rule trace_extract:
         at_once=1,
     params:
         cell=cell_id,
-        dataset=SWEEP.config["dataset"],
+        dataset=SWEEP.config.dataset,
         code=codehash.digest("agentsweep.extraction.extract"),
         run=subpath(input[0], parent=True),
         out=subpath(output[0], parent=True),

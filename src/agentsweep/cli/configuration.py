@@ -3,8 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from agentsweep.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentsweep.config.config import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,14 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(arguments: argparse.Namespace):
+def load(arguments: argparse.Namespace) -> "Config":
     """The configuration that `--config` names, checked."""
-    from agentsweep.config import config
+    from agentsweep.config.load import load as load_configuration
 
-    return config.load(source(arguments))
+    return load_configuration(source(arguments))
 
 
-def source(arguments: argparse.Namespace) -> list[Path] | dict:
+def source(arguments: argparse.Namespace) -> list[Path] | dict[str, Any]:
     """What --config names: files and those below them, or a configuration itself."""
     from agentsweep.config import layers
 

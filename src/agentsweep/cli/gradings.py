@@ -2,10 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from agentsweep.cli import configuration, records
 from agentsweep.cli.progress import say
 from agentsweep.errors import AgentsweepError, ConfigError
+
+if TYPE_CHECKING:
+    from agentsweep.config.config import Config
 
 
 def add_patches(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +68,7 @@ def _grade(arguments: argparse.Namespace) -> None:
         arguments.task,
         patch,
         arguments.out,
-        lambda: cleanup.clean_engine(config["container"]),
+        lambda: cleanup.clean_engine(config.container.model_dump()),
         say,
     )
     if found.status == "ungraded":
@@ -83,7 +87,7 @@ def _validate(arguments: argparse.Namespace) -> None:
     config = configuration.load(arguments)
     _refuse_ungradable(config, arguments.task)
     record = grading_job.validate(
-        config, arguments.task, lambda: cleanup.clean_engine(config["container"]), say
+        config, arguments.task, lambda: cleanup.clean_engine(config.container.model_dump()), say
     )
     records.write(arguments.out, record)
     say("; ".join([_validity(record), *record["problems"]]))
@@ -100,14 +104,14 @@ def _validations(arguments: argparse.Namespace) -> None:
             print(f"    {problem}")
 
 
-def _validity(record: dict) -> str:
+def _validity(record: dict[str, Any]) -> str:
     if record["valid"] is None:
         return f"{record['task']}: not known, for it could not be validated: {record['unknown']}"
     word = "valid" if record["valid"] else "NOT VALID, left out of shares and figures"
     return f"{record['task']}: {word} (gold and empty patch, {record['repeats']} times each)"
 
 
-def _refuse_ungradable(config, task: str) -> None:
+def _refuse_ungradable(config: "Config", task: str) -> None:
     from agentsweep.grading import grading_job
 
     reason = grading_job.ungradable(config, task)

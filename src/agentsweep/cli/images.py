@@ -2,9 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentsweep.cli import configuration, records
 from agentsweep.cli.progress import say
+
+if TYPE_CHECKING:
+    from agentsweep.containers.engine import Engine
+    from agentsweep.containers.image_distribution import Place
 
 _PULLED_KEYS = ("reference", "digest", "config_digest", "id", "size_bytes", "pull_s")
 
@@ -41,7 +46,7 @@ def _lock(arguments: argparse.Namespace) -> None:
     from agentsweep.containers import image_lock, images
 
     config = configuration.load(arguments)
-    path = Path(config["images"]["lock"])
+    path = Path(config.images.lock)
     found = {}
     for reference in config.references_to_lock():
         say(f"looking up {reference}")
@@ -69,8 +74,8 @@ def _image_fix(arguments: argparse.Namespace) -> None:
     say(f"giving {arguments.workdir} to user {arguments.uid} in {pulled['reference']}")
     engine, place = _find_engine(arguments), _place(arguments)
     # It may have been pulled on another node.
-    names = ("reference", "digest", "config_digest")
-    image_distribution.pull(engine, *(pulled[name] for name in names), place)
+    named = pulled["reference"], pulled["digest"], pulled["config_digest"]
+    image_distribution.pull(engine, *named, place)
     record = images.fix(
         engine,
         pulled,
@@ -85,7 +90,7 @@ def _image_fix(arguments: argparse.Namespace) -> None:
     say(f"made {record['tag']} in {record['fix_s']} s")
 
 
-def _place(arguments: argparse.Namespace):
+def _place(arguments: argparse.Namespace) -> "Place | None":
     from agentsweep.containers import image_distribution
 
     if arguments.keep_in is None:
@@ -93,7 +98,7 @@ def _place(arguments: argparse.Namespace):
     return image_distribution.Place(arguments.keep_in.absolute(), arguments.registry)
 
 
-def _find_engine(arguments: argparse.Namespace):
+def _find_engine(arguments: argparse.Namespace) -> "Engine":
     from agentsweep.containers import engines
     from agentsweep.host import scratch
 

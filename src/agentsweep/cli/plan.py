@@ -12,10 +12,13 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from agentsweep.config.config import Cell, Config, Machine
-from agentsweep.config.model_settings import LIVE
+from agentsweep.config.agent_models import LIVE
+from agentsweep.config.cells import Cell
+from agentsweep.config.config import Config
 from agentsweep.grading import grading_job
+from agentsweep.host.capacity import Machine
 from agentsweep.runs.recall import Choice
 from agentsweep.units import parse_size
 
@@ -62,12 +65,12 @@ def make(config: Config, machine: Machine) -> list[Row]:
             rows.append(Row(cell.id, SEALED, mode))
         elif misfit is not None:
             rows.append(Row(cell.id, MISFIT, mode, reason=misfit))
-        elif settings["on_miss"] == "fail":
+        elif settings.on_miss == "fail":
             rows.append(Row(cell.id, MISSING, mode))
         elif mode == LIVE:
             time, cost = archive.time(cell, mode), archive.cost(cell)
             said = _remark(config, cell, choice)
-            rows.append(Row(cell.id, RUN, mode, *time, said, True, settings["max_cost_usd"], *cost))
+            rows.append(Row(cell.id, RUN, mode, *time, said, True, settings.max_cost_usd, *cost))
         else:
             said = _remark(config, cell, choice)
             rows.append(Row(cell.id, RUN, mode, *archive.time(cell, mode), said))
@@ -99,7 +102,7 @@ Estimate = tuple[float | None, str | None]
 Taken = list[float | None]
 
 
-def _usd(result: dict) -> float:
+def _usd(result: dict[str, Any]) -> float:
     """By the gateway's count where there is one: the agent's own can be forged."""
     counted = (result.get("budget") or {}).get("cost_usd")
     return float(result["stream"]["result"]["total_cost_usd"] if counted is None else counted)
@@ -109,21 +112,22 @@ class _Archive:
     """What sealed runs took: wall time with everything around the agent, and money."""
 
     def __init__(self, config: Config):
-        self._of_limits: dict[tuple, Taken] = defaultdict(list)
-        self._of_task: dict[tuple, Taken] = defaultdict(list)
-        self._usd: dict[tuple, Taken] = defaultdict(list)
+        # By task, mode and limits; by task and mode; by task and agent.
+        self._of_limits: dict[tuple[Any, ...], Taken] = defaultdict(list)
+        self._of_task: dict[tuple[str, str], Taken] = defaultdict(list)
+        self._usd: dict[tuple[str, str], Taken] = defaultdict(list)
         store = config.store()
         known = store.keys()
         for key in known:
             sealed = store.sealed(key)
-            result = sealed.result() if sealed else None
+            result = (sealed.result() if sealed else None) or {}
             # An archive of another making may lack what is asked; it only gives no estimate.
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 self._add_time(result)
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 self._add_cost(result)
 
-    def _add_time(self, result: dict) -> None:
+    def _add_time(self, result: dict[str, Any]) -> None:
         task, mode = result["names"]["task"], result["spec"]["model"]["mode"]
         limits = result["spec"]["limits"]
         seconds = float(result["wall_s"]) if result["outcome"] == _COMPLETED else None
@@ -132,7 +136,7 @@ class _Archive:
         ].append(seconds)
         self._of_task[task, mode].append(seconds)
 
-    def _add_cost(self, result: dict) -> None:
+    def _add_cost(self, result: dict[str, Any]) -> None:
         if result["spec"]["model"]["mode"] == LIVE:
             completed = result["outcome"] == _COMPLETED
             usd = _usd(result) if completed else None
@@ -198,8 +202,9 @@ def _costs(paid: list[Row], running: int) -> str:
     )
     estimates = [row.estimate_usd for row in paid if row.estimate_usd is not None]
     unknown = len(paid) - len(estimates)
-    if all(row.max_usd is not None for row in paid):
-        total = sum(row.max_usd for row in paid)
+    bounds = [row.max_usd for row in paid if row.max_usd is not None]
+    if len(bounds) == len(paid):
+        total = sum(bounds)
         cost = (
             f"at most {dollars(total)} by agent.max_cost_usd (a run's last answer and repeated "
             "attempts come on top)"

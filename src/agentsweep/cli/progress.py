@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _TICK_S = 1
 
@@ -20,7 +20,7 @@ def counted(rows: dict[str, int]) -> str:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator:
+def progress() -> Iterator[Callable[[str], None]]:
     """A `say` for long work: a line for each step; on a terminal also how long the last one takes.
 
     A log gets the plain lines.

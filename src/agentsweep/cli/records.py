@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from agentsweep.errors import ConfigError
 
 
-def read(path: Path, keys: tuple[str, ...], cure: str) -> dict:
+def read(path: Path, keys: tuple[str, ...], cure: str) -> dict[str, Any]:
     """A record of ours, with all its keys; one sentence where it is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -20,7 +22,7 @@ def read(path: Path, keys: tuple[str, ...], cure: str) -> dict:
     return content
 
 
-def write(path: Path, record: dict) -> None:
+def write(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record, whole or not at all, and the directories above it."""
     from agentsweep.files import disk_errors, write_durably
 

@@ -52,7 +52,7 @@ def rerun(config: Config, cells: list[Cell], say: Say, remove: bool = False) -> 
 
 
 def _sealed(config: Config, spec: str, cell: Cell) -> list[Attempt]:
-    if config.agent_settings(cell.agent)["on_miss"] == "fail":
+    if config.agent_settings(cell.agent).on_miss == "fail":
         raise AgentsweepError(
             f"{cell.id}: agent.on_miss is `fail`, which forbids a new run: set it to `run`"
         )
@@ -70,10 +70,12 @@ def _refuse_unknown_results(config: Config, cell: Cell, known: set[str]) -> None
     """Results may be all that is left of a run whose store is gone."""
     folder = _results(config, cell)
     try:
-        found = untrusted.read_json(folder / "result.json")["attempt_id"]
-    except (OSError, ValueError, KeyError, TypeError):
+        result = untrusted.read_json(folder / "result.json")
+    except (OSError, ValueError):
         return
-    if found not in known:
+    if not isinstance(result, dict) or "attempt_id" not in result:
+        return
+    if result["attempt_id"] not in known:
         raise AgentsweepError(
             f"{folder} holds a run that is not in {config.store().root}: move that directory away "
             "and try again"
@@ -81,4 +83,4 @@ def _refuse_unknown_results(config: Config, cell: Cell, known: set[str]) -> None
 
 
 def _results(config: Config, cell: Cell) -> Path:
-    return Path(config["paths"]["results"]) / "runs" / cell.id
+    return Path(config.paths.results) / "runs" / cell.id

@@ -3,10 +3,15 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from agentsweep.cli import configuration, records
 from agentsweep.cli.progress import progress, say
 from agentsweep.errors import AgentsweepError, ConfigError
+
+if TYPE_CHECKING:
+    from agentsweep.config.cells import Cell
+    from agentsweep.config.config import Config
 
 _IMAGE_KEYS = (
     *("reference", "digest", "config_digest", "tag", "id", "size_bytes"),
@@ -75,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> None:
     # A run that is recalled, or refused, needs no image.
     needed = job["on_miss"] == "run" and not config.is_sealed(cell)
     image = _image_record(config, cell, arguments.image) if needed else {}
-    out = arguments.out or Path(config["paths"]["results"]) / "runs" / cell.id
+    out = arguments.out or Path(config.paths.results) / "runs" / cell.id
     with progress() as say:
         run_cell.run_cell(job, spec, image, out, say=say)
         say(f"its files are in {out}")
@@ -94,15 +99,14 @@ def _rerun(arguments: argparse.Namespace) -> None:
     rerun.rerun(config, cells, say, remove=arguments.remove)
 
 
-def _image_record(config, cell, path: Path | None) -> dict:
+def _image_record(config: "Config", cell: "Cell", path: Path | None) -> dict[str, Any]:
     """The record of the cell's image; ConfigError where it is another image's."""
     image = config.image_of(cell.task)
     if image.digest is None:
         raise ConfigError(
-            f"{config['images']['lock']}: {image.reference} is not in it: run "
-            "`snakemake --cores 1 lock`"
+            f"{config.images.lock}: {image.reference} is not in it: run `snakemake --cores 1 lock`"
         )
-    path = path or Path(config["paths"]["results"]) / "images" / image.directory / "image.json"
+    path = path or Path(config.paths.results) / "images" / image.directory / "image.json"
     record = records.read(path, _IMAGE_KEYS, "run `snakemake --cores 1 images`")
     if record["digest"] != image.digest:
         raise ConfigError(

@@ -3,9 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentsweep.cli.progress import say
 from agentsweep.errors import AgentsweepError
+
+if TYPE_CHECKING:
+    from agentsweep.runs.store import Store
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +46,7 @@ def _store(parser: argparse.ArgumentParser, default: Path | str) -> None:
     )
 
 
-def _open_store(arguments: argparse.Namespace):
+def _open_store(arguments: argparse.Namespace) -> "Store":
     from agentsweep.runs.store import Store
 
     if not arguments.store.is_dir():

@@ -7,10 +7,16 @@ when something went wrong.
 import datetime
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from agentsweep import seal
 from agentsweep.runs.store import SEALED, SUPERSEDED, Attempt, Store
 from agentsweep.units import format_size
+
+# What a file says.
+Json = dict[str, Any]
+# By COLUMNS.
+Row = dict[str, Any]
 
 COLUMNS = (
     *("attempt", "state", "outcome", "task", "agent", "memory", "cpus", "rep"),
@@ -25,7 +31,7 @@ _SEALS = {
 }
 
 
-def rows(store: Store) -> Iterable[dict]:
+def rows(store: Store) -> Iterable[Row]:
     """A row for each attempt: COLUMNS as plain values, None where nothing is known."""
     specs = store.keys()
     for key in specs:
@@ -49,7 +55,7 @@ def rows(store: Store) -> Iterable[dict]:
             }
 
 
-def table(found: list[dict], for_people: bool) -> str:
+def table(found: list[Row], for_people: bool) -> str:
     """The rows as aligned columns with readable sizes, or as tab-separated raw values."""
     if not for_people:
         lines = [COLUMNS, *([row[name] for name in COLUMNS] for row in found)]
@@ -68,7 +74,7 @@ def describe(attempt: Attempt) -> str:
     """One attempt in some lines, whatever the size of its files."""
     result = _result(attempt)
 
-    def at(*path, scale: float | None = None) -> str:
+    def at(*path: str, scale: float | None = None) -> str:
         value = _at(result, *path)
         if scale and isinstance(value, int | float):
             return f"{value / scale:.1f}"
@@ -108,7 +114,7 @@ def describe(attempt: Attempt) -> str:
         lines["result"] = "result.json is damaged: `agentsweep store remove` the attempt"
     else:
         lines["result"] = "none was written"
-    sizes = {}
+    sizes: dict[str, int] = {}
     for name, size in _files(attempt.path):
         top, _, rest = name.partition("/")
         top += "/" if rest else ""
@@ -117,7 +123,7 @@ def describe(attempt: Attempt) -> str:
     return "\n".join(f"{name:<8} {value}" for name, value in lines.items())
 
 
-def _seal(attempt: Attempt, result: dict) -> str | None:
+def _seal(attempt: Attempt, result: Json) -> str | None:
     """Whether a sealed attempt has hashes, which are not compared here; `store verify` does."""
     if attempt.state not in (SEALED, SUPERSEDED):
         return None
@@ -136,12 +142,12 @@ def human(size_bytes: int) -> str:
     return f"{size:.1f} TiB"
 
 
-def _result(attempt: Attempt) -> dict:
+def _result(attempt: Attempt) -> Json:
     found = attempt.result()
     return found if isinstance(found, dict) else {}
 
 
-def _at(content, *path):
+def _at(content: Any, *path: str) -> Any:
     """What lies at a path of keys, None where a part of it is missing or no mapping."""
     for key in path:
         content = content.get(key) if isinstance(content, dict) else None
@@ -156,27 +162,27 @@ def _files(folder: Path) -> list[tuple[str, int]]:
     ]
 
 
-def _survived(result: dict) -> str:
+def _survived(result: Json) -> str:
     """The kills that the agent survived, or what they are at most where that alone is known."""
     count, at_most = _at(result, "oom", "tool_count"), _at(result, "oom", "tool_count_max")
     return _cell(count) if count is not None or at_most is None else f"0 to {at_most}"
 
 
-def _cell(value) -> str:
+def _cell(value: object) -> str:
     """A value on one line, without the characters that would break a table."""
     return "-" if value is None else " ".join(str(value).split()) or "-"
 
 
-def _size(result: dict, *path) -> str:
+def _size(result: Json, *path: str) -> str:
     value = _at(result, *path)
     return human(value) if isinstance(value, int) else "-"
 
 
-def _seconds(value) -> str | None:
+def _seconds(value: object) -> str | None:
     return f"{value:.1f} s" if isinstance(value, int | float) else None
 
 
-def _utc(ns) -> str | None:
+def _utc(ns: object) -> str | None:
     if not isinstance(ns, int):
         return None
     when = datetime.datetime.fromtimestamp(ns / 1e9, datetime.UTC)

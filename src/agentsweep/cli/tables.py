@@ -3,10 +3,14 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentsweep.cli import configuration, records
 from agentsweep.cli.progress import counted, say
 from agentsweep.errors import AgentsweepError
+
+if TYPE_CHECKING:
+    from agentsweep.grading.run_grades import Judged
 
 
 def add_extract(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +120,7 @@ def _dataset(arguments: argparse.Namespace) -> None:
     say(f"{arguments.out}: {counted(rows)}")
 
 
-def _judged(path: Path) -> dict:
+def _judged(path: Path) -> "dict[str, Judged]":
     """What is known of tasks before their runs are looked at, by name."""
     from agentsweep.grading import run_grades
 

@@ -19,10 +19,10 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
 
 
 def _fetch_tasks(arguments: argparse.Namespace) -> None:
-    from agentsweep.config import config
+    from agentsweep.config.load import hub_splits
     from agentsweep.tasks import hub
 
-    splits = config.hub_splits(configuration.source(arguments))
+    splits = hub_splits(configuration.source(arguments))
     for wanted in splits:
         say(f"fetching {wanted}")
         for path in hub.fetch(wanted):

@@ -26,9 +26,9 @@ def document(config: Config) -> dict[str, Any]:
             found.name: {
                 "sha256": found.sha256,
                 "tasks": len(found.rows),
-                "source": row_sources.record(found.source),
-                "filter": dict(found.filter),
-                "sample": dict(found.sample) if found.sample else None,
+                "source": row_sources.record(found.file.rows),
+                "filter": found.file.filter.model_dump(),
+                "sample": found.file.sample.model_dump() if found.file.sample else None,
             }
             for found in config.task_sets()
         },
@@ -37,17 +37,23 @@ def document(config: Config) -> dict[str, Any]:
 
 def sources(config: Config) -> list[str]:
     """The files that sets are read from, those of the hub not: they never change."""
-    found = (found.source["file"] for found in config.task_sets())
+    found = (found.file.rows.file for found in config.task_sets())
     return list(dict.fromkeys(path for path in found if path is not None))
 
 
 def digest(config: Config) -> str:
     """Hash of all that the file says but the hashes of `sources`, which would take time."""
     sets = [
-        [found.name, found.sha256, dict(found.source), dict(found.filter), found.sample]
+        [
+            found.name,
+            found.sha256,
+            found.file.rows.model_dump(),
+            found.file.filter.model_dump(),
+            found.file.sample.model_dump() if found.file.sample else None,
+        ]
         for found in config.task_sets()
     ]
-    said = json.dumps([SCHEMA, _tasks(config), sets], sort_keys=True, default=dict)
+    said = json.dumps([SCHEMA, _tasks(config), sets], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
 
 

@@ -5,12 +5,15 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from agentsweep.config.models import Configuration
 from agentsweep.cpu_modes import CPU_MODES, CPUSET, QUOTA
 from agentsweep.errors import show
+from agentsweep.schema import KeyPath
 from agentsweep.units import format_size, parse_cpus, parse_size
 
 MIN_MEMORY_BYTES = 16 * 2**20
@@ -23,7 +26,10 @@ CELL_COLUMNS = ("task", "agent", "memory", "cpus", "replicate")
 # A column that a table of cells may have besides.
 MODE_COLUMN = "cpu_mode"
 
-Place = Callable[[tuple], str]
+Place = Callable[[KeyPath], str]
+Check = Callable[[Any], str]
+# By columns; more values than columns are a list, under None.
+Line = dict[str | None, Any]
 
 
 @dataclass(frozen=True, order=True)
@@ -59,7 +65,7 @@ class Cell:
 
 
 def cells_of(
-    data: Mapping,
+    settings: Configuration,
     place: Place,
     wrong: list[str],
     task_sets: Mapping[str, list[str] | None] | None = None,
@@ -70,34 +76,36 @@ def cells_of(
     `task_sets` means all of the tasks there; None is a set that could not be read, so that any
     name may be that of a task.
     """
-    sweep, sets = data["sweep"], task_sets or {}
-    tasks = _known(data["tasks"], complete=None not in sets.values())
-    if sweep["cells"] is not None:
-        return _cells_of_table(Path(sweep["cells"]), data, place, wrong, tasks)
-    axes = []
-    for key, one in (
-        ("tasks", tasks),
-        ("agents", _known(data["agents"])),
-        ("memory", _memory),
-        ("cpus", parse_cpus),
+    sweep, sets = settings.sweep, task_sets or {}
+    tasks = _known(settings.tasks, complete=None not in sets.values())
+    if sweep.cells is not None:
+        return _cells_of_table(Path(sweep.cells), settings, place, wrong, tasks)
+    axes: list[list[str]] = []
+    axis: tuple[str, Sequence[Any] | None, Check]
+    for axis in (
+        ("tasks", list(settings.tasks) if sweep.tasks is None else sweep.tasks, tasks),
+        (
+            "agents",
+            list(settings.agents) if sweep.agents is None else sweep.agents,
+            _known(settings.agents),
+        ),
+        ("memory", sweep.memory, _memory),
+        ("cpus", sweep.cpus, parse_cpus),
     ):
-        values = sweep[key]
-        if values is None and key in ("tasks", "agents"):
-            values = list(data[key])
+        key, values, one = axis
         # Without a task nothing is measured, and no limit is needed.
-        if values is None and sweep["tasks"] != []:
+        if values is None and sweep.tasks != []:
             wrong.append(
                 f"{place(('sweep', key))}: missing; write a list, or name a table in sweep.cells"
             )
-        values = values or []
         of_key = sets if key == "tasks" else {}
-        axes.append(_axis(("sweep", key), values, one, place, wrong, of_key))
-    modes = sweep["cpu_modes"] or [data["container"]["cpu_mode"]]
-    for index, cpus in enumerate(sweep["cpus"] or ()):
+        axes.append(_axis(("sweep", key), values or (), one, place, wrong, of_key))
+    modes = sweep.cpu_modes or [settings.container.cpu_mode]
+    for index, cpus in enumerate(sweep.cpus or ()):
         with contextlib.suppress(ValueError):
             _ungranted(cpus, modes, place(("sweep", "cpus", index)), wrong)
-    replicates = range(sweep["replicates"])
-    count = math.prod(map(len, (*axes, modes, replicates)))
+    replicates = range(sweep.replicates)
+    count = math.prod(map(len, axes)) * len(modes) * len(replicates)
     if count > MOST_CELLS:
         wrong.append(
             f"{place(('sweep',))}: {count} cells are more than {MOST_CELLS}, the most that a plan "
@@ -105,8 +113,9 @@ def cells_of(
         )
         return []
     return [
-        Cell(*values, replicate, mode)
-        for *values, mode, replicate in itertools.product(*axes, modes, replicates)
+        Cell(task, agent, memory, cpus, replicate, mode)
+        for task, agent, memory, cpus, mode in itertools.product(*axes, modes)
+        for replicate in replicates
     ]
 
 
@@ -120,7 +129,12 @@ def _ungranted(cpus: float | str, modes: Iterable[str], where: str, wrong: list[
 
 
 def _axis(
-    path: tuple, values: list, one, place: Place, wrong: list[str], sets: Mapping
+    path: KeyPath,
+    values: Sequence[Any],
+    one: Check,
+    place: Place,
+    wrong: list[str],
+    sets: Mapping[str, list[str] | None],
 ) -> list[str]:
     """The values in canonical spelling, sets with all that is in them; no value comes twice."""
     seen: dict[str, object] = {}
@@ -156,7 +170,7 @@ def _memory(text: str) -> str:
     return format_size(size)
 
 
-def _known(names: Mapping, complete: bool = True):
+def _known(names: Mapping[str, object], complete: bool = True) -> Check:
     def check(name: str) -> str:
         if name not in names and complete:
             shown = list(names)[:_MOST_NAMES]
@@ -168,41 +182,19 @@ def _known(names: Mapping, complete: bool = True):
 
 
 def _cells_of_table(
-    path: Path, data: Mapping, place: Place, wrong: list[str], tasks: Callable[[str], str]
+    path: Path, settings: Configuration, place: Place, wrong: list[str], tasks: Check
 ) -> list[Cell]:
     """The cells that a CSV or TSV file lists, one a line."""
-    try:
-        # Spreadsheets save `CSV UTF-8` with a byte order mark.
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        wrong.append(
-            f"{place(('sweep', 'cells'))}: {str(path)!r} is not a readable CSV or TSV file"
-        )
+    lines = _lines(path, place, wrong)
+    if lines is None:
         return []
-    delimiter = "\t" if "\t" in text.split("\n", 1)[0] else ","
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        columns, listed = tuple(rows.fieldnames or ()), [(rows.line_num, row) for row in rows]
-    except csv.Error as error:
-        wrong.append(f"{path}: line {rows.line_num}: it is no CSV or TSV: {error}")
-        return []
-    given = [column for column in columns if column != MODE_COLUMN]
-    if sorted(given) != sorted(CELL_COLUMNS) or len(columns) > len(given) + 1:
-        wrong.append(
-            f"{path}: line 1: the columns are {', '.join(columns) or 'none'}; allowed are "
-            f"{', '.join(CELL_COLUMNS)}, each once, and {MODE_COLUMN}"
-        )
-        return []
-    checks = {
-        "task": tasks, "agent": _known(data["agents"]),
+    checks: dict[str, Check] = {
+        "task": tasks, "agent": _known(settings.agents),
         "memory": _memory, "cpus": parse_cpus, "replicate": _replicate,
-        MODE_COLUMN: lambda text: _mode(text, data["container"]["cpu_mode"]),
+        MODE_COLUMN: lambda text: _mode(text, settings.container.cpu_mode),
     }  # fmt: skip
     cells: dict[Cell, int] = {}
-    for number, row in listed:
-        # Spreadsheets save lines of nothing but commas below a table.
-        if not any(map(_written, row.values())):
-            continue
+    for number, row in lines:
         values = {}
         for column, check in checks.items():
             try:
@@ -212,7 +204,8 @@ def _cells_of_table(
         if None in row:
             wrong.append(f"{path}: line {number}: more values than columns")
         if len(values) == len(checks):
-            cell = Cell(**values)
+            replicate = int(values.pop("replicate"))
+            cell = Cell(**values, replicate=replicate)
             _ungranted(cell.cpus, [cell.cpu_mode], f"{path}: line {number}: cpus", wrong)
             if cell in cells:
                 wrong.append(
@@ -222,6 +215,34 @@ def _cells_of_table(
     if not cells and not wrong:
         wrong.append(f"{path}: no cells in it; write one a line")
     return list(cells)
+
+
+def _lines(path: Path, place: Place, wrong: list[str]) -> list[tuple[int, Line]] | None:
+    """The lines of a table with their numbers, empty ones left out; None where it is none."""
+    try:
+        # Spreadsheets save `CSV UTF-8` with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        wrong.append(
+            f"{place(('sweep', 'cells'))}: {str(path)!r} is not a readable CSV or TSV file"
+        )
+        return None
+    delimiter = "\t" if "\t" in text.split("\n", 1)[0] else ","
+    rows: csv.DictReader[Any] = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        columns, listed = tuple(rows.fieldnames or ()), [(rows.line_num, row) for row in rows]
+    except csv.Error as error:
+        wrong.append(f"{path}: line {rows.line_num}: it is no CSV or TSV: {error}")
+        return None
+    given = [column for column in columns if column != MODE_COLUMN]
+    if sorted(given) != sorted(CELL_COLUMNS) or len(columns) > len(given) + 1:
+        wrong.append(
+            f"{path}: line 1: the columns are {', '.join(columns) or 'none'}; allowed are "
+            f"{', '.join(CELL_COLUMNS)}, each once, and {MODE_COLUMN}"
+        )
+        return None
+    # Spreadsheets save lines of nothing but commas below a table.
+    return [(number, row) for number, row in listed if any(map(_written, row.values()))]
 
 
 def _written(value: str | list[str] | None) -> bool:
@@ -235,9 +256,9 @@ def _mode(text: str, default: str) -> str:
     return text or default
 
 
-def _replicate(text: str) -> int:
+def _replicate(text: str) -> str:
     if not text.isdecimal():
         raise ValueError(f"{text!r} is not a replicate; write 0, 1, 2 ...")
     if len(text) > 20 or int(text) >= MOST_REPLICATES:
         raise ValueError(f"{show(text)} is past the last replicate, {MOST_REPLICATES - 1}")
-    return int(text)
+    return text

@@ -8,18 +8,21 @@ named, in its order. A mapping is merged key by key; any other value replaces th
 import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from agentsweep import schema
+from agentsweep.config.models import Configuration
 from agentsweep.errors import ConfigError
+from agentsweep.schema import Json, KeyPath
 
 # Relative to the working directory, as all paths of a configuration are.
 BASE = Path("config/config.yaml")
 DEMO = Path("config/demo.yaml")
 
 
-def merge(base: Mapping, over: Mapping) -> dict:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Json:
     """`base` with `over` laid upon it, mapping by mapping, as Snakemake merges its configs."""
     merged = dict(base)
     for key, value in over.items():
@@ -35,9 +38,7 @@ def files(named: Iterable[Path]) -> list[Path]:
     return found if sweeps or not _has_demo() else [DEMO, *found]
 
 
-def of_workflow(
-    merged: Mapping, named: Iterable[str | Path], given: Mapping
-) -> tuple[dict, list[Path]]:
+def of_workflow(merged: Json, named: Iterable[str | Path], given: Json) -> tuple[Json, list[Path]]:
     """What Snakemake merged, completed; and the demo's file, where it had to be laid below.
 
     named: the files after `--configfile`; given: what `--config` said.
@@ -54,7 +55,7 @@ def is_base(path: Path) -> bool:
     return any(ours.exists() and path.exists() and path.samefile(ours) for ours in (BASE, DEMO))
 
 
-def typed(merged: Mapping, given: Mapping) -> dict:
+def typed(merged: Json, given: Json) -> Json:
     """`merged`, with numbers and booleans where `given` has their text and a text is refused.
 
     Snakemake reads what stands below the first level of `--config 'agent={max_turns: 3}'` as texts.
@@ -63,7 +64,7 @@ def typed(merged: Mapping, given: Mapping) -> dict:
         content = copy.deepcopy(dict(merged))
     except RecursionError:
         raise ConfigError("--config: nested too deeply") from None
-    for path, _ in schema.problems("config", content):
+    for path, _ in schema.problems(Configuration, content):
         text = _at(given, path)
         # At the first level Snakemake has told numbers from texts.
         if len(path) < 2 or not isinstance(text, str) or _at(content, path) != text:
@@ -76,7 +77,7 @@ def typed(merged: Mapping, given: Mapping) -> dict:
     return content
 
 
-def _at(content, path: tuple):
+def _at(content: Any, path: KeyPath) -> Any:
     for key in path:
         try:
             content = content[key]
@@ -85,7 +86,7 @@ def _at(content, path: tuple):
     return content
 
 
-def own_names(merged: Mapping, named: Iterable[Mapping]) -> dict:
+def own_names(merged: Json, named: Iterable[Json]) -> Json:
     """`merged`, where a sweep that names no tasks (or agents) has those of the named layers.
 
     Without this it would have those that the base file defines for everybody as well.

@@ -33,8 +33,8 @@ def find(config: Config) -> tuple[list[FinishedRun], list[Cell]]:
     found = [run for cell in cells if (run := _of_cell(config, cell)) is not None]
     if not found:
         raise AgentsweepError(
-            f"no cell of this sweep has a finished run in {config['paths']['store']} or "
-            f"{config['paths']['results']}/runs: run the sweep first (`snakemake --cores 8 runs`)"
+            f"no cell of this sweep has a finished run in {config.paths.store} or "
+            f"{config.paths.results}/runs: run the sweep first (`snakemake --cores 8 runs`)"
         )
     done = {run.cell for run in found}
     return found, [cell for cell in cells if cell not in done]
@@ -54,7 +54,7 @@ def _of_cell(config: Config, cell: Cell) -> FinishedRun | None:
         verify(sealed, cell.id, needed=())
     if result is not None:
         return FinishedRun(cell, sealed.path, result)
-    directory = Path(config["paths"]["results"]) / "runs" / cell.id
+    directory = Path(config.paths.results) / "runs" / cell.id
     try:
         result = untrusted.read_json(directory / "result.json")
     except (OSError, ValueError):

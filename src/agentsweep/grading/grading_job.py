@@ -65,30 +65,30 @@ def ground(config: Config, task: str) -> Ground:
 
 def grader(config: Config) -> Grader:
     """The conditions of all gradings."""
-    wanted = config["grading"]
+    wanted = config.grading
     return Grader(
-        memory_bytes=parse_size(wanted["memory"]),
-        cpus=parse_cpus(wanted["cpus"]),
-        timeout_s=float(wanted["timeout_s"]),
-        network=wanted["network"],
-        install=wanted["install"],
+        memory_bytes=parse_size(wanted.memory),
+        cpus=parse_cpus(wanted.cpus),
+        timeout_s=float(wanted.timeout_s),
+        network=wanted.network,
+        install=wanted.install,
     )
 
 
 def cores(config: Config) -> int:
     """Whole cores that a grading takes."""
-    return spec_cores(parse_cpus(config["grading"]["cpus"]))
+    return spec_cores(parse_cpus(config.grading.cpus))
 
 
 def mem_mb(config: Config) -> int:
     """Decimal megabytes that a grading takes."""
-    return decimal_mb(parse_size(config["grading"]["memory"]))
+    return decimal_mb(parse_size(config.grading.memory))
 
 
 def misfit(config: Config, machine: Machine) -> str | None:
     """Why no grading can ever be made on a machine, or None where they can."""
     need = grader(config).memory_bytes, cores(config)
-    return machine.misfit(*need, config["machine"])
+    return machine.misfit(*need, config.machine.model_dump())
 
 
 def minutes(config: Config, gradings: int = 1) -> int:
@@ -98,7 +98,7 @@ def minutes(config: Config, gradings: int = 1) -> int:
 
 def validation_minutes(config: Config) -> int:
     """Minutes within which the validation of a task ends."""
-    return minutes(config, 2 * config["grading"]["validations"])
+    return minutes(config, 2 * config.grading.validations)
 
 
 def store(config: Config) -> Store:
@@ -137,7 +137,7 @@ def gold(config: Config, task: str) -> verdict.Gold | None:
     where, rules, kept = ground(config, task), grader(config), store(config)
     patch_sha256 = hashlib.sha256(where.row.patch.encode()).hexdigest()
     found = []
-    for repeat in range(max(1, config["grading"]["validations"])):
+    for repeat in range(max(1, config.grading.validations)):
         key = spec_sha256(grading.spec(where, rules, patch_sha256, repeat))
         sealed = grading.recalled(kept, key)
         if sealed is not None:
@@ -154,7 +154,7 @@ def validate(config: Config, task: str, engine, say: Say = print) -> dict:
     is null, `unknown` says why, and nothing is kept.
     """
     where, rules = ground(config, task), grader(config)
-    repeats = config["grading"]["validations"]
+    repeats = config.grading.validations
     record = {
         "task": task,
         "instance_id": where.row.instance_id,
@@ -188,7 +188,7 @@ def _problems(
             raise CannotGrade(f"no container can be started here: {error}") from None
 
     problems, room = [], _room(config, found_engine, say)
-    repeats = config["grading"]["validations"]
+    repeats = config.grading.validations
     for name, patch, must in (("gold", where.row.patch, True), ("empty", "", False)):
         for repeat in range(repeats):
             sealed = grading.grade(
@@ -225,7 +225,7 @@ def validation(config: Config, task: str) -> dict | None:
 
 def invalidity(config: Config, task: str) -> str | None:
     """Why a task is left out of sweeps: what its last validation found; None where it is not."""
-    if config["grading"]["keep_invalid"] or not gradable(config, task):
+    if config.grading.keep_invalid or not gradable(config, task):
         return None
     record = validation(config, task)
     if record is None or record["valid"]:
@@ -240,13 +240,13 @@ def _room(config: Config, engine, say: Say):
         reason = misfit(config, Machine.here())
         if reason is not None:
             raise CannotGrade(f"the grading {reason}: {need.cure}")
-        return admitted(need, config["machine"], say, engine)
+        return admitted(need, config.machine.model_dump(), say, engine)
 
     return room
 
 
 def _place(config: Config) -> image_distribution.Place | None:
-    return image_distribution.place_of(config["images"], config["paths"]["results"])
+    return image_distribution.place_of(config.images.model_dump(), config.paths.results)
 
 
 def _record_path(config: Config, task: str) -> Path:

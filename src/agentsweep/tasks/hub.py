@@ -5,10 +5,12 @@ for a mirror). No token is ever sent: a data set that needs one could not be had
 the sweep. huggingface_hub is loaded only where a configuration names a data set of the hub.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -75,15 +77,18 @@ def fetch(wanted: HubSplit) -> list[Path]:
         RevisionNotFoundError,
     )
 
-    of_set = {"repo_id": wanted.name, "repo_type": "dataset", "revision": wanted.revision}
     api = HfApi(token=False)
+    download = functools.partial(
+        api.hf_hub_download, wanted.name, repo_type="dataset", revision=wanted.revision
+    )
     try:
-        names = [file.rfilename for file in api.repo_info(**of_set).siblings or ()]
-        card = Path(api.hf_hub_download(filename=_CARD, **of_set)) if _CARD in names else None
+        listed = api.dataset_info(wanted.name, revision=wanted.revision).siblings
+        names = [file.rfilename for file in listed or ()]
+        card = Path(download(_CARD)) if _CARD in names else None
         chosen = split_files(names, card.read_text("utf-8") if card else "", wanted)
         if not chosen:
             raise ConfigError(f"{wanted} has no {', '.join(SUFFIXES)} file")
-        paths = [Path(api.hf_hub_download(filename=name, **of_set)) for name in chosen]
+        paths = [Path(download(name)) for name in chosen]
     except HFValidationError:
         raise ConfigError(f"{wanted.name!r} is no name on the hub; write owner/name") from None
     except RepositoryNotFoundError:
@@ -119,7 +124,7 @@ def split_files(names: Iterable[str], card: str, wanted: HubSplit) -> list[str]:
     return [name for name in usable if any(pattern.fullmatch(name) for pattern in patterns)]
 
 
-def _patterns(card: str, wanted: HubSplit) -> list[re.Pattern] | None:
+def _patterns(card: str, wanted: HubSplit) -> list[re.Pattern[str]] | None:
     """What a README says of a split's files; None where it says nothing of files."""
     matter = re.match(r"---\r?\n(.*?)\r?\n---\s", f"{card}\n", re.DOTALL)
     try:
@@ -154,7 +159,7 @@ def _word(value: object) -> str:
     return str(value) if isinstance(value, str | int | float) else ""
 
 
-def _config(by_name: Mapping, wanted: HubSplit) -> str:
+def _config(by_name: Mapping[str, Mapping[str, Any]], wanted: HubSplit) -> str:
     if wanted.config is not None:
         if wanted.config not in by_name:
             raise ConfigError(
@@ -162,13 +167,14 @@ def _config(by_name: Mapping, wanted: HubSplit) -> str:
             )
         return wanted.config
     named = [name for name, entry in by_name.items() if entry.get("default") is True]
-    for name in (*named, "default", *(by_name if len(by_name) == 1 else ())):
+    only = list(by_name) if len(by_name) == 1 else []
+    for name in [*named, "default", *only]:
         if name in by_name:
             return name
     raise ConfigError(f"{wanted.name} needs `config`; it has {', '.join(by_name)}")
 
 
-def _glob(glob: str) -> re.Pattern:
+def _glob(glob: str) -> re.Pattern[str]:
     """`*` ends at a slash and `**` does not, which fnmatch cannot say."""
     parts = re.split(r"(\*\*/?|\*|\?)", glob.removeprefix("./"))
     meaning = {"**": ".*", "**/": "(.*/)?", "*": "[^/]*", "?": "[^/]"}
@@ -177,7 +183,7 @@ def _glob(glob: str) -> re.Pattern:
 
 def _all_shards(names: Iterable[str]) -> bool:
     """Whether no part is missing, as it is after a download that was interrupted."""
-    shards: dict[str, set] = {}
+    shards: dict[str, set[str]] = {}
     for name in names:
         match = _SHARD.search(name)
         if match:

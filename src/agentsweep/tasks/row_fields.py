@@ -10,7 +10,7 @@ with the other: a row has one hash, however its file was written.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentsweep.containers.image_names import benchmark_image, image_problems, qualified
 from agentsweep.errors import ConfigError, show
@@ -42,7 +42,16 @@ _CHANGE = re.compile(
 )
 
 
-def row_of(mapping: Mapping, where: str) -> TaskRow:
+class LightFields(NamedTuple):
+    """What a filter looks at."""
+
+    instance_id: str
+    repo: str | None
+    difficulty: str | None
+    image: str
+
+
+def row_of(mapping: Mapping[str, Any], where: str) -> TaskRow:
     """A row from its fields; `where` is how messages call its place.
 
     The image is that of `image`, `image_name` or `docker_image`, in this order, else the one that
@@ -57,32 +66,32 @@ def row_of(mapping: Mapping, where: str) -> TaskRow:
     """
     fields = _Fields(mapping)
     row = _read(fields)
-    if fields.wrong:
+    if row is None:
         raise ConfigError([f"{where}: {problem}" for problem in fields.wrong])
     return row
 
 
-def light_fields(mapping: Mapping, where: str) -> dict[str, str | None]:
+def light_fields(mapping: Mapping[str, Any], where: str) -> LightFields:
     """What a filter looks at: instance_id, repo, difficulty and image; ConfigError without a name.
 
     Reads the LIGHT_COLUMNS alone and judges nothing else: rows that are not chosen may be broken.
     """
     fields = _Fields(mapping)
     instance_id = _instance_id(fields)
-    if fields.wrong:
+    if fields.wrong or instance_id is None:
         raise ConfigError([f"{where}: {problem}" for problem in fields.wrong])
-    return {
-        "instance_id": instance_id,
-        "repo": fields.text("repo"),
-        "difficulty": _difficulty(fields),
-        "image": _image(fields, instance_id, fields.mapping_at("install_config")),
-    }
+    return LightFields(
+        instance_id,
+        repo=fields.text("repo"),
+        difficulty=_difficulty(fields),
+        image=_image(fields, instance_id, fields.mapping_at("install_config")),
+    )
 
 
 class _Fields:
     """The fields of a row, with what is wrong with them."""
 
-    def __init__(self, mapping: Mapping):
+    def __init__(self, mapping: Mapping[str, Any]):
         self._given = mapping
         self.wrong: list[str] = []
 
@@ -111,7 +120,7 @@ class _Fields:
             return None
         return value
 
-    def mapping_at(self, key: str) -> dict:
+    def mapping_at(self, key: str) -> dict[str, Any]:
         """A mapping, a JSON text of one or a list of pairs; {} where there is none."""
         value = self.value(key)
         found = _plain_mapping(value)
@@ -140,32 +149,12 @@ class _Fields:
 def _read(fields: _Fields) -> TaskRow | None:
     instance_id = _instance_id(fields)
     config = fields.mapping_at("install_config")
-    repo = fields.text("repo", needed="write it as owner/name")
-    if repo is not None and not _is_repo(repo):
-        fields.wrong.append(f"repo: {show(repo)} is not a repository; write it as owner/name")
-    base_commit = fields.text("base_commit", needed="write 40 hex digits")
-    # All data sets have whole hashes. The start of one may mean another commit tomorrow.
-    if base_commit is not None and not re.fullmatch(r"[0-9a-f]{40}", base_commit):
-        fields.wrong.append(
-            f"base_commit: {show(base_commit)} is not a whole commit; write 40 hex digits"
-        )
+    repo = _repo(fields)
+    base_commit = _base_commit(fields)
     statement = fields.text("problem_statement", needed="the agent must get the issue's text")
-    patches = {}
-    for key, needed in (
-        ("patch", "write the gold patch, which validates the task"),
-        ("test_patch", "without it there are no tests to grade by"),
-    ):
-        patches[key] = fields.text(key, needed=needed) or ""
-        if patches[key]:
-            fields.wrong += [f"{key}: {problem}" for problem in _patch_problems(patches[key])]
-    fail_to_pass, pass_to_pass = fields.tests("FAIL_TO_PASS"), fields.tests("PASS_TO_PASS")
-    if not fail_to_pass and not any(said.startswith("FAIL_TO_PASS") for said in fields.wrong):
-        fields.wrong.append("FAIL_TO_PASS: it is empty; a task needs a test that the patch mends")
-    both = [test for test in fail_to_pass if test in set(pass_to_pass)]
-    if both:
-        fields.wrong.append(
-            f"PASS_TO_PASS: {show(both[0])} is in FAIL_TO_PASS too; leave it out of one"
-        )
+    patch = _patch(fields, "patch", "write the gold patch, which validates the task")
+    test_patch = _patch(fields, "test_patch", "without it there are no tests to grade by")
+    fail_to_pass, pass_to_pass = _tests(fields)
     image = _image(fields, instance_id, config)
     if fields.text(_image_key(fields)):
         fields.wrong += [f"{_image_key(fields)}: {problem}" for problem in image_problems(image)]
@@ -180,9 +169,8 @@ def _read(fields: _Fields) -> TaskRow | None:
     layout = _layout(fields, image, config, eval_script)
     install = _commands(config, "install", fields)
     test_commands = _commands(config, "test_cmd", fields)
-    ours = language == "python" and layout == "testbed"
     if not test_commands and eval_script is None:
-        if ours:
+        if language == "python" and layout == "testbed":
             test_commands = () if own_program(repo) else (DEFAULT_TEST_COMMAND,)
         else:
             fields.wrong.append("install_config.test_cmd: missing; write what runs the tests")
@@ -194,15 +182,16 @@ def _read(fields: _Fields) -> TaskRow | None:
             )
         log_parser = None if own_program(repo) else DEFAULT_LOG_PARSER
     environment = _environment(config, fields)
-    if fields.wrong:
+    # What is None was missing, and is wrong.
+    if fields.wrong or not (instance_id and repo and base_commit and statement):
         return None
     return TaskRow(
         instance_id=instance_id,
         repo=repo,
         base_commit=base_commit,
         problem_statement=statement,
-        patch=patches["patch"],
-        test_patch=patches["test_patch"],
+        patch=patch,
+        test_patch=test_patch,
         fail_to_pass=fail_to_pass,
         pass_to_pass=pass_to_pass,
         image=image,
@@ -215,6 +204,43 @@ def _read(fields: _Fields) -> TaskRow | None:
         log_parser=log_parser,
         environment_variables=environment,
     )
+
+
+def _repo(fields: _Fields) -> str | None:
+    repo = fields.text("repo", needed="write it as owner/name")
+    if repo is not None and not _is_repo(repo):
+        fields.wrong.append(f"repo: {show(repo)} is not a repository; write it as owner/name")
+    return repo
+
+
+def _base_commit(fields: _Fields) -> str | None:
+    found = fields.text("base_commit", needed="write 40 hex digits")
+    # All data sets have whole hashes. The start of one may mean another commit tomorrow.
+    if found is not None and not re.fullmatch(r"[0-9a-f]{40}", found):
+        fields.wrong.append(
+            f"base_commit: {show(found)} is not a whole commit; write 40 hex digits"
+        )
+    return found
+
+
+def _patch(fields: _Fields, key: str, needed: str) -> str:
+    found = fields.text(key, needed=needed) or ""
+    if found:
+        fields.wrong += [f"{key}: {problem}" for problem in _patch_problems(found)]
+    return found
+
+
+def _tests(fields: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tests that fail before the patch and pass after it, and those that pass both times."""
+    fail_to_pass, pass_to_pass = fields.tests("FAIL_TO_PASS"), fields.tests("PASS_TO_PASS")
+    if not fail_to_pass and not any(said.startswith("FAIL_TO_PASS") for said in fields.wrong):
+        fields.wrong.append("FAIL_TO_PASS: it is empty; a task needs a test that the patch mends")
+    both = [test for test in fail_to_pass if test in set(pass_to_pass)]
+    if both:
+        fields.wrong.append(
+            f"PASS_TO_PASS: {show(both[0])} is in FAIL_TO_PASS too; leave it out of one"
+        )
+    return fail_to_pass, pass_to_pass
 
 
 def _instance_id(fields: _Fields) -> str | None:
@@ -239,7 +265,7 @@ def _image_key(fields: _Fields) -> str:
     return next((key for key in _IMAGE_KEYS if fields.text(key)), _IMAGE_KEYS[0])
 
 
-def _image(fields: _Fields, instance_id: str | None, config: Mapping) -> str:
+def _image(fields: _Fields, instance_id: str | None, config: Mapping[str, Any]) -> str:
     named = fields.text(_image_key(fields))
     if named is not None:
         return qualified(named.strip())
@@ -247,7 +273,7 @@ def _image(fields: _Fields, instance_id: str | None, config: Mapping) -> str:
     return benchmark_image(instance_id or "", "swerebench" if config else "swebench")
 
 
-def _layout(fields: _Fields, image: str, config: Mapping, eval_script: str | None) -> str:
+def _layout(fields: _Fields, image: str, config: Mapping[str, Any], eval_script: str | None) -> str:
     named = fields.text("layout")
     if named is not None:
         if named not in LAYOUTS:
@@ -274,7 +300,7 @@ def _difficulty(fields: _Fields) -> str | None:
     return None if said is None else _number_or_text(said)
 
 
-def _commands(config: Mapping, key: str, fields: _Fields) -> tuple[str, ...]:
+def _commands(config: Mapping[str, Any], key: str, fields: _Fields) -> tuple[str, ...]:
     value = _value(config, key)
     if value is None:
         return ()
@@ -290,7 +316,7 @@ def _commands(config: Mapping, key: str, fields: _Fields) -> tuple[str, ...]:
     return tuple(line for line in found if line.strip())
 
 
-def _log_parser(fields: _Fields, config: Mapping) -> str | None:
+def _log_parser(fields: _Fields, config: Mapping[str, Any]) -> str | None:
     for value in (
         fields.text("log_parser"),
         _value(config, "log_parser"),
@@ -301,7 +327,7 @@ def _log_parser(fields: _Fields, config: Mapping) -> str | None:
     return None
 
 
-def _environment(config: Mapping, fields: _Fields) -> tuple[tuple[str, str], ...]:
+def _environment(config: Mapping[str, Any], fields: _Fields) -> tuple[tuple[str, str], ...]:
     value = _value(config, "env_vars")
     found = _plain_mapping(value)
     if found is None:
@@ -362,13 +388,13 @@ def _paths(patch: str) -> Iterator[str]:
             yield line.split(" ", 2)[2].rstrip("\r").strip('"')
 
 
-def _value(mapping: Mapping, key: str) -> Any:
+def _value(mapping: Mapping[str, Any], key: str) -> Any:
     """What is there, None for what is as good as nothing: null and NaN, which is not itself."""
     value = mapping.get(key)
     return None if value is None or (isinstance(value, float) and value != value) else value
 
 
-def _plain_mapping(value: Any) -> dict | None:
+def _plain_mapping(value: Any) -> dict[str, Any] | None:
     """A mapping from one, from its JSON text or from pairs; {} for nothing, None for no mapping."""
     if isinstance(value, str):
         if not value.strip():
@@ -385,7 +411,7 @@ def _plain_mapping(value: Any) -> dict | None:
     return None
 
 
-def _plain_list(value: Any) -> list | None:
+def _plain_list(value: Any) -> list[Any] | None:
     if isinstance(value, str):
         value = _json(value)
     return list(value) if isinstance(value, list | tuple) else None

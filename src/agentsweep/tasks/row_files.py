@@ -7,17 +7,24 @@ Parquet only.
 
 import functools
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentsweep.errors import ConfigError, show
 from agentsweep.tasks.row_fields import LIGHT_COLUMNS, ROW_COLUMNS, light_fields, row_of
 from agentsweep.tasks.task_row import TaskRow
 
+if TYPE_CHECKING:
+    import pyarrow
+
 SUFFIXES = (".parquet", ".jsonl", ".json")
 _BATCH_ROWS = 1000
+
+Names = Collection[str]
+# Rows that are wanted; None for all.
+Numbers = Collection[int] | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ def _entries(path: Path, changed_ns: int, size_bytes: int) -> tuple[Entry, ...]:
     for number, record in _records(path, LIGHT_COLUMNS):
         where = f"{path}: row {number}"
         try:
-            entry = Entry(path, number, **light_fields(record, where))
+            entry = Entry(path, number, *light_fields(record, where))
         except ConfigError as error:
             wrong += error.problems
             continue
@@ -86,8 +93,8 @@ def rows(chosen: Collection[Entry]) -> list[TaskRow]:
 
 
 def _records(
-    path: Path, columns: Collection[str], numbers: Collection[int] | None = None
-) -> Iterator[tuple[int, dict]]:
+    path: Path, columns: Names, numbers: Numbers = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows with their numbers: all or some of them, of Parquet with these columns alone."""
     readers = {".parquet": _parquet, ".jsonl": _jsonl, ".json": _json_list}
     if path.suffix not in readers:
@@ -102,7 +109,7 @@ def _records(
         raise ConfigError(f"{path}: cannot be read: {said}") from None
 
 
-def _jsonl(path: Path, _columns, numbers) -> Iterator[tuple[int, Any]]:
+def _jsonl(path: Path, _columns: Names, numbers: Numbers) -> Iterator[tuple[int, Any]]:
     # Not plain UTF-8: editors of Windows write a mark before the first row.
     with path.open(encoding="utf-8-sig", newline="\n") as lines:
         for number, line in enumerate(lines, 1):
@@ -113,7 +120,7 @@ def _jsonl(path: Path, _columns, numbers) -> Iterator[tuple[int, Any]]:
                     raise ConfigError(f"{path}: row {number}: it is not JSON") from None
 
 
-def _json_list(path: Path, _columns, numbers) -> Iterator[tuple[int, Any]]:
+def _json_list(path: Path, _columns: Names, numbers: Numbers) -> Iterator[tuple[int, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
@@ -127,7 +134,7 @@ def _json_list(path: Path, _columns, numbers) -> Iterator[tuple[int, Any]]:
             yield number, record
 
 
-def _parquet(path: Path, columns, numbers) -> Iterator[tuple[int, Any]]:
+def _parquet(path: Path, columns: Names, numbers: Numbers) -> Iterator[tuple[int, Any]]:
     import pyarrow
     from pyarrow import parquet
 
@@ -147,7 +154,9 @@ def _parquet(path: Path, columns, numbers) -> Iterator[tuple[int, Any]]:
         raise ConfigError(f"{path}: it is not a readable Parquet file: {said}") from None
 
 
-def _of_batches(batches, before: int, numbers) -> Iterator[tuple[int, Any]]:
+def _of_batches(
+    batches: Iterable["pyarrow.RecordBatch"], before: int, numbers: Numbers
+) -> Iterator[tuple[int, Any]]:
     for batch in batches:
         if numbers is None:
             yield from enumerate(batch.to_pylist(), before + 1)

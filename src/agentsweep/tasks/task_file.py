@@ -1,6 +1,6 @@
 """Tasks: what an agent is asked to do, in which image, and what plays the model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,9 @@ from agentsweep import schema
 from agentsweep.containers.image_names import TRANSPORTS, benchmark_image, image_problems
 from agentsweep.errors import ConfigError, show
 from agentsweep.gateway.scenario import load as load_scenario
+from agentsweep.schema import Json
 from agentsweep.tasks import row_sources
+from agentsweep.tasks.models import TaskFile
 from agentsweep.tasks.task_row import TaskRow
 
 # How the images of SWE-bench and of the first SWE-rebench are laid out.
@@ -63,7 +65,7 @@ class Task:
         # Not str.format: issue texts and prompts are full of braces.
         return self.template.replace(_PLACEHOLDER, self.problem_statement)
 
-    def without_row(self) -> dict:
+    def without_row(self) -> Json:
         """The task as a mapping for `tasks`: what a run needs of its row, and the row's hash."""
         return {
             "kind": self.kind,
@@ -80,7 +82,7 @@ class Task:
         }
 
 
-def load_task(name: str, source: str | Mapping, where: str, row: TaskRow | None = None) -> Task:
+def load_task(name: str, source: str | Json, where: str, row: TaskRow | None = None) -> Task:
     """A task from its file or from the mapping in its place.
 
     `where` is how messages call the place of a mapping; `row` is the one that a mapping's `row`
@@ -92,50 +94,52 @@ def load_task(name: str, source: str | Mapping, where: str, row: TaskRow | None 
         content = dict(source)
     if "row" in content:
         content = {"kind": "swe"} | content
-    wrong = [
-        f"{where}{schema.dotted(path)}: {problem}"
-        for path, problem in schema.problems("task", content)
-    ]
-    if wrong:
-        raise ConfigError(wrong)
-    if "row" in content:
-        if content["kind"] != "swe":
-            raise ConfigError(f"{where}kind: {content['kind']!r} has no `row`; write swe")
+    file = _checked(content, where)
+    if file.row is not None:
+        if file.kind != "swe":
+            raise ConfigError(f"{where}kind: {file.kind!r} has no `row`; write swe")
         for key in ("row_sha256", "base_commit"):
-            if content.get(key) is not None:
+            if getattr(file, key) is not None:
                 raise ConfigError(f"{where}{key}: `row` is there too; leave one out")
-        row = row or row_sources.find(content["row"], f"{where}row")
-        content = _of_row(row) | content
-    content = schema.with_defaults("task", content)
-    wrong = [f"{where}{problem}" for problem in _problems(content)]
-    scenario, scenario_sha256 = content["scenario"], None
+        row = row or row_sources.find(file.row, f"{where}row")
+        file = _checked(_of_row(row) | content, where)
+    wrong = [f"{where}{problem}" for problem in _problems(file)]
+    scenario = Path(file.scenario) if file.scenario is not None else None
+    scenario_sha256 = None
     if scenario is not None:
         try:
-            scenario_sha256 = load_scenario(Path(scenario)).sha256
+            scenario_sha256 = load_scenario(scenario).sha256
         except ConfigError as error:
             wrong += error.problems
     if wrong:
         raise ConfigError(wrong)
-    instance_id = content["instance_id"] or name
+    instance_id = file.instance_id or name
     return Task(
         name=name,
-        kind=content["kind"],
+        kind=file.kind,
         instance_id=instance_id,
-        reference=content["image"] or benchmark_image(instance_id),
-        workdir=content["workdir"],
-        environment=content["environment"],
-        python=content["python"],
-        template=content["prompt"] or _SWE_PROMPT,
-        problem_statement=(content["problem_statement"] or "").strip(),
-        scenario=Path(scenario) if scenario is not None else None,
+        reference=file.image or benchmark_image(instance_id),
+        workdir=file.workdir,
+        environment=file.environment,
+        python=file.python,
+        template=file.prompt or _SWE_PROMPT,
+        problem_statement=(file.problem_statement or "").strip(),
+        scenario=scenario,
         scenario_sha256=scenario_sha256,
         row=row,
-        row_sha256=row.sha256 if row else content["row_sha256"],
-        base_commit=row.base_commit if row else content["base_commit"],
+        row_sha256=row.sha256 if row else file.row_sha256,
+        base_commit=row.base_commit if row else file.base_commit,
     )
 
 
-def _of_row(row: TaskRow) -> dict:
+def _checked(content: Json, where: str) -> TaskFile:
+    file, problems = schema.check(TaskFile, content)
+    if file is None:
+        raise ConfigError([f"{where}{schema.dotted(path)}: {said}" for path, said in problems])
+    return file
+
+
+def _of_row(row: TaskRow) -> Json:
     """What a row says of its task: of the patches, the tests and the hints nothing."""
     return {
         "instance_id": row.instance_id,
@@ -149,9 +153,9 @@ def _of_row(row: TaskRow) -> dict:
     }
 
 
-def _problems(content: Mapping):
-    statement, prompt = content["problem_statement"], content["prompt"]
-    if content["kind"] == "swe":
+def _problems(file: TaskFile) -> Iterator[str]:
+    statement, prompt = file.problem_statement, file.prompt
+    if file.kind == "swe":
         if not (statement or "").strip():
             yield (
                 f"problem_statement: {show(statement)} is empty; a task of kind swe needs "
@@ -160,18 +164,18 @@ def _problems(content: Mapping):
         if prompt is not None and _PLACEHOLDER not in prompt:
             yield f"prompt: no {_PLACEHOLDER} in it, so that the agent would not see the issue"
     else:
-        if not (prompt or "").strip():
+        if prompt is None or not prompt.strip():
             yield (
-                f"prompt: {show(prompt)} is empty; a task of kind {content['kind']} needs "
+                f"prompt: {show(prompt)} is empty; a task of kind {file.kind} needs "
                 "the text that the agent gets"
             )
         elif _PLACEHOLDER in prompt and not (statement or "").strip():
             yield f"problem_statement: missing; the prompt has {_PLACEHOLDER} in it"
-        if content["image"] is None:
+        if file.image is None:
             yield (
                 f"image: missing; only tasks of kind swe have an image by their name "
                 f"(allowed are {', '.join(TRANSPORTS)})"
             )
-    if content["image"] is not None:
-        for problem in image_problems(content["image"]):
+    if file.image is not None:
+        for problem in image_problems(file.image):
             yield f"image: {problem}"

@@ -13,13 +13,17 @@ from pathlib import Path
 from agentsweep import schema
 from agentsweep.containers.image_lock import Locked
 from agentsweep.errors import ConfigError, show
+from agentsweep.schema import Json
 from agentsweep.tasks import row_files, row_sources
 from agentsweep.tasks.hub import HubSplit
+from agentsweep.tasks.models import Filter, Row, Rows, TaskSetFile
 from agentsweep.tasks.row_files import Entry
 from agentsweep.tasks.task_row import TaskRow
 from agentsweep.units import parse_size
 
-_COMMON = ("workdir", "environment", "python", "prompt", "scenario")
+_COMMON = {"workdir", "environment", "python", "prompt", "scenario"}
+# Where an entry of `tasks` says where its rows are.
+_SOURCES: Mapping[str, type[Rows]] = {"rows": Rows, "row": Row}
 _PLACEHOLDER = "{instance_id}"
 # More rows than these have the same thing wrong with them, mostly.
 _MOST_PROBLEMS = 20
@@ -34,12 +38,9 @@ class TaskSet:
     """
 
     name: str
-    source: Mapping
-    filter: Mapping
-    sample: Mapping | None
+    file: TaskSetFile
     rows: tuple[TaskRow, ...]
     sized: tuple[str, ...]
-    common: Mapping
 
     @property
     def names(self) -> list[str]:
@@ -53,16 +54,16 @@ class TaskSet:
             "\n".join(sorted(row.sha256 for row in self.rows)).encode()
         ).hexdigest()
 
-    def task(self, row: TaskRow) -> dict:
+    def task(self, row: TaskRow) -> Json:
         """A row's task, as a mapping that could stand in `tasks` by itself."""
-        common = {key: value for key, value in self.common.items() if value is not None}
-        if "scenario" in common:
-            common["scenario"] = common["scenario"].replace(_PLACEHOLDER, row.instance_id)
-        source = {key: value for key, value in self.source.items() if value is not None}
+        common = self.file.model_dump(include=_COMMON, exclude_none=True)
+        if self.file.scenario is not None:
+            common["scenario"] = self.file.scenario.replace(_PLACEHOLDER, row.instance_id)
+        source = self.file.rows.model_dump(exclude_none=True)
         return {"kind": "swe", "row": source | {"id": row.instance_id}, **common}
 
 
-def content_of(source: str | Mapping) -> Mapping | None:
+def content_of(source: str | Json) -> Json | None:
     """The mapping of a set, in place or in a file; None for what is a task."""
     if isinstance(source, str):
         if not Path(source).is_file():
@@ -71,7 +72,7 @@ def content_of(source: str | Mapping) -> Mapping | None:
     return source if "rows" in source else None
 
 
-def load_set(name: str, source: str | Mapping, where: str, locked: Mapping[str, Locked]) -> TaskSet:
+def load_set(name: str, source: str | Json, where: str, locked: Mapping[str, Locked]) -> TaskSet:
     """A set from its file or from the mapping in its place.
 
     `where` is how messages call the place of a mapping (`config.yaml: tasks.verified`); `locked`
@@ -79,88 +80,76 @@ def load_set(name: str, source: str | Mapping, where: str, locked: Mapping[str, 
     """
     content = content_of(source)
     before = f"{source}: " if isinstance(source, str) else f"{where}."
-    wrong = [
-        f"{before}{schema.dotted(path)}: {problem}"
-        for path, problem in schema.problems("task_set", content)
-    ]
+    file, problems = schema.check(TaskSetFile, content)
+    if file is None:
+        raise ConfigError([f"{before}{schema.dotted(path)}: {said}" for path, said in problems])
+    wrong = [f"{before}{problem}" for problem in _problems(file)]
     if wrong:
         raise ConfigError(wrong)
-    content = schema.with_defaults("task_set", content)
-    wrong = [f"{before}{problem}" for problem in _problems(content)]
-    if wrong:
-        raise ConfigError(wrong)
-    found = row_sources.entries(content["rows"], f"{before}rows")
-    chosen, sized = _chosen(found, content, before, locked)
+    found = row_sources.entries(file.rows, f"{before}rows")
+    chosen, sized = _chosen(found, file, before, locked)
     try:
         rows = row_files.rows(chosen)
     except ConfigError as error:
         raise ConfigError(_shortened(error.problems)) from None
-    return TaskSet(
-        name=name,
-        source=content["rows"],
-        filter=content["filter"],
-        sample=content.get("sample"),
-        rows=tuple(rows),
-        sized=sized,
-        common={key: content[key] for key in _COMMON},
-    )
+    return TaskSet(name=name, file=file, rows=tuple(rows), sized=sized)
 
 
-def _problems(content: Mapping) -> Iterator[str]:
-    limit = content["filter"]["max_image_size"]
+def _problems(file: TaskSetFile) -> Iterator[str]:
+    limit = file.filter.max_image_size
     if limit is not None:
         try:
             parse_size(limit)
         except ValueError as error:
             yield f"filter.max_image_size: {error}"
-    if content["prompt"] is not None and "{problem_statement}" not in content["prompt"]:
+    if file.prompt is not None and "{problem_statement}" not in file.prompt:
         yield "prompt: no {problem_statement} in it, so that the agent would not see the issue"
 
 
 def _chosen(
-    found: list[Entry], content: Mapping, before: str, locked: Mapping[str, Locked]
+    found: list[Entry], file: TaskSetFile, before: str, locked: Mapping[str, Locked]
 ) -> tuple[list[Entry], tuple[str, ...]]:
     """The rows that filter and sample take, in the source's order; and whose sizes matter."""
-    wanted, source = content["filter"], row_sources.named(content["rows"])
+    wanted, source = file.filter, row_sources.named(file.rows)
     known = {entry.instance_id for entry in found}
     wrong = [
         f"{before}filter.ids[{index}]: {show(name)} is not in {source}"
-        for index, name in enumerate(wanted["ids"] or ())
+        for index, name in enumerate(wanted.ids or ())
         if name not in known
     ]
     if wrong:
         raise ConfigError(_shortened(wrong))
     kept = [entry for entry in found if _meets(entry, wanted)]
     sized: tuple[str, ...] = ()
-    if wanted["max_image_size"] is not None:
+    if wanted.max_image_size is not None:
         sized = tuple(dict.fromkeys(entry.image for entry in kept))
-        kept = _small_enough(kept, parse_size(wanted["max_image_size"]), locked)
+        kept = _small_enough(kept, parse_size(wanted.max_image_size), locked)
     if not kept:
         raise ConfigError(
             f"{before}filter: none of the {len(found)} rows of {source} meets it; write another"
             if found
             else f"{before}rows: {source} has no rows"
         )
-    sample = content.get("sample")
+    sample = file.sample
     if sample is not None:
-        if sample["size"] > len(kept):
+        if sample.size > len(kept):
             raise ConfigError(
-                f"{before}sample.size: {sample['size']} is more than the {len(kept)} rows that "
+                f"{before}sample.size: {sample.size} is more than the {len(kept)} rows that "
                 "there are; write that or less"
             )
-        order = sorted(kept, key=lambda entry: _rank(sample["seed"], entry.instance_id))
-        taken = set(order[: sample["size"]])
+        order = sorted(kept, key=lambda entry: _rank(sample.seed, entry.instance_id))
+        taken = set(order[: sample.size])
         kept = [entry for entry in kept if entry in taken]
     return kept, sized
 
 
-def _meets(entry: Entry, wanted: Mapping) -> bool:
+def _meets(entry: Entry, wanted: Filter) -> bool:
     return all(
-        wanted[key] is None or value in map(str, wanted[key])
-        for key, value in (
-            ("ids", entry.instance_id),
-            ("repository", entry.repo),
-            ("difficulty", entry.difficulty),
+        allowed is None or any(value == str(one) for one in allowed)
+        for allowed, value in (
+            (wanted.ids, entry.instance_id),
+            (wanted.repository, entry.repo),
+            (wanted.difficulty, entry.difficulty),
         )
     )
 
@@ -186,31 +175,27 @@ def _shortened(problems: list[str]) -> list[str]:
     return [*problems[:_MOST_PROBLEMS], f"… and {left} more like these"]
 
 
-def hub_splits(tasks: Mapping) -> list[HubSplit]:
+def hub_splits(tasks: Json) -> list[HubSplit]:
     """The splits on the hub that the entries of `tasks` name, each once.
 
     Raises ConfigError with what is wrong with them.
     """
-    found, wrong = {}, []
+    found: dict[HubSplit, None] = {}
+    wrong: list[str] = []
     for name, entry in tasks.items():
         content = entry
         if isinstance(entry, str) and Path(entry).is_file():
             content = schema.read_mapping(Path(entry))
-        for key, kind in (("rows", "task_set"), ("row", "task")):
+        for key, model in _SOURCES.items():
             source = content.get(key) if isinstance(content, Mapping) else None
             if not isinstance(source, Mapping) or source.get("hub") is None:
                 continue
-            said = [
-                *(
-                    f".{schema.dotted(path[1:])}: {problem}"
-                    for path, problem in schema.problems(kind, content)
-                    if path[:1] == (key,)
-                ),
-                *row_sources.problems(source),
-            ]
+            rows, problems = schema.check(model, source)
+            said = [f".{schema.dotted(path)}: {problem}" for path, problem in problems]
+            said += row_sources.problems(rows) if rows else ()
             wrong += [f"tasks.{name}.{key}{problem}" for problem in said]
-            if not said:
-                found[row_sources.of_hub(source)] = None
+            if rows and not said:
+                found[row_sources.of_hub(rows)] = None
     if wrong:
         raise ConfigError(wrong)
     return list(found)

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+# One of Snakemake's, whose types we do not load.
+Job = Any
 
 _MARK = "agentsweep: "
 
 
-def lines(jobs: Iterable) -> list[str]:
+def lines(jobs: Iterable[Job]) -> list[str]:
     """A line for each of Snakemake's failed jobs, those of a group one by one."""
     found = []
     for job in jobs:
@@ -31,25 +35,25 @@ def sentence(log: str) -> str | None:
     return "; ".join(said) or None
 
 
-def _error(job) -> str | None:
+def _error(job: Job) -> str | None:
     return sentence(_log(job))
 
 
-def _last_line(job) -> str:
+def _last_line(job: Job) -> str:
     written = _log(job).rstrip().splitlines()
     if written:
         return f"{written[-1].strip()} (see {job.log[0]})"
     return "it ended without a word; see what Snakemake says of it above"
 
 
-def _log(job) -> str:
+def _log(job: Job) -> str:
     try:
         return Path(job.log[0]).read_text(encoding="utf-8", errors="replace")
     except (IndexError, OSError):
         return ""
 
 
-def _name(job) -> str:
+def _name(job: Job) -> str:
     """The cell of a run, else the rule with what tells its jobs from each other."""
     values = dict(job.wildcards.items())
     if "replicate" in values:

@@ -7,19 +7,22 @@ reads the configuration and what that names, and does nothing else.
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from agentsweep import untrusted
-from agentsweep.config import config as configuration
 from agentsweep.config import model_settings
-from agentsweep.config.config import Cell, Import, Machine
+from agentsweep.config.agent_models import LIVE
+from agentsweep.config.cells import Cell
+from agentsweep.config.config import Import
+from agentsweep.config.load import load
 from agentsweep.errors import AgentsweepError, ConfigError
 from agentsweep.extraction.agentcgroup_layout import AttemptDir, attempts_in
 from agentsweep.gateway import credentials
 from agentsweep.grading import grading_job
+from agentsweep.host.capacity import Machine
 from agentsweep.runs.live_run_count import Ledger
 from agentsweep.runs.recall import is_run_of
 from agentsweep.runs.spec import ImageRef
@@ -42,18 +45,18 @@ class Sweep:
 
     def __init__(
         self,
-        merged: Mapping,
+        merged: dict[str, Any],
         files: Iterable[str | Path] = (),
         announce: bool = True,
         machine: Machine | None = None,
         stream: TextIO | None = None,
     ):
-        self.config = configuration.load(merged, files=files)
+        self.config = load(merged, files=files)
         self.cells = self.config.cells()
         self.gradable = [
             task for task in self.config.task_names() if grading_job.gradable(self.config, task)
         ]
-        if self.config["sweep"]["skip_unfit"] and announce and machine is not None:
+        if self.config.sweep.skip_unfit and announce and machine is not None:
             self._skip_unfit(machine, stream or sys.stderr)
         if announce:
             self._leave_out_invalid(stream or sys.stderr)
@@ -75,7 +78,7 @@ class Sweep:
         rows = (self.config.task(task).row for task in tasks)
         return next((row.base_commit for row in rows if row is not None), None)
 
-    def cell(self, wildcards) -> Cell:
+    def cell(self, wildcards: Any) -> Cell:
         """The cell behind the wildcards of a path."""
         return self._by_values[
             wildcards.task,
@@ -87,7 +90,7 @@ class Sweep:
 
     def wanted(self) -> list[Cell]:
         """The cells that figures are made of: all, or with `partial` those that have their run."""
-        if not self.config["partial"]:
+        if not self.config.partial:
             return self.cells
         return [cell for cell in self.cells if self.has_run(cell)]
 
@@ -99,7 +102,7 @@ class Sweep:
         # Where earlier runs of it do not count, neither do their files.
         if choice.before:
             return False
-        result = Path(self.config["paths"]["results"]) / "runs" / cell.id / "result.json"
+        result = Path(self.config.paths.results) / "runs" / cell.id / "result.json"
         try:
             found = untrusted.read_json(result)
         except (OSError, ValueError):
@@ -152,7 +155,7 @@ class Sweep:
         """The environment variables that may hold the key of a live run."""
         names = dict.fromkeys(cell.agent for cell in self.cells)
         settings = [self.config.agent_settings(name) for name in names]
-        return credentials.variables(one["credential"] for one in settings)
+        return credentials.variables(one.credential for one in settings)
 
     def check_host(self, cells: Iterable[Cell], stream: TextIO | None = None) -> None:
         """Ask this machine, before the first image is pulled, what the cells to be run need of it.
@@ -164,13 +167,13 @@ class Sweep:
             cell
             for cell in cells
             if not self.config.is_sealed(cell)
-            and self.config.agent_settings(cell.agent)["on_miss"] == "run"
+            and self.config.agent_settings(cell.agent).on_miss == "run"
         ]
         if not running:
             return
-        from agentsweep.cli import doctor
+        from agentsweep.cli.checks import limits
 
-        doctor.check_limits(self.config)
+        limits.check_limits(self.config)
         graded = [cell for cell in running if cell.task in self.gradable]
         reason = grading_job.misfit(self.config, Machine.here()) if graded else None
         if reason is not None:
@@ -198,7 +201,7 @@ class Sweep:
         With `keep_invalid`, too: whether a task is valid then decides nothing, but what its tests
         come to with its own patch does.
         """
-        if not self.config["grading"]["validations"]:
+        if not self.config.grading.validations:
             return {}
         tasks = dict.fromkeys(cell.task for cell in self.graded_cells())
         return {task: grading_job.validation_id(self.config, task) for task in tasks}
@@ -233,11 +236,11 @@ class Sweep:
             "key": one_of(key for _, key in parts),
         }
 
-    def _values(self, name: str) -> list:
+    def _values(self, name: str) -> list[Any]:
         return list(dict.fromkeys(getattr(cell, name) for cell in self.cells))
 
     def _announce_live(self, stream: TextIO) -> None:
-        live = [cell for cell in self.wanted() if self.config.mode(cell) == model_settings.LIVE]
+        live = [cell for cell in self.wanted() if self.config.mode(cell) == LIVE]
         if not live:
             return
         paid = sum(self.config.is_paid(cell) for cell in live)
@@ -247,7 +250,7 @@ class Sweep:
             f"{'is' if sealed == 1 else 'are'} in the store"
         )
         started = Ledger(self.config.store().root).started()
-        most = self.config["agent"]["max_live_runs"]
+        most = self.config.agent.max_live_runs
         if most is not None:
             left = max(0, most - started)
             if left < paid:
@@ -286,7 +289,7 @@ class Sweep:
         self.cells = kept
 
 
-def one_of(values: Iterable) -> str:
+def one_of(values: Iterable[object]) -> str:
     """A pattern that matches the values and nothing else."""
     return "|".join(re.escape(str(value)) for value in dict.fromkeys(values)) or UNMATCHABLE
 

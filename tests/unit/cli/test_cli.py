@@ -17,7 +17,7 @@ import small_sweep
 import yaml
 
 from agentsweep.cli import configuration, images, main, progress
-from agentsweep.config import config
+from agentsweep.config.load import load as load_config
 from agentsweep.errors import InfraError
 from agentsweep.runs import run_cell, store
 from agentsweep.units import parse_size
@@ -66,7 +66,7 @@ def refused(run):
 
 def put(root: Path, cell_id: str = CELL, state: str = "sealed", result="made"):
     """An attempt in the store; `result` is the text of its result.json, None for none."""
-    loaded = config.load([Path("config/config.yaml")])
+    loaded = load_config([Path("config/config.yaml")])
     cell = loaded.cell(cell_id)
     spec = loaded.spec(cell)
     key, where = store.spec_sha256(spec), store.Store(root)
@@ -224,7 +224,7 @@ def test_run_refuses_an_image_that_is_not_locked(refused, sweep):
 
 
 def test_run_finds_the_image_and_the_place_of_its_files_by_itself(run, sweep, monkeypatch):
-    loaded = config.load([Path("config/config.yaml")])
+    loaded = load_config([Path("config/config.yaml")])
     folder = sweep / "results" / "images" / loaded.image_of("fix").directory
     folder.mkdir(parents=True)
     (folder / "image.json").write_text(json.dumps(image_record()), encoding="utf-8")

@@ -15,12 +15,13 @@ import pytest
 import small_sweep
 
 from agentsweep.cli import doctor, main
-from agentsweep.cli.doctor import Check
-from agentsweep.config import config
+from agentsweep.cli.checks import agents, host, images, limits
+from agentsweep.cli.checks.check import Check
+from agentsweep.config.load import load as load_config
 from agentsweep.containers import engines, slurm_scope
 from agentsweep.containers.podman import Podman
 from agentsweep.errors import InfraError
-from agentsweep.host import limits, machine_facts
+from agentsweep.host import machine_facts
 
 VERSION = "2.1.330"
 HEALTHY = {
@@ -40,7 +41,7 @@ def sweep(tmp_path, monkeypatch):
     """Loads the small sweep, with overrides."""
     small_sweep.write(tmp_path)
     monkeypatch.chdir(tmp_path)
-    return lambda **overrides: config.load([tmp_path / "config.yaml"], overrides)
+    return lambda **overrides: load_config([tmp_path / "config.yaml"], overrides)
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def good(check: Check) -> None:
 
 def test_no_engine_on_path(sweep, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    found, checks = doctor._engine_checks(sweep())
+    found, checks = limits.engine_checks(sweep())
     assert found is None and len(checks) == 1
     bad(checks[0], "podman or docker is not on PATH", "`make system`")
 
@@ -85,13 +86,13 @@ def test_an_engine_that_starts_no_container_does_not_send_to_the_doctor(sweep, m
                          "run `agentsweep doctor`")  # fmt: skip
 
     monkeypatch.setattr(engines, "find_engine", refuse)
-    _, checks = doctor._engine_checks(sweep())
+    _, checks = limits.engine_checks(sweep())
     bad(checks[0], "crun: EPERM", "mend what it says")
     assert "agentsweep doctor" not in checks[0].detail
 
 
 def host_checks(**state) -> dict[str, Check]:
-    checks = doctor._host_checks(HEALTHY | state, 1000, pinned=False)
+    checks = limits._host_checks(HEALTHY | state, 1000, pinned=False)
     return {check.name: check for check in checks}
 
 
@@ -117,25 +118,25 @@ def test_the_vfs_driver_is_slow():
 def test_delegation(tmp_path):
     """Stand-in: a file in the place of systemd's, which only cgroup v2 hosts have."""
     controllers = tmp_path / "cgroup.controllers"
-    bad(doctor._delegation(controllers, pinned=False), "log in through systemd", state="warn")
+    bad(limits._delegation(controllers, pinned=False), "log in through systemd", state="warn")
     controllers.write_text("memory pids\n", encoding="utf-8")
     bad(
-        doctor._delegation(controllers, pinned=False),
+        limits._delegation(controllers, pinned=False),
         "not delegated to you: cpu",
         "Delegate=cpu memory pids",
     )
     controllers.write_text("cpuset cpu io memory pids\n", encoding="utf-8")
-    good(doctor._delegation(controllers, pinned=True))
+    good(limits._delegation(controllers, pinned=True))
     controllers.write_text("cpu io memory pids\n", encoding="utf-8")
-    good(doctor._delegation(controllers, pinned=False))
+    good(limits._delegation(controllers, pinned=False))
     said = "not delegated to you: cpuset"
-    bad(doctor._delegation(controllers, pinned=True), said, "Delegate=cpu cpuset memory pids")
+    bad(limits._delegation(controllers, pinned=True), said, "Delegate=cpu cpuset memory pids")
 
 
 def test_a_job_that_has_no_cgroup_takes_no_container(monkeypatch):
     """Stand-in: the environment of a Slurm job, whose cgroup this process is not in."""
     monkeypatch.setenv("SLURM_JOB_ID", "99999999")
-    (check,) = doctor._probe_limits(None, HEALTHY, in_job=True)
+    (check,) = limits._probe_limits(None, HEALTHY, in_job=True)
     bad(check, "has no cgroup", "set container.cgroup_parent to `engine`")
 
 
@@ -145,47 +146,47 @@ def test_a_manager_that_takes_slices_only_takes_no_job(monkeypatch, tmp_path):
     monkeypatch.setattr(slurm_scope.ClusterJob, "here", lambda: job)
     found = Podman(None, tmp_path)
     monkeypatch.setattr(found, "info", lambda: HEALTHY | {"cgroup_manager": "systemd"})
-    (check,) = doctor._probe_limits(found, found.info(), in_job=True)
+    (check,) = limits._probe_limits(found, found.info(), in_job=True)
     bad(check, "takes slices only", "set container.cgroup_parent to `engine`")
 
 
 def test_limits_that_the_kernel_does_not_have():
     """Stand-in: what the kernel says is in force; this host's kernel enforces limits."""
     effective = {"memory_bytes": 2**40, "cpus": None}
-    memory = doctor._memory_probe(None, HEALTHY, None, None, effective)
+    memory = limits._memory_probe(None, HEALTHY, None, None, effective)
     bad(memory, f"kernel says {2**40}", "memory controller")
-    cpu = doctor._cpu_probe(None, HEALTHY, None, None, effective)
+    cpu = limits._cpu_probe(None, HEALTHY, None, None, effective)
     bad(cpu, "kernel says None", "cpu controller")
-    bad(doctor._cpu_probe(None, HEALTHY, None, None, {"cpus": 2.0}), "kernel says 2.0")
+    bad(limits._cpu_probe(None, HEALTHY, None, None, {"cpus": 2.0}), "kernel says 2.0")
     # Recorded with real containers: cgroup_recordings/rootless-cgroupfs.json.
     ignored = HEALTHY | {"rootless": True, "cgroup_version": 2, "cgroup_manager": "cgroupfs"}
     unlimited = {"memory_bytes": None, "cpus": None}
-    for probe in (doctor._memory_probe, doctor._cpu_probe):
+    for probe in (limits._memory_probe, limits._cpu_probe):
         bad(probe(None, ignored, None, None, unlimited), "systemd cgroup manager")
 
 
 def test_limits_that_do_not_act():
     """Stand-in: counters of a kernel that kills and throttles nobody."""
-    bad(doctor._memory_verdict(0), "twice the limit", "swapon")
-    good(doctor._memory_verdict(1))
-    bad(doctor._cpu_verdict(used=0.99, throttled=5), "used 0.99")
-    bad(doctor._cpu_verdict(used=0.2, throttled=0), "throttled 0x")
-    good(doctor._cpu_verdict(used=0.2, throttled=9))
+    bad(limits._memory_verdict(0), "twice the limit", "swapon")
+    good(limits._memory_verdict(1))
+    bad(limits._cpu_verdict(used=0.99, throttled=5), "used 0.99")
+    bad(limits._cpu_verdict(used=0.2, throttled=0), "throttled 0x")
+    good(limits._cpu_verdict(used=0.2, throttled=9))
 
 
 def test_swap_and_kernel_log_are_noted():
     """Stand-in: a host with swap, and a kernel log that is closed to users."""
-    bad(doctor._swap(2**30), "1024 MiB of swap", state="note")
-    good(doctor._swap(0))
-    bad(doctor._kernel_log(None), "counters", state="note")
-    good(doctor._kernel_log([]))
+    bad(host.swap(2**30), "1024 MiB of swap", state="note")
+    good(host.swap(0))
+    bad(host.kernel_log(None), "counters", state="note")
+    good(host.kernel_log([]))
 
 
 # The agent's binary
 
 
 def agent_check(loaded) -> Check:
-    return next(iter(doctor._agent_checks(loaded)))
+    return next(iter(agents.agent_checks(loaded)))
 
 
 def test_an_agent_that_is_missing_or_another_one(sweep):
@@ -198,7 +199,7 @@ def test_an_agent_that_is_missing_or_another_one(sweep):
 
 
 def test_the_right_agent(binary):
-    good(doctor._version_check("claude", binary(f"#!/bin/sh\necho '{VERSION} (x)'\n"), VERSION))
+    good(agents._version_check("claude", binary(f"#!/bin/sh\necho '{VERSION} (x)'\n"), VERSION))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_the_right_agent(binary):
     ],
 )
 def test_an_agent_that_does_not_work(binary, script, said):
-    bad(doctor._version_check("claude", binary(f"#!/bin/sh\n{script}\n"), VERSION), said)
+    bad(agents._version_check("claude", binary(f"#!/bin/sh\n{script}\n"), VERSION), said)
 
 
 @pytest.mark.parametrize(
@@ -226,31 +227,31 @@ def test_an_agent_that_does_not_work(binary, script, said):
 def test_a_library_is_not_found(binary, loader_says):
     """Stand-in: a script that says what the loaders of glibc and musl say; this host has glibc."""
     script = binary(f'#!/bin/sh\ncat >&2 <<"END"\n{loader_says}\nEND\nexit 127\n')
-    check = doctor._version_check("claude", script, VERSION)
+    check = agents._version_check("claude", script, VERSION)
     bad(check, "a library of the agent is missing", loader_says, "glibc 2.26", "userland: host")
 
 
 def test_the_loader_itself_is_missing(binary):
     """Stand-in: an interpreter that is not there, for which the kernel says the same."""
-    check = doctor._version_check("claude", binary("#!/nowhere/ld-linux.so.2\n"), VERSION)
+    check = agents._version_check("claude", binary("#!/nowhere/ld-linux.so.2\n"), VERSION)
     bad(check, "a library of the agent is missing", "glibc 2.26")
 
 
 def test_a_file_that_is_no_program(binary):
-    bad(doctor._version_check("claude", binary("\x7fELF nonsense"), VERSION), "make agent")
+    bad(agents._version_check("claude", binary("\x7fELF nonsense"), VERSION), "make agent")
 
 
 def test_no_output_and_no_end(binary, monkeypatch):
     """Stand-in: a script that hangs; the real binary cannot be made to."""
-    monkeypatch.setattr(doctor, "_START_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(agents, "START_TIMEOUT_S", 0.2)
     script = binary("#!/bin/sh\nexec sleep 30\n")
-    bad(doctor._version_check("claude", script, VERSION), "no output and no end")
+    bad(agents._version_check("claude", script, VERSION), "no output and no end")
 
 
 def test_a_stall_limit_above_the_wall_limit_notices_no_hang(sweep):
-    (check,) = doctor._limit_settings(sweep(agent={"stall_s": 60, "timeout_s": 60}))
+    (check,) = agents.stall_checks(sweep(agent={"stall_s": 60, "timeout_s": 60}))
     bad(check, "noticed at the wall limit only", state="warn")
-    (check,) = doctor._limit_settings(sweep(agent={"stall_s": 60, "timeout_s": 61}))
+    (check,) = agents.stall_checks(sweep(agent={"stall_s": 60, "timeout_s": 61}))
     good(check)
 
 
@@ -258,7 +259,7 @@ def test_a_stall_limit_above_the_wall_limit_notices_no_hang(sweep):
 
 
 def credential_check(loaded) -> Check:
-    (check,) = doctor._credential_checks(loaded)
+    (check,) = agents.credential_checks(loaded)
     return check
 
 
@@ -289,7 +290,7 @@ def test_the_key_that_is_looked_for_by_itself(sweep, monkeypatch):
 
 
 def test_agents_that_are_not_live_need_no_key(sweep):
-    assert list(doctor._credential_checks(sweep())) == []
+    assert list(agents.credential_checks(sweep())) == []
 
 
 # What the agent needs around it
@@ -297,19 +298,19 @@ def test_agents_that_are_not_live_need_no_key(sweep):
 
 def test_the_agent_as_root():
     """Stand-in: the configuration refuses uid 0 before the doctor can see it."""
-    bad(doctor._user(0), "root", "container.uid")
-    good(doctor._user(1000))
+    bad(host._user(0), "root", "container.uid")
+    good(host._user(1000))
 
 
 def test_certificates(tmp_path):
     """Stand-in: other places than this host's, which has certificates."""
     places = (tmp_path / "a.crt", tmp_path / "b.crt")
-    bad(doctor._certificates(places, needed=True), "a.crt", "ca-certificates")
-    assert doctor._certificates(places, needed=False).state == "note"
+    bad(host._certificates(places, needed=True), "a.crt", "ca-certificates")
+    assert host._certificates(places, needed=False).state == "note"
     places[0].touch()
-    bad(doctor._certificates(places, needed=True))
+    bad(host._certificates(places, needed=True))
     places[1].write_text("-----BEGIN CERTIFICATE-----", encoding="utf-8")
-    good(doctor._certificates(places, needed=True))
+    good(host._certificates(places, needed=True))
 
 
 @pytest.mark.parametrize(
@@ -323,22 +324,22 @@ def test_certificates(tmp_path):
 )
 def test_who_needs_certificates(sweep, monkeypatch, reference, network, state):
     """Stand-in: no certificates on this host."""
-    monkeypatch.setattr(doctor, "_CERTIFICATES", (Path("/nowhere/ca.crt"),))
+    monkeypatch.setattr(host, "_CERTIFICATES", (Path("/nowhere/ca.crt"),))
     loaded = sweep(
         tasks={"fix": {"kind": "swe", "image": reference, "problem_statement": "x",
                        "scenario": "scenario.yaml"}},
         container={"network": network},
     )  # fmt: skip
-    checks = {check.name: check.state for check in doctor._mode_checks(loaded)}
+    checks = {check.name: check.state for check in host.mode_checks(loaded)}
     assert checks["certificates"] == state
 
 
 def test_the_configuration_directory(tmp_path):
     store = tmp_path / "not" / "yet" / "there"
-    good(doctor._configuration_directory(store, os.getuid(), os.getgid()))
+    good(host._configuration_directory(store, os.getuid(), os.getgid()))
     assert not any(tmp_path.iterdir())
     (tmp_path / "file").write_text("in the way\n", encoding="utf-8")
-    check = doctor._configuration_directory(tmp_path / "file", os.getuid(), os.getgid())
+    check = host._configuration_directory(tmp_path / "file", os.getuid(), os.getgid())
     bad(check, "cannot be made in", "paths.store")
 
 
@@ -348,9 +349,9 @@ def test_a_configuration_directory_that_the_agents_user_cannot_get(tmp_path, mon
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(doctor.os, "getuid", lambda: 0)
-    monkeypatch.setattr(doctor.os, "chown", refuse)
-    check = doctor._configuration_directory(tmp_path, 1000, 1000)
+    monkeypatch.setattr(host.os, "getuid", lambda: 0)
+    monkeypatch.setattr(host.os, "chown", refuse)
+    check = host._configuration_directory(tmp_path, 1000, 1000)
     bad(check, "Operation not permitted", "paths.store")
 
 
@@ -359,7 +360,7 @@ def test_a_configuration_directory_that_the_agents_user_cannot_get(tmp_path, mon
 
 def verdict(code=0, said="", seen="1000\nwritable\nmarks\nopen\n") -> Check:
     done = SimpleNamespace(returncode=code, stdout="", stderr=said)
-    return doctor._image_verdict("image x", done, seen)
+    return images._image_verdict("image x", done, seen)
 
 
 def test_what_an_image_can_lack():
@@ -377,12 +378,12 @@ def test_what_an_image_can_lack():
 def test_the_look_into_an_image_sees_what_is_writable(tmp_path):
     """Stand-in: this host's shell and directories in the place of a container's."""
     for folder, answer in ((tmp_path, "writable"), (tmp_path / "none", "read-only")):
-        script = doctor._LOOK.replace(doctor.invocation.CONFIG_DIR, str(folder))
+        script = images._LOOK.replace(images.invocation.CONFIG_DIR, str(folder))
         done = subprocess.run(
             ["sh", "-c", script], capture_output=True, text=True, check=True, encoding="utf-8"
         )
         assert done.stdout.split() == [str(os.getuid()), answer, "marks", "closed"]
-    script = f"PATH=/nowhere; {doctor._LOOK}"
+    script = f"PATH=/nowhere; {images._LOOK}"
     done = subprocess.run(
         ["/bin/sh", "-c", script], capture_output=True, text=True, check=True, encoding="utf-8"
     )
@@ -390,16 +391,16 @@ def test_the_look_into_an_image_sees_what_is_writable(tmp_path):
 
 
 def test_images_that_are_not_locked_or_not_fixed(sweep):
-    (check,) = [c for c in doctor._image_checks(sweep(), None) if c.name == "image fix"]
+    (check,) = [c for c in images.image_checks(sweep(), None) if c.name == "image fix"]
     bad(check, "not yet fixed", state="note")
     Path("config/images.lock.yaml").write_text("images: {}\n", encoding="utf-8")
-    (check,) = [c for c in doctor._image_checks(sweep(), None) if c.name == "image fix"]
+    (check,) = [c for c in images.image_checks(sweep(), None) if c.name == "image fix"]
     bad(check, "not locked", "`snakemake --cores 1 lock`")
 
 
 def test_skopeo_is_missing(sweep, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    first = next(iter(doctor._image_checks(sweep(), None)))
+    first = next(iter(images.image_checks(sweep(), None)))
     assert first.name == "skopeo"
     bad(first, "make system")
 
@@ -411,13 +412,13 @@ def test_skopeo_is_missing(sweep, monkeypatch):
 def test_disk_space(sweep, monkeypatch, free, state):
     """Stand-in: the file system's answer; a full disk has a test of its own (fault tests)."""
     monkeypatch.setattr(machine_facts, "free_bytes", lambda _: free)
-    assert {check.state for check in doctor._disk_checks(sweep(), None)} == {state}
+    assert {check.state for check in host.disk_checks(sweep(), None)} == {state}
 
 
 def test_the_platform():
     """Stand-in: the machine's name."""
-    assert list(doctor._platform("x86_64")) == []
-    (check,) = doctor._platform("aarch64")
+    assert list(host.platform("x86_64")) == []
+    (check,) = host.platform("aarch64")
     bad(check, "arm64", "x86-64")
 
 

@@ -7,8 +7,8 @@ import pytest
 import small_sweep
 
 from agentsweep.cli import plan
-from agentsweep.config import config
-from agentsweep.config.config import Machine
+from agentsweep.config.load import load as load_config
+from agentsweep.host.capacity import Machine
 from agentsweep.runs.store import Store, spec_sha256
 
 LARGE = Machine(memory_bytes=2**40, cpus=64)
@@ -21,7 +21,7 @@ def load(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def loaded(**overrides):
-        return config.load([tmp_path / "config.yaml"], overrides)
+        return load_config([tmp_path / "config.yaml"], overrides)
 
     return loaded
 

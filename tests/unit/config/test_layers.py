@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsweep.config import config, layers
+from agentsweep.config import layers
+from agentsweep.config import load as loading
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -107,7 +108,7 @@ def test_naming_the_base_file_changes_nothing(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     named = [Path(f"config/{name}.yaml")]
     alone, both = layers.files(named), layers.files([layers.BASE, *named])
-    assert config._merged(alone)[0] == config._merged(both)[0]
+    assert loading._merged(alone)[0] == loading._merged(both)[0]
 
 
 def test_texts_of_the_command_line_become_what_the_schema_wants():

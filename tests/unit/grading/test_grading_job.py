@@ -16,11 +16,11 @@ import small_sweep
 import yaml
 
 from agentsweep.cli import plan
-from agentsweep.config import config
-from agentsweep.config.config import Machine
+from agentsweep.config.load import load as load_config
 from agentsweep.containers.engine import Container
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.grading import evidence, grading, grading_job, patches, verdict
+from agentsweep.host.capacity import Machine
 from agentsweep.runs import watch
 from agentsweep.runs.store import Store
 from agentsweep.workflow.sweep import Sweep
@@ -52,7 +52,7 @@ def load(tmp_path, monkeypatch):
     def merged(grading):
         content = yaml.safe_load(small_sweep.CONFIG) | {"grading": grading or {}}
         loaded.merged = content
-        return config.load(content)
+        return load_config(content)
 
     return loaded
 

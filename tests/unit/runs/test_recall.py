@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from agentsweep.cli import plan
 from agentsweep.cli.main import main
 from agentsweep.config import config
-from agentsweep.config.config import Machine
+from agentsweep.config.load import load as load_config
+from agentsweep.host.capacity import Machine
 from agentsweep.runs import recall, run_cell
 from agentsweep.runs.spec import agent_part, canonical
 from agentsweep.runs.store import Store, spec_sha256
@@ -28,7 +29,7 @@ def load(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def loaded(**overrides):
-        return config.load([tmp_path / "config.yaml"], overrides)
+        return load_config([tmp_path / "config.yaml"], overrides)
 
     return loaded
 

@@ -144,7 +144,7 @@ def test_parquet_and_jsonl_give_the_same_hashes(tmp_path):
 )
 def test_the_first_image_that_is_named_is_the_image(given, image):
     assert row_of(classic(**given), "x").image == f"docker://{image}"
-    assert light_fields(classic(**given), "x")["image"] == f"docker://{image}"
+    assert light_fields(classic(**given), "x").image == f"docker://{image}"
 
 
 @pytest.mark.parametrize("image", ["oci-archive:images/a.tar", "docker-archive:/images/a.tar"])

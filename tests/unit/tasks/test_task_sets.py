@@ -13,7 +13,7 @@ from row_maker import HINT, KEPT, MENDED, STATEMENT, changed, first, jsonl, many
 from small_sweep import DIGEST
 
 from agentsweep.cli import tasks_file
-from agentsweep.config import config
+from agentsweep.config.load import load as load_config
 from agentsweep.containers import image_lock
 from agentsweep.errors import ConfigError
 from agentsweep.tasks.row_fields import row_of
@@ -38,7 +38,7 @@ def load(tasks: dict, names=None, **overrides):
         "tasks": tasks,
         "agents": {"claude": LIVE},
     }
-    return config.load(given)
+    return load_config(given)
 
 
 def refused(tasks: dict, names=None) -> list[str]:
@@ -111,7 +111,7 @@ def test_the_spec_has_of_the_row_what_the_agent_gets(project):
         loaded, _ = one_row(row)
         cell = loaded.cells()[0]
         # The job has no row at hand.
-        assert config.load(loaded.for_cell(cell)).spec(cell) == loaded.spec(cell)
+        assert load_config(loaded.for_cell(cell)).spec(cell) == loaded.spec(cell)
         return json.loads(loaded.spec(cell))
 
     before = said(first())
@@ -122,7 +122,7 @@ def test_the_spec_has_of_the_row_what_the_agent_gets(project):
     assert said(first(problem_statement="Another issue.")) != before
     assert said(first(base_commit="1" * 40)) != before
     # A spec without a row is as it was, so that its runs keep their name.
-    plain = config.load([Path("config.yaml")])
+    plain = load_config([Path("config.yaml")])
     task = json.loads(plain.spec(plain.cells()[0]))["task"]
     assert task["row_sha256"] is None and "base_commit" not in task
 
@@ -191,7 +191,7 @@ def test_a_sweep_names_a_set_or_tasks_of_it(project):
     loaded = load(tasks)
     given = {**loaded.for_cell(loaded.cells()[0]), "tasks": tasks}
     given["sweep"] = {"cells": "cells.csv"}
-    assert [cell.task for cell in config.load(given).cells()] == ids(4)
+    assert [cell.task for cell in load_config(given).cells()] == ids(4)
 
 
 def test_a_cell_of_a_set_stands_alone(project):
@@ -203,14 +203,14 @@ def test_a_cell_of_a_set_stands_alone(project):
     loaded = load({"mine": {"rows": {"file": "rows.jsonl"}, "prompt": "Mend {problem_statement}",
                             "scenario": "scenarios/{instance_id}.yaml"}})  # fmt: skip
     assert loaded.task("shop__till-3").scenario == Path("scenarios/shop__till-3.yaml")
-    for_grading = config.load(json.loads(json.dumps(loaded.for_task("shop__till-3"))))
+    for_grading = load_config(json.loads(json.dumps(loaded.for_task("shop__till-3"))))
     assert for_grading.task_names() == ["shop__till-3"]
     assert for_grading.task("shop__till-3") == loaded.task("shop__till-3")
     # To find a row in a large file takes longer than to start a run.
     Path("rows.jsonl").unlink()
     for cell in loaded.cells():
         text = json.dumps(loaded.for_cell(cell))
-        alone = config.load(json.loads(text))
+        alone = load_config(json.loads(text))
         assert alone.spec(alone.cell(cell.id)) == loaded.spec(cell)
         assert alone.job(alone.cell(cell.id)) == loaded.job(cell)
         assert alone.task(cell.task) == replace(loaded.task(cell.task), row=None)
@@ -276,11 +276,11 @@ def test_images_that_are_too_large_leave_before_the_sample(project):
 
 
 def test_the_size_of_an_image_is_kept_in_the_lock_file_and_changes_no_run(project):
-    path, before = Path("config/images.lock.yaml"), config.load([Path("config.yaml")])
+    path, before = Path("config/images.lock.yaml"), load_config([Path("config.yaml")])
     entry = {"digest": DIGEST, "config_digest": DIGEST, "platform": "linux/amd64"}
     assert image_lock.update(path, {small_sweep.REFERENCE: entry | {"size_bytes": 7}}) == 1
     assert image_lock.read(path)[small_sweep.REFERENCE].size_bytes == 7
-    after = config.load([Path("config.yaml")])
+    after = load_config([Path("config.yaml")])
     assert after.spec(after.cells()[0]) == before.spec(before.cells()[0])
     path.write_text(
         path.read_text(encoding="utf-8").replace("size_bytes: 7", "size_bytes: large"),
@@ -414,9 +414,9 @@ def test_a_configuration_without_the_hub_loads_neither_its_client_nor_arrow(proj
     Path("with.yaml").write_text("tasks: {mine: {rows: {file: rows.jsonl}}}\n"
                                  "sweep: {tasks: [fix]}\n", encoding="utf-8")  # fmt: skip
     code = (
-        "import sys; from agentsweep.cli import main; from agentsweep.config import config;"
+        "import sys; from agentsweep.cli import main; from agentsweep.config.load import load;"
         "from agentsweep.workflow import sweep; from pathlib import Path;"
-        "config.load([Path('config.yaml'), Path('with.yaml')]);"
+        "load([Path('config.yaml'), Path('with.yaml')]);"
         "print([m for m in ('pyarrow', 'huggingface_hub', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -11,9 +11,9 @@ import pytest
 import small_sweep
 import yaml
 
-from agentsweep.config.config import Machine
 from agentsweep.errors import ConfigError, InfraError
 from agentsweep.gateway import credentials
+from agentsweep.host.capacity import Machine
 from agentsweep.runs.live_run_count import VARIABLE, Ledger
 from agentsweep.workflow.sweep import SECRETS, UNMATCHABLE, Sweep, shell_prefix
 
@@ -264,10 +264,10 @@ def test_commands_find_this_clones_modules_before_any_other():
 @pytest.fixture
 def asked(monkeypatch):
     """The configurations whose limits were tried on this host."""
-    from agentsweep.cli import doctor
+    from agentsweep.cli.checks import limits
 
     seen = []
-    monkeypatch.setattr(doctor, "check_limits", seen.append)
+    monkeypatch.setattr(limits, "check_limits", seen.append)
     return seen
 
 
@@ -285,11 +285,11 @@ def test_the_host_is_asked_where_anything_is_to_be_run_and_else_not(sweep, asked
 
 def test_a_host_without_limits_is_refused(sweep, monkeypatch):
     """Stand-in: an engine that says of itself that it would ignore them; others drop them."""
-    from agentsweep.cli import doctor
+    from agentsweep.cli.checks import limits
 
     info = {"rootless": True, "cgroup_version": 1, "name": "podman"}
     engine = SimpleNamespace(info=lambda: info)
-    monkeypatch.setattr(doctor.engines, "find_engine", lambda *_: engine)
+    monkeypatch.setattr(limits.engines, "find_engine", lambda *_: engine)
     made = sweep()
     with pytest.raises(InfraError, match="silently ignores --memory"):
         made.check_host(made.cells)
@@ -307,7 +307,7 @@ def test_a_host_without_limits_is_refused(sweep, monkeypatch):
 def test_an_engine_that_drops_a_limit_is_refused_beforehand(sweep, monkeypatch, effective):
     import contextlib
 
-    from agentsweep.cli import doctor
+    from agentsweep.cli.checks import limits
 
     removed = []
     engine = SimpleNamespace(
@@ -317,9 +317,9 @@ def test_an_engine_that_drops_a_limit_is_refused_beforehand(sweep, monkeypatch, 
         start=lambda container, name: SimpleNamespace(pid=1),
         remove=removed.append,
     )
-    monkeypatch.setattr(doctor.engines, "find_engine", lambda *_: engine)
+    monkeypatch.setattr(limits.engines, "find_engine", lambda *_: engine)
     reader = SimpleNamespace(effective_limits=lambda: effective)
-    monkeypatch.setattr(doctor, "reader_for_pid", lambda _: reader)
+    monkeypatch.setattr(limits, "reader_for_pid", lambda _: reader)
     made = sweep()
     with pytest.raises(InfraError, match="does not enforce limits"):
         made.check_host(made.cells)
