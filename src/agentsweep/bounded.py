@@ -46,7 +46,7 @@ class Talk:
 
     def __init__(
         self,
-        process: subprocess.Popen,
+        process: "subprocess.Popen[bytes]",
         limit_bytes: int,
         given: bytes = b"",
         target: BinaryIO | None = None,

@@ -309,7 +309,7 @@ def job_of(content: dict, folder: Path) -> tuple[config.Config, dict, dict]:
     merged["agent"] = {"lock": str(folder / "config" / "agents.lock.yaml")}
     loaded = config.load(merged)
     cell = loaded.cells()[0]
-    return loaded, loaded.job(cell), json.loads(loaded.spec(cell))
+    return loaded, loaded.job(cell).to_json(), json.loads(loaded.spec(cell))
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +340,7 @@ def test_any_text_reaches_the_agent_as_it_was_written(folder, text, escaped):
     assert job["prompt"].encode() == text.encode()
     handed_on = json.loads(json.dumps(loaded.for_cell(loaded.cells()[0])))
     again = config.load(handed_on)
-    assert again.job(again.cells()[0])["prompt"] == text
+    assert again.job(again.cells()[0]).prompt == text
     assert json.loads(again.spec(again.cells()[0])) == spec
 
 

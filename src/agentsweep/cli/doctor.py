@@ -80,12 +80,7 @@ def check_limits(config) -> None:
             effective = reader_for_pid(container.pid).effective_limits()
         finally:
             found.remove(spec.name)
-    asked = {
-        "memory_bytes": _PROBE_MEMORY_BYTES,
-        "cpus": _PROBE_CPUS,
-        "cpu_mode": QUOTA,
-        "cpuset": None,
-    }
+    asked = limits.Limits(_PROBE_MEMORY_BYTES, cpus=_PROBE_CPUS, cpu_mode=QUOTA)
     differences = limits.limit_differences(asked, effective)
     if differences:
         raise InfraError(
@@ -324,14 +319,14 @@ def _kernel_log(victims: list | None) -> Check:
 def _agent_checks(config) -> Iterator[Check]:
     for name in sorted({cell.agent for cell in config.cells()}):
         job = config.job(next(cell for cell in config.cells() if cell.agent == name))
-        binary = Path(job["agent"]["binary"])
+        binary = job.agent.binary
         try:
-            invocation.check_binary(binary, job["agent"]["binary_sha256"])
+            invocation.check_binary(binary, job.agent.binary_sha256)
         except AgentsweepError as error:
             message, _, cure = str(error).rpartition(": ")
             yield Check(f"agent {name}", "fail", message, cure)
             continue
-        yield _version_check(name, binary, job["agent"]["settings"]["version"])
+        yield _version_check(name, binary, job.agent.settings.version)
 
 
 def _version_check(name: str, binary: Path, wanted: str) -> Check:
@@ -480,7 +475,7 @@ def _image_probe(config, found, image, task: str) -> Check:
     """Start the image as a run does, and see whether the agent can work in it."""
     title, container = f"image {task}", config["container"]
     cell = next(cell for cell in config.cells() if cell.task == task)
-    binary = Path(config.job(cell)["agent"]["binary"]).resolve()
+    binary = config.job(cell).agent.binary.resolve()
     if not binary.is_file():
         return Check(title, "note", "locked and fixed; nothing more is known without the agent")
     name = f"agentsweep-doctor-image-{os.getpid()}"
@@ -591,11 +586,11 @@ def _limit_settings(config) -> Iterator[Check]:
     """No output and no end: both limits must be there, and the stall limit the shorter one."""
     for name in sorted({cell.agent for cell in config.cells()}):
         job = config.job(next(cell for cell in config.cells() if cell.agent == name))
-        if job["stall_s"] >= job["timeout_s"]:
+        if job.stall_s >= job.timeout_s:
             yield Check(
                 f"stall limit {name}",
                 "warn",
-                f"stall_s {job['stall_s']} is not below timeout_s {job['timeout_s']}: an agent "
+                f"stall_s {job.stall_s} is not below timeout_s {job.timeout_s}: an agent "
                 "that hangs without output is noticed at the wall limit only",
                 "set agent.stall_s lower",
             )
@@ -603,7 +598,7 @@ def _limit_settings(config) -> Iterator[Check]:
             yield Check(
                 f"stall limit {name}",
                 "ok",
-                f"without output, traffic or a tool at work for {job['stall_s']} s a run ends",
+                f"without output, traffic or a tool at work for {job.stall_s} s a run ends",
             )
 
 

@@ -55,6 +55,7 @@ def _grade(arguments: argparse.Namespace) -> None:
 
     config = configuration.load(arguments)
     _refuse_ungradable(config, arguments.task)
+    container = config["container"]
     try:
         patch = arguments.patch.read_bytes()
     except OSError as error:
@@ -64,7 +65,7 @@ def _grade(arguments: argparse.Namespace) -> None:
         arguments.task,
         patch,
         arguments.out,
-        lambda: cleanup.clean_engine(config["container"]),
+        lambda: cleanup.clean_engine(container["engine"], container["runtime"]),
         say,
     )
     if found.status == "ungraded":
@@ -82,8 +83,12 @@ def _validate(arguments: argparse.Namespace) -> None:
 
     config = configuration.load(arguments)
     _refuse_ungradable(config, arguments.task)
+    container = config["container"]
     record = grading_job.validate(
-        config, arguments.task, lambda: cleanup.clean_engine(config["container"]), say
+        config,
+        arguments.task,
+        lambda: cleanup.clean_engine(container["engine"], container["runtime"]),
+        say,
     )
     records.write(arguments.out, record)
     say("; ".join([_validity(record), *record["problems"]]))

@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from agentsweep import bounded
 from agentsweep.errors import InfraError, LastingError
@@ -166,7 +167,7 @@ class Engine(ABC):
         """Why no container can be started and measured here, or None when one was started."""
 
     @abstractmethod
-    def info(self) -> dict:
+    def info(self) -> dict[str, Any]:
         """Engine name, version, runtime, storage driver, rootless or not, cgroup version."""
 
     @property
@@ -208,7 +209,7 @@ class Engine(ABC):
 
     def call(
         self, *arguments: str, timeout_s: float = 600, check: bool = True, finish: bool = False
-    ) -> subprocess.CompletedProcess:
+    ) -> "subprocess.CompletedProcess[str]":
         """Run an engine command to its end and capture its output as text.
 
         finish: when the caller is interrupted, let the command end all the same. One that is
@@ -255,7 +256,7 @@ class Engine(ABC):
 
     def _run(
         self, command: list[str], timeout_s: float, finish: bool, proxies: bool
-    ) -> subprocess.CompletedProcess:
+    ) -> "subprocess.CompletedProcess[str]":
         process = subprocess.Popen(
             command,
             cwd=self.workdir,
@@ -366,7 +367,7 @@ class Engine(ABC):
             )
         return started
 
-    def _refuse_foreign(self, record: dict, name: str) -> None:
+    def _refuse_foreign(self, record: dict[str, Any], name: str) -> None:
         """LastingError where the engine gave a container a variable that nobody named."""
         with self.understood("inspect"):
             named = self._named.pop(record["Id"], None)
@@ -387,7 +388,7 @@ class Engine(ABC):
                 f"of container {name}: remove that from the engine's configuration"
             )
 
-    def inspect(self, name: str) -> dict:
+    def inspect(self, name: str) -> dict[str, Any]:
         """The engine's record of a container."""
         done = self.call("inspect", "--type", "container", name)
         with self.understood("inspect"):
@@ -420,7 +421,7 @@ class Engine(ABC):
         workdir: str | None = None,
         check: bool = True,
         timeout_s: float = 600,
-    ) -> subprocess.CompletedProcess:
+    ) -> "subprocess.CompletedProcess[str]":
         """Run a command in a container to its end."""
         arguments = self.exec_arguments(name, *argv, user=user, workdir=workdir)
         return self.call(*arguments[len(self.command()) :], check=check, timeout_s=timeout_s)
@@ -499,7 +500,7 @@ class Engine(ABC):
         with self.understood("image inspect"):
             return int(done.stdout.strip())
 
-    def image_config(self, reference: str) -> dict:
+    def image_config(self, reference: str) -> dict[str, Any]:
         """What an image says of the containers made of it: `Env`, `Volumes`, `Cmd`, `User`..."""
         done = self.call("image", "inspect", "--format", "{{json .Config}}", reference)
         with self.understood("image inspect"):

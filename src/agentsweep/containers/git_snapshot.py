@@ -14,6 +14,7 @@ import shlex
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agentsweep.containers import git_snapshot_scripts as scripts
 from agentsweep.containers.caches import is_cache
@@ -105,7 +106,9 @@ def take_start(engine: Engine, container: str, user: str, workdir: str) -> dict[
     }
 
 
-def write_patch(engine: Engine, container: str, user: str, workdir: str, start: dict, target):
+def write_patch(
+    engine: Engine, container: str, user: str, workdir: str, start: dict[str, Any], target
+):
     """Write what changed since the start as a binary git diff.
 
     Returns what could not be read, one line each, and None where nothing can be said at all.

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from agentsweep.agents.claude_code import invocation
 from agentsweep.containers import git_history, git_snapshot, image_check, skopeo
@@ -29,7 +30,7 @@ PLATFORM = "linux/amd64"
 _FIX_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID")
 
 
-def pull(engine: Engine, reference: str, digest: str, config_digest: str) -> dict:
+def pull(engine: Engine, reference: str, digest: str, config_digest: str) -> dict[str, Any]:
     """Pull an image by its locked digest and check that it is the one: the `pulled.json` record.
 
     Raises ConfigError for an image that is not locked, InfraError when the registry or the
@@ -73,13 +74,13 @@ def _pull(engine: Engine, reference: str, digest: str) -> str:
 
 def fix(
     engine: Engine,
-    pulled: dict,
+    pulled: dict[str, Any],
     workdir: str,
     uid: int,
     gid: int,
     tag: str,
     base_commit: str | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Commit an image whose work tree the agent's user owns: the `image.json` record.
 
     `tag` names it in this node's storage. `base_commit`: where its benchmark says the work tree
@@ -165,14 +166,14 @@ def warm(engine: Engine, image: str) -> float | None:
         engine.remove(name)
 
 
-def is_outdated(record: dict) -> bool:
+def is_outdated(record: dict[str, Any]) -> bool:
     """Whether an image was fixed before it kept its start and was checked. It is fixed again where
     a run needs it; sealed runs in it stay what they are.
     """
     return "start_tree" in record and "check" not in record
 
 
-def ensure(engine: Engine, record: dict) -> dict:
+def ensure(engine: Engine, record: dict[str, Any]) -> dict[str, Any]:
     """The record of an image that is in this node's storage: fixed again where it was removed.
 
     The digest and the recipe decide what an image is; its id does not, because a commit holds the
@@ -232,7 +233,7 @@ def resolve(reference: str) -> dict[str, str | int]:
     return found if size is None else found | {"size_bytes": size}
 
 
-def _layers_bytes(manifest: dict, reference: str, inspect: list[str]) -> int | None:
+def _layers_bytes(manifest: dict[str, Any], reference: str, inspect: list[str]) -> int | None:
     """Bytes of an image's layers, that of our platform in an index; None where it is not said.
 
     Source of the formats: OCI image specification, manifest and index.

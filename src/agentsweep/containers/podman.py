@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from agentsweep.containers import seccomp, strays
 from agentsweep.containers.engine import (
@@ -58,7 +59,7 @@ class Podman(Engine):
     def problem(self) -> str | None:
         return _runtime_problem(self.runtime, self.workdir)
 
-    def info(self) -> dict:
+    def info(self) -> dict[str, Any]:
         stamp = self.workdir / f"facts-{self.name}-{self.runtime}-{_state_of_engine(self.name)}"
         with contextlib.suppress(OSError, ValueError):
             return json.loads(stamp.read_text(encoding="utf-8"))
@@ -68,7 +69,7 @@ class Podman(Engine):
         part.rename(stamp)
         return found
 
-    def _ask_info(self) -> dict:
+    def _ask_info(self) -> dict[str, Any]:
         done = self.call("info", "--format", "json", timeout_s=60)
         with self.understood("info"):
             raw = json.loads(done.stdout)

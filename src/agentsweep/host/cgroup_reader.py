@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
+from typing import TypedDict
 
 from agentsweep.errors import InfraError
 from agentsweep.host.cgroup_files import Parser, Values
@@ -24,6 +25,23 @@ _ROOM_BYTES = 32
 
 class CgroupGone(InfraError):
     """The cgroup does not exist any more: its container ended or was removed."""
+
+
+class EffectiveLimits(TypedDict):
+    """The limits that bind: the smallest over a container's cgroup and every ancestor.
+
+    cpus: the quota. cpuset: as the kernel writes it. memory_level, cpu_level: the cgroup that the
+    binding limit belongs to. None: no limit, or, for swap on v1, one that this kernel does not
+    account.
+    """
+
+    memory_bytes: int | None
+    swap_bytes: int | None
+    cpus: float | None
+    cpuset: str | None
+    pids: int | None
+    memory_level: str | None
+    cpu_level: str | None
 
 
 class CgroupReader(ABC):
@@ -64,13 +82,8 @@ class CgroupReader(ABC):
         """Open the watermark: sets `_peak` (None where there is none) and `can_reset_peak`."""
 
     @abstractmethod
-    def effective_limits(self) -> dict[str, int | float | str | None]:
-        """The limits that bind: the smallest over the container's cgroup and every ancestor.
-
-        memory_bytes, swap_bytes, cpus (the quota), cpuset (as the kernel writes it), pids, and
-        memory_level, cpu_level: the cgroup that the binding limit belongs to. None: no limit, or,
-        for swap on v1, one that this kernel does not account.
-        """
+    def effective_limits(self) -> EffectiveLimits:
+        """The limits that bind now."""
 
     @abstractmethod
     def oom_eventfd(self) -> int | None:

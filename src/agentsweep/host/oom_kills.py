@@ -6,6 +6,7 @@ may know less: the counter goes with its container, the log may be unreadable or
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 # What `comm` of the agent's process is, in records that do not have its pid.
 _AGENT_COMM = "claude"
@@ -55,7 +56,9 @@ class Kills:
         return Survived(place if self.all_named else None, at_most)
 
 
-def in_phase(begin: dict, end: dict, comparable: bool) -> tuple[Kills, list[dict] | None]:
+def in_phase(
+    begin: dict[str, Any], end: dict[str, Any], comparable: bool
+) -> tuple[Kills, list[dict[str, Any]] | None]:
     """The kills between two answers of the sampler, and the log's records of them.
 
     Each answer has `oom_kill`, the counter since the container's start, and `victims`, the log's
