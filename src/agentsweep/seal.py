@@ -169,7 +169,8 @@ def _read(folder: Path) -> dict[str, dict[str, Any]] | None:
     """The files of a seal; nothing in one that cannot be read, and None where there is none."""
     try:
         with os.fdopen(os.open(folder / SEAL, _READ), "rb") as file:
-            files = untrusted.loads(file.read(_SEAL_BYTES))["files"]
+            content = untrusted.loads(file.read(_SEAL_BYTES))
+        files = content["files"] if isinstance(content, dict) else {}
         told = {name: {"bytes": of["bytes"], "sha256": of["sha256"]} for name, of in files.items()}
     except FileNotFoundError:
         return None

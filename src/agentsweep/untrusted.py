@@ -11,9 +11,9 @@ import itertools
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 # Far more than any record of agentsweep or of the CLI has; what is deeper ends recursive code.
 MAX_DEPTH = 700
@@ -102,7 +102,13 @@ def check(text: str | bytes) -> None:
         raise ValueError(f"the JSON is nested deeper than {MAX_DEPTH}")
 
 
-def lines(file: BinaryIO | Iterable[bytes], at_most_bytes: int = LINE_BYTES) -> Iterator[bytes]:
+class HasLines(Protocol):
+    """A binary file, as far as `lines` reads it."""
+
+    def readline(self, size: int, /) -> bytes: ...
+
+
+def lines(file: HasLines, at_most_bytes: int = LINE_BYTES) -> Iterator[bytes]:
     """The lines of a binary file; of a longer line only a beginning that is no JSON."""
     while line := file.readline(at_most_bytes):
         if len(line) == at_most_bytes and not line.endswith(b"\n"):

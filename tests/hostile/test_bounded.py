@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsweep import bounded
-from agentsweep.containers.engine import EngineTimeout, ExecFailed, OutputTooLarge
+from agentsweep.containers.client import EngineTimeout
+from agentsweep.containers.engine import ExecFailed, OutputTooLarge
 from agentsweep.containers.podman import Podman
 from agentsweep.errors import InfraError
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from agentsweep import utf8
 from agentsweep.cli import records
 from agentsweep.config import config
-from agentsweep.containers import engine
+from agentsweep.containers import client
 from agentsweep.errors import ConfigError
 from agentsweep.host import processes
 from agentsweep.runs import watch
@@ -264,7 +264,7 @@ def test_engines_get_a_locale_and_nothing_that_a_container_must_not_have(monkeyp
     """containers.conf may pass the client's whole environment on (`env_host`)."""
     monkeypatch.setenv("LANG", "en_US")
     monkeypatch.setenv("PYTHONUTF8", "1")
-    environment = engine.engine_environment()
+    environment = client.engine_environment()
     assert environment["LANG"] == "C.UTF-8"
     assert not any(name.startswith(("PYTHON", "LC_")) for name in environment)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agentsweep.agents.claude_code import invocation
 from agentsweep.config import model_settings
-from agentsweep.containers import engine, engines, images, slurm_scope
+from agentsweep.containers import client, engine, engines, images, slurm_scope
 from agentsweep.containers.image_names import is_loopback
 from agentsweep.cpu_modes import CPUSET, QUOTA
 from agentsweep.errors import AgentsweepError, ConfigError, InfraError
@@ -353,10 +353,10 @@ def _version_check(name: str, binary: Path, wanted: str) -> Check:
         except OSError as error:
             return Check(title, "fail", f"{binary}: {error.strerror}", "delete it, `make agent`")
     if done.returncode != 0:
-        said = engine.last_line(done.stderr or done.stdout)
+        said = client.last_line(done.stderr or done.stdout)
         return Check(title, "fail", *_start_problem(f"exit code {done.returncode}: {said}"))
     if done.stdout.split()[:1] != [wanted]:
-        said = engine.last_line(done.stdout)
+        said = client.last_line(done.stdout)
         return Check(title, "fail", f"{binary} says {said!r}, not {wanted}", "run `make agent`")
     return Check(title, "ok", f"Claude Code {wanted}, hash as locked")
 
@@ -535,7 +535,7 @@ def _image_verdict(title: str, done, seen: str) -> Check:
     """`done`: the agent's `--version` in the container; `seen`: what `_LOOK` printed there."""
     uid, writable, marks, started = [*seen.split(), "", "", "", ""][:4]
     if done.returncode != 0:
-        detail, cure = _start_problem(engine.last_line(done.stderr or done.stdout))
+        detail, cure = _start_problem(client.last_line(done.stderr or done.stdout))
         return Check(title, "fail", detail, cure)
     if uid == "0":
         return Check(

@@ -18,18 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from agentsweep.containers import skopeo
+from agentsweep.containers.client import PROXIES, last_line
 from agentsweep.containers.engine import (
     BARE_FOLDERS,
     IMAGE_TIMEOUT_S,
     LABEL,
     OWNER_LABEL,
-    PROXIES,
     Container,
     ContainerSpec,
     Engine,
     bind_option,
     host_userland,
-    last_line,
 )
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.host.processes import owner_tag

@@ -14,7 +14,8 @@ history, and neither this script nor the snapshot runs them.
 import shlex
 from typing import Any
 
-from agentsweep.containers.engine import Engine, last_line
+from agentsweep.containers.client import last_line
+from agentsweep.containers.engine import Engine
 from agentsweep.errors import InfraError, LastingError
 
 _TIMEOUT_S = 3600

@@ -9,7 +9,8 @@ import os
 import posixpath
 from typing import Any
 
-from agentsweep.containers.engine import LABEL, OWNER_LABEL, ContainerSpec, Engine, last_line
+from agentsweep.containers.client import last_line
+from agentsweep.containers.engine import LABEL, OWNER_LABEL, ContainerSpec, Engine
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.host.processes import owner_tag
 

@@ -93,8 +93,8 @@ def ensure(engine: Engine, record: dict[str, Any], place: Place | None) -> dict[
             kept = _kept_fix(place, key, record)
             if kept is None:
                 if engine.image_id(record["id"]) is None:
-                    names = ("reference", "digest", "config_digest")
-                    pull(engine, *(record[name] for name in names), place)
+                    reference, digest = record["reference"], record["digest"]
+                    pull(engine, reference, digest, record["config_digest"], place)
                 made = images.ensure(engine, record)
                 _keep(engine, place, key, made)
                 return made
@@ -104,12 +104,13 @@ def ensure(engine: Engine, record: dict[str, Any], place: Place | None) -> dict[
 
 def _kept_fix(place: Place, key: str, record: dict[str, Any]) -> dict[str, Any] | None:
     kept = _kept(place, key)
-    same = kept is not None and all(kept.get(name) == record[name] for name in _RECIPE)
-    return kept if same and not images.is_outdated(kept) else None
+    if kept is None or any(kept.get(name) != record[name] for name in _RECIPE):
+        return None
+    return None if images.is_outdated(kept) else kept
 
 
 def _key(record: dict[str, Any]) -> str:
-    return record["tag"].rpartition(":")[2]
+    return str(record["tag"]).rpartition(":")[2]
 
 
 def _record_path(place: Place, key: str) -> Path:
@@ -120,6 +121,8 @@ def _kept(place: Place, key: str) -> dict[str, Any] | None:
     """The record of what is kept; None where there is none, of this kind of place."""
     try:
         kept = untrusted.read_json(_record_path(place, key))
+        if not isinstance(kept, dict):
+            return None
         source = kept["kept"]
         if not isinstance(source, str):
             return None

@@ -103,7 +103,8 @@ def fix(
         memory_bytes=image_check.memory_bytes(),
         pids=image_check.PIDS,
     )
-    user, steps, before = f"{uid}:{gid}", {}, engine.image_id(tag)
+    user, before = f"{uid}:{gid}", engine.image_id(tag)
+    steps: dict[str, float | None] = {}
     try:
         steps["create_s"], container_id = timed(engine.create, root)
         steps["start_s"], container = timed(engine.start, container_id, name)
@@ -185,14 +186,17 @@ def ensure(engine: Engine, record: dict[str, Any]) -> dict[str, Any]:
         found = engine.image_id(record["tag"])
         again = engine.workdir / f"{record['tag'].rpartition(':')[2]}.image.json"
         with contextlib.suppress(OSError, ValueError):
-            known = json.loads(again.read_text(encoding="utf-8"))
+            known: dict[str, Any] = json.loads(again.read_text(encoding="utf-8"))
             if found and known["id"] == found and not is_outdated(known):
                 return known
         pulled = pull(engine, record["reference"], record["digest"], record["config_digest"])
         made = fix(
             engine,
             pulled,
-            *(record[key] for key in ("workdir", "uid", "gid", "tag")),
+            workdir=record["workdir"],
+            uid=record["uid"],
+            gid=record["gid"],
+            tag=record["tag"],
             base_commit=(record["history"] or {}).get("base_commit"),
         )
         write_durably(again, json.dumps(made).encode())
@@ -218,7 +222,7 @@ def resolve(reference: str) -> dict[str, str | int]:
     raw = [*options, "inspect", "--raw", *tls]
     manifest = skopeo.run(*raw, reference, image=reference)
     config = skopeo.run(*raw, "--config", reference, image=reference)
-    found = {
+    locked: dict[str, str | int] = {
         "digest": f"sha256:{hashlib.sha256(manifest).hexdigest()}",
         "config_digest": f"sha256:{hashlib.sha256(config).hexdigest()}",
         "platform": PLATFORM,
@@ -230,7 +234,7 @@ def resolve(reference: str) -> dict[str, str | int]:
             f"{reference}: its manifest cannot be read ({type(error).__name__}): see what "
             f"`skopeo inspect --raw {reference}` prints"
         ) from error
-    return found if size is None else found | {"size_bytes": size}
+    return locked if size is None else locked | {"size_bytes": size}
 
 
 def _layers_bytes(manifest: dict[str, Any], reference: str, inspect: list[str]) -> int | None:

@@ -156,7 +156,8 @@ class _Line:
         topology: Topology,
         clean: Callable[[], object],
     ):
-        self.folder, self.cpuset, self.situation, self.ahead = folder, None, "", 0
+        self.folder, self.situation, self.ahead = folder, "", 0
+        self.cpuset: str | None = None
         self._need, self._room, self._topology, self._clean = need, room, topology, clean
         self._usable = {cpu for core in topology.cores for cpu in core}
         self._ticket, self._file = 0, -1

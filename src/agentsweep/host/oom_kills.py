@@ -49,10 +49,11 @@ class Kills:
         """The kills before that of one of these processes, which surely was a victim."""
         if self.count <= 1:
             return Survived(0, 0)
-        place = next((n for n, pid in enumerate(self.pids or ()) if pid in wanted), None)
+        pids = self.pids or ()
+        place = next((n for n, pid in enumerate(pids) if pid in wanted), None)
         if place is None:
             return Survived(None, self.count - 1)
-        at_most = self.count - (len(self.pids) - place)
+        at_most = self.count - (len(pids) - place)
         return Survived(place if self.all_named else None, at_most)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from agentsweep import untrusted
-from agentsweep.containers.engine import last_line
+from agentsweep.containers.client import last_line
 from agentsweep.extraction import gateway_facts
 from agentsweep.extraction.gateway_facts import Facts
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 
 from agentsweep import bounded, untrusted
 from agentsweep.agents.claude_code import invocation
-from agentsweep.containers.engine import engine_environment
+from agentsweep.containers.client import engine_environment
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.host import disk
 from agentsweep.host.cgroup_reader import CgroupGone, CgroupReader

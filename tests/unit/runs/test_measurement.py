@@ -84,7 +84,8 @@ class Lab:
             for kept in ("samples.arrow", "marks.jsonl"):
                 (log.parent / kept).touch()
             written = {name: {"bytes": 0} for name in ("samples.arrow", "marks.jsonl")}
-            (scratch / "sampler.json").write_text(json.dumps({"written": written, "samples": 3}))
+            summary = json.dumps({"written": written, "samples": 3})
+            (scratch / "sampler.json").write_text(summary, encoding="utf-8")
             return sampler(
                 begin=lambda: self.steps.append("begin") or reading(time.monotonic_ns()),
                 end=lambda: self.steps.append("end") or reading(time.monotonic_ns()),
