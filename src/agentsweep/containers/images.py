@@ -91,37 +91,9 @@ def fix(
         pull(engine, pulled["reference"], pulled["digest"], pulled["config_digest"])
     config = engine.image_config(pulled["id"])
     image_check.refuse_volumes(config, pulled["reference"], workdir)
-    info = engine.info()
-    name = f"agentsweep-fix-{pulled['id'][7:19]}-{os.getpid()}"
-    labels = {LABEL: name, OWNER_LABEL: owner_tag()}
-    root = ContainerSpec(
-        name,
-        pulled["id"],
-        labels,
-        user="0:0",
-        kept_capabilities=_FIX_CAPABILITIES,
-        memory_bytes=image_check.memory_bytes(),
-        pids=image_check.PIDS,
-    )
-    user, before = f"{uid}:{gid}", engine.image_id(tag)
+    info, user, before = engine.info(), f"{uid}:{gid}", engine.image_id(tag)
     steps: dict[str, float | None] = {}
-    try:
-        steps["create_s"], container_id = timed(engine.create, root)
-        steps["start_s"], container = timed(engine.start, container_id, name)
-        script = git_snapshot.prepare(workdir, uid, gid)
-        steps["chown_s"], _ = timed(
-            engine.exec, container.id, "sh", "-c", script, user="0:0", timeout_s=3600
-        )
-        steps["history_s"], kept = timed(
-            git_history.scrub,
-            *(engine, container.id, pulled["reference"], workdir, uid, gid, base_commit),
-        )
-        steps["snapshot_s"], start = timed(
-            git_snapshot.take_start, engine, container.id, user, workdir
-        )
-        steps["commit_s"], _ = timed(engine.commit, container.id, pulled["id"], tag)
-    finally:
-        engine.remove(name)
+    history, start = _commit_fixed(engine, pulled, (workdir, uid, gid), tag, base_commit, steps)
     if before and before != engine.image_id(tag):
         # The commit took its name away. A container that still runs from it keeps it.
         engine.call("rmi", before, check=False)
@@ -141,7 +113,7 @@ def fix(
         "uid": uid,
         "gid": gid,
         "workdir": workdir,
-        "history": kept,
+        "history": history,
         "check": checked,
         "env": invocation.image_environment(config),
         **start,
@@ -150,6 +122,47 @@ def fix(
         "steps": {key: value and round(value, 3) for key, value in steps.items()},
         "engine": info,
     }
+
+
+def _commit_fixed(
+    engine: Engine,
+    pulled: dict[str, Any],
+    tree: tuple[str, int, int],
+    tag: str,
+    base_commit: str | None,
+    steps: dict[str, float | None],
+) -> tuple[dict[str, Any] | None, dict[str, str | None]]:
+    """The steps inside the container that is then committed as `tag`: what was found of the
+    history, and the start that is kept. tree: work tree, user and group. Seconds go to `steps`."""
+    workdir, uid, gid = tree
+    name = f"agentsweep-fix-{pulled['id'][7:19]}-{os.getpid()}"
+    root = ContainerSpec(
+        name,
+        pulled["id"],
+        {LABEL: name, OWNER_LABEL: owner_tag()},
+        user="0:0",
+        kept_capabilities=_FIX_CAPABILITIES,
+        memory_bytes=image_check.memory_bytes(),
+        pids=image_check.PIDS,
+    )
+    try:
+        steps["create_s"], container_id = timed(engine.create, root)
+        steps["start_s"], container = timed(engine.start, container_id, name)
+        script = git_snapshot.prepare(workdir, uid, gid)
+        steps["chown_s"], _ = timed(
+            engine.exec, container.id, "sh", "-c", script, user="0:0", timeout_s=3600
+        )
+        steps["history_s"], history = timed(
+            git_history.scrub,
+            *(engine, container.id, pulled["reference"], workdir, uid, gid, base_commit),
+        )
+        steps["snapshot_s"], start = timed(
+            git_snapshot.take_start, engine, container.id, f"{uid}:{gid}", workdir
+        )
+        steps["commit_s"], _ = timed(engine.commit, container.id, pulled["id"], tag)
+    finally:
+        engine.remove(name)
+    return history, start
 
 
 def warm(engine: Engine, image: str) -> float | None:

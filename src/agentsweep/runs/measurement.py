@@ -154,12 +154,7 @@ def _recorded(run: AttemptRun, clocks: Clocks, finished: Finished) -> Record:
         memory=record.Memory(agent_run.end.get("peak_bytes"), agent_run.end.get("peak_source")),
         counters=record.CounterReadings(agent_run.begin["counters"], agent_run.end["counters"]),
         oom=oom,
-        phases={
-            "pull_s": image["pull_s"],
-            "fix_s": image["fix_s"],
-            **run.phases.seconds,
-            "agent_s": round((agent_run.end_ns - agent_run.start_ns) / 1e9, 4),
-        },
+        phases=_phases(run, image, agent_run),
         wall_s=round((time.monotonic_ns() - clocks.begin_ns) / 1e9, 4),
         started_utc_ns=clocks.begin_utc_ns,
         ended_utc_ns=time.time_ns(),
@@ -188,6 +183,16 @@ def _recorded(run: AttemptRun, clocks: Clocks, finished: Finished) -> Record:
         runner=record.Runner(__version__, codehash.package_sha256()),
         replay=record.replayed(spec, agent_run.gateway),
     )
+
+
+def _phases(run: AttemptRun, image: dict[str, Any], agent_run: AgentRun) -> dict[str, float | None]:
+    """Seconds of all phases, those that were paid once for the image among them."""
+    return {
+        "pull_s": image["pull_s"],
+        "fix_s": image["fix_s"],
+        **run.phases.seconds,
+        "agent_s": round((agent_run.end_ns - agent_run.start_ns) / 1e9, 4),
+    }
 
 
 def _agent_facts(run: AttemptRun, started: Started) -> record.AgentFacts:
