@@ -132,7 +132,7 @@ def test_what_the_agent_writes_to_is_its_own(scene, tmp_path):
         ))  # fmt: skip
 
 
-def test_a_replay_offers_the_tools_of_its_recording(scene, tmp_path):
+def test_a_replay_offers_the_tools_of_its_recording(scene):
     opened = {"address": "unix:/x", "replay": {"tools": ["Glob"]}}
     control = scene.control(FakeService(open=opened))
     assert "Glob" in (control.settings.tools or ())

@@ -152,7 +152,7 @@ def test_who_waits_for_room_can_be_interrupted(job, tmp_path, measured, full, mo
     assert sorted(path.name for path in (tmp_path / "ledger").iterdir()) == ["1.json", "lock"]
 
 
-def test_a_run_has_its_room_to_its_end_and_knows_its_cpus(job, tmp_path, measured, monkeypatch):
+def test_a_run_has_its_room_to_its_end_and_knows_its_cpus(job, tmp_path, measured):
     job["limits"]["cpu_mode"] = "cpuset"
     jobs = []
 
