@@ -272,8 +272,12 @@ def engine_options(wildcards, threads):
     """Untracked: neither who makes an image nor where it is kept changes the image."""
     settings = SWEEP.config["container"]
     options = ["--engine", settings["engine"], "--runtime", settings["runtime"]]
+    images = SWEEP.config["images"]
     place = image_distribution.place_of(
-        SWEEP.config["images"], SWEEP.config["paths"]["results"]
+        images["distribute"],
+        images["archive_directory"],
+        images["registry"],
+        SWEEP.config["paths"]["results"],
     )
     if place is not None:
         options += ["--keep-in", str(place.directory)]
