@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentsweep.containers.engine import Engine, engine_environment, last_line, ulimits
+from agentsweep.containers.client import engine_environment, last_line
+from agentsweep.containers.engine import Engine, ulimits
 from agentsweep.containers.engines import find_engine
 from agentsweep.errors import AgentsweepError, InfraError
 

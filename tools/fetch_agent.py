@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from agentsweep.agents.claude_code import invocation
-from agentsweep.containers.engine import last_line
+from agentsweep.containers.client import last_line
 from agentsweep.errors import AgentsweepError, InfraError
 
 ROOT = Path(__file__).resolve().parent.parent

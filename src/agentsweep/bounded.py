@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 _CHUNK_BYTES = 2**18
 # Of an error output, this much of the beginning and of the end are kept.
@@ -46,11 +46,12 @@ class Talk:
 
     def __init__(
         self,
-        process: subprocess.Popen,
+        process: "subprocess.Popen[bytes]",
         limit_bytes: int,
         given: bytes = b"",
         target: BinaryIO | None = None,
     ):
+        assert process.stdout is not None and process.stderr is not None
         self._process, self._limit_bytes, self._target = process, limit_bytes, target
         self._given = memoryview(given)
         self._n_bytes = 0
@@ -73,7 +74,7 @@ class Talk:
                 if key.fileobj is self._process.stdin:
                     self._give()
                 else:
-                    self._take(key.fileobj)
+                    self._take(cast("IO[bytes]", key.fileobj))
         self._open.close()
         return self._process.wait(self._left_s(deadline, timeout_s))
 
@@ -85,6 +86,7 @@ class Talk:
 
     def _give(self) -> None:
         pipe = self._process.stdin
+        assert pipe is not None
         try:
             self._given = self._given[os.write(pipe.fileno(), self._given[:_CHUNK_BYTES]) :]
         except BlockingIOError:
@@ -96,7 +98,7 @@ class Talk:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
 
-    def _take(self, pipe) -> None:
+    def _take(self, pipe: IO[bytes]) -> None:
         data = os.read(pipe.fileno(), _CHUNK_BYTES)
         if not data:
             self._open.unregister(pipe)

@@ -68,7 +68,8 @@ def _left() -> int:
 def _wait_s(left: int) -> int:
     tried = max(0, int(os.environ.get(f"{RETRIES}_TRIED", "0")))
     os.environ[f"{RETRIES}_TRIED"] = str(tried + 1)
-    return min(_FIRST_WAIT_S * 2**tried, _LONGEST_WAIT_S)
+    wait_s: int = _FIRST_WAIT_S * 2**tried
+    return min(wait_s, _LONGEST_WAIT_S)
 
 
 def _rewind() -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 from agentsweep import untrusted
 from agentsweep.errors import InfraError
@@ -30,7 +31,9 @@ _SEAL_BYTES = 64 * 2**20
 _NAME_BYTES, _PATH_BYTES = 255, 1024
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-Facts = Mapping[str, Mapping[str, int | str | None]]
+# What is said of a file, and of all files by name.
+FileFacts = Mapping[str, int | str | None]
+Facts = Mapping[str, FileFacts]
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def _names(folder: Path) -> list[str]:
     return sorted(name for name in found if name != SEAL)
 
 
-def _unlike(path: Path, told: Mapping) -> str | None:
+def _unlike(path: Path, told: Mapping[str, Any]) -> str | None:
     """What is wrong with a file by what its seal tells of it; with no facts, whether it is there.
 
     The size is compared first, which reads nothing.
@@ -154,7 +157,7 @@ def _unlike(path: Path, told: Mapping) -> str | None:
         return f"cannot be read ({error.strerror or error})"
 
 
-def _difference(found: Mapping, told: Mapping) -> str | None:
+def _difference(found: Mapping[str, Any], told: Mapping[str, Any]) -> str | None:
     if told.get("bytes") is not None and found["bytes"] != told["bytes"]:
         return f"has {found['bytes']} bytes and not {told['bytes']}"
     if found["sha256"] and told.get("sha256") and found["sha256"] != told["sha256"]:
@@ -162,11 +165,12 @@ def _difference(found: Mapping, told: Mapping) -> str | None:
     return None
 
 
-def _read(folder: Path) -> dict[str, dict] | None:
+def _read(folder: Path) -> dict[str, dict[str, Any]] | None:
     """The files of a seal; nothing in one that cannot be read, and None where there is none."""
     try:
         with os.fdopen(os.open(folder / SEAL, _READ), "rb") as file:
-            files = untrusted.loads(file.read(_SEAL_BYTES))["files"]
+            content = untrusted.loads(file.read(_SEAL_BYTES))
+        files = content["files"] if isinstance(content, dict) else {}
         told = {name: {"bytes": of["bytes"], "sha256": of["sha256"]} for name, of in files.items()}
     except FileNotFoundError:
         return None
@@ -187,7 +191,7 @@ def _is_inside(name: str) -> bool:
     )
 
 
-def _record(folder: Path) -> dict:
+def _record(folder: Path) -> dict[str, Any]:
     """The attempt's own record: empty where it has none that can be read."""
     for name in RECORDS:
         try:
@@ -199,7 +203,7 @@ def _record(folder: Path) -> dict:
     return {}
 
 
-def _patch(folder: Path) -> dict | None:
+def _patch(folder: Path) -> dict[str, Any] | None:
     said = _record(folder).get("patch")
     said = said if isinstance(said, dict) else {}
     size, sha256 = said.get("bytes"), said.get("sha256")

@@ -11,9 +11,9 @@ import itertools
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, Protocol
 
 # Far more than any record of agentsweep or of the CLI has; what is deeper ends recursive code.
 MAX_DEPTH = 700
@@ -35,7 +35,7 @@ class WrongKind(OSError):
 
 
 def open_untrusted(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     kind: Callable[[int], bool] = stat.S_ISREG,
     flags: int = os.O_RDONLY,
     directory: int | None = None,
@@ -57,7 +57,7 @@ def open_untrusted(
         os.close(look)
 
 
-def read(path: str | os.PathLike, at_most_bytes: int, follow: bool = False) -> bytes:
+def read(path: str | os.PathLike[str], at_most_bytes: int, follow: bool = False) -> bytes:
     """A regular file's content. Raises WrongKind, and OSError (EFBIG) where there is more."""
     with os.fdopen(open_untrusted(path, follow=follow), "rb") as file:
         content = file.read(at_most_bytes + 1)
@@ -66,7 +66,7 @@ def read(path: str | os.PathLike, at_most_bytes: int, follow: bool = False) -> b
     return content
 
 
-def read_json(path: str | os.PathLike, at_most_bytes: int = FILE_BYTES) -> object:
+def read_json(path: str | os.PathLike[str], at_most_bytes: int = FILE_BYTES) -> object:
     """The value in a JSON file, which may be a link. Raises OSError, ValueError."""
     return loads(read(path, at_most_bytes, follow=True))
 
@@ -102,7 +102,13 @@ def check(text: str | bytes) -> None:
         raise ValueError(f"the JSON is nested deeper than {MAX_DEPTH}")
 
 
-def lines(file: BinaryIO | Iterable[bytes], at_most_bytes: int = LINE_BYTES) -> Iterator[bytes]:
+class HasLines(Protocol):
+    """A binary file, as far as `lines` reads it."""
+
+    def readline(self, size: int, /) -> bytes: ...
+
+
+def lines(file: HasLines, at_most_bytes: int = LINE_BYTES) -> Iterator[bytes]:
     """The lines of a binary file; of a longer line only a beginning that is no JSON."""
     while line := file.readline(at_most_bytes):
         if len(line) == at_most_bytes and not line.endswith(b"\n"):
@@ -113,7 +119,7 @@ def lines(file: BinaryIO | Iterable[bytes], at_most_bytes: int = LINE_BYTES) -> 
         yield line
 
 
-def objects(path: Path, at_most_bytes: int = LINE_BYTES) -> Iterator[dict]:
+def objects(path: Path, at_most_bytes: int = LINE_BYTES) -> Iterator[dict[str, Any]]:
     """The JSON objects among the lines of a file; lines that are none are passed over."""
     with os.fdopen(open_untrusted(path), "rb") as file:
         for line in lines(file, at_most_bytes):

@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 from agentsweep.containers import git_snapshot, git_snapshot_scripts
-from agentsweep.containers.engine import ExecFailed, last_line
+from agentsweep.containers.client import last_line
+from agentsweep.containers.engine import ExecFailed
 
 
 def put_store_into(folder: Path, monkeypatch) -> Path:

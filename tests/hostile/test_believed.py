@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_parts import FakeReader, attempt_run, job_content
 
 from agentsweep.containers.podman import Podman
 from agentsweep.errors import InfraError, LastingError
@@ -16,8 +17,9 @@ from agentsweep.extraction.run_directory import Fields
 from agentsweep.extraction.run_row import _cost_usd, _differing
 from agentsweep.grading import run_grades
 from agentsweep.host.oom_kills import Kills
-from agentsweep.runs import agent_output, measurement, outcome, run_cell, watch
-from agentsweep.runs.measurement import Measurement
+from agentsweep.runs import agent_end, agent_output, agent_process, outcome, run_cell, watch
+from agentsweep.runs.agent_watch import Watched
+from agentsweep.runs.job import Job
 from agentsweep.runs.store import Store
 
 # What the gateway wrote down
@@ -208,18 +210,15 @@ def test_who_counted_the_cost():
 
 @pytest.fixture
 def ended(tmp_path, monkeypatch):
-    """`_check_end` of a run whose container lives; returns what it raises."""
+    """`agent_end.check` of a run whose container lives."""
 
     def check(code, exchanges, client_first=False, said="it was bad"):
-        made = object.__new__(Measurement)
-        made.attempt = SimpleNamespace(path=tmp_path)
-        made.job = {"names": {"task": "t"}, "task": {"python": None}}
-        made.engine = Podman("runc", tmp_path)
-        monkeypatch.setattr(Measurement, "_check_disk", lambda _: None)
-        monkeypatch.setattr(Measurement, "_check_limits", lambda _: None)
+        monkeypatch.setattr(agent_end.disk_use, "refuse_full", lambda _: None)
+        monkeypatch.setattr(agent_end.limits_in_force, "check", lambda *_: None)
         (tmp_path / "stderr.txt").write_text(f"{said}\n", encoding="utf-8")
-        found = measurement._Found(5, 1, 1)
-        made._check_end(found, measurement._Watched(1, None, client_first), code, exchanges)
+        watched = Watched(1, None, client_first)
+        engine, run = Podman("runc", tmp_path), attempt_run(tmp_path)
+        agent_end.check(run, engine, None, True, watched, code, exchanges)
 
     return check
 
@@ -256,24 +255,21 @@ def test_a_note_of_the_process_id_that_is_not_a_file_is_refused(tmp_path, kind):
         note.symlink_to("/dev/zero")
     else:
         note.mkdir()
-    made = object.__new__(Measurement)
-    made.job = {"names": {"task": "t"}}
     with pytest.raises(LastingError, match=r"environment of task t .*agent\.pid"):
-        made._found(note)
+        agent_process.read_note(attempt_run(tmp_path), FakeReader(tmp_path), note)
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"1" * 10**6, b"\xff"])
 def test_a_note_that_says_nothing_is_looked_at_again(tmp_path, content):
     note = tmp_path / "agent.pid"
     note.write_bytes(content)
-    made = object.__new__(Measurement)
-    made.cgroup = SimpleNamespace(pids=lambda: [])
+    run, reader = attempt_run(tmp_path), FakeReader(tmp_path)
     if content.startswith(b"1"):
         # No more of it is read than a process id is long.
-        assert made._found(note).pid is None
+        assert agent_process.read_note(run, reader, note).pid is None
     else:
         with pytest.raises(ValueError):
-            made._found(note)
+            agent_process.read_note(run, reader, note)
 
 
 @pytest.mark.parametrize(
@@ -307,6 +303,10 @@ def test_a_process_that_lives_is_not_paused():
 # What fails again and again
 
 
+def a_job(folder, cell: str) -> Job:
+    return Job.from_json(job_content(folder, cell=cell))
+
+
 def fail(store: Store, key: str, answered: bool) -> None:
     with store.locked(key, "{}"):
         attempt = store.begin(key)
@@ -317,7 +317,7 @@ def fail(store: Store, key: str, answered: bool) -> None:
 
 
 def test_a_cell_is_not_paid_for_for_ever(tmp_path):
-    store, key, job = Store(tmp_path), "a" * 64, {"cell": "the-cell"}
+    store, key, job = Store(tmp_path), "a" * 64, a_job(tmp_path, "the-cell")
     for answered in (False, *[True] * (run_cell.MAX_PAID_FAILURES - 1), False):
         run_cell._refuse_more_failures(store, key, job)
         fail(store, key, answered)
@@ -342,9 +342,9 @@ def test_failures_before_a_sealed_run_do_not_count(tmp_path):
     with store.locked(key, "{}"):
         sealed = store.finish(store.begin(key), "sealed")
         store.supersede(sealed)
-    assert run_cell._refuse_more_failures(store, key, {"cell": "c"}) is None
+    assert run_cell._refuse_more_failures(store, key, a_job(tmp_path, "c")) is None
     fail(store, key, answered=True)
-    assert run_cell._refuse_more_failures(store, key, {"cell": "c"}) is None
+    assert run_cell._refuse_more_failures(store, key, a_job(tmp_path, "c")) is None
 
 
 # The share

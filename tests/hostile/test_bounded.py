@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsweep import bounded
-from agentsweep.containers.engine import EngineTimeout, ExecFailed, OutputTooLarge
+from agentsweep.containers.client import EngineTimeout
+from agentsweep.containers.engine import ExecFailed, OutputTooLarge
 from agentsweep.containers.podman import Podman
 from agentsweep.errors import InfraError
 
@@ -72,7 +73,7 @@ def test_short_errors_are_kept_whole(parts):
 
 
 def test_engine_answers_are_bounded_in_size_and_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("agentsweep.containers.engine._SAID_BYTES", 2**20)
+    monkeypatch.setattr("agentsweep.containers.client._SAID_BYTES", 2**20)
     with pytest.raises(InfraError, match="said more than 1 MiB"):
         fake(tmp_path, "exec cat /dev/zero").call("ps")
     with pytest.raises(EngineTimeout):

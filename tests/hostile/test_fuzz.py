@@ -11,9 +11,8 @@ from fuzz_targets import BY_NAME, TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = float(os.environ.get("AGENTSWEEP_FUZZ_S", "60"))
-# They take the `result.json` and the process id that `sealed` and the tests of `measurement` are
-# about.
-UNREAD = {"finished_runs", "measurement", "rerun", "run_cell"}
+# They take the `result.json` and the process id that `sealed` and `test_believed` are about.
+UNREAD = {"agent_process", "finished_runs", "rerun", "run_cell"}
 SEED = int(os.environ.get("AGENTSWEEP_FUZZ_SEED", "15"))
 
 

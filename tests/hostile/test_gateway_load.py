@@ -15,11 +15,13 @@ from types import SimpleNamespace
 
 import pytest
 from gateway_client import TOKEN, active, raw, request, send_only, starter, user, wait_until
+from run_parts import attempt_run
 
 from agentsweep.gateway import exchanges, http_server, messages_api
 from agentsweep.gateway.exchanges import Exchange, ExchangeLog
 from agentsweep.gateway.messages_api import BadRequest, MessagesRequest
 from agentsweep.host.processes import OVERWHELMED, LineService, ServiceLost
+from agentsweep.runs import services
 from agentsweep.runs.outcome import Evidence, judge
 from agentsweep.runs.watch import GatewayStatus
 
@@ -523,21 +525,19 @@ def test_a_gateway_that_is_killed_for_want_of_time_is_no_error_of_the_host(tmp_p
 
 
 def test_of_a_gateway_that_was_killed_at_its_stop_the_run_knows(tmp_path, monkeypatch):
-    from agentsweep.runs.measurement import Measurement
-
-    made = object.__new__(Measurement)
-    made.attempt, made.scratch = SimpleNamespace(path=tmp_path), tmp_path
     said = []
-    made.say = said.append
-    made.gateway = service_that(tmp_path, monkeypatch, "time.sleep(60)")
-    made.gateway.stop = functools.partial(made.gateway.stop, timeout_s=0.2)
-    made.gateway_status = SimpleNamespace(lost=None)
+    gateway = service_that(tmp_path, monkeypatch, "time.sleep(60)")
+    gateway.stop = functools.partial(gateway.stop, timeout_s=0.2)
     written = {"samples.arrow": {"bytes": 0}}
-    made.sampler = SimpleNamespace(stop=lambda: 0)
     (tmp_path / "sampler.json").write_text(json.dumps({"written": written}), encoding="utf-8")
     (tmp_path / "api.jsonl").write_bytes(b"{}\n")
-    assert made._stop_services() == ({}, written | {"api.jsonl": {"bytes": 3}})
-    assert made.gateway_cut == "odd_service could not be stopped in time"
+    run, beside = (
+        attempt_run(tmp_path, said),
+        services.Services(gateway, SimpleNamespace(lost=None), SimpleNamespace(stop=lambda: 0)),
+    )
+    stopped = services.stop(run, beside, tmp_path)
+    assert (stopped.summary, stopped.written) == ({}, written | {"api.jsonl": {"bytes": 3}})
+    assert stopped.gateway_cut == "odd_service could not be stopped in time"
     assert said == ["odd_service was overwhelmed by what the agent sent"]
 
 

@@ -10,7 +10,8 @@ import engine_in_use
 import pytest
 
 from agentsweep.config.load import load as load_config
-from agentsweep.containers.engine import LABEL, OWNER_LABEL, PROXIES, ContainerSpec, host_userland
+from agentsweep.containers.client import PROXIES
+from agentsweep.containers.engine import LABEL, OWNER_LABEL, ContainerSpec, host_userland
 from agentsweep.grading import grading_job
 from agentsweep.host.processes import owner_tag
 from conftest import DONE, bash

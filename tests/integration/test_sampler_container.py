@@ -14,7 +14,8 @@ from pathlib import Path
 import engine_in_use
 import pytest
 
-from agentsweep.containers.engine import ContainerSpec, Engine, Mount, engine_environment
+from agentsweep.containers.client import engine_environment
+from agentsweep.containers.engine import ContainerSpec, Engine, Mount
 from agentsweep.host.cgroup import reader_for_pid
 from agentsweep.host.cgroup_reader import CgroupGone
 from agentsweep.sampler.marks import install_wrapper, make_marks_directory

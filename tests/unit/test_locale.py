@@ -21,7 +21,7 @@ from agentsweep import utf8
 from agentsweep.cli import records
 from agentsweep.config.config import Config
 from agentsweep.config.load import load as load_config
-from agentsweep.containers import engine
+from agentsweep.containers import client
 from agentsweep.errors import ConfigError
 from agentsweep.host import processes
 from agentsweep.runs import watch
@@ -265,7 +265,7 @@ def test_engines_get_a_locale_and_nothing_that_a_container_must_not_have(monkeyp
     """containers.conf may pass the client's whole environment on (`env_host`)."""
     monkeypatch.setenv("LANG", "en_US")
     monkeypatch.setenv("PYTHONUTF8", "1")
-    environment = engine.engine_environment()
+    environment = client.engine_environment()
     assert environment["LANG"] == "C.UTF-8"
     assert not any(name.startswith(("PYTHON", "LC_")) for name in environment)
 
@@ -310,7 +310,7 @@ def job_of(content: dict, folder: Path) -> tuple[Config, dict, dict]:
     merged["agent"] = {"lock": str(folder / "config" / "agents.lock.yaml")}
     loaded = load_config(merged)
     cell = loaded.cells()[0]
-    return loaded, loaded.job(cell), json.loads(loaded.spec(cell))
+    return loaded, loaded.job(cell).to_json(), json.loads(loaded.spec(cell))
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +341,7 @@ def test_any_text_reaches_the_agent_as_it_was_written(folder, text, escaped):
     assert job["prompt"].encode() == text.encode()
     handed_on = json.loads(json.dumps(loaded.for_cell(loaded.cells()[0])))
     again = load_config(handed_on)
-    assert again.job(again.cells()[0])["prompt"] == text
+    assert again.job(again.cells()[0]).prompt == text
     assert json.loads(again.spec(again.cells()[0])) == spec
 
 

@@ -270,10 +270,13 @@ def image_records():
 
 def engine_options(wildcards, threads):
     """Untracked: neither who makes an image nor where it is kept changes the image."""
-    settings = SWEEP.config.container
+    settings, images = SWEEP.config.container, SWEEP.config.images
     options = ["--engine", settings.engine, "--runtime", settings.runtime]
     place = image_distribution.place_of(
-        SWEEP.config.images.model_dump(), SWEEP.config.paths.results
+        images.distribute,
+        images.archive_directory,
+        images.registry,
+        SWEEP.config.paths.results,
     )
     if place is not None:
         options += ["--keep-in", str(place.directory)]

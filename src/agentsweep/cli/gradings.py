@@ -68,7 +68,7 @@ def _grade(arguments: argparse.Namespace) -> None:
         arguments.task,
         patch,
         arguments.out,
-        lambda: cleanup.clean_engine(config.container.model_dump()),
+        lambda: cleanup.clean_engine(config.container.engine, config.container.runtime),
         say,
     )
     if found.status == "ungraded":
@@ -87,7 +87,10 @@ def _validate(arguments: argparse.Namespace) -> None:
     config = configuration.load(arguments)
     _refuse_ungradable(config, arguments.task)
     record = grading_job.validate(
-        config, arguments.task, lambda: cleanup.clean_engine(config.container.model_dump()), say
+        config,
+        arguments.task,
+        lambda: cleanup.clean_engine(config.container.engine, config.container.runtime),
+        say,
     )
     records.write(arguments.out, record)
     say("; ".join([_validity(record), *record["problems"]]))

@@ -78,7 +78,7 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     job = config.job(cell)
     # A run that is recalled, or refused, needs no image.
-    needed = job["on_miss"] == "run" and not config.is_sealed(cell)
+    needed = job.on_miss == "run" and not config.is_sealed(cell)
     image = _image_record(config, cell, arguments.image) if needed else {}
     out = arguments.out or Path(config.paths.results) / "runs" / cell.id
     with progress() as say:

@@ -18,7 +18,8 @@ from agentsweep.extraction import recorded_runs
 from agentsweep.extraction.recorded_runs import ReplaySource
 from agentsweep.hashes import text_sha256
 from agentsweep.host import disk
-from agentsweep.host.capacity import Machine, decimal_mb
+from agentsweep.host.capacity import Machine, MachineSettings, decimal_mb
+from agentsweep.runs.job import Job
 from agentsweep.runs.recall import Choice, Recall, Repeat
 from agentsweep.runs.spec import FIX_RECIPE, PROTOCOL, ImageRef, canonical, cores
 from agentsweep.runs.store import Store, spec_sha256
@@ -31,7 +32,11 @@ from agentsweep.units import parse_size
 START_UP_S = 900
 
 _RUNNER_KEYS = ("timeout_s", "stall_s", "grace_s", "on_miss", "repeat", "repeat_times")
-_REPEAT_KEYS = {"on_miss", "repeat", "repeat_times"}
+_CONTAINER_KEYS = (
+    *("engine", "runtime", "userland", "network", "host_mounts", "uid", "gid"),
+    "cgroup_parent",
+)
+_IMAGES_KEYS = ("distribute", "archive_directory", "registry")
 _AGENT_SPEC_KEYS = ("system_search", "bash_timeout_s", "max_turns", "max_retries")
 
 
@@ -211,12 +216,13 @@ class Config:
         }
         return canonical(self._half_spec(cell.task, cell.agent) | of_cell)
 
-    def job(self, cell: Cell) -> Json:
+    def job(self, cell: Cell) -> Job:
         """Everything that the runner needs for one cell; holds no secret."""
         task = self._tasks[cell.task]
         settings = self.agent_settings(cell.agent).model_dump()
+        container, images, paths = (self._data[key] for key in ("container", "images", "paths"))
         cli = ("version", "model_id", *_AGENT_SPEC_KEYS, "tools", "extra_args")
-        return {
+        content = {
             "cell": cell.id,
             "names": {
                 "dataset": self._data["dataset"],
@@ -234,31 +240,30 @@ class Config:
             },
             "agent": {
                 "settings": {key: settings[key] for key in cli}
-                | model_settings.cli_settings(settings, self._data["container"]["network"]),
-                "binary": str(
-                    Path(self._data["paths"]["agents"]) / f"claude-{settings['version']}" / "claude"
-                ),
+                | model_settings.cli_settings(settings, container["network"]),
+                "binary": str(Path(paths["agents"]) / f"claude-{settings['version']}" / "claude"),
                 "binary_sha256": self._binary_sha256(cell.agent),
             },
             "model": model_settings.job(settings, task, self.recording(cell)),
             "budget": model_settings.budget(settings),
-            "rules": model_settings.rules(settings),
+            "rules": model_settings.rules(settings) or None,
             "max_live_runs": self._data["agent"]["max_live_runs"],
             **{key: settings[key] for key in _RUNNER_KEYS},
             "limits": self.limits(cell),
-            "disk_bytes": parse_size(self._data["container"]["disk"]),
+            "disk_bytes": parse_size(container["disk"]),
             "needs": {
                 "memory_bytes": self.reserved_bytes(cell),
                 "cores": self.reserved_cores(cell),
             },
             "machine": dict(self._data["machine"]),
-            "container": dict(self._data["container"]),
+            "container": {key: container[key] for key in _CONTAINER_KEYS},
             "image": asdict(self.image_of(cell.task)),
-            "images": dict(self._data["images"]),
-            "measure": dict(self._data["measure"]),
+            "images": {key: images[key] for key in _IMAGES_KEYS},
+            "rate_hz": self._data["measure"]["rate_hz"],
             # Absolute: the engine is called from a directory of its own.
-            "paths": {key: str(Path(path).absolute()) for key, path in self._data["paths"].items()},
+            "paths": {key: str(Path(paths[key]).absolute()) for key in ("store", "results")},
         }
+        return Job.from_json(content)
 
     def for_cell(self, cell: Cell) -> Json:
         """The configuration cut down to one cell, for its run, which needs no rows.
@@ -311,7 +316,7 @@ class Config:
         """Why a cell can never run on a machine, or None where it can."""
         needs = self.reserved_bytes(cell), self.reserved_cores(cell)
         memory = f"{cell.memory} + {self.measure.mem_overhead} = "
-        return machine.misfit(*needs, self._data["machine"], memory)
+        return machine.misfit(*needs, MachineSettings(**self._data["machine"]), memory)
 
     @functools.cache  # noqa: B019
     def store(self) -> Store:
@@ -329,8 +334,9 @@ class Config:
 
     def choice(self, cell: Cell) -> Choice:
         """The run that the store gives a cell, or that one has to be made."""
-        settings = self.agent_settings(cell.agent).model_dump(include=_REPEAT_KEYS)
-        return self.recall().choose(self.spec(cell), Repeat.of(settings))
+        settings = self.agent_settings(cell.agent)
+        repeat = Repeat.of(settings.on_miss, settings.repeat, settings.repeat_times)
+        return self.recall().choose(self.spec(cell), repeat)
 
     def is_sealed(self, cell: Cell) -> bool:
         """Whether the store gives this cell its run, so that none has to be made."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +41,12 @@ def clean_up(engine: Engine) -> Cleaned:
         return _remove_dead(engine)
 
 
-def clean_engine(settings: Mapping, say: Callable[[str], object] = print) -> Engine:
-    """The engine of a section `container`, after `clean_up`."""
-    found = find_engine(settings["engine"], settings["runtime"], scratch.engine_dir())
-    for sentence in clean_up(found).said:
+def clean_engine(name: str, runtime: str, say: Callable[[str], object] = print) -> Engine:
+    """The engine that a configuration names, after `clean_up`."""
+    engine = find_engine(name, runtime, scratch.engine_dir())
+    for sentence in clean_up(engine).said:
         say(sentence)
-    return found
+    return engine
 
 
 def _remove_dead(engine: Engine) -> Cleaned:

@@ -15,20 +15,20 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from agentsweep.containers import skopeo
+from agentsweep.containers.client import PROXIES, last_line
 from agentsweep.containers.engine import (
     BARE_FOLDERS,
     IMAGE_TIMEOUT_S,
     LABEL,
     OWNER_LABEL,
-    PROXIES,
     Container,
     ContainerSpec,
     Engine,
     bind_option,
     host_userland,
-    last_line,
 )
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.host.processes import owner_tag
@@ -68,7 +68,7 @@ class Docker(Engine):
         return unfit or self._start_problem(raw)
 
     @functools.cached_property
-    def _raw(self) -> dict:
+    def _raw(self) -> dict[str, Any]:
         """What `docker info` says, which takes some hundredths of a second."""
         done = self.call("info", "--format", "{{json .}}", check=False, timeout_s=60)
         try:
@@ -84,7 +84,7 @@ class Docker(Engine):
             said = str((raw.get("ServerErrors") or [last_line(done.stderr)])[0])
         raise InfraError(_no_answer(said))
 
-    def info(self) -> dict:
+    def info(self) -> dict[str, Any]:
         raw = self._raw
         with self.understood("info"):
             return {
@@ -98,7 +98,7 @@ class Docker(Engine):
                 "storage_root": raw["DockerRootDir"],
             }
 
-    def _start_problem(self, raw: dict) -> str | None:
+    def _start_problem(self, raw: dict[str, Any]) -> str | None:
         """Why a container cannot be started and seen here; found out once per boot and daemon."""
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
         state = repr((boot, raw.get("ID"), raw["ServerVersion"], self.runtime))
@@ -236,14 +236,14 @@ def _adds_proxies() -> bool:
 _LABELS = (LABEL, OWNER_LABEL)
 
 
-def _has(raw: dict, word: str) -> bool:
+def _has(raw: dict[str, Any], word: str) -> bool:
     """Whether the daemon's security options name a feature."""
     return any(
         option.split(",")[0] == f"name={word}" for option in raw.get("SecurityOptions") or []
     )
 
 
-def _unfit(raw: dict) -> str | None:
+def _unfit(raw: dict[str, Any]) -> str | None:
     """Why what a daemon is makes wrong numbers or none, from what `docker info` says."""
     if _has(raw, "rootless"):
         return (

@@ -1,62 +1,48 @@
 """Container engine commands, as far as Podman and Docker have the same ones.
 
-What differs is in `podman` and `docker`; which of them works here is for `engines` to find out.
-Every call runs in a scratch directory of ours, because conmon drops a file named `oom` into the
-working directory of the call when a container meets its memory limit.
+What differs is in `podman` and `docker`; which of them works here is for `engines` to find out. How
+any command is called is in `client`.
 """
 
 import contextlib
 import csv
 import io
 import json
-import os
 import re
 import resource
 import subprocess
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from agentsweep import bounded
+from agentsweep.containers.client import (
+    EngineClient,
+    EngineTimeout,
+    engine_environment,
+    last_line,
+)
 from agentsweep.errors import InfraError, LastingError
-from agentsweep.utf8 import CHILD_LOCALE
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LABEL = "agentsweep.attempt"
 OWNER_LABEL = "agentsweep.owner"
-# How long a command that changes a container may take after its caller was interrupted.
-_FINISH_S = 30
-# What an engine's answer may have, and what a file may that a command in a container makes.
-_SAID_BYTES = 64 * 2**20
+# What a file may have that a command in a container makes.
 FILE_BYTES = 256 * 2**20
 # What moves whole images may take: they have gigabytes, and registries are slow.
 IMAGE_TIMEOUT_S = 3600
 # What a container's root must have before the host's userland is mounted over it.
 BARE_FOLDERS = ("proc", "sys", "dev", "etc", "tmp", "run", "var")
 
-_ENVIRONMENT = (
-    *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR"),
-    *("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "DBUS_SESSION_BUS_ADDRESS"),
-    *("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT"),
-    *("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"),
-    *("CONTAINERS_REGISTRIES_CONF", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-)
-# For what speaks to a registry and for nothing else: their values may hold a password.
-PROXIES = tuple(
-    name
-    for upper in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
-    for name in (upper, upper.lower())
-)
-_USES_REGISTRY = ("pull", "push")
 # What a container has whatever its image says. The engines add these names themselves, with
 # values that tell nothing of the host.
 _PLAIN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 _ENGINES_OWN = frozenset(("PATH", "TERM", "HOME", "HOSTNAME", "container"))
-
-
-class EngineTimeout(InfraError):
-    """An engine call that did not end within its time."""
 
 
 class ExecFailed(InfraError):
@@ -134,7 +120,7 @@ class Container:
     layer: Path | None = None
 
 
-class Engine(ABC):
+class Engine(EngineClient):
     """One engine with one runtime; every method is one engine command.
 
     `runtime` None means the engine's own choice. `maps_users`: users of a container are others on
@@ -142,31 +128,24 @@ class Engine(ABC):
     refuses.
     """
 
-    name: str
-    install_hint: str
     # What its client says, and ends with 255, where it does not learn how a command ended.
     lost_command: re.Pattern[str] | None = None
     # How to mend what only a cgroup manager that takes any path can do.
     cgroupfs_hint: str
 
     def __init__(self, runtime: str | None, workdir: Path):
-        self.runtime = runtime
-        self.workdir = workdir
+        super().__init__(runtime, workdir)
         # Why engines that would have been taken before this one were not.
         self.passed_over: tuple[str, ...] = ()
         # Of containers that were created and not started yet: the names in their environment.
         self._named: dict[str, frozenset[str]] = {}
 
     @abstractmethod
-    def command(self, *arguments: str) -> list[str]:
-        """The argument list of one engine call."""
-
-    @abstractmethod
     def problem(self) -> str | None:
         """Why no container can be started and measured here, or None when one was started."""
 
     @abstractmethod
-    def info(self) -> dict:
+    def info(self) -> dict[str, Any]:
         """Engine name, version, runtime, storage driver, rootless or not, cgroup version."""
 
     @property
@@ -206,96 +185,17 @@ class Engine(ABC):
     def _own_options(self, spec: ContainerSpec) -> list[str]:
         """The options of `create` that this engine alone has, or has in its own way."""
 
-    def call(
-        self, *arguments: str, timeout_s: float = 600, check: bool = True, finish: bool = False
-    ) -> subprocess.CompletedProcess:
-        """Run an engine command to its end and capture its output as text.
-
-        finish: when the caller is interrupted, let the command end all the same. One that is
-        killed while it changes a container leaves something that the engine no longer knows.
-        """
-        try:
-            done = self._run(
-                self.command(*arguments), timeout_s, finish, arguments[0] in _USES_REGISTRY
-            )
-        except FileNotFoundError:
-            raise LastingError(f"{self.name} is not installed: {self.install_hint}") from None
-        except subprocess.TimeoutExpired:
-            raise EngineTimeout(
-                f"`{self.name} {arguments[0]}` gave no answer within {timeout_s:.0f} s: "
-                f"see whether `{self.name} ps` hangs too"
-            ) from None
-        if check and done.returncode != 0:
-            raise InfraError(
-                f"`{self.name} {' '.join(arguments[:2])}` failed: {self.complaint(done.stderr)}"
-            )
-        return done
-
-    @contextlib.contextmanager
-    def understood(self, command: str) -> Iterator[None]:
-        """InfraError where what a command printed is not of the shape that is read in the block."""
-        try:
-            yield
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            ArithmeticError,
-            RecursionError,
-        ) as error:
-            raise InfraError(
-                f"what `{self.name} {command}` printed cannot be read ({type(error).__name__}): "
-                f"see what it prints, and whether this version of {self.name} is supported"
-            ) from error
-
-    def complaint(self, said: str) -> str:
-        """The line of an engine's stderr that says what is wrong."""
-        return last_line(said)
-
-    def _run(
-        self, command: list[str], timeout_s: float, finish: bool, proxies: bool
-    ) -> subprocess.CompletedProcess:
-        process = subprocess.Popen(
-            command,
-            cwd=self.workdir,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=engine_environment(proxies),
-            # Ctrl-C in a terminal is for the runner, which then cleans up with the engine.
-            start_new_session=True,
-        )
-        talk = bounded.Talk(process, _SAID_BYTES)
-        with process:
-            try:
-                code = talk.run(timeout_s)
-            except BaseException as error:
-                try:
-                    if finish and not isinstance(error, subprocess.TimeoutExpired):
-                        with contextlib.suppress(subprocess.TimeoutExpired, bounded.TooMuch):
-                            talk.run(_FINISH_S)
-                finally:
-                    process.kill()
-                if isinstance(error, bounded.TooMuch):
-                    raise InfraError(
-                        f"`{' '.join(command[:3])}` said more than {_SAID_BYTES // 2**20} MiB"
-                    ) from None
-                raise
-        texts = (bytes(talk.said), talk.errors.bytes())
-        said = (text.decode("utf-8", "replace").replace("\r\n", "\n") for text in texts)
-        return subprocess.CompletedProcess(command, code, *said)
-
     def create(self, spec: ContainerSpec) -> str:
         """Create a container whose PID 1 idles; returns its id.
 
         Its environment is what the spec or its image names, and nothing of this host.
         """
-        spec = replace(spec, env=self._environment(spec))
+        environment = self._environment(spec)
+        spec = replace(spec, env=environment)
         arguments = [*self._no_defaults(), *self.create_arguments(spec)]
-        made = self.call("create", *arguments, finish=True).stdout.strip()
-        self._named[made] = frozenset(spec.env)
-        return made
+        container_id = str(self.call("create", *arguments, finish=True).stdout).strip()
+        self._named[container_id] = frozenset(environment)
+        return container_id
 
     def _no_defaults(self) -> list[str]:
         """Options of `create` that leave out what the engine's configuration names."""
@@ -366,7 +266,7 @@ class Engine(ABC):
             )
         return started
 
-    def _refuse_foreign(self, record: dict, name: str) -> None:
+    def _refuse_foreign(self, record: dict[str, Any], name: str) -> None:
         """LastingError where the engine gave a container a variable that nobody named."""
         with self.understood("inspect"):
             named = self._named.pop(record["Id"], None)
@@ -387,7 +287,7 @@ class Engine(ABC):
                 f"of container {name}: remove that from the engine's configuration"
             )
 
-    def inspect(self, name: str) -> dict:
+    def inspect(self, name: str) -> dict[str, Any]:
         """The engine's record of a container."""
         done = self.call("inspect", "--type", "container", name)
         with self.understood("inspect"):
@@ -420,7 +320,7 @@ class Engine(ABC):
         workdir: str | None = None,
         check: bool = True,
         timeout_s: float = 600,
-    ) -> subprocess.CompletedProcess:
+    ) -> "subprocess.CompletedProcess[str]":
         """Run a command in a container to its end."""
         arguments = self.exec_arguments(name, *argv, user=user, workdir=workdir)
         return self.call(*arguments[len(self.command()) :], check=check, timeout_s=timeout_s)
@@ -433,14 +333,16 @@ class Engine(ABC):
         timeout_s: float = 600,
         given: bytes = b"",
         limit_bytes: int = FILE_BYTES,
-        **where,
+        user: str | None = None,
+        workdir: str | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> str:
         """Run a command in a container and keep its output byte for byte; returns its stderr.
 
         given: its standard input. Raises ExecFailed where it does not end with 0, OutputTooLarge
         where it writes more than `limit_bytes`. Of a long stderr the two ends are returned.
         """
-        command = self.exec_arguments(name, *argv, **where)
+        command = self.exec_arguments(name, *argv, user=user, workdir=workdir, env=env)
         with target.open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -499,7 +401,7 @@ class Engine(ABC):
         with self.understood("image inspect"):
             return int(done.stdout.strip())
 
-    def image_config(self, reference: str) -> dict:
+    def image_config(self, reference: str) -> dict[str, Any]:
         """What an image says of the containers made of it: `Env`, `Volumes`, `Cmd`, `User`..."""
         done = self.call("image", "inspect", "--format", "{{json .Config}}", reference)
         with self.understood("image inspect"):
@@ -543,23 +445,8 @@ def host_userland(extra: tuple[str, ...] = ()) -> tuple[Mount, ...]:
     return tuple(mounts)
 
 
-def engine_environment(proxies: bool = False) -> dict[str, str]:
-    """The environment of engine calls: no credential can reach an engine that never saw one.
-
-    proxies: with the host's proxy settings, for calls that speak to a registry.
-    """
-    names = (*_ENVIRONMENT, *(PROXIES if proxies else ()))
-    return {name: os.environ[name] for name in names if name in os.environ} | CHILD_LOCALE
-
-
-def last_line(text: str) -> str:
-    """The last line of an engine's complaint that says something."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:400] if lines else "no message"
-
-
-def timed(function, *arguments, **kwargs):
+def timed(function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> tuple[float, R]:
     """(seconds, result) of a call."""
     begin = time.monotonic()
-    result = function(*arguments, **kwargs)
+    result = function(*arguments, **options)
     return time.monotonic() - begin, result

@@ -47,7 +47,8 @@ def find_engine(name: str, runtime: str, workdir: Path) -> Engine:
     if not present:
         hint = _CANDIDATES[names[0]][0].install_hint
         raise LastingError(f"no container engine: {' or '.join(names)} is not on PATH; {hint}")
-    reasons, without_limits = [], None
+    reasons: list[str] = []
+    without_limits: Engine | None = None
     for candidate in present:
         for engine in _CANDIDATES[candidate][1](runtime, workdir):
             problem = engine.problem()

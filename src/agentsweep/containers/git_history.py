@@ -12,8 +12,10 @@ history, and neither this script nor the snapshot runs them.
 """
 
 import shlex
+from typing import Any
 
-from agentsweep.containers.engine import Engine, last_line
+from agentsweep.containers.client import last_line
+from agentsweep.containers.engine import Engine
 from agentsweep.errors import InfraError, LastingError
 
 _TIMEOUT_S = 3600
@@ -307,7 +309,7 @@ def scrub(
     uid: int,
     gid: int,
     base_commit: str | None = None,
-) -> dict | None:
+) -> dict[str, Any] | None:
     """Remove all history after `HEAD`: what was done, or None where there is no repository.
 
     With `base_commit`, HEAD must be it or have one commit on top of it. An image that does not
@@ -326,7 +328,7 @@ def scrub(
     return read(done.stdout, base_commit)
 
 
-def read(printed: str, base_commit: str | None) -> dict | None:
+def read(printed: str, base_commit: str | None) -> dict[str, Any] | None:
     """The record of what the script printed; InfraError where that is something else.
 
     `commits` and `head` are the work tree's repository's; `removed` counts over it and the
@@ -343,7 +345,7 @@ def read(printed: str, base_commit: str | None) -> dict | None:
         ) from error
 
 
-def _record(printed: str, base_commit: str | None) -> dict:
+def _record(printed: str, base_commit: str | None) -> dict[str, Any]:
     rows = [line.split("\t") for line in printed.splitlines()]
     found = {row[0]: row[1:] for row in rows if row[0] != "nested"}
     cleaned = [row for row in rows if row[0] in ("own", "nested")]

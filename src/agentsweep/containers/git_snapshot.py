@@ -14,10 +14,12 @@ import shlex
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agentsweep.containers import git_snapshot_scripts as scripts
 from agentsweep.containers.caches import is_cache
-from agentsweep.containers.engine import Engine, EngineTimeout, ExecFailed, OutputTooLarge
+from agentsweep.containers.client import EngineTimeout
+from agentsweep.containers.engine import Engine, ExecFailed, OutputTooLarge
 from agentsweep.errors import InfraError
 
 _TIMEOUT_S = 600
@@ -84,9 +86,9 @@ def take_start(engine: Engine, container: str, user: str, workdir: str) -> dict[
     engine.exec(container, "git", "status", "--short", user=user, workdir=workdir, check=False)
     path = found.stdout.strip()
     where = (workdir, scripts.STORE, posixpath.dirname(path))
-    root = {"user": "0:0", "timeout_s": _FIRST_TIMEOUT_S}
+    timeout_s = _FIRST_TIMEOUT_S
     try:
-        seen = _look(engine, container, scripts.LOOK_FIRST, where, **root)
+        seen = _look(engine, container, scripts.LOOK_FIRST, where, "0:0", timeout_s)
         kept = {
             name: entry
             for name, entry in seen.entries.items()
@@ -94,7 +96,13 @@ def take_start(engine: Engine, container: str, user: str, workdir: str) -> dict[
             and (name in seen.tracked or not (is_cache(name) or name in seen.ignored))
         }
         given = _given({}, kept, seen.targets)
-        tree = _ask(engine, container, scripts.MAKE_START, where, given, **root).decode().strip()
+        tree = (
+            _ask(
+                engine, container, scripts.MAKE_START, where, given, user="0:0", timeout_s=timeout_s
+            )
+            .decode()
+            .strip()
+        )
     except InfraError as error:
         raise InfraError(f"the work tree {workdir} cannot be kept with git: {error}") from error
     return {
@@ -105,7 +113,9 @@ def take_start(engine: Engine, container: str, user: str, workdir: str) -> dict[
     }
 
 
-def write_patch(engine: Engine, container: str, user: str, workdir: str, start: dict, target):
+def write_patch(
+    engine: Engine, container: str, user: str, workdir: str, start: dict[str, Any], target: Path
+) -> list[str] | None:
     """Write what changed since the start as a binary git diff.
 
     Returns what could not be read, one line each, and None where nothing can be said at all.
@@ -173,8 +183,15 @@ def _given(start: Entries, end: Entries, targets: dict[bytes, bytes]) -> bytes:
     return b"".join(entry + b"\0" for entry in [*files, b"", *links, b"", *index])
 
 
-def _look(engine: Engine, container: str, script: str, where: tuple[str, ...], **how) -> Look:
-    return parse(_ask(engine, container, script, where, b"", **how))
+def _look(
+    engine: Engine,
+    container: str,
+    script: str,
+    where: tuple[str, ...],
+    user: str | None = None,
+    timeout_s: float = _TIMEOUT_S,
+) -> Look:
+    return parse(_ask(engine, container, script, where, b"", user=user, timeout_s=timeout_s))
 
 
 def parse(printed: bytes) -> Look:

@@ -7,8 +7,10 @@ that cannot write, or that finds no git where there is a repository, would still
 
 import os
 import posixpath
+from typing import Any
 
-from agentsweep.containers.engine import LABEL, OWNER_LABEL, ContainerSpec, Engine, last_line
+from agentsweep.containers.client import last_line
+from agentsweep.containers.engine import LABEL, OWNER_LABEL, ContainerSpec, Engine
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.host.processes import owner_tag
 
@@ -59,7 +61,7 @@ def memory_bytes() -> int:
     return max(_LEAST_BYTES, min(half, _MOST_BYTES))
 
 
-def refuse_volumes(config: dict, image: str, workdir: str) -> None:
+def refuse_volumes(config: dict[str, Any], image: str, workdir: str) -> None:
     """LastingError where a volume of the image hides what is committed of the work tree."""
     for volume in config.get("Volumes") or ():
         path = posixpath.normpath(volume)
@@ -70,7 +72,9 @@ def refuse_volumes(config: dict, image: str, workdir: str) -> None:
             )
 
 
-def check(engine: Engine, name: str, image: str, said: str, workdir: str, user: str) -> dict:
+def check(
+    engine: Engine, name: str, image: str, said: str, workdir: str, user: str
+) -> dict[str, Any]:
     """Look at `image` as `user`, in a container `name`: the part `check` of its record.
 
     `said` is what messages call the image. Raises InfraError with one sentence that names it.
@@ -104,7 +108,7 @@ def check(engine: Engine, name: str, image: str, said: str, workdir: str, user: 
     return judge(done.stdout, said, workdir, user)
 
 
-def judge(printed: str, said: str, workdir: str, user: str) -> dict:
+def judge(printed: str, said: str, workdir: str, user: str) -> dict[str, Any]:
     """{shell, git}: whether there is a shell, and what `git status` says that does not work.
 
     LastingError for what no agent can work with.
@@ -145,7 +149,7 @@ def judge(printed: str, said: str, workdir: str, user: str) -> dict:
     return {"shell": "shell" in seen, "git": seen.get("no-git")}
 
 
-def refuse_shell(record: dict, userland: str) -> None:
+def refuse_shell(record: dict[str, Any], userland: str) -> None:
     """LastingError where the agent would find no shell; old records do not say it."""
     if userland != "host" and not record.get("check", {}).get("shell", True):
         raise LastingError(

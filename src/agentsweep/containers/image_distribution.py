@@ -9,9 +9,9 @@ that needs the image makes it and keeps it for the others.
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agentsweep import untrusted
 from agentsweep.containers import images
@@ -33,18 +33,20 @@ class Place:
     registry: str | None = None
 
 
-def place_of(settings: Mapping, results: str | Path) -> Place | None:
+def place_of(
+    distribute: str, archive_directory: str | None, registry: str | None, results: str | Path
+) -> Place | None:
     """The place that the section `images` of a configuration names; None where images are local."""
-    if settings["distribute"] == "local":
+    if distribute == "local":
         return None
-    directory = Path(settings["archive_directory"] or Path(results) / "image-archives")
-    registry = settings["registry"] if settings["distribute"] == "registry" else None
-    return Place(directory.absolute(), registry and registry.removeprefix("docker://"))
+    directory = Path(archive_directory or Path(results) / "image-archives")
+    repository = registry if distribute == "registry" else None
+    return Place(directory.absolute(), repository and repository.removeprefix("docker://"))
 
 
 def pull(
     engine: Engine, reference: str, digest: str, config_digest: str, place: Place | None
-) -> dict:
+) -> dict[str, Any]:
     """`images.pull`, by way of the place: its source is asked once, and not by every node.
 
     An image archive is already a file that all nodes can read.
@@ -67,7 +69,7 @@ def pull(
     return images.pull(*wanted) | {"pull_s": round(seconds, 3)}
 
 
-def publish(engine: Engine, record: dict, place: Place | None) -> None:
+def publish(engine: Engine, record: dict[str, Any], place: Place | None) -> None:
     """Keep a fixed image for all nodes, in place of one that was kept before."""
     if place is not None:
         key = _key(record)
@@ -75,7 +77,7 @@ def publish(engine: Engine, record: dict, place: Place | None) -> None:
             _keep(engine, place, key, record)
 
 
-def ensure(engine: Engine, record: dict, place: Place | None) -> dict:
+def ensure(engine: Engine, record: dict[str, Any], place: Place | None) -> dict[str, Any]:
     """The record of a fixed image that is in this node's storage now.
 
     `record` is what the workflow knows of it. What the place keeps counts where that was fixed at
@@ -91,8 +93,8 @@ def ensure(engine: Engine, record: dict, place: Place | None) -> dict:
             kept = _kept_fix(place, key, record)
             if kept is None:
                 if engine.image_id(record["id"]) is None:
-                    names = ("reference", "digest", "config_digest")
-                    pull(engine, *(record[name] for name in names), place)
+                    reference, digest = record["reference"], record["digest"]
+                    pull(engine, reference, digest, record["config_digest"], place)
                 made = images.ensure(engine, record)
                 _keep(engine, place, key, made)
                 return made
@@ -100,24 +102,27 @@ def ensure(engine: Engine, record: dict, place: Place | None) -> dict:
     return {name: value for name, value in kept.items() if name != "kept"}
 
 
-def _kept_fix(place: Place, key: str, record: dict) -> dict | None:
+def _kept_fix(place: Place, key: str, record: dict[str, Any]) -> dict[str, Any] | None:
     kept = _kept(place, key)
-    same = kept is not None and all(kept.get(name) == record[name] for name in _RECIPE)
-    return kept if same and not images.is_outdated(kept) else None
+    if kept is None or any(kept.get(name) != record[name] for name in _RECIPE):
+        return None
+    return None if images.is_outdated(kept) else kept
 
 
-def _key(record: dict) -> str:
-    return record["tag"].rpartition(":")[2]
+def _key(record: dict[str, Any]) -> str:
+    return str(record["tag"]).rpartition(":")[2]
 
 
 def _record_path(place: Place, key: str) -> Path:
     return place.directory / f"{key}.json"
 
 
-def _kept(place: Place, key: str) -> dict | None:
+def _kept(place: Place, key: str) -> dict[str, Any] | None:
     """The record of what is kept; None where there is none, of this kind of place."""
     try:
         kept = untrusted.read_json(_record_path(place, key))
+        if not isinstance(kept, dict):
+            return None
         source = kept["kept"]
         if not isinstance(source, str):
             return None
@@ -129,7 +134,7 @@ def _kept(place: Place, key: str) -> dict | None:
         return None
 
 
-def _keep(engine: Engine, place: Place, key: str, record: dict) -> None:
+def _keep(engine: Engine, place: Place, key: str, record: dict[str, Any]) -> None:
     place.directory.mkdir(parents=True, exist_ok=True)
     before = _kept(place, key)
     kept = _pushed(engine, place, key, record) if place.registry else _saved(place, engine, record)
@@ -140,7 +145,7 @@ def _keep(engine: Engine, place: Place, key: str, record: dict) -> None:
         (place.directory / before["kept"]).unlink(missing_ok=True)
 
 
-def _saved(place: Place, engine: Engine, record: dict) -> str:
+def _saved(place: Place, engine: Engine, record: dict[str, Any]) -> str:
     """Write an image to a file; returns its name, which the id decides."""
     name = f"{record['id'].removeprefix('sha256:')}.tar"
     part = place.directory / f"{name}.{os.uname().nodename}.{os.getpid()}.part"
@@ -153,13 +158,13 @@ def _saved(place: Place, engine: Engine, record: dict) -> str:
     return name
 
 
-def _pushed(engine: Engine, place: Place, key: str, record: dict) -> str:
+def _pushed(engine: Engine, place: Place, key: str, record: dict[str, Any]) -> str:
     """Push an image to the registry; returns its name there, by digest."""
     digest = engine.push(record["id"], f"{place.registry}:{key}", _is_plain(place))
     return f"{place.registry}@{digest}"
 
 
-def _load(engine: Engine, place: Place, key: str, kept: dict) -> None:
+def _load(engine: Engine, place: Place, key: str, kept: dict[str, Any]) -> None:
     """Bring what is kept into this node's storage, once for all processes of the node."""
     if engine.image_id(kept["id"]) == kept["id"]:
         return

@@ -6,14 +6,14 @@ path and new runs, and nothing but `snakemake lock` writes it.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from agentsweep.errors import ConfigError
-from agentsweep.schema import read_mapping, show
+from agentsweep.errors import ConfigError, show
+from agentsweep.schema import read_mapping
 
 UNLOCKED = "unlocked"
 
@@ -64,7 +64,7 @@ def read(path: Path) -> dict[str, Locked]:
     return locked
 
 
-def _entry_problems(entry: object):
+def _entry_problems(entry: object) -> Iterator[str]:
     if not isinstance(entry, Mapping):
         yield f": {show(entry)} is not allowed; write a mapping with {', '.join(_KEYS)}"
         return

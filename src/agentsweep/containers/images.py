@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from agentsweep.agents.claude_code import invocation
 from agentsweep.containers import git_history, git_snapshot, image_check, skopeo
@@ -29,7 +30,7 @@ PLATFORM = "linux/amd64"
 _FIX_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID")
 
 
-def pull(engine: Engine, reference: str, digest: str, config_digest: str) -> dict:
+def pull(engine: Engine, reference: str, digest: str, config_digest: str) -> dict[str, Any]:
     """Pull an image by its locked digest and check that it is the one: the `pulled.json` record.
 
     Raises ConfigError for an image that is not locked, InfraError when the registry or the
@@ -73,13 +74,13 @@ def _pull(engine: Engine, reference: str, digest: str) -> str:
 
 def fix(
     engine: Engine,
-    pulled: dict,
+    pulled: dict[str, Any],
     workdir: str,
     uid: int,
     gid: int,
     tag: str,
     base_commit: str | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Commit an image whose work tree the agent's user owns: the `image.json` record.
 
     `tag` names it in this node's storage. `base_commit`: where its benchmark says the work tree
@@ -90,36 +91,9 @@ def fix(
         pull(engine, pulled["reference"], pulled["digest"], pulled["config_digest"])
     config = engine.image_config(pulled["id"])
     image_check.refuse_volumes(config, pulled["reference"], workdir)
-    info = engine.info()
-    name = f"agentsweep-fix-{pulled['id'][7:19]}-{os.getpid()}"
-    labels = {LABEL: name, OWNER_LABEL: owner_tag()}
-    root = ContainerSpec(
-        name,
-        pulled["id"],
-        labels,
-        user="0:0",
-        kept_capabilities=_FIX_CAPABILITIES,
-        memory_bytes=image_check.memory_bytes(),
-        pids=image_check.PIDS,
-    )
-    user, steps, before = f"{uid}:{gid}", {}, engine.image_id(tag)
-    try:
-        steps["create_s"], container_id = timed(engine.create, root)
-        steps["start_s"], container = timed(engine.start, container_id, name)
-        script = git_snapshot.prepare(workdir, uid, gid)
-        steps["chown_s"], _ = timed(
-            engine.exec, container.id, "sh", "-c", script, user="0:0", timeout_s=3600
-        )
-        steps["history_s"], kept = timed(
-            git_history.scrub,
-            *(engine, container.id, pulled["reference"], workdir, uid, gid, base_commit),
-        )
-        steps["snapshot_s"], start = timed(
-            git_snapshot.take_start, engine, container.id, user, workdir
-        )
-        steps["commit_s"], _ = timed(engine.commit, container.id, pulled["id"], tag)
-    finally:
-        engine.remove(name)
+    info, user, before = engine.info(), f"{uid}:{gid}", engine.image_id(tag)
+    steps: dict[str, float | None] = {}
+    history, start = _commit_fixed(engine, pulled, (workdir, uid, gid), tag, base_commit, steps)
     if before and before != engine.image_id(tag):
         # The commit took its name away. A container that still runs from it keeps it.
         engine.call("rmi", before, check=False)
@@ -139,7 +113,7 @@ def fix(
         "uid": uid,
         "gid": gid,
         "workdir": workdir,
-        "history": kept,
+        "history": history,
         "check": checked,
         "env": invocation.image_environment(config),
         **start,
@@ -148,6 +122,47 @@ def fix(
         "steps": {key: value and round(value, 3) for key, value in steps.items()},
         "engine": info,
     }
+
+
+def _commit_fixed(
+    engine: Engine,
+    pulled: dict[str, Any],
+    tree: tuple[str, int, int],
+    tag: str,
+    base_commit: str | None,
+    steps: dict[str, float | None],
+) -> tuple[dict[str, Any] | None, dict[str, str | None]]:
+    """The steps inside the container that is then committed as `tag`: what was found of the
+    history, and the start that is kept. tree: work tree, user and group. Seconds go to `steps`."""
+    workdir, uid, gid = tree
+    name = f"agentsweep-fix-{pulled['id'][7:19]}-{os.getpid()}"
+    root = ContainerSpec(
+        name,
+        pulled["id"],
+        {LABEL: name, OWNER_LABEL: owner_tag()},
+        user="0:0",
+        kept_capabilities=_FIX_CAPABILITIES,
+        memory_bytes=image_check.memory_bytes(),
+        pids=image_check.PIDS,
+    )
+    try:
+        steps["create_s"], container_id = timed(engine.create, root)
+        steps["start_s"], container = timed(engine.start, container_id, name)
+        script = git_snapshot.prepare(workdir, uid, gid)
+        steps["chown_s"], _ = timed(
+            engine.exec, container.id, "sh", "-c", script, user="0:0", timeout_s=3600
+        )
+        steps["history_s"], history = timed(
+            git_history.scrub,
+            *(engine, container.id, pulled["reference"], workdir, uid, gid, base_commit),
+        )
+        steps["snapshot_s"], start = timed(
+            git_snapshot.take_start, engine, container.id, f"{uid}:{gid}", workdir
+        )
+        steps["commit_s"], _ = timed(engine.commit, container.id, pulled["id"], tag)
+    finally:
+        engine.remove(name)
+    return history, start
 
 
 def warm(engine: Engine, image: str) -> float | None:
@@ -165,14 +180,14 @@ def warm(engine: Engine, image: str) -> float | None:
         engine.remove(name)
 
 
-def is_outdated(record: dict) -> bool:
+def is_outdated(record: dict[str, Any]) -> bool:
     """Whether an image was fixed before it kept its start and was checked. It is fixed again where
     a run needs it; sealed runs in it stay what they are.
     """
     return "start_tree" in record and "check" not in record
 
 
-def ensure(engine: Engine, record: dict) -> dict:
+def ensure(engine: Engine, record: dict[str, Any]) -> dict[str, Any]:
     """The record of an image that is in this node's storage: fixed again where it was removed.
 
     The digest and the recipe decide what an image is; its id does not, because a commit holds the
@@ -184,14 +199,17 @@ def ensure(engine: Engine, record: dict) -> dict:
         found = engine.image_id(record["tag"])
         again = engine.workdir / f"{record['tag'].rpartition(':')[2]}.image.json"
         with contextlib.suppress(OSError, ValueError):
-            known = json.loads(again.read_text(encoding="utf-8"))
+            known: dict[str, Any] = json.loads(again.read_text(encoding="utf-8"))
             if found and known["id"] == found and not is_outdated(known):
                 return known
         pulled = pull(engine, record["reference"], record["digest"], record["config_digest"])
         made = fix(
             engine,
             pulled,
-            *(record[key] for key in ("workdir", "uid", "gid", "tag")),
+            workdir=record["workdir"],
+            uid=record["uid"],
+            gid=record["gid"],
+            tag=record["tag"],
             base_commit=(record["history"] or {}).get("base_commit"),
         )
         write_durably(again, json.dumps(made).encode())
@@ -217,7 +235,7 @@ def resolve(reference: str) -> dict[str, str | int]:
     raw = [*options, "inspect", "--raw", *tls]
     manifest = skopeo.run(*raw, reference, image=reference)
     config = skopeo.run(*raw, "--config", reference, image=reference)
-    found = {
+    locked: dict[str, str | int] = {
         "digest": f"sha256:{hashlib.sha256(manifest).hexdigest()}",
         "config_digest": f"sha256:{hashlib.sha256(config).hexdigest()}",
         "platform": PLATFORM,
@@ -229,10 +247,10 @@ def resolve(reference: str) -> dict[str, str | int]:
             f"{reference}: its manifest cannot be read ({type(error).__name__}): see what "
             f"`skopeo inspect --raw {reference}` prints"
         ) from error
-    return found if size is None else found | {"size_bytes": size}
+    return locked if size is None else locked | {"size_bytes": size}
 
 
-def _layers_bytes(manifest: dict, reference: str, inspect: list[str]) -> int | None:
+def _layers_bytes(manifest: dict[str, Any], reference: str, inspect: list[str]) -> int | None:
     """Bytes of an image's layers, that of our platform in an index; None where it is not said.
 
     Source of the formats: OCI image specification, manifest and index.

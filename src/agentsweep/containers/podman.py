@@ -14,8 +14,10 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from agentsweep.containers import seccomp, strays
+from agentsweep.containers.client import engine_environment, last_line
 from agentsweep.containers.engine import (
     BARE_FOLDERS,
     IMAGE_TIMEOUT_S,
@@ -25,9 +27,7 @@ from agentsweep.containers.engine import (
     Engine,
     Mount,
     bind_option,
-    engine_environment,
     host_userland,
-    last_line,
     ulimits,
 )
 from agentsweep.errors import InfraError
@@ -58,17 +58,18 @@ class Podman(Engine):
     def problem(self) -> str | None:
         return _runtime_problem(self.runtime, self.workdir)
 
-    def info(self) -> dict:
+    def info(self) -> dict[str, Any]:
         stamp = self.workdir / f"facts-{self.name}-{self.runtime}-{_state_of_engine(self.name)}"
         with contextlib.suppress(OSError, ValueError):
-            return json.loads(stamp.read_text(encoding="utf-8"))
+            known: dict[str, Any] = json.loads(stamp.read_text(encoding="utf-8"))
+            return known
         found = self._ask_info()
         part = stamp.with_name(f"{stamp.name}.{os.getpid()}")
         part.write_text(json.dumps(found), encoding="utf-8")
         part.rename(stamp)
         return found
 
-    def _ask_info(self) -> dict:
+    def _ask_info(self) -> dict[str, Any]:
         done = self.call("info", "--format", "json", timeout_s=60)
         with self.understood("info"):
             raw = json.loads(done.stdout)
@@ -87,7 +88,7 @@ class Podman(Engine):
 
     @property
     def maps_users(self) -> bool:
-        return self.info()["rootless"]
+        return bool(self.info()["rootless"])
 
     @contextlib.contextmanager
     def bare(self, spec: ContainerSpec) -> Iterator[ContainerSpec]:

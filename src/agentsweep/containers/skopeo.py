@@ -4,7 +4,7 @@ import re
 import subprocess
 import time
 
-from agentsweep.containers.engine import engine_environment, last_line
+from agentsweep.containers.client import engine_environment, last_line
 from agentsweep.errors import InfraError
 
 _TIMEOUT_S = 300

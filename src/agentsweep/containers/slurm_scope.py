@@ -71,7 +71,7 @@ def parent_for(job: ClusterJob | None, engine: Engine) -> str | None:
             f"{engine.name} uses the {manager} cgroup manager, which takes slices only: "
             f"{engine.cgroupfs_hint}"
         )
-    elif not os.access(job.directory, os.W_OK):
+    elif job.directory is None or not os.access(job.directory, os.W_OK):
         why = f"{job.directory} belongs to Slurm: the site must delegate it to the job's user"
     if why is not None:
         raise InfraError(

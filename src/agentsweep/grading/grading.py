@@ -17,15 +17,8 @@ from pathlib import Path
 
 from agentsweep import seal
 from agentsweep.containers import image_distribution
-from agentsweep.containers.engine import (
-    LABEL,
-    OWNER_LABEL,
-    Container,
-    ContainerSpec,
-    Engine,
-    EngineTimeout,
-    Mount,
-)
+from agentsweep.containers.client import EngineTimeout
+from agentsweep.containers.engine import LABEL, OWNER_LABEL, Container, ContainerSpec, Engine, Mount
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.files import disk_errors, write_durably
 from agentsweep.grading import evidence, grading_script

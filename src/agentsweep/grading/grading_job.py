@@ -17,7 +17,7 @@ from agentsweep.files import write_durably
 from agentsweep.grading import evidence, grading, pytest_reports, verdict
 from agentsweep.grading.grading import CannotGrade, Grader, Ground
 from agentsweep.host.admission import Say, admitted
-from agentsweep.host.capacity import Machine, decimal_mb
+from agentsweep.host.capacity import Machine, MachineSettings, decimal_mb
 from agentsweep.runs.spec import cores as spec_cores
 from agentsweep.runs.store import Store, spec_sha256
 from agentsweep.tasks.log_parsers import PYTEST_PARSERS, own_program
@@ -88,7 +88,7 @@ def mem_mb(config: Config) -> int:
 def misfit(config: Config, machine: Machine) -> str | None:
     """Why no grading can ever be made on a machine, or None where they can."""
     need = grader(config).memory_bytes, cores(config)
-    return machine.misfit(*need, config.machine.model_dump())
+    return machine.misfit(*need, MachineSettings(**config.machine.model_dump()))
 
 
 def minutes(config: Config, gradings: int = 1) -> int:
@@ -240,13 +240,16 @@ def _room(config: Config, engine, say: Say):
         reason = misfit(config, Machine.here())
         if reason is not None:
             raise CannotGrade(f"the grading {reason}: {need.cure}")
-        return admitted(need, config.machine.model_dump(), say, engine)
+        return admitted(need, MachineSettings(**config.machine.model_dump()), say, engine)
 
     return room
 
 
 def _place(config: Config) -> image_distribution.Place | None:
-    return image_distribution.place_of(config.images.model_dump(), config.paths.results)
+    images = config.images
+    return image_distribution.place_of(
+        images.distribute, images.archive_directory, images.registry, config.paths.results
+    )
 
 
 def _record_path(config: Config, task: str) -> Path:

@@ -21,14 +21,15 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agentsweep import locks
 from agentsweep.errors import InfraError, LastingError
 from agentsweep.host import scratch
-from agentsweep.host.capacity import Machine
+from agentsweep.host.capacity import Machine, MachineSettings
 from agentsweep.host.topology import Topology, list_text, parse_list
 
 _HELD, _WAITING = "held", "waiting"
@@ -80,7 +81,7 @@ class Grant:
 
 @contextlib.contextmanager
 def admitted(
-    need: Need, settings: Mapping, say: Say, clean: Callable[[], object]
+    need: Need, settings: MachineSettings, say: Say, clean: Callable[[], object]
 ) -> Iterator[Grant]:
     """Wait in line for room on this machine, and hold it while the body runs.
 
@@ -99,7 +100,7 @@ def admitted(
         raise LastingError(f"{need.name} {misfit}: {need.cure}")
     line = _Line(_directory(settings), need, room, topology, clean)
     begin = time.monotonic()
-    deadline = begin + settings["wait_s"]
+    deadline = begin + settings.wait_s
     told = False
     with line.place(deadline):
         while not line.advance(deadline):
@@ -109,7 +110,7 @@ def admitted(
             left = deadline - time.monotonic()
             if left <= 0:
                 raise InfraError(
-                    f"{need.name}: no room on this machine for {settings['wait_s']:g} s "
+                    f"{need.name}: no room on this machine for {settings.wait_s:g} s "
                     f"(machine.wait_s): {line.situation}"
                 )
             time.sleep(min(_LOOK_S * (1 + line.ahead), _LAST_LOOK_S, left))
@@ -126,7 +127,7 @@ class _Entry:
     ticket: int
     path: Path
     alive: bool
-    content: dict
+    content: dict[str, Any]
 
     @property
     def holds(self) -> bool:
@@ -134,7 +135,7 @@ class _Entry:
         return self.content.get("state") != _WAITING
 
     @property
-    def told(self) -> dict:
+    def told(self) -> dict[str, Any]:
         """Its content, whole."""
         return _DAMAGED | self.content
 
@@ -155,7 +156,8 @@ class _Line:
         topology: Topology,
         clean: Callable[[], object],
     ):
-        self.folder, self.cpuset, self.situation, self.ahead = folder, None, "", 0
+        self.folder, self.situation, self.ahead = folder, "", 0
+        self.cpuset: str | None = None
         self._need, self._room, self._topology, self._clean = need, room, topology, clean
         self._usable = {cpu for core in topology.cores for cpu in core}
         self._ticket, self._file = 0, -1
@@ -293,7 +295,7 @@ def _entry(path: Path) -> _Entry | None:
         os.close(handle)
 
 
-def _content(data: bytes) -> dict:
+def _content(data: bytes) -> dict[str, Any]:
     """What a process wrote of itself, without what is not of the shape that it writes."""
     try:
         found = json.loads(data)
@@ -345,9 +347,9 @@ def _its_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _directory(settings: Mapping) -> Path:
-    if settings["ledger"] is not None:
-        folder = Path(settings["ledger"])
+def _directory(settings: MachineSettings) -> Path:
+    if settings.ledger is not None:
+        folder = Path(settings.ledger)
     else:
         memory = Path("/dev/shm")
         base = memory if os.access(memory, os.W_OK) else Path("/tmp")

@@ -29,9 +29,10 @@ def reader_for_pid(
     v2_mount = _mount_of(v2_mounts, members.get(""))
     if v1_mounts:
         chosen = {
-            controller: _mount_of(mounts, members[controller])
+            controller: mount
             for controller, mounts in v1_mounts.items()
             if controller in members
+            and (mount := _mount_of(mounts, members[controller])) is not None
         }
         paths = {
             controller: _directory(mount, members[controller])
@@ -45,7 +46,7 @@ def reader_for_pid(
         unified = None
         # The hybrid layout's v2 side has pressure, if it has a cgroup for this container.
         if v2_mount and members.get("") == members["memory"] != "/":
-            unified = _directory(v2_mount, members[""], must_exist=False)
+            unified = _directory_if_seen(v2_mount, members[""])
         return CgroupV1(paths, chosen, unified)
     if v2_mount is None or "" not in members:
         raise LastingError(
@@ -114,17 +115,21 @@ def _membership(pid: int, proc: Path) -> dict[str, str]:
     return members
 
 
-def _directory(mount: Mount, member: str, must_exist: bool = True) -> Path | None:
+def _directory(mount: Mount, member: str) -> Path:
+    """Where a cgroup is in the file system; InfraError where it is not to be seen there."""
     directory = mount.below(member)
     if member.startswith("/..") or directory is None:
-        if not must_exist:
-            return None
         raise LastingError(
             f"the cgroup {member} lies outside of what can be seen here: run agentsweep on the "
             "host itself, or in a container with --cgroupns=host"
         )
-    if directory.is_dir():
-        return directory
-    if must_exist:
+    if not directory.is_dir():
         raise CgroupGone(f"the cgroup {member} has gone: its container ended")
-    return None
+    return directory
+
+
+def _directory_if_seen(mount: Mount, member: str) -> Path | None:
+    directory = mount.below(member)
+    if member.startswith("/..") or directory is None or not directory.is_dir():
+        return None
+    return directory

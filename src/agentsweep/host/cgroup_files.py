@@ -24,7 +24,7 @@ class Number:
     """A file with one number; `divide` turns its unit into the column's."""
 
     def __init__(self, column: str, divide: int = 1):
-        self.columns = (column,)
+        self.columns: tuple[str, ...] = (column,)
         self._divide = divide
 
     def __call__(self, data: bytes) -> Values:
@@ -40,7 +40,7 @@ class Keyed:
     """
 
     def __init__(self, keys: dict[str, str], scale: dict[str, tuple[int, int]] | None = None):
-        self.columns = tuple(keys.values())
+        self.columns: tuple[str, ...] = tuple(keys.values())
         self._keys = tuple((key.encode(), *(scale or {}).get(key, (1, 1))) for key in keys)
         # Beyond any file, so that the first call searches.
         self._places = tuple((sys.maxsize, *key) for key in self._keys)
@@ -70,7 +70,7 @@ class Pressure:
     """A PSI file: the `total=` of the lines `some` and `full`, in microseconds."""
 
     def __init__(self, some: str, full: str | None = None):
-        self.columns = (some,) if full is None else (some, full)
+        self.columns: tuple[str, ...] = (some,) if full is None else (some, full)
 
     def __call__(self, data: bytes) -> Values:
         # some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull ...; the CPU's `full` came later.
@@ -94,7 +94,7 @@ def pressure_files(directory: Path) -> list[tuple[Path, Parser]]:
 class IoStat:
     """io.stat of cgroup v2: bytes read and written, summed over devices."""
 
-    columns = ("io_read_bytes", "io_write_bytes")
+    columns: tuple[str, ...] = ("io_read_bytes", "io_write_bytes")
 
     def __call__(self, data: bytes) -> Values:
         read = write = 0
@@ -113,7 +113,7 @@ class BlkioBytes:
     is no measurement, so the values are None until a device is listed.
     """
 
-    columns = ("io_read_bytes", "io_write_bytes")
+    columns: tuple[str, ...] = ("io_read_bytes", "io_write_bytes")
 
     def __call__(self, data: bytes) -> Values:
         read = write = None

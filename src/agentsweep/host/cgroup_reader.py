@@ -2,10 +2,11 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
+from typing import TypedDict, TypeVar
 
 from agentsweep.errors import InfraError
 from agentsweep.host.cgroup_files import Parser, Values
@@ -14,6 +15,7 @@ from agentsweep.host.counters import COLUMNS, Counters
 __all__ = ["COLUMNS", "CgroupGone", "CgroupReader", "Counters", "Raw"]
 
 Raw = list[bytes]
+N = TypeVar("N", int, float)
 
 # The first look at a file; the largest, memory.stat and io.stat, have some two kilobytes.
 _READ_BYTES = 16384
@@ -24,6 +26,23 @@ _ROOM_BYTES = 32
 
 class CgroupGone(InfraError):
     """The cgroup does not exist any more: its container ended or was removed."""
+
+
+class EffectiveLimits(TypedDict):
+    """The limits that bind: the smallest over a container's cgroup and every ancestor.
+
+    cpus: the quota. cpuset: as the kernel writes it. memory_level, cpu_level: the cgroup that the
+    binding limit belongs to. None: no limit, or, for swap on v1, one that this kernel does not
+    account.
+    """
+
+    memory_bytes: int | None
+    swap_bytes: int | None
+    cpus: float | None
+    cpuset: str | None
+    pids: int | None
+    memory_level: str | None
+    cpu_level: str | None
 
 
 class CgroupReader(ABC):
@@ -41,7 +60,7 @@ class CgroupReader(ABC):
         self._mounts = mounts
         self._often = _Files()
         self._seldom = _Files()
-        self._arrange = itemgetter(0)
+        self._arrange: Callable[[Sequence[int | None]], tuple[int | None, ...]] = tuple
         self._nothing: tuple[None, ...] = ()
         self._peak: int | None = None
         self.can_reset_peak = False
@@ -64,13 +83,8 @@ class CgroupReader(ABC):
         """Open the watermark: sets `_peak` (None where there is none) and `can_reset_peak`."""
 
     @abstractmethod
-    def effective_limits(self) -> dict[str, int | float | str | None]:
-        """The limits that bind: the smallest over the container's cgroup and every ancestor.
-
-        memory_bytes, swap_bytes, cpus (the quota), cpuset (as the kernel writes it), pids, and
-        memory_level, cpu_level: the cgroup that the binding limit belongs to. None: no limit, or,
-        for swap on v1, one that this kernel does not account.
-        """
+    def effective_limits(self) -> EffectiveLimits:
+        """The limits that bind now."""
 
     @abstractmethod
     def oom_eventfd(self) -> int | None:
@@ -159,7 +173,7 @@ class CgroupReader(ABC):
         reset are two calls, some microseconds apart, because no kernel has both in one.
         """
         peak_bytes = self.peak_bytes()
-        if self.can_reset_peak:
+        if self.can_reset_peak and self._peak is not None:
             try:
                 os.pwrite(self._peak, self._peak_reset, 0)
             except OSError:
@@ -210,7 +224,7 @@ class _Files:
     Most files of a container stand still most of the time, so the same bytes are not parsed again.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.descriptors: list[int] = []
         self.sizes: list[int] = []
         self.offsets: list[int] = []
@@ -307,7 +321,7 @@ def upwards(directory: Path, mount: Mount) -> list[Path]:
     return chain[: chain.index(mount.point) + 1]
 
 
-def binding(limits: Iterable[tuple[float | None, str]]) -> tuple[float | None, str | None]:
+def binding(limits: Iterable[tuple[N | None, str]]) -> tuple[N | None, str | None]:
     """The smallest limit and its level; the first of equals, and (None, None) without any."""
     real = [(limit, level) for limit, level in limits if limit is not None]
     return min(real, key=itemgetter(0), default=(None, None))

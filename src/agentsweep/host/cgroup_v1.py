@@ -8,7 +8,9 @@ from pathlib import Path
 from agentsweep.host.cgroup_files import BlkioBytes, Keyed, Number, Parser, pressure_files
 from agentsweep.host.cgroup_reader import (
     CgroupReader,
+    EffectiveLimits,
     Mount,
+    N,
     binding,
     level_name,
     read_first,
@@ -98,7 +100,7 @@ class CgroupV1(CgroupReader):
             self.can_reset_peak = resettable
             return
 
-    def effective_limits(self) -> dict[str, int | float | str | None]:
+    def effective_limits(self) -> EffectiveLimits:
         memory_bytes, memory_level = self._smallest("memory", _limit_bytes)
         both_bytes, _ = self._smallest("memory", _memory_and_swap_bytes)
         swap_bytes = None
@@ -120,7 +122,9 @@ class CgroupV1(CgroupReader):
             "cpu_level": cpu_level,
         }
 
-    def _smallest(self, controller: str, limit: Callable[[Path], float | None]):
+    def _smallest(
+        self, controller: str, limit: Callable[[Path], N | None]
+    ) -> tuple[N | None, str | None]:
         if controller not in self.paths:
             return None, None
         mount = self._mounts[controller]

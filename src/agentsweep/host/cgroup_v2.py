@@ -9,6 +9,9 @@ from pathlib import Path
 from agentsweep.host.cgroup_files import IoStat, Keyed, Number, Parser, Values, pressure_files
 from agentsweep.host.cgroup_reader import (
     CgroupReader,
+    EffectiveLimits,
+    Mount,
+    N,
     binding,
     level_name,
     read_first,
@@ -46,7 +49,7 @@ class CgroupV2(CgroupReader):
     # kernfs wakes pollers of memory.events with POLLPRI (and POLLERR) when an event is counted.
     oom_poll_events = select.EPOLLPRI
 
-    def __init__(self, paths: dict[str, Path], mounts: dict[str, Path]):
+    def __init__(self, paths: dict[str, Path], mounts: dict[str, Mount]):
         super().__init__(paths, mounts)
         self._events: int | None = None
         # Where an ancestor's limit was met, `oom` is counted there, and here only the kill.
@@ -92,7 +95,7 @@ class CgroupV2(CgroupReader):
         with contextlib.suppress(OSError):
             self._peak = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def effective_limits(self) -> dict[str, int | float | str | None]:
+    def effective_limits(self) -> EffectiveLimits:
         memory_bytes, memory_level = self._smallest(_number("memory.max"))
         swap_bytes, _ = self._smallest(_number("memory.swap.max"))
         cpus, cpu_level = self._smallest(_quota_cpus)
@@ -109,7 +112,7 @@ class CgroupV2(CgroupReader):
             "cpu_level": cpu_level,
         }
 
-    def _smallest(self, limit: Callable[[Path], float | None]):
+    def _smallest(self, limit: Callable[[Path], N | None]) -> tuple[N | None, str | None]:
         mount = self._mounts[""]
         chain = upwards(self.paths[""], mount)
         return binding((limit(directory), level_name(directory, mount)) for directory in chain)

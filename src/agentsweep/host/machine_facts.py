@@ -4,9 +4,10 @@ import os
 import platform
 import socket
 from pathlib import Path
+from typing import Any
 
 
-def facts() -> dict:
+def facts() -> dict[str, Any]:
     """What does not change during a run: host name, kernel, processor, cores, memory, swap."""
     memory = _meminfo()
     return {
@@ -19,7 +20,7 @@ def facts() -> dict:
     }
 
 
-def noise() -> dict:
+def noise() -> dict[str, Any]:
     """What does: load average over one minute, and pages swapped since boot; proc(5)."""
     counters = dict(
         line.split()[:2]

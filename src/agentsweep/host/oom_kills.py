@@ -6,6 +6,7 @@ may know less: the counter goes with its container, the log may be unreadable or
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 # What `comm` of the agent's process is, in records that do not have its pid.
 _AGENT_COMM = "claude"
@@ -48,14 +49,17 @@ class Kills:
         """The kills before that of one of these processes, which surely was a victim."""
         if self.count <= 1:
             return Survived(0, 0)
-        place = next((n for n, pid in enumerate(self.pids or ()) if pid in wanted), None)
+        pids = self.pids or ()
+        place = next((n for n, pid in enumerate(pids) if pid in wanted), None)
         if place is None:
             return Survived(None, self.count - 1)
-        at_most = self.count - (len(self.pids) - place)
+        at_most = self.count - (len(pids) - place)
         return Survived(place if self.all_named else None, at_most)
 
 
-def in_phase(begin: dict, end: dict, comparable: bool) -> tuple[Kills, list[dict] | None]:
+def in_phase(
+    begin: dict[str, Any], end: dict[str, Any], comparable: bool
+) -> tuple[Kills, list[dict[str, Any]] | None]:
     """The kills between two answers of the sampler, and the log's records of them.
 
     Each answer has `oom_kill`, the counter since the container's start, and `victims`, the log's

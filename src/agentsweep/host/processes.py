@@ -116,6 +116,8 @@ class LineService:
                 env=service_environment() | dict(more or {}),
                 start_new_session=True,
             )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
     @property
     def alive(self) -> bool:
@@ -128,15 +130,16 @@ class LineService:
         for a process that was stopped. InfraError quotes a child that refused.
         """
         try:
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
+            self._stdin.write(json.dumps(message).encode() + b"\n")
+            self._stdin.flush()
             # Each question has one line as its answer, so none can be waiting in a buffer.
-            if not select.select([self._process.stdout], [], [], timeout_s)[0]:
+            if not select.select([self._stdout], [], [], timeout_s)[0]:
                 said = f"{self.name} gave no answer within {timeout_s:g} s"
                 raise ServiceLost(said, by_host=self._is_held_up())
-            answer = self._process.stdout.readline()
+            answer = self._stdout.readline()
             if answer:
-                return json.loads(answer)
+                content: dict[str, Any] = json.loads(answer)
+                return content
         except (OSError, ValueError):
             pass
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -161,7 +164,7 @@ class LineService:
         """Close its stdin, which ends it; kill it where it does not. Returns the exit code, of one
         that we had to kill OVERWHELMED unless it was stopped."""
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            self._stdin.close()
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -170,12 +173,12 @@ class LineService:
             code = self._process.wait()
             return code if held_up else OVERWHELMED
         finally:
-            if not self._process.stdout.closed:
-                said = self._process.stdout.read().splitlines()
+            if not self._stdout.closed:
+                said = self._stdout.read().splitlines()
                 with contextlib.suppress(ValueError, LookupError):
                     found = json.loads(said[-1])
                     self.last_said = found if isinstance(found, dict) else None
-                self._process.stdout.close()
+                self._stdout.close()
 
     def _last_words(self) -> str:
         try:

@@ -4,7 +4,7 @@ CPUs have the kernel's numbers. Sources: /sys/devices/system/cpu/cpu<n>/topology
 /sys/devices/system/node (Documentation/admin-guide/cputopology.rst of the kernel).
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Topology:
         whole = tuple(sorted(usable))
         return cls(tuple(sorted(cores)), tuple(node for node in nodes if node) or (whole,))
 
-    def choose(self, free: Set[int], count: int) -> tuple[int, ...] | None:
+    def choose(self, free: frozenset[int] | set[int], count: int) -> tuple[int, ...] | None:
         """`count` of the free CPUs, or None where there are none that keep threads together.
 
         A run gets all threads of a core as far as the count goes, so that it does not share a core
@@ -51,7 +51,7 @@ class Topology:
                 return found
         return None
 
-    def _from(self, free: Set[int], count: int) -> tuple[int, ...] | None:
+    def _from(self, free: frozenset[int] | set[int], count: int) -> tuple[int, ...] | None:
         whole = [core for core in self.cores if free.issuperset(core)]
         taken: list[tuple[int, ...]] = []
         left = count

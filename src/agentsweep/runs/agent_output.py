@@ -7,9 +7,10 @@ knows, of its final event only known fields are kept, and what contradicts the f
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, TypedDict
 
 from agentsweep import untrusted
-from agentsweep.containers.engine import last_line
+from agentsweep.containers.client import last_line
 from agentsweep.extraction import gateway_facts
 from agentsweep.extraction.gateway_facts import Facts
 
@@ -42,14 +43,23 @@ _MODEL_TOKENS = {
 _MAX_MODELS = 100
 
 
-def read_stream(path: Path) -> dict:
+class Claims(TypedDict):
+    """What an output stream says; see `read_stream`."""
+
+    result: dict[str, Any] | None
+    result_events: int
+    assistant_messages: int
+
+
+def read_stream(path: Path) -> Claims:
     """From the CLI's output stream: the final `result` event, and how many assistant messages.
 
     `result` has known fields of the event alone (`known_fields`), None without an event;
     `result_events` is how many events there are. Synthetic messages (the CLI's own words after an
     API error) do not count, nor do empty ones.
     """
-    result, events, messages = None, 0, set()
+    result: dict[str, Any] | None = None
+    events, messages = 0, set[int]()
     for event in untrusted.objects(path):
         if event.get("type") == "result":
             result, events = known_fields(event), events + 1
@@ -63,10 +73,10 @@ def read_stream(path: Path) -> dict:
     return {"result": result, "result_events": events, "assistant_messages": len(messages)}
 
 
-def known_fields(event: dict) -> dict:
+def known_fields(event: dict[str, Any]) -> dict[str, Any]:
     """The known scalar fields of a result event, each of its type and bounded; `tokens` are the
     sums over its models. Fields of another type are left out."""
-    kept: dict = {}
+    kept: dict[str, Any] = {}
     for name, value in event.items():
         if name in _TEXTS and type(value) is str:
             kept[name] = _text(value, _TEXT_CHARACTERS)
@@ -91,7 +101,7 @@ def known_fields(event: dict) -> dict:
 
 
 def disagreements(
-    result: dict | None, result_events: int, exit_code: int | None, facts: Facts
+    result: dict[str, Any] | None, result_events: int, exit_code: int | None, facts: Facts
 ) -> dict[str, str]:
     """What the stream's final event says against what the exit code and the gateway say.
 
@@ -124,7 +134,7 @@ def disagreements(
     return found | _differing_tokens(result, facts)
 
 
-def _differing_tokens(result: dict, facts: Facts) -> dict[str, str]:
+def _differing_tokens(result: dict[str, Any], facts: Facts) -> dict[str, str]:
     """Where an event's tokens are not the gateway's; under `tokens` where they are far off."""
     said, seen = result.get("tokens"), facts.tokens
     if said is None:
@@ -149,7 +159,7 @@ def _differing_tokens(result: dict, facts: Facts) -> dict[str, str]:
 _NUMERIC = ("num_turns", "total_cost_usd", "tokens")
 
 
-def believed(result: dict | None, differs: Iterable[str]) -> dict | None:
+def believed(result: dict[str, Any] | None, differs: Iterable[str]) -> dict[str, Any] | None:
     """The final event as far as it may be used: nothing of one whose numbers are made up."""
     return None if set(differs) & set(_NUMERIC) else result
 

@@ -6,6 +6,8 @@ import os
 from typing import Any
 
 from agentsweep.gateway import credentials
+from agentsweep.runs.job import Job, LiveModel
+from agentsweep.typed_json import to_json
 
 # How the host reaches other machines; only a gateway that has to do so gets it.
 _WAYS_OUT = (
@@ -15,21 +17,24 @@ _WAYS_OUT = (
 )
 
 
-def gateway_settings(job: dict[str, Any]) -> dict[str, Any]:
+def gateway_settings(job: Job) -> dict[str, Any]:
     """The gateway's settings for a job, but for where it listens and writes; may hold a secret.
 
     Raises ConfigError where the credential of a live model cannot be read.
     """
-    model = dict(job["model"])
-    if model["mode"] == "live":
-        reference, header = model.pop("credential"), model.pop("credential_header")
-        credential = credentials.read(reference, model["base_url"], header)
-        model["credential"] = credential.to_message() if credential is not None else None
-    return model | {"budget": job["budget"]} | job.get("rules", {})
+    settings: dict[str, Any] = to_json(job.model)
+    if isinstance(job.model, LiveModel):
+        del settings["credential_header"]
+        credential = credentials.read(
+            job.model.credential, job.model.base_url, job.model.credential_header
+        )
+        settings["credential"] = credential.to_message() if credential is not None else None
+    rules = {} if job.rules is None else to_json(job.rules)
+    return settings | {"budget": to_json(job.budget)} | rules
 
 
-def gateway_environment(job: dict[str, Any]) -> dict[str, str]:
+def gateway_environment(job: Job) -> dict[str, str]:
     """The host's proxies and certificates for a live model, nothing for the others."""
-    if job["model"]["mode"] != "live":
+    if not job.is_live:
         return {}
     return {name: os.environ[name] for name in _WAYS_OUT if name in os.environ}

@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from agentsweep.errors import AgentsweepError, ConfigError
 from agentsweep.files import disk_errors
@@ -53,7 +54,7 @@ class Ledger:
         except FileNotFoundError:
             return 0
 
-    def start(self, limit: int | None, entry: dict) -> None:
+    def start(self, limit: int | None, entry: dict[str, Any]) -> None:
         """Count one attempt more; AgentsweepError, and no count, where the limit is reached."""
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)

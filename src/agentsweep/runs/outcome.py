@@ -11,6 +11,7 @@ An agent that ran and ended is data, whoever ended it, unless something shows th
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from agentsweep.extraction.gateway_facts import Facts
 from agentsweep.host.oom_kills import Kills, Survived
@@ -82,14 +83,14 @@ class Evidence:
     container_pids: frozenset[int]
     oom_kill_near_end: bool
     container_alive: bool
-    result: dict | None
+    result: dict[str, Any] | None
     assistant_messages: int
     api_statuses: tuple[int | None, ...] = ()
     api_refused: tuple[int | None, ...] = ()
     live: bool = False
     over_budget: str | None = None
-    not_allowed: dict | None = None
-    replay: dict | None = None
+    not_allowed: dict[str, Any] | None = None
+    replay: dict[str, Any] | None = None
     gateway_lost: str | None = None
     gateway_cut: str | None = None
     disk_full: str | None = None
@@ -187,7 +188,7 @@ def _judge_end(seen: Evidence, tools: Survived) -> Judgement:
         return Judgement("over_budget", seen.over_budget, tools)
     if _had_its_turns(seen):
         return Judgement("over_budget", "the agent has had its turns (agent.max_turns)", tools)
-    if seen.replay is not None and (left := _left_recording(seen)) is not None:
+    if seen.replay is not None and (left := _left_recording(seen, seen.replay)) is not None:
         return Judgement("diverged", left, tools)
     if _gave_up(seen):
         status = _claimed(seen, "api_error_status")
@@ -254,9 +255,9 @@ def _gave_up(seen: Evidence) -> bool:
     return seen.gateway.last_status != 200 or (says_so and seen.gateway.odd_end)
 
 
-def _left_recording(seen: Evidence) -> str | None:
+def _left_recording(seen: Evidence, replay: dict[str, Any]) -> str | None:
     """Where and why a replay left its recording; None where it was played to its end."""
-    left, unplayed = seen.replay["diverged"], seen.replay["unplayed"]
+    left, unplayed = replay["diverged"], replay["unplayed"]
     if left is not None:
         return f"turn {left['turn']} of {left['conversation']}: {left['reason']}"
     if unplayed is not None:

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agentsweep import seal
@@ -34,11 +34,9 @@ class Repeat:
     times: int = 0
 
     @classmethod
-    def of(cls, settings: Mapping) -> "Repeat":
-        """From an agent's settings, or the job of a cell; none where nothing may be run."""
-        if settings["on_miss"] == "fail":
-            return cls()
-        return cls(frozenset(settings.get("repeat", ())), settings.get("repeat_times", 0))
+    def of(cls, on_miss: str, outcomes: Iterable[str], times: int) -> "Repeat":
+        """What an agent's settings say; none where nothing may be run."""
+        return cls() if on_miss == "fail" else cls(frozenset(outcomes), times)
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def is_run_of(spec: str, result: object) -> bool:
     if result.get("spec_sha256") == spec_sha256(spec):
         return True
     made = result.get("spec")
-    return _is_old(made) and agent_part(made) == _part(spec)
+    return isinstance(made, dict) and _is_old(made) and agent_part(made) == _part(spec)
 
 
 def _is_old(spec: object) -> bool:

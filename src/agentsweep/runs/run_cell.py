@@ -3,19 +3,22 @@
 import contextlib
 import json
 import time
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from agentsweep import seal, untrusted
 from agentsweep.containers import cleanup
 from agentsweep.cpu_modes import CPUSET
 from agentsweep.errors import AgentsweepError, InfraError, LastingError
 from agentsweep.extraction import gateway_facts
-from agentsweep.files import disk_errors, write_durably
+from agentsweep.files import disk_errors
 from agentsweep.host import admission, machine_facts
-from agentsweep.runs import outcome
+from agentsweep.runs import outcome, record
+from agentsweep.runs.job import Job
 from agentsweep.runs.live_run_count import Ledger
-from agentsweep.runs.measurement import Measurement, Say
+from agentsweep.runs.measurement import measure
+from agentsweep.runs.phases import Say
 from agentsweep.runs.recall import Recall, Repeat, verify
 from agentsweep.runs.signals import Signals, kept_unsealed
 from agentsweep.runs.store import (
@@ -35,29 +38,32 @@ MAX_PAID_FAILURES = 6
 _ERROR_BYTES = 2**16
 
 
-def run_cell(job: dict, spec: str, image: dict, out: Path, say: Say = print) -> dict:
+def run_cell(
+    job: Job, spec: str, image: dict[str, Any], out: Path, say: Say = print
+) -> dict[str, Any]:
     """Measure one cell, or recall it, and publish its files to `out`; returns `result.json`.
 
-    `job` is what `Config.job` gives, `spec` the canonical spec and `image` the record of the fixed
+    `spec` is the canonical spec and `image` the record of the fixed
     image. Raises InfraError when nothing could be measured (the attempt is kept as failed),
     Interrupted on a signal (kept as interrupted), AgentsweepError where `on_miss` is `fail` or
     `max_live_runs` is reached (nothing was started).
     """
     # Absolute, because the engine takes a relative path for the name of a volume.
-    store, key = Store(Path(job["paths"]["store"]).absolute()), spec_sha256(spec)
+    store, key = Store(job.paths.store.absolute()), spec_sha256(spec)
     with store.locked(key, spec):
         for left in store.retire_partials(key):
             say(f"attempt {left.id} was interrupted; it is kept in {left.path.parent}")
-        sealed = Recall(store).choose(spec, Repeat.of(job)).attempt
+        repeat = Repeat.of(job.on_miss, job.repeat, job.repeat_times)
+        sealed = Recall(store).choose(spec, repeat).attempt
         if sealed is not None:
-            if verify(sealed, job["cell"]) == seal.NO_HASHES:
+            if verify(sealed, job.cell) == seal.NO_HASHES:
                 say(f"{sealed.id} was sealed without hashes, by an earlier version")
             say(f"recalled sealed attempt {sealed.id}: no new run")
             _tell_of_garbled_prompt(store, sealed, spec, say)
         else:
-            if job["on_miss"] == "fail":
+            if job.on_miss == "fail":
                 raise AgentsweepError(
-                    f"{job['cell']}: no sealed run in {store.root} and agent.on_miss is `fail`: "
+                    f"{job.cell}: no sealed run in {store.root} and agent.on_miss is `fail`: "
                     "add the archive that holds it, or set on_miss to `run`"
                 )
             _refuse_more_failures(store, key, job)
@@ -83,7 +89,7 @@ def _tell_of_garbled_prompt(store: Store, sealed: Attempt, spec: str, say: Say) 
         )
 
 
-def _refuse_more_failures(store: Store, key: str, job: dict) -> None:
+def _refuse_more_failures(store: Store, key: str, job: Job) -> None:
     """LastingError where attempts failed again and again after their agents had been answered.
 
     Nothing is sealed for it: what failed of the host is no outcome of the agent.
@@ -99,7 +105,7 @@ def _refuse_more_failures(store: Store, key: str, job: dict) -> None:
     ]
     if len(paid) >= MAX_PAID_FAILURES:
         raise LastingError(
-            f"{job['cell']}: {len(paid)} attempts failed after a model had answered "
+            f"{job.cell}: {len(paid)} attempts failed after a model had answered "
             f"({_why(paid[-1])}), so no more are made: fix what made them fail, and remove them "
             f"with `agentsweep store --store {store.root} remove {' '.join(a.id for a in paid)}`"
         )
@@ -127,7 +133,9 @@ def _back_off(store: Store, key: str, say: Say) -> None:
         time.sleep(wait)
 
 
-def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say) -> Attempt:
+def _attempt(
+    store: Store, key: str, spec: str, job: Job, image: dict[str, Any], say: Say
+) -> Attempt:
     """One attempt under the spec's lock: sealed, or kept as failed or interrupted."""
     free = machine_facts.free_bytes(store.root)
     if free < MIN_FREE_BYTES:
@@ -136,46 +144,42 @@ def _attempt(store: Store, key: str, spec: str, job: dict, image: dict, say: Say
             f"{MIN_FREE_BYTES // 2**20} MiB and run again"
         )
     with Signals(say) as signals, _room(job, say) as granted:
-        limits = job["limits"] | {"cpuset": granted.cpuset}
-        job = job | {"limits": limits, "granted": asdict(granted)}
+        limits = replace(job.limits, cpuset=granted.cpuset)
+        job = replace(job, limits=limits, granted=granted)
         return _measured(store, key, spec, job, image, say, signals)
 
 
-def _room(job: dict, say: Say) -> contextlib.AbstractContextManager[admission.Grant]:
+def _room(job: Job, say: Say) -> contextlib.AbstractContextManager[admission.Grant]:
     """The place on this machine that a run needs, waited for and held."""
     need = admission.Need(
-        job["cell"],
-        job["needs"]["memory_bytes"],
-        job["needs"]["cores"],
-        pinned=job["limits"]["cpu_mode"] == CPUSET,
+        job.cell,
+        job.needs.memory_bytes,
+        job.needs.cores,
+        pinned=job.limits.cpu_mode == CPUSET,
     )
+    container = job.container
     return admission.admitted(
-        need, job["machine"], say, lambda: cleanup.clean_engine(job["container"])
+        need, job.machine, say, lambda: cleanup.clean_engine(container.engine, container.runtime)
     )
 
 
 def _measured(
-    store: Store, key: str, spec: str, job: dict, image: dict, say: Say, signals: Signals
+    store: Store, key: str, spec: str, job: Job, image: dict[str, Any], say: Say, signals: Signals
 ) -> Attempt:
     """The attempt itself, once there is room for it."""
-    if job["model"]["mode"] == "live":
-        entry = {"utc_ns": time.time_ns(), "cell": job["cell"], "spec_sha256": key}
-        Ledger(store.root).start(job["max_live_runs"], entry)
+    if job.is_live:
+        entry = {"utc_ns": time.time_ns(), "cell": job.cell, "spec_sha256": key}
+        Ledger(store.root).start(job.max_live_runs, entry)
     attempt = store.begin(key)
-    say(f"attempt {attempt.id} of {job['cell']}")
+    say(f"attempt {attempt.id} of {job.cell}")
     with kept_unsealed(store, attempt):
-        measurement = Measurement(attempt, job, spec, image, say, signals.hold)
         with disk_errors(attempt.path):
-            result = measurement.run()
-            write_durably(attempt.path / "result.json", _json(result))
-        if result["outcome"] == "infra_error":
-            detail = result["outcome_detail"]
+            result = measure(attempt, job, spec, image, say, signals.hold)
+            record.write(result, attempt.path)
+        if result.outcome == "infra_error":
+            detail = result.outcome_detail
             failure = LastingError if outcome.is_lasting(detail) else InfraError
-            raise failure(f"{job['cell']}: {detail}")
-        sealed = store.finish(attempt, "sealed", PUBLISHED, result.get(seal.MARK))
-    say(f"{job['cell']}: {result['outcome']}: {result['outcome_detail']}")
+            raise failure(f"{job.cell}: {detail}")
+        sealed = store.finish(attempt, "sealed", PUBLISHED, result.written)
+    say(f"{job.cell}: {result.outcome}: {result.outcome_detail}")
     return sealed
-
-
-def _json(value: dict) -> bytes:
-    return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from agentsweep.errors import AgentsweepError
 from agentsweep.runs.store import Attempt, Store
@@ -52,6 +53,7 @@ class Signals:
         self._held = False
         self._raised = False
         self._first_s: float | None = None
+        self._old: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
         # Who started us with a signal ignored (nohup) wants it ignored.

@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from agentsweep.hashes import text_sha256
 
@@ -20,12 +21,12 @@ FIX_RECIPE = 2
 REPLAY_RULES = 1
 
 
-def canonical(spec: dict) -> str:
+def canonical(spec: dict[str, Any]) -> str:
     """The one text of a spec: sorted keys, no spaces, whole numbers without a decimal point."""
     return json.dumps(_plain(spec), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _plain(value):
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -35,7 +36,7 @@ def _plain(value):
     return value
 
 
-def agent_part(spec: dict) -> str | None:
+def agent_part(spec: dict[str, Any]) -> str | None:
     """Hash of what a spec says but for its task's row; None for a task without one.
 
     The row is there as its hash in specs of up to version 0.1.0, and as its base commit since.

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from agentsweep import locks, seal, untrusted
 from agentsweep.errors import AgentsweepError
@@ -57,7 +58,7 @@ class Attempt:
     def id(self) -> str:
         return f"{self.spec_sha256[:12]}-{self.number}"
 
-    def result(self) -> dict | None:
+    def result(self) -> dict[str, Any] | None:
         """The attempt's `result.json`, or None where it was never written or is unreadable."""
         try:
             found = untrusted.read_json(self.path / "result.json")
@@ -99,12 +100,13 @@ class Store:
             )
         return []
 
-    def spec(self, key: str) -> dict | None:
-        """The spec behind a hash, or None where the file is missing."""
+    def spec(self, key: str) -> dict[str, Any] | None:
+        """The spec behind a hash, or None where the file is missing or is no spec."""
         try:
-            return untrusted.read_json(self.root / key / "spec.json")
+            content = untrusted.read_json(self.root / key / "spec.json")
         except (OSError, ValueError):
             return None
+        return content if isinstance(content, dict) else None
 
     @contextlib.contextmanager
     def locked(self, key: str, spec: str) -> Iterator[None]:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from agentsweep import utf8
 from agentsweep.errors import InfraError
@@ -48,7 +49,7 @@ class GatewayStatus:
 
     def __init__(self, gateway: LineService):
         self._gateway = gateway
-        self._last = {
+        self._last: dict[str, Any] = {
             "last_byte_ns": None,
             "active": 0,
             "exchanges": 0,
@@ -57,7 +58,7 @@ class GatewayStatus:
         }
         self.lost: str | None = None
 
-    def ask(self, message: dict) -> dict:
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Its answer to `status`, with `lost` where it is; ServiceLost where the host is known to
         have taken it away."""
         if self.lost is None:

@@ -192,7 +192,7 @@ def agent_check(loaded) -> Check:
 def test_an_agent_that_is_missing_or_another_one(sweep):
     loaded = sweep()
     bad(agent_check(loaded), "is missing", "make agent")
-    path = Path(loaded.job(loaded.cells()[0])["agent"]["binary"])
+    path = loaded.job(loaded.cells()[0]).agent.binary
     path.parent.mkdir(parents=True)
     path.write_text("changed", encoding="utf-8")
     bad(agent_check(loaded), "not the locked agent binary", "delete it and run `make agent`")

@@ -27,6 +27,7 @@ from agentsweep.extraction import recorded_runs
 from agentsweep.hashes import text_sha256
 from agentsweep.host.capacity import Machine
 from agentsweep.runs import spec
+from agentsweep.runs.job import Job
 from agentsweep.tasks import task_file
 from agentsweep.tasks.models import TaskFile, TaskSetFile
 from agentsweep.units import parse_size
@@ -418,7 +419,7 @@ def test_a_size_that_no_binary_unit_divides_is_a_limit_like_any_other(project, w
     cell = loaded.cells()[0]
     size_bytes = parse_size(written)
     assert cell.memory == f"{size_bytes}B"
-    assert loaded.job(cell)["limits"]["memory_bytes"] == size_bytes
+    assert loaded.job(cell).to_json()["limits"]["memory_bytes"] == size_bytes
     # What a job reads has the canonical spelling.
     assert loaded.for_cell(cell)["sweep"]["memory"] == [cell.memory]
 
@@ -491,7 +492,7 @@ PRICE = {"input": 1, "output": 5, "cache_read": 0.1, "cache_write": 1.25}
 def one_agent(loaded) -> tuple[dict, dict]:
     """What the spec says of the model in the first cell, and the job of that cell."""
     cell = loaded.cells()[0]
-    return json.loads(loaded.spec(cell))["model"], loaded.job(cell)
+    return json.loads(loaded.spec(cell))["model"], loaded.job(cell).to_json()
 
 
 def test_a_live_agent_has_its_endpoint_in_the_spec_and_its_credential_in_the_job_alone(project):
@@ -551,8 +552,9 @@ def test_what_a_live_agent_may_ask_of_its_endpoint(project):
 
     # Of a scripted agent nothing is known of this.
     _, job = one_agent(load())
-    assert job["rules"] == {}
-    assert not job["agent"]["settings"].keys() & {"disallowed_tools", "aliases_mean_model"}
+    assert job["rules"] is None
+    assert job["agent"]["settings"]["disallowed_tools"] == []
+    assert job["agent"]["settings"]["aliases_mean_model"] is False
     with pytest.raises(ConfigError, match=r"agents\.claude\.endpoint_tools.*`model: live` only"):
         load(agents={"claude": {"endpoint_tools": ["mcp"]}})
     with pytest.raises(ConfigError, match=r"agent\.endpoint_tools"):
@@ -565,7 +567,7 @@ def test_no_job_spec_or_command_line_holds_a_secret(project, monkeypatch):
     for reference in ("env:KEY", "file:key"):
         loaded = load(agents={"claude": {"model": "live", "credential": reference}})
         cell = loaded.cells()[0]
-        text = json.dumps([loaded.job(cell), loaded.for_cell(cell), loaded.spec(cell)])
+        text = json.dumps([loaded.job(cell).to_json(), loaded.for_cell(cell), loaded.spec(cell)])
         assert "canary" not in text
         assert reference not in loaded.spec(cell)
 
@@ -663,7 +665,7 @@ def test_each_replicate_may_have_its_own_recording(project, recorded):
         recorded(f"recordings/{number}", f"Replicate {number}.", number)
     loaded = replaying("recordings")
     cells = [cell for cell in loaded.cells() if (cell.memory, cell.cpus) == ("512MiB", "0.5")]
-    assert [loaded.job(cell)["model"]["recording"][-1] for cell in cells] == ["0", "1"]
+    assert [loaded.job(cell).to_json()["model"]["recording"][-1] for cell in cells] == ["0", "1"]
     hashes = [json.loads(loaded.spec(cell))["model"]["recording_sha256"] for cell in cells]
     assert len(set(hashes)) == 2
     for cell in cells:
@@ -839,14 +841,14 @@ def test_for_cell_gives_the_same_spec_job_and_image_and_stays_small(project):
 def test_job_holds_what_the_runner_reads(project):
     loaded = load()
     cell = loaded.cells()[0]
-    job = loaded.job(cell)
+    job = loaded.job(cell).to_json()
     assert job["prompt"] == loaded.task("fix").prompt
     assert "It is broken {here}." in job["prompt"]
     assert job["names"]["task"] == "fix"
     assert job["limits"] == json.loads(loaded.spec(cell))["limits"]
     assert job["model"] == {"mode": "scripted", "scenario": "scenario.yaml", "latency_scale": 1}
     assert job["agent"]["binary"] == "agents/claude-2.1.330/claude"
-    assert json.loads(json.dumps(job)) == job
+    assert Job.from_json(json.loads(json.dumps(job))) == loaded.job(cell)
 
 
 def test_unknown_cell_is_refused_by_name(project):
@@ -1087,7 +1089,7 @@ def test_a_disk_budget_needs_a_unit(project):
         load(container={"disk": "5"})
     cell = load().cells()[0]
     assert load(container={"disk": "8192MiB"}).spec(cell) == load().spec(cell)
-    assert load(container={"disk": "1GiB"}).job(cell)["disk_bytes"] == 2**30
+    assert load(container={"disk": "1GiB"}).job(cell).disk_bytes == 2**30
 
 
 def test_a_whole_number_may_be_written_with_a_point(project):

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsweep.containers import engine, engines, podman
+from agentsweep.containers.client import PROXIES, engine_environment, last_line
 from agentsweep.containers.docker import Docker
 from agentsweep.containers.engine import ContainerSpec, Engine, Mount
 from agentsweep.containers.podman import Podman
@@ -117,22 +118,22 @@ def test_the_classic_userland_is_the_hosts_read_only():
 def test_engine_calls_see_no_credential(monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", "canary")
     monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", "canary")
-    assert "canary" not in engine.engine_environment().values()
+    assert "canary" not in engine_environment().values()
 
 
 PROXY = "http://user:canary@127.0.0.1:9"
 
 
 def test_only_calls_that_speak_to_a_registry_see_the_hosts_proxies(tmp_path, monkeypatch):
-    for name in engine.PROXIES:
+    for name in PROXIES:
         monkeypatch.setenv(name, PROXY)
-    assert PROXY not in engine.engine_environment().values()
+    assert PROXY not in engine_environment().values()
     program = tmp_path / "engine"
     program.write_text("#!/bin/sh\nenv\n", encoding="utf-8")
     program.chmod(0o755)
     fake = called(str(program), tmp_path)
     for command in ("pull", "push"):
-        assert fake.call(command, "x").stdout.count(PROXY) == len(engine.PROXIES)
+        assert fake.call(command, "x").stdout.count(PROXY) == len(PROXIES)
     for command in ("create", "start", "exec", "commit", "load", "info"):
         assert PROXY not in fake.call(command, "pull").stdout
 
@@ -152,7 +153,7 @@ def test_dockers_containers_get_no_proxy_of_the_clients_configuration(tmp_path, 
     assert given() == ["no_proxy=x"]
     for text in ('{"proxies": {}}', "torn", "[]"):
         (tmp_path / "config.json").write_text(text, encoding="utf-8")
-        empty = {f"{name}=" for name in engine.PROXIES if name != "no_proxy"}
+        empty = {f"{name}=" for name in PROXIES if name != "no_proxy"}
         # What is named, if only as empty, is not taken from there.
         assert set(given()) == ({"no_proxy=x"} if text == "[]" else empty | {"no_proxy=x"})
 
@@ -223,8 +224,8 @@ def test_a_call_that_changes_a_container_ends_though_its_caller_is_interrupted(t
 
 
 def test_last_line_skips_what_says_nothing():
-    assert engine.last_line("a\n b \n\n") == "b"
-    assert engine.last_line("") == "no message"
+    assert last_line("a\n b \n\n") == "b"
+    assert last_line("") == "no message"
 
 
 # What Docker says. Stand-ins: a program in the place of its client, which says what clients say of

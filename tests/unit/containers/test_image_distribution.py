@@ -127,8 +127,8 @@ def test_a_new_archive_takes_the_place_of_the_old_one(node, tmp_path):
 
 
 def test_the_place_that_a_configuration_names(tmp_path):
-    settings = {"distribute": "archive", "archive_directory": None, "registry": "docker://r/me"}
-    assert image_distribution.place_of(settings | {"distribute": "local"}, tmp_path) is None
-    assert image_distribution.place_of(settings, tmp_path) == Place(tmp_path / "image-archives")
-    kept = settings | {"distribute": "registry", "archive_directory": str(tmp_path / "k")}
-    assert image_distribution.place_of(kept, "results") == Place(tmp_path / "k", "r/me")
+    registry, kept = "docker://r/me", str(tmp_path / "k")
+    place_of = image_distribution.place_of
+    assert place_of("local", None, registry, tmp_path) is None
+    assert place_of("archive", None, registry, tmp_path) == Place(tmp_path / "image-archives")
+    assert place_of("registry", kept, registry, "results") == Place(tmp_path / "k", "r/me")

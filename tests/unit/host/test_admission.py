@@ -17,7 +17,7 @@ import pytest
 from agentsweep.errors import InfraError
 from agentsweep.host import admission
 from agentsweep.host.admission import Need, admitted
-from agentsweep.host.capacity import Machine
+from agentsweep.host.capacity import Machine, MachineSettings
 from agentsweep.host.topology import Topology, list_text, parse_list
 
 MIB = 2**20
@@ -35,7 +35,7 @@ def line(tmp_path, monkeypatch):
         given["ledger"] = str(tmp_path / "ledger")
         say = (said if said is not None else []).append
         need = Need(name, mib * MIB, cores, pinned)
-        return admitted(need, given, say, clean or (lambda: None))
+        return admitted(need, MachineSettings(**given), say, clean or (lambda: None))
 
     enter.folder = tmp_path / "ledger"
     return enter
@@ -113,9 +113,8 @@ def test_what_can_never_fit_is_refused_by_name(line):
 
 
 def test_without_settings_nine_tenths_of_the_machine_are_there():
-    settings = {"memory": None, "cpus": None}
-    assert Machine(1000, 3).offered(settings) == Machine(900, 3)
-    assert Machine(1000, 3).offered({"memory": "2KiB", "cpus": 1}) == Machine(2048, 1)
+    assert Machine(1000, 3).offered(MachineSettings()) == Machine(900, 3)
+    assert Machine(1000, 3).offered(MachineSettings(memory="2KiB", cpus=1)) == Machine(2048, 1)
 
 
 def test_none_overtakes_another(line):
@@ -150,8 +149,9 @@ def test_none_overtakes_another(line):
 HOLDER = """
 import sys, time
 from agentsweep.host.admission import Need, admitted
+from agentsweep.host.capacity import MachineSettings
 name, mib, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-settings = {"memory": "1000MiB", "cpus": 4, "wait_s": 60, "ledger": folder}
+settings = MachineSettings("1000MiB", 4, 60, folder)
 need = Need(name, mib * 2**20, 1)
 with admitted(need, settings, lambda line: print("waits", flush=True), lambda: None):
     print("holds", flush=True)
@@ -413,7 +413,7 @@ def test_a_lock_that_is_taken_while_one_waits_is_told_in_a_sentence(line):
 
 def test_the_line_is_this_users_on_this_machine_whatever_tmpdir_is(monkeypatch):
     monkeypatch.setenv("TMPDIR", "/nowhere")
-    folder = admission._directory({"ledger": None})
+    folder = admission._directory(MachineSettings())
     assert folder.name == "ledger"
     assert folder.parent.name == f"agentsweep-{os.getuid()}"
     assert str(folder.parent.parent) in ("/dev/shm", "/tmp")
@@ -484,10 +484,10 @@ def test_the_line_is_in_memory_and_elsewhere_only_where_that_cannot_be_written(
 
     monkeypatch.setattr(admission.scratch, "own_directory", own)
     monkeypatch.setattr(admission.os, "access", lambda path, mode: in_memory)
-    found = admission._directory({"ledger": None})
+    found = admission._directory(MachineSettings())
     assert asked == [Path("/dev/shm") if in_memory else Path("/tmp")]
     assert found == tmp_path / "own" / "ledger" and found.is_dir()
-    named = admission._directory({"ledger": str(tmp_path / "deep" / "named")})
+    named = admission._directory(MachineSettings(ledger=str(tmp_path / "deep" / "named")))
     assert named == tmp_path / "deep" / "named" and named.is_dir() and len(asked) == 1
 
 

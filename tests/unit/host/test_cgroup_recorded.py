@@ -289,7 +289,7 @@ def test_limits_are_those_asked_for_and_at_the_containers_level(one):
 def test_a_host_that_ignores_or_lowers_the_limits_is_refused(one, monkeypatch):
     # Without swap, what is not said about it does not count.
     monkeypatch.setattr(limits.machine_facts, "swap_bytes", lambda: 0)
-    wanted = {"memory_bytes": one.asked["memory_bytes"], "cpus": "0.5", "cpu_mode": "quota"}
+    wanted = limits.Limits(one.asked["memory_bytes"], cpus="0.5", cpu_mode="quota")
     said = "; ".join(limits.limit_differences(wanted, one.reader.effective_limits()))
     expected = {
         "rootless-cgroupfs": "the kernel enforces no limit of memory, but 160 MiB were "

@@ -1,6 +1,7 @@
 """Which hosts and which kernel answers are refused."""
 
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,14 +10,14 @@ from hypothesis import strategies as st
 from agentsweep.errors import InfraError
 from agentsweep.host import limits, machine_facts
 
-WANTED = {"memory_bytes": 2**29, "cpus": "0.5", "cpu_mode": "quota"}
+WANTED = limits.Limits(2**29, cpus="0.5", cpu_mode="quota")
 ENFORCED = {"memory_bytes": 2**29, "swap_bytes": 0, "cpus": 0.5}
 
 
 def test_what_was_asked_is_accepted():
     assert limits.limit_differences(WANTED, ENFORCED) == []
     # The kernel keeps whole pages.
-    odd = WANTED | {"memory_bytes": 2**29 + 1}
+    odd = replace(WANTED, memory_bytes=2**29 + 1)
     assert limits.limit_differences(odd, ENFORCED) == []
 
 
@@ -49,7 +50,7 @@ def test_each_difference_is_named(change, says):
     assert limits.limit_differences(WANTED, ENFORCED | change) == [says]
 
 
-PINNED = {"memory_bytes": 2**29, "cpus": "3", "cpu_mode": "cpuset", "cpuset": "0-1,4"}
+PINNED = limits.Limits(2**29, cpus="3", cpu_mode="cpuset", cpuset="0-1,4")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_a_quota_of_all_the_pinned_cpus_takes_nothing_from_them():
 @given(wanted=st.integers(2**20, 2**42), enforced=st.none() | st.integers(2**20, 2**42))
 def test_another_memory_limit_is_always_seen(wanted, enforced):
     found = limits.limit_differences(
-        WANTED | {"memory_bytes": wanted}, ENFORCED | {"memory_bytes": enforced}
+        replace(WANTED, memory_bytes=wanted), ENFORCED | {"memory_bytes": enforced}
     )
     assert bool(found) == (enforced != wanted // 4096 * 4096)
 

@@ -1,212 +1,235 @@
-"""Single steps of a measured run, each with a stand-in for the kernel. Real ones: integration."""
+"""All steps of a run in their order, with an engine, a cgroup and services that are fakes, and an
+agent that is a shell script of this host."""
 
-import os
-from types import SimpleNamespace
+import json
+import subprocess
+import time
 
 import pytest
+from run_parts import (
+    EFFECTIVE,
+    IMAGE,
+    FakeEngine,
+    FakeReader,
+    agent_script,
+    gateway,
+    job_content,
+    reading,
+    sampler,
+    sleeping,
+    stream_line,
+)
 
+from agentsweep import typed_json
+from agentsweep.containers.cleanup import Cleaned
+from agentsweep.containers.engine import Container
 from agentsweep.errors import InfraError
-from agentsweep.runs import measurement
-from agentsweep.runs.measurement import Measurement
+from agentsweep.runs import (
+    agent_process,
+    collect,
+    container,
+    limits_in_force,
+    measurement,
+    preflight,
+    record,
+    services,
+)
+from agentsweep.runs.job import Job
+from agentsweep.runs.store import Store, spec_sha256
 
-LIMITS = {"memory_bytes": 2**29, "cpus": "1", "cpu_mode": "quota", "cpuset": None, "pids": 4096}
-EFFECTIVE = {
-    "memory_bytes": 2**29,
-    "swap_bytes": 0,
-    "cpus": 1.0,
-    "cpuset": "0-1",
-    "pids": 4096,
-    "memory_level": "/x",
-    "cpu_level": "/x",
-}
-AGENT, INIT, TOOL = 500, 400, 600
+SPEC = json.dumps({"model": {"mode": "scripted"}, "protocol": 1})
+RESULT = stream_line(type="result", is_error=False, terminal_reason="completed")
+ANSWER = {
+    "path": "/v1/messages", "kind": "main", "status": 200, "message_id": "m", "error": None,
+    "stop_reason": "end_turn", "stream": False,
+    "events": [[1, json.dumps({"content": [{"type": "text", "text": "done"}]})]],
+}  # fmt: skip
 
 
-class Kernel:
-    """A container's cgroup that has these limits, and others from the second look on."""
+class Lab:
+    """A host on which nothing is real but the agent's process and the container's init."""
 
-    level = "/x"
-    version = 1
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.steps = folder, []
+        self.init = sleeping()
+        self.reader = FakeReader(folder)
+        self.engine = FakeEngine(folder)
+        self.does = f"echo {RESULT}; exec sleep 0.1"
+        self.store = Store(folder / "store")
+        self.said: list[str] = []
+        self.log = [ANSWER]
+        scratch, lab, popen = folder / "scratch", self, subprocess.Popen
+        scratch.mkdir()
 
-    def __init__(self, folder, first: dict, later: dict | None = None):
-        self.paths = {"memory": folder}
-        self._answers = [first, first if later is None else later]
+        def start(container_id, name):
+            self.steps.append("start")
+            return Container(container_id, name, self.init.pid)
 
-    def effective_limits(self) -> dict:
-        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        def client(*arguments, **options):
+            made = popen(*arguments, **options)
+            if arguments[0][:2] == ["bash", "-c"]:
+                self.steps.append("agent")
+                self.reader.processes = {made.pid, self.init.pid}
+            return made
+
+        def service(name, log, more=None):
+            lab.steps.append(name)
+            log.touch()
+            if name == "agentsweep.gateway":
+                made = gateway()
+                text = "".join(json.dumps(line) + "\n" for line in self.log)
+                (log.parent / "api.jsonl").write_text(text, encoding="utf-8")
+                made.last_said = {"written": {"api.jsonl": {"bytes": len(text)}}}
+                return made
+            for kept in ("samples.arrow", "marks.jsonl"):
+                (log.parent / kept).touch()
+            written = {name: {"bytes": 0} for name in ("samples.arrow", "marks.jsonl")}
+            summary = json.dumps({"written": written, "samples": 3})
+            (scratch / "sampler.json").write_text(summary, encoding="utf-8")
+            return sampler(
+                begin=lambda: self.steps.append("begin") or reading(time.monotonic_ns()),
+                end=lambda: self.steps.append("end") or reading(time.monotonic_ns()),
+            )
+
+        def verify(run, made):
+            self.steps.append("verify")
+            return verify_limits(run, made)
+
+        def write_patch(engine, name, user, workdir, start, target):
+            self.steps.append("patch")
+            target.write_bytes(b"")
+            return []
+
+        verify_limits = limits_in_force.verify
+        self.engine.start = start
+        monkeypatch.setattr(preflight.engines, "find_engine", lambda *_: self.engine)
+        monkeypatch.setattr(preflight.engines, "chosen", lambda *_: "podman")
+        monkeypatch.setattr(preflight.limits, "check_host", lambda *_: None)
+        monkeypatch.setattr(preflight.cleanup, "clean_up", self.cleaned)
+        monkeypatch.setattr(preflight.invocation, "check_binary", lambda *_: None)
+        monkeypatch.setattr(preflight.invocation, "warm", lambda *_: self.steps.append("warm"))
+        monkeypatch.setattr(preflight.image_distribution, "ensure", lambda _, image, __: image)
+        monkeypatch.setattr(preflight.image_check, "refuse_shell", lambda *_: None)
+        monkeypatch.setattr(preflight.scratch, "create", lambda _: scratch)
+        monkeypatch.setattr(services, "LineService", service)
+        monkeypatch.setattr(measurement.limits_in_force, "verify", verify)
+        monkeypatch.setattr(limits_in_force, "reader_for_pid", lambda _: self.reader)
+        monkeypatch.setattr(agent_process.subprocess, "Popen", client)
+        monkeypatch.setattr(collect.git_snapshot, "write_patch", write_patch)
+        monkeypatch.setattr(container, "remove", lambda *_: self.steps.append("remove"))
+        self.scratch = scratch
+
+    def cleaned(self, _):
+        return Cleaned(("container x",))
+
+    def measure(self, **changes):
+        note = self.scratch / "marks" / "agent.pid"
+        self.engine.script = agent_script(note, self.does)
+        job = Job.from_json(job_content(self.folder, **changes))
+        key = spec_sha256(SPEC)
+        with self.store.locked(key, SPEC):
+            self.attempt = self.store.begin(key)
+            return measurement.measure(
+                self.attempt, job, SPEC, dict(IMAGE), self.said.append,
+                lambda: self.steps.append("agent ended"),
+            )  # fmt: skip
 
 
 @pytest.fixture
-def measured(tmp_path, monkeypatch):
-    """A run whose container has the kernel's answers given; its pid is this process."""
-
-    def make(first: dict, later: dict | None = None) -> Measurement:
-        made = object.__new__(Measurement)
-        made.job = {
-            "cell": "task~t/agent~a/mem~512MiB_cpus~1_rep~0",
-            "limits": LIMITS,
-            "model": {"mode": "scripted"},
-            "timeout_s": 0,
-        }
-        made.container = SimpleNamespace(pid=os.getpid())
-        made.cluster_job = None
-        made.said = []
-        made.say = made.said.append
-        made.attempt = SimpleNamespace(path=tmp_path)
-        (tmp_path / "api.jsonl").touch()
-        kernel = Kernel(tmp_path, first, later)
-        monkeypatch.setattr(measurement, "reader_for_pid", lambda pid: kernel)
-        return made
-
-    return make
+def lab(tmp_path, monkeypatch):
+    made = Lab(tmp_path, monkeypatch)
+    yield made
+    made.init.kill()
+    made.init.wait()
 
 
-def test_limits_in_force_are_recorded_beside_those_requested(measured):
-    verified = measured(EFFECTIVE)._verify_limits()
-    assert verified["requested"] == {
-        "memory_bytes": 2**29,
-        "swap_bytes": 0,
-        "cpus": "1",
-        "cpu_mode": "quota",
-        "cpuset": None,
-        "pids": 4096,
-    }
-    assert verified["effective"] == EFFECTIVE | {"nproc": len(os.sched_getaffinity(0))}
+def test_the_steps_are_those_of_the_page_and_in_its_order(lab):
+    lab.measure()
+    assert lab.steps == [
+        "warm", "agentsweep.gateway", "agentsweep.sampler", "start", "verify", "begin", "agent",
+        "end", "agent ended", "patch", "remove", "remove",
+    ]  # fmt: skip
+    assert not lab.scratch.exists()
+    assert "removed container x, left behind by a run that was killed" in lab.said
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"memory_bytes": None}, "no limit of memory, but 512 MiB were requested"),
-        ({"memory_bytes": 2**30}, "1 GiB of memory, but 512 MiB were requested"),
-        ({"cpus": None}, "no limit of CPUs, but 1 were requested"),
-        ({"cpus": 2.0}, "2.0 CPUs, but 1 were requested"),
-        ({"swap_bytes": 2**29}, "512 MiB of swap, not none"),
-    ],
-)
-def test_a_limit_that_is_not_in_force_ends_the_run(measured, change, says):
-    with pytest.raises(InfraError, match=f"does not enforce the limits of task~t.*{says}") as error:
-        measured(EFFECTIVE | change)._verify_limits()
-    assert "\n" not in str(error.value)
-    assert "`agentsweep doctor`" in str(error.value)
+def test_what_a_run_came_to_is_in_its_record(lab):
+    made = lab.measure()
+    assert (made.outcome, made.exit_code) == ("completed", 0)
+    assert made.attempt_id == lab.attempt.id and made.spec == json.loads(SPEC)
+    assert made.limits["effective"].items() >= EFFECTIVE.items()
+    assert made.limits["requested"]["memory_bytes"] == 2**29
+    assert (made.memory.peak_bytes, made.memory.peak_source) == (2**20, "watermark")
+    assert made.counters.start["cpu_usage_usec"] < made.counters.end["cpu_usage_usec"]
+    assert made.phases.keys() == {
+        "pull_s", "fix_s", "preflight_s", "create_s", "start_s", "verify_s", "exec_s", "agent_s",
+        "collect_s", "services_s", "teardown_s",
+    }  # fmt: skip
+    assert made.phases["pull_s"] == 1.5
+    assert made.phases["agent_s"] == round((made.agent_end_ns - made.agent_start_ns) / 1e9, 4)
+    assert made.wall_s >= made.phases["agent_s"]
+    assert made.started_utc_ns < made.ended_utc_ns
+    assert made.patch.status == "empty"
+    assert made.sampler == {"samples": 3}
+    assert made.written.keys() == {
+        "samples.arrow", "marks.jsonl", "api.jsonl", "stream.jsonl", "stderr.txt", "trace.jsonl",
+        "session.tar", "patch.diff",
+    }  # fmt: skip
+    assert made.stream.result["terminal_reason"] == "completed" and made.stream.differs == {}
+    assert (made.gateway["answers"], made.budget["turns"]) == (1, 1)
+    assert (made.disk.limit_bytes, made.disk.full) == (2**33, None)
+    assert made.host["load1_start"] is not None and made.host["load1_end"] is not None
+    record.write(made, lab.attempt.path)
+    written = json.loads((lab.attempt.path / "result.json").read_text(encoding="utf-8"))
+    assert written == json.loads(json.dumps(typed_json.to_json(made)))
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"memory_bytes": 2**30}, "memory_bytes was 536870912 and became 1073741824"),
-        ({"cpus": None}, "cpus was 1.0 and became None"),
-        ({"pids": 10}, "pids was 4096 and became 10"),
-    ],
-)
-def test_a_limit_that_changes_during_the_run_ends_it(measured, change, says):
-    made = measured(EFFECTIVE, EFFECTIVE | change)
-    made._verify_limits()
-    with pytest.raises(InfraError, match=f"does not enforce the limits.*{says} during the run"):
-        made._check_limits()
+def test_limits_that_are_not_in_force_start_no_agent(lab):
+    lab.reader = FakeReader(lab.folder, EFFECTIVE | {"memory_bytes": None})
+    with pytest.raises(InfraError, match="does not enforce the limits"):
+        lab.measure()
+    assert lab.steps[-2:] == ["verify", "remove"]
+    assert not lab.scratch.exists()
 
 
-def test_limits_that_stay_and_a_container_that_goes_are_no_change(measured, tmp_path):
-    made = measured(EFFECTIVE)
-    made._verify_limits()
-    assert made._check_limits() is None
-    going = measured(EFFECTIVE, dict.fromkeys(EFFECTIVE))
-    going._verify_limits()
-    going.cgroup.paths = {"memory": tmp_path / "gone"}
-    assert going._check_limits() is None
+def test_a_file_that_is_not_what_its_writer_says_is_no_data(lab, monkeypatch):
+    lab.does = f"echo {RESULT}"
+    end = measurement.disk_use.release
+
+    def tamper(run):
+        (run.path / "api.jsonl").write_text("", encoding="utf-8")
+        end(run)
+
+    monkeypatch.setattr(measurement.disk_use, "release", tamper)
+    with pytest.raises(InfraError, match=r"api\.jsonl"):
+        lab.measure()
 
 
-def record(pid: int) -> dict:
-    return {"pid": pid, "comm": "x", "uid": 1000, "t_ns": pid, "utc_ns": pid}
+def test_a_disk_that_filled_up_at_the_end_is_no_data(lab, monkeypatch):
+    free = iter([2**40])
+    monkeypatch.setattr(measurement.disk_use.machine_facts, "free_bytes", lambda _: next(free, 0))
+    with pytest.raises(InfraError, match="filled up during the run"):
+        lab.measure()
 
 
-def agent_run(begin=(0, ()), end=(0, ()), **changes) -> SimpleNamespace:
-    """What `_run_agent` gives; begin and end: the counter of kills, and the log's victims."""
+def test_an_interrupted_run_leaves_nothing_behind(lab, monkeypatch):
+    class Stop(BaseException):
+        pass
 
-    def answer(told):
-        count, pids = told
-        victims = None if pids is None else [record(pid) for pid in pids]
-        return {"oom_kill": count, "victims": victims, "t_ns": 10**10, "counters": {}}
+    def stop(*_):
+        raise Stop
 
-    given = {
-        "pid": AGENT,
-        "container_pids": frozenset({INIT}),
-        "exit_code": 0,
-        "stopped_by": None,
-        "alive": True,
-        "begin": answer(begin),
-        "end": answer(end),
-        "end_ns": 9 * 10**9,
-        "result": {"is_error": False, "terminal_reason": "completed"},
-        "assistant_messages": 1,
-        "gateway": {"budget": {"refused": None}},
-    }
-    return SimpleNamespace(**given | changes)
+    monkeypatch.setattr(agent_process.agent_watch, "to_the_end", stop)
+    lab.does = "sleep 60"
+    with pytest.raises(Stop):
+        lab.measure()
+    assert "agent ended" not in lab.steps and lab.steps[-1] == "remove"
+    assert not lab.scratch.exists()
 
 
-KILLED = {"exit_code": 137, "result": None}
-
-
-@pytest.fixture
-def judged(measured, monkeypatch):
-    monkeypatch.setattr(measurement.machine_facts, "sees_kernel_pids", lambda: True)
-
-    def judge(run, **summary):
-        return measured(EFFECTIVE)._judge(run, summary)
-
-    return judge
-
-
-def test_the_agent_is_a_victim_only_where_the_log_names_it(judged):
-    by_kernel, oom = judged(agent_run(end=(1, [AGENT]), **KILLED))
-    assert by_kernel.outcome == "oom_agent"
-    assert (oom["agent_victim"], oom["tool_count"], oom["agent_pid"]) == (True, 0, AGENT)
-    # A tool was the victim, and somebody else killed the agent.
-    other, oom = judged(agent_run(end=(1, [TOOL]), **KILLED), oom_kill_last_ns=9 * 10**9)
-    assert other.outcome == "agent_error"
-    assert not oom["agent_victim"]
-
-
-def test_kills_before_the_agents_phase_are_not_its(judged):
-    verdict, oom = judged(agent_run(begin=(2, [1, 2]), end=(3, [1, 2, TOOL])))
-    assert verdict.outcome == "completed"
-    assert (oom["kill_count"], oom["tool_count"]) == (1, 1)
-    assert [victim["pid"] for victim in oom["victims"]] == [TOOL]
-    _, oom = judged(agent_run(begin=(2, None), end=(2, None)))
-    assert (oom["kill_count"], oom["tool_count"], oom["victims"]) == (0, 0, None)
-
-
-def test_the_logs_larger_number_counts(judged):
-    gone = {"alive": False, "exit_code": None, "result": None}
-    verdict, oom = judged(agent_run(end=(1, [TOOL, INIT]), **gone))
-    assert verdict.outcome == "oom_container"
-    assert (oom["kill_count"], oom["tool_count"]) == (2, 1)
-
-
-def test_a_kill_after_the_agents_own_is_no_kill_that_it_survived(judged):
-    _, oom = judged(agent_run(end=(2, [AGENT, TOOL]), **KILLED))
-    assert (oom["kill_count"], oom["tool_count"], oom["tool_count_max"]) == (2, 0, 0)
-    _, oom = judged(agent_run(end=(2, [TOOL, AGENT]), **KILLED))
-    assert (oom["kill_count"], oom["tool_count"], oom["tool_count_max"]) == (2, 1, 1)
-
-
-def test_without_the_kernels_log_the_number_is_unknown_with_a_bound(judged):
-    run = agent_run(begin=(0, None), end=(3, None), **KILLED)
-    verdict, oom = judged(run, oom_kill_last_ns=9 * 10**9 - 1)
-    assert verdict.outcome == "oom_agent"
-    assert (oom["tool_count"], oom["tool_count_max"]) == (None, 2)
-
-
-@pytest.mark.parametrize(
-    ("last_kill_ns", "outcome"),
-    [
-        (None, "agent_error"),
-        (7 * 10**9, "agent_error"),
-        (7 * 10**9 + 1, "oom_agent"),
-        (10**10 - 1, "oom_agent"),
-        (10**10, "agent_error"),
-    ],
-)
-def test_near_the_end_is_two_seconds(judged, last_kill_ns, outcome):
-    run = agent_run(begin=(0, None), end=(1, None), **KILLED)
-    assert judged(run, oom_kill_last_ns=last_kill_ns)[0].outcome == outcome
+def test_a_claim_that_the_facts_deny_is_kept_apart(lab):
+    forged = stream_line(type="result", is_error=False, terminal_reason="completed", num_turns=99)
+    lab.does = f"echo {forged}"
+    made = lab.measure()
+    assert made.stream.differs["num_turns"] == "said 99, seen at most 2"
+    assert made.stream.result is None

@@ -5,14 +5,20 @@ import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
+from run_parts import a_record, job_content
+from run_parts import live as a_live_model
 
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.hashes import text_sha256
 from agentsweep.host.admission import Need, admitted
+from agentsweep.host.capacity import MachineSettings
 from agentsweep.runs import run_cell, signals
+from agentsweep.runs.job import Job
 from agentsweep.runs.live_run_count import VARIABLE, Ledger
+from agentsweep.runs.record import Record
 from agentsweep.runs.store import Store, spec_sha256
 
 SPEC = '{"protocol":1}'
@@ -21,22 +27,7 @@ KEY = spec_sha256(SPEC)
 
 @pytest.fixture
 def job(tmp_path):
-    return {
-        "cell": "a-cell",
-        "on_miss": "run",
-        "model": {"mode": "scripted"},
-        "max_live_runs": None,
-        "limits": {"cpu_mode": "quota"},
-        "needs": {"memory_bytes": 2**20, "cores": 1},
-        "container": {"engine": "auto", "runtime": "auto"},
-        "machine": {
-            "memory": None,
-            "cpus": None,
-            "wait_s": 0,
-            "ledger": str(tmp_path / "ledger"),
-        },
-        "paths": {"store": str(tmp_path / "store")},
-    }
+    return job_content(tmp_path, cell="a-cell")
 
 
 @pytest.fixture
@@ -44,27 +35,28 @@ def measured(monkeypatch):
     """What a measurement does, for each one that is made."""
     actions = []
 
-    class Measurement:
-        def __init__(self, attempt, job, spec, image, say, agent_ended):
-            self.attempt, self.agent_ended = attempt, agent_ended
+    def measure(attempt, job, spec, image, say, agent_ended):
+        for name in run_cell.PUBLISHED[1:]:
+            (attempt.path / name).touch()
+        return actions.pop(0)(SimpleNamespace(attempt=attempt, job=job, agent_ended=agent_ended))
 
-        def run(self):
-            for name in run_cell.PUBLISHED[1:]:
-                (self.attempt.path / name).touch()
-            return actions.pop(0)(self)
-
-    monkeypatch.setattr(run_cell, "Measurement", Measurement)
+    monkeypatch.setattr(run_cell, "measure", measure)
     monkeypatch.setattr(run_cell.time, "sleep", lambda _: None)
     return actions
 
 
-def completed(_=None) -> dict:
-    return {"outcome": "completed", "outcome_detail": "done"}
+def completed(_=None) -> Record:
+    return a_record(outcome="completed", outcome_detail="done")
+
+
+def gone(_=None) -> Record:
+    return a_record(outcome="infra_error", outcome_detail="it went away")
 
 
 def run(job, tmp_path, said=None):
     say = (said if said is not None else []).append
-    return run_cell.run_cell(job, SPEC, {}, tmp_path / "out", say)
+    result = run_cell.run_cell(Job.from_json(job), SPEC, {}, tmp_path / "out", say)
+    return result["outcome"], result["outcome_detail"]
 
 
 def states(job) -> list[str]:
@@ -77,9 +69,9 @@ def send(number: int) -> None:
 
 def test_a_run_is_sealed_and_then_recalled(job, tmp_path, measured):
     measured.append(completed)
-    assert run(job, tmp_path) == completed()
+    assert run(job, tmp_path) == ("completed", "done")
     said = []
-    assert run(job | {"on_miss": "fail"}, tmp_path, said) == completed()
+    assert run(job | {"on_miss": "fail"}, tmp_path, said) == ("completed", "done")
     assert "recalled sealed attempt" in said[0]
     assert states(job) == ["sealed"]
 
@@ -94,9 +86,9 @@ def test_a_recalled_run_says_that_its_agent_got_a_garbled_prompt(job, tmp_path, 
 
     measured.append(garbled)
     spec = json.dumps({"prompt_sha256": text_sha256("Gr\u00f6\u00dfe")})
-    run_cell.run_cell(job, spec, {}, tmp_path / "out", say=print)
+    run_cell.run_cell(Job.from_json(job), spec, {}, tmp_path / "out", say=print)
     said = []
-    run_cell.run_cell(job, spec, {}, tmp_path / "out", say=said.append)
+    run_cell.run_cell(Job.from_json(job), spec, {}, tmp_path / "out", say=said.append)
     (sentence,) = [line for line in said if "garbled prompt" in line]
     assert f"remove {spec_sha256(spec)[:12]}-1 --yes" in sentence
 
@@ -108,7 +100,7 @@ def test_nothing_is_spent_where_that_is_forbidden(job, tmp_path, measured):
 
 
 def test_no_data_is_never_sealed(job, tmp_path, measured):
-    measured.append(lambda _: {"outcome": "infra_error", "outcome_detail": "it went away"})
+    measured.append(gone)
     with pytest.raises(InfraError, match="a-cell: it went away"):
         run(job, tmp_path)
     assert states(job) == ["failed"]
@@ -141,7 +133,7 @@ def full(job):
     """A machine on which another run holds all that there is."""
     job["machine"] |= {"memory": "1MiB", "cpus": 1}
     need = Need("another", 2**20, 1)
-    with admitted(need, job["machine"], print, lambda: None) as granted:
+    with admitted(need, MachineSettings(**job["machine"]), print, lambda: None) as granted:
         yield granted
 
 
@@ -160,26 +152,20 @@ def test_who_waits_for_room_can_be_interrupted(job, tmp_path, measured, full, mo
     assert sorted(path.name for path in (tmp_path / "ledger").iterdir()) == ["1.json", "lock"]
 
 
-def test_a_run_has_its_room_to_its_end_and_knows_its_cpus(job, tmp_path, measured, monkeypatch):
+def test_a_run_has_its_room_to_its_end_and_knows_its_cpus(job, tmp_path, measured):
     job["limits"]["cpu_mode"] = "cpuset"
     jobs = []
 
     def look(measurement):
+        jobs.append(measurement.job)
         (path,) = (tmp_path / "ledger").glob("*.json")
-        assert json.loads(path.read_text(encoding="utf-8"))["cpuset"] == jobs[0]["limits"]["cpuset"]
+        assert json.loads(path.read_text(encoding="utf-8"))["cpuset"] == jobs[0].limits.cpuset
         return completed()
 
-    made = run_cell.Measurement.__init__
-
-    def keep(self, attempt, job, *more):
-        jobs.append(job)
-        made(self, attempt, job, *more)
-
-    monkeypatch.setattr(run_cell.Measurement, "__init__", keep)
     measured.append(look)
     run(job, tmp_path)
-    assert jobs[0]["granted"]["cpuset"] == jobs[0]["limits"]["cpuset"]
-    assert int(jobs[0]["limits"]["cpuset"]) in os.sched_getaffinity(0)
+    assert jobs[0].granted.cpuset == jobs[0].limits.cpuset
+    assert int(jobs[0].limits.cpuset) in os.sched_getaffinity(0)
     assert not list((tmp_path / "ledger").glob("*.json"))
 
 
@@ -268,7 +254,7 @@ def test_a_crash_of_ours_is_kept_for_a_look(job, tmp_path, measured):
 @pytest.fixture
 def live(job, monkeypatch):
     monkeypatch.setenv(VARIABLE, "this-one")
-    return job | {"model": {"mode": "live"}, "max_live_runs": 2}
+    return job | {"model": a_live_model(), "max_live_runs": 2}
 
 
 def started(job) -> int:
@@ -278,7 +264,7 @@ def started(job) -> int:
 def test_each_live_attempt_counts_whatever_becomes_of_it(live, tmp_path, measured):
     def broken(_):
         assert started(live) == 1  # counted before it begins
-        return {"outcome": "infra_error", "outcome_detail": "it went away"}
+        return gone()
 
     measured += [broken, lambda _: send(signal.SIGINT)]
     with pytest.raises(InfraError):
@@ -309,8 +295,9 @@ def test_a_recalled_run_does_not_count(live, tmp_path, measured):
 
 
 def test_runs_that_cost_nothing_do_not_count(live, tmp_path, measured):
+    replay = {"mode": "replay", "recording": "r", "latency_scale": 1}
     measured.append(completed)
-    run(live | {"model": {"mode": "replay"}, "max_live_runs": 0}, tmp_path)
+    run(live | {"model": replay, "max_live_runs": 0}, tmp_path)
     assert started(live) == 0
     assert not (tmp_path / "store" / "live").exists()
 

@@ -99,7 +99,7 @@ def test_the_agent_never_gets_patch_tests_or_hints(project):
         loaded, task = one_row(first(), **keys)
         cell = loaded.cells()[0]
         assert STATEMENT in task.prompt
-        for text in (task.prompt, loaded.spec(cell), json.dumps(loaded.job(cell)),
+        for text in (task.prompt, loaded.spec(cell), json.dumps(loaded.job(cell).to_json()),
                      json.dumps(loaded.for_cell(cell)),
                      json.dumps(tasks_file.document(loaded))):  # fmt: skip
             assert not [secret for secret in secrets if secret in text]

@@ -10,7 +10,7 @@ from agentsweep.cli.checks.check import Check
 from agentsweep.config import model_settings
 from agentsweep.config.agent_models import LIVE
 from agentsweep.config.config import Config
-from agentsweep.containers import engine
+from agentsweep.containers import client
 from agentsweep.errors import AgentsweepError, ConfigError
 
 START_TIMEOUT_S = 60
@@ -24,14 +24,14 @@ _LIBRARY_WORDS = (
 def agent_checks(config: Config) -> Iterator[Check]:
     for name in sorted({cell.agent for cell in config.cells()}):
         job = config.job(next(cell for cell in config.cells() if cell.agent == name))
-        binary = Path(job["agent"]["binary"])
+        binary = job.agent.binary
         try:
-            invocation.check_binary(binary, job["agent"]["binary_sha256"])
+            invocation.check_binary(binary, job.agent.binary_sha256)
         except AgentsweepError as error:
             message, _, cure = str(error).rpartition(": ")
             yield Check(f"agent {name}", "fail", message, cure)
             continue
-        yield _version_check(name, binary, job["agent"]["settings"]["version"])
+        yield _version_check(name, binary, job.agent.settings.version)
 
 
 def _version_check(name: str, binary: Path, wanted: str) -> Check:
@@ -58,10 +58,10 @@ def _version_check(name: str, binary: Path, wanted: str) -> Check:
         except OSError as error:
             return Check(title, "fail", f"{binary}: {error.strerror}", "delete it, `make agent`")
     if done.returncode != 0:
-        said = engine.last_line(done.stderr or done.stdout)
+        said = client.last_line(done.stderr or done.stdout)
         return Check(title, "fail", *start_problem(f"exit code {done.returncode}: {said}"))
     if done.stdout.split()[:1] != [wanted]:
-        said = engine.last_line(done.stdout)
+        said = client.last_line(done.stdout)
         return Check(title, "fail", f"{binary} says {said!r}, not {wanted}", "run `make agent`")
     return Check(title, "ok", f"Claude Code {wanted}, hash as locked")
 
@@ -108,11 +108,11 @@ def stall_checks(config: Config) -> Iterator[Check]:
     """No output and no end: both limits must be there, and the stall limit the shorter one."""
     for name in sorted({cell.agent for cell in config.cells()}):
         job = config.job(next(cell for cell in config.cells() if cell.agent == name))
-        if job["stall_s"] >= job["timeout_s"]:
+        if job.stall_s >= job.timeout_s:
             yield Check(
                 f"stall limit {name}",
                 "warn",
-                f"stall_s {job['stall_s']} is not below timeout_s {job['timeout_s']}: an agent "
+                f"stall_s {job.stall_s} is not below timeout_s {job.timeout_s}: an agent "
                 "that hangs without output is noticed at the wall limit only",
                 "set agent.stall_s lower",
             )
@@ -120,5 +120,5 @@ def stall_checks(config: Config) -> Iterator[Check]:
             yield Check(
                 f"stall limit {name}",
                 "ok",
-                f"without output, traffic or a tool at work for {job['stall_s']} s a run ends",
+                f"without output, traffic or a tool at work for {job.stall_s} s a run ends",
             )

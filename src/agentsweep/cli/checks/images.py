@@ -11,7 +11,7 @@ from agentsweep.agents.claude_code import invocation
 from agentsweep.cli.checks.agents import START_TIMEOUT_S, silent, start_problem
 from agentsweep.cli.checks.check import Check
 from agentsweep.config.config import Config
-from agentsweep.containers import engine
+from agentsweep.containers import client, engine
 from agentsweep.errors import InfraError
 from agentsweep.host import scratch
 from agentsweep.host.processes import owner_tag
@@ -50,7 +50,7 @@ def _image_probe(config: Config, found: engine.Engine, image: ImageRef, task: st
     """Start the image as a run does, and see whether the agent can work in it."""
     title, container = f"image {task}", config.container
     cell = next(cell for cell in config.cells() if cell.task == task)
-    binary = Path(config.job(cell)["agent"]["binary"]).resolve()
+    binary = config.job(cell).agent.binary.resolve()
     if not binary.is_file():
         return Check(title, "note", "locked and fixed; nothing more is known without the agent")
     name = f"agentsweep-doctor-image-{os.getpid()}"
@@ -101,7 +101,7 @@ def _image_verdict(title: str, done: subprocess.CompletedProcess[str], seen: str
     """`done`: the agent's `--version` in the container; `seen`: what `_LOOK` printed there."""
     uid, writable, marks, started = [*seen.split(), "", "", "", ""][:4]
     if done.returncode != 0:
-        detail, cure = start_problem(engine.last_line(done.stderr or done.stdout))
+        detail, cure = start_problem(client.last_line(done.stderr or done.stdout))
         return Check(title, "fail", detail, cure)
     if uid == "0":
         return Check(

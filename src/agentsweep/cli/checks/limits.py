@@ -13,7 +13,7 @@ from agentsweep.cpu_modes import CPUSET, QUOTA
 from agentsweep.errors import AgentsweepError, InfraError
 from agentsweep.host import limits, scratch
 from agentsweep.host.cgroup import reader_for_pid
-from agentsweep.host.cgroup_reader import CgroupReader
+from agentsweep.host.cgroup_reader import CgroupReader, EffectiveLimits
 from agentsweep.host.processes import owner_tag
 
 # What the engine, or the kernel of a container, says of itself.
@@ -40,12 +40,7 @@ def check_limits(config: Config) -> None:
             effective = reader_for_pid(container.pid).effective_limits()
         finally:
             found.remove(spec.name)
-    asked = {
-        "memory_bytes": _PROBE_MEMORY_BYTES,
-        "cpus": _PROBE_CPUS,
-        "cpu_mode": QUOTA,
-        "cpuset": None,
-    }
+    asked = limits.Limits(_PROBE_MEMORY_BYTES, cpus=_PROBE_CPUS, cpu_mode=QUOTA)
     differences = limits.limit_differences(asked, effective)
     if differences:
         raise InfraError(
@@ -192,7 +187,7 @@ def _memory_probe(
     info: Facts,
     container: engine.Container,
     reader: CgroupReader,
-    effective: Facts,
+    effective: EffectiveLimits,
 ) -> Check:
     if effective["memory_bytes"] != _PROBE_MEMORY_BYTES:
         return Check(
@@ -222,7 +217,7 @@ def _cpu_probe(
     info: Facts,
     container: engine.Container,
     reader: CgroupReader,
-    effective: Facts,
+    effective: EffectiveLimits,
 ) -> Check:
     if effective["cpus"] is None or abs(effective["cpus"] - float(_PROBE_CPUS)) > 0.005:
         return Check(
