@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agentsweep.analysis.metrics import AGENT_CATEGORY, UNKNOWN, Row
+from agentsweep.analysis.run_metrics import UNKNOWN
+from agentsweep.analysis.sweep_metrics import AGENT_CATEGORY
+from agentsweep.tables.rows import Row
 
 # Two samples further apart than both of these have a gap between them, which no line crosses.
 _GAP_PERIODS = 5.0

@@ -24,11 +24,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
-from agentsweep.analysis import captions, metrics
+from agentsweep.analysis import captions, sweep_metrics
 from agentsweep.analysis.cohort import Cohort
 from agentsweep.analysis.cohort import load as load_cohorts
+from agentsweep.analysis.run_metrics import MODES, UNKNOWN
+from agentsweep.analysis.values import datasets
 from agentsweep.errors import AgentsweepError
 from agentsweep.tables.dataset import Dataset, cells_of
+from agentsweep.tables.rows import Row
 from agentsweep.units import format_size
 
 # Inches: one column and the full text of a two-column page.
@@ -152,7 +155,7 @@ def paper_main(
 ) -> None:
     """What the script of a paper's figure does: read the tables, draw and write in each mode.
 
-    For each of `metrics.MODES` writes OUT_<mode>.pdf, .svg, .json and .rst as `main` does. Ends the
+    For each of `MODES` writes OUT_<mode>.pdf, .svg, .json and .rst as `main` does. Ends the
     process with one line when the data cannot be drawn.
     """
     parser = _parser(draw)
@@ -165,7 +168,7 @@ def paper_main(
         cohorts = load_cohorts(arguments.tables)
         cells = [cells_of(directory) for directory in arguments.tables]
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        for mode in metrics.MODES:
+        for mode in MODES:
             out = arguments.out.with_name(f"{arguments.out.name}_{mode}")
             save(draw(cohorts, mode), out, png=False)
             captions.write(captions.with_cells(caption(cohorts, mode), cells), out)
@@ -226,11 +229,11 @@ def cpu_name(limit: float | None) -> str:
     return "none" if limit is None else f"{limit:g}"
 
 
-def by_cpu_limit(runs: Sequence[metrics.Row]) -> dict[str, list[metrics.Row]]:
+def by_cpu_limit(runs: Sequence[Row]) -> dict[str, list[Row]]:
     """The runs at each CPU limit, by its name; with the mode behind it where there are several."""
     found = {}
-    for mode, own in metrics.by_cpu_mode(runs).items():
-        for limit in metrics.cpu_limits(own):
+    for mode, own in sweep_metrics.by_cpu_mode(runs).items():
+        for limit in sweep_metrics.cpu_limits(own):
             name = cpu_name(limit) + (f" ({mode})" if mode else "")
             found[name] = [run for run in own if run["cpu_limit"] == limit]
     return found
@@ -278,39 +281,39 @@ def spread(count: int, width: float) -> list[float]:
 # --- runs as points ---
 
 
-def run_point(run: metrics.Row, colour: object, marker: object) -> dict:
+def run_point(run: Row, colour: object, marker: object) -> dict:
     """How one run is drawn: in the look of its series, or as what became of it.
 
     What a run that did not complete has is a bound, so that no line goes through its mark: a star
     in the colour of its outcome, framed in that of its series.
     """
-    if metrics.is_completed(run):
+    if sweep_metrics.is_completed(run):
         return {"linestyle": "", "marker": marker, "color": colour, "markeredgewidth": 0.7}
-    face = OUTCOME_LOOK.get(run["outcome"] or metrics.UNKNOWN, OUTCOME_LOOK["unknown"])[0]
+    face = OUTCOME_LOOK.get(run["outcome"] or UNKNOWN, OUTCOME_LOOK["unknown"])[0]
     return {
         "linestyle": "", "marker": CENSORED_MARKER, "markersize": 5.2, "markerfacecolor": face,
         "markeredgecolor": colour, "markeredgewidth": 0.8,
     }  # fmt: skip
 
 
-def censored_handles(runs: Sequence[metrics.Row]) -> list[Line2D]:
+def censored_handles(runs: Sequence[Row]) -> list[Line2D]:
     """The legend of the runs that did not complete: an entry for each of their outcomes."""
-    censored = [run for run in runs if not metrics.is_completed(run)]
+    censored = [run for run in runs if not sweep_metrics.is_completed(run)]
     return [
         Line2D([], [], linestyle="", marker=CENSORED_MARKER, markersize=5.2,
                markerfacecolor=OUTCOME_LOOK.get(outcome, OUTCOME_LOOK["unknown"])[0],
                markeredgecolor=BLACK, markeredgewidth=0.8,
                label=OUTCOME_NAMES.get(outcome, outcome))
-        for outcome in metrics.outcome_counts(censored)
+        for outcome in sweep_metrics.outcome_counts(censored)
     ]  # fmt: skip
 
 
-def completed_ticks(names: Sequence[str], groups: Sequence[Sequence[metrics.Row]]) -> list[str]:
+def completed_ticks(names: Sequence[str], groups: Sequence[Sequence[Row]]) -> list[str]:
     """The labels of limits; where a run did not complete, how many of how many did below each."""
-    if all(map(metrics.is_completed, (run for group in groups for run in group))):
+    if all(map(sweep_metrics.is_completed, (run for group in groups for run in group))):
         return list(names)
     return [
-        f"{name}\n{len(metrics.completed(group))}/{len(group)}" if group else name
+        f"{name}\n{len(sweep_metrics.completed(group))}/{len(group)}" if group else name
         for name, group in zip(names, groups, strict=True)
     ]
 
@@ -364,7 +367,7 @@ def legend_below(axes: Axes, handles: Sequence, inches: float) -> None:
 
 def dataset_colours(cohorts: Sequence[Cohort]) -> list[tuple[Cohort, str]]:
     """Each single data set with its colour."""
-    return list(zip(metrics.datasets(cohorts), cycle(DATASET_COLOURS), strict=False))
+    return list(zip(datasets(cohorts), cycle(DATASET_COLOURS), strict=False))
 
 
 def dataset_swatches(cohorts: Sequence[Cohort]) -> list[Patch]:

@@ -3,28 +3,22 @@
 `paper` follows the definitions of AgentCgroup (arXiv 2602.09345) with their defects, `corrected`
 the rules of docs/measurement.md. What a run does not tell is None. Names with `listed` follow the
 paper's reading of a file. Each function is of one run, whatever came of it; which runs are summed
-up is said in `metrics`.
+up is said in the modules named `claims_`.
 """
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from agentsweep.analysis.cohort import MB, CohortRun, Series
 from agentsweep.intervals import length, union
-
-Row = Mapping[str, Any]
+from agentsweep.tables.rows import Row
 
 UNKNOWN = "unknown"
 PAPER, CORRECTED = "paper", "corrected"
 MODES = (PAPER, CORRECTED)
-# The rates that AgentCgroup calls a burst: percent of a core, and megabytes, in a second.
-RATE_BURST_CPU, RATE_BURST_MEMORY_MB = 20.0, 50.0
-# Samples further apart than this say nothing about a change within a second.
-LONGEST_STEP_S = 2.0
 TRAJECTORY_POINTS = 100
 _LEAST_CALL_S = 0.1
 _RETRIES = 3
@@ -402,40 +396,6 @@ def _sampled_rises(
             before = memory_mb[first - 1] if first else memory_mb[first]
             rises.append(float(memory_mb[first:last].max() - before))
     return rises
-
-
-def change_rates(run: CohortRun, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """How fast CPU (percent of a core per second) and memory (MB/s) change between samples.
-
-    In `paper` mode CPU is the average since the start, whose changes are not those of the load.
-    """
-    if mode == PAPER:
-        t_s, cpu, memory = (
-            run.series.t_s, run.series.mean_cpu_percent, listed_memory_mb(run.series),
-        )  # fmt: skip
-        return _rates(t_s, cpu), _rates(t_s, memory)
-    memory = _rates(run.series.live_t_s, run.series.live_memory_mb)
-    if run.cpu is None:
-        return np.empty(0), memory
-    return _rates((run.cpu_t_s[1:] + run.cpu_t_s[:-1]) / 2, run.cpu.load_percent), memory
-
-
-def burst_steps(run: CohortRun) -> int:
-    """Steps that AgentCgroup calls a burst: more than 20 %/s of CPU or 50 MB/s of memory."""
-    cpu, memory = change_rates(run, PAPER)
-    return int(((cpu > RATE_BURST_CPU) | (memory > RATE_BURST_MEMORY_MB)).sum())
-
-
-def known_steps(run: CohortRun) -> int:
-    """Steps of which the change of CPU or of memory is known."""
-    cpu, memory = change_rates(run, PAPER)
-    return int((np.isfinite(cpu) | np.isfinite(memory)).sum())
-
-
-def _rates(t_s: np.ndarray, values: np.ndarray) -> np.ndarray:
-    step = np.diff(t_s)
-    usable = (step > 0) & (step < LONGEST_STEP_S)
-    return np.abs(np.diff(values)[usable]) / step[usable]
 
 
 def cpu_over_time(run: CohortRun, mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
