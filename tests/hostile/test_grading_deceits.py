@@ -97,7 +97,7 @@ class Host:
         found = {path.name: path.read_bytes() for path in left.iterdir()}
         ended = found.get("exit-1", b"").strip()
         return record, [
-            verdict.Command(
+            verdict.TestCommandResult(
                 int(ended) if ended.isdigit() else None,
                 pytest_reports.parse_report(found.get("report-1.xml")),
                 found.get("log-1", b"").decode(errors="replace"),
@@ -325,7 +325,7 @@ def test_what_is_decorated_is_known_from_the_rows_own_patch(host, monkeypatch):
 def test_gradings_without_the_plugin_are_judged_as_they_were(host, gold):
     record, commands = host.grade({"program.py": FIXED})
     del record["placed"]
-    commands = [verdict.Command(c.exit_code, c.report, c.log) for c in commands]
+    commands = [verdict.TestCommandResult(c.exit_code, c.report, c.log) for c in commands]
     for known in (gold, None):
         found = verdict.judge(record, commands, known)
         assert (found.status, found.resolved) == ("graded", True)

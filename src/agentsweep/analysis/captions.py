@@ -14,6 +14,7 @@ from agentsweep.analysis.values import Value, counted, datasets, everything
 from agentsweep.cpu_modes import QUOTA
 from agentsweep.tables.rows import Row
 from agentsweep.units import format_size
+from agentsweep.vocabulary import Outcome
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ def _limit(value: Any, noun: str, shown: Callable[[Any], str]) -> str:
     return f"no {noun} limit" if value is None else shown(value)
 
 
-_UNRELATED = {"api_error": "API error", "over_budget": "over budget"}
+_UNRELATED = {Outcome.API_ERROR: "API error", Outcome.OVER_BUDGET: "over budget"}
 
 
 def left_out(runs: Sequence[Row]) -> list[str]:

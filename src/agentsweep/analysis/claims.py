@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from pathlib import Path
 
+from tabulate import tabulate
+
 from agentsweep.analysis import (
     claims_cpu,
     claims_memory,
@@ -244,6 +246,10 @@ class _Line:
     corrected: Value | None
 
     @property
+    def printed(self) -> str:
+        return self.published.printed if self.published else ""
+
+    @property
     def unit(self) -> str:
         return (self.paper or self.corrected).unit
 
@@ -290,17 +296,22 @@ def _n(line: _Line) -> str:
 
 def markdown(rows: Sequence[Row], published: dict[tuple[str, str], Published]) -> str:
     """The table side by side, and each claim's definitions."""
-    lines = [
-        "| claim | data | paper | reproduced | | corrected | unit | n |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for line in _side_by_side(rows, published):
-        printed = line.published.printed if line.published else ""
-        cells = (
-            *(f"`{line.claim}`", line.dataset, printed, shown(line.paper), line.verdict),
+    cells = [
+        (
+            *(f"`{line.claim}`", line.dataset, line.printed, shown(line.paper), line.verdict),
             *(shown(line.corrected), line.unit, _n(line)),
         )
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        for line in _side_by_side(rows, published)
+    ]
+    lines = [
+        tabulate(
+            [[cell.replace("|", "\\|") for cell in line] for line in cells],
+            ("claim", "data", "paper", "reproduced", "", "corrected", "unit", "n"),
+            "github",
+            stralign=None,
+            disable_numparse=True,
+        )
+    ]
     censored = {
         row.dataset: f"{row.dataset} {row.completed} of {row.runs}"
         for row in rows
@@ -343,7 +354,10 @@ _LATEX = str.maketrans(
 
 
 def latex(rows: Sequence[Row], published: dict[tuple[str, str], Published]) -> str:
-    """The table side by side for LaTeX, with the packages booktabs and longtable."""
+    """The table side by side for LaTeX, with the packages booktabs and longtable.
+
+    Not tabulate's: it has a long table, whose head is not repeated on each page, or booktabs.
+    """
     lines = [
         "% needs \\usepackage{booktabs,longtable}",
         "\\begin{longtable}{llrrrll}",
@@ -355,9 +369,8 @@ def latex(rows: Sequence[Row], published: dict[tuple[str, str], Published]) -> s
         "\\endfoot",
     ]
     for line in _side_by_side(rows, published):
-        printed = line.published.printed if line.published else ""
         cells = (
-            *(line.claim, line.dataset, printed, shown(line.paper), shown(line.corrected)),
+            *(line.claim, line.dataset, line.printed, shown(line.paper), shown(line.corrected)),
             *(line.unit, _n(line)),
         )
         lines.append(" & ".join(cell.translate(_LATEX) for cell in cells) + " \\\\")

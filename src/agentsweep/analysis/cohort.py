@@ -19,6 +19,7 @@ from agentsweep.extraction.time_split import leaf_rows
 from agentsweep.intervals import Interval, union
 from agentsweep.tables import parquet
 from agentsweep.tables.dataset import sample_arrays
+from agentsweep.vocabulary import CpuSource, FileStatus, RunSource, TimeSource
 
 MB = 1e6
 
@@ -107,7 +108,7 @@ class CohortRun:
     @cached_property
     def calls_known(self) -> bool:
         """Whether no calls means that there were none: a session was read, or a list of calls."""
-        if self.row["trace_status"] == "ok":
+        if self.row["trace_status"] == FileStatus.OK:
             return True
         # Lists of the oldest layout have no ends.
         return any(call["end_utc_ns"] is not None for call in self.calls)
@@ -138,7 +139,7 @@ class CohortRun:
         return [
             call
             for call in calls
-            if not (asks and call["name"] == "Bash" and call["time_source"] == "trace")
+            if not (asks and call["name"] == "Bash" and call["time_source"] == TimeSource.TRACE)
         ]
 
     @cached_property
@@ -155,7 +156,7 @@ class CohortRun:
         if known.sum() < 2:
             return None
         t_s = series.t_s[known]
-        if self.row["cpu_source"] == "reconstructed":
+        if self.row["cpu_source"] == CpuSource.RECONSTRUCTED:
             return reconstruct(t_s, series.mean_cpu_percent[known])
         used = series.used_s[known]
         load = np.maximum(np.diff(used), 0.0) / np.diff(t_s) * 100
@@ -199,7 +200,7 @@ def counts(row: Mapping) -> bool:
     """Whether a run counts: an imported one if enough of it was recorded, a measured one always."""
     if not row["selected"]:
         return False
-    if row["source"] != "imported":
+    if row["source"] != RunSource.IMPORTED:
         return row["outcome"] is not None
     return row["n_samples"] >= _LEAST_SAMPLES and (row["sampled_s"] or 0) >= _LEAST_S
 
@@ -316,7 +317,7 @@ def _series(row: Mapping, arrays: Mapping[str, np.ndarray]) -> Series:
     used = arrays["cpu_usage_usec"] / 1e6
     mean = arrays["stats_cpu_percent"]
     start = row["agent_start_utc_ns"]
-    if row["source"] != "imported" and start is not None and len(utc_ns):
+    if row["source"] != RunSource.IMPORTED and start is not None and len(utc_ns):
         # A point a second of the agent's phase, and what an engine would have printed there.
         inside = (utc_ns >= start) & (utc_ns <= (row["agent_end_utc_ns"] or utc_ns[-1]))
         utc_ns, memory, used = (a[inside] for a in (utc_ns, memory, used))

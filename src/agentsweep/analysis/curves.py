@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from agentsweep.analysis.run_metrics import UNKNOWN
-from agentsweep.analysis.sweep_metrics import AGENT_CATEGORY
 from agentsweep.tables.rows import Row
+from agentsweep.vocabulary import AGENT_CATEGORY
 
 # Two samples further apart than both of these have a gap between them, which no line crosses.
 _GAP_PERIODS = 5.0

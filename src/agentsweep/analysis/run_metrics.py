@@ -15,6 +15,7 @@ import numpy as np
 from agentsweep.analysis.cohort import MB, CohortRun, Series
 from agentsweep.intervals import length, union
 from agentsweep.tables.rows import Row
+from agentsweep.vocabulary import PeakSource, RunSource
 
 UNKNOWN = "unknown"
 PAPER, CORRECTED = "paper", "corrected"
@@ -84,7 +85,7 @@ def startup_total_s(run: CohortRun) -> float | None:
     """From creating the container to the agent's first request: measured, part by part."""
     created, asked = run.row["create_s"], run.row["startup_s"]
     parts = [run.row[name] for name in ("start_s", "verify_s", "exec_s")]
-    if run.row["source"] == "imported":
+    if run.row["source"] == RunSource.IMPORTED:
         # Its creation lasts to its first sample, so that it has no such parts.
         parts = [part for part in parts if part is not None]
     return None if None in (created, asked, *parts) else created + asked + sum(parts)
@@ -370,7 +371,7 @@ def test_rises(run: CohortRun) -> list[float]:
         and call["category"] == "test"
         and (call["duration_s"] or 0) >= _LEAST_CALL_S
     ]
-    exact = [c for c in tests if c["mem_peak_source"] in ("watermark", "counter")]
+    exact = [c for c in tests if c["mem_peak_source"] in (PeakSource.WATERMARK, PeakSource.COUNTER)]
     known = [
         (call["mem_peak_bytes"] - call["mem_before_bytes"]) / MB
         for call in exact

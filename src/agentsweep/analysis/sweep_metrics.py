@@ -17,30 +17,28 @@ from statistics import fmean, median
 from typing import Any
 
 from agentsweep.analysis.run_metrics import UNKNOWN, ratio
-from agentsweep.extraction.fidelity import (
-    KILLED,
-    LIMITED,
-    SAME,
-    STATE_DIFFERS,
-    TEXT_DIFFERS,
-    TIMED_OUT,
-    UNFINISHED,
-)
-from agentsweep.runs.outcome import OUTCOMES, UNRELATED_OUTCOMES
+from agentsweep.extraction.fidelity import LIMITED
 from agentsweep.tables.rows import Row
+from agentsweep.vocabulary import (
+    AGENT_CATEGORY,
+    UNRELATED_OUTCOMES,
+    ModelMode,
+    Outcome,
+    ReplayStatus,
+    RunSource,
+    TimeSource,
+)
 
 TIME_PARTS = ("startup", "model", "both", "tools", "other")
-# Its time is that of its own model and tools.
-AGENT_CATEGORY = "agent"
 NOT_COMPARABLE, NOT_REACHED = "not_comparable", "not_reached"
 # What may become of a recorded tool call in a replay.
 FATES = (
-    SAME,
-    TEXT_DIFFERS,
-    STATE_DIFFERS,
-    KILLED,
-    TIMED_OUT,
-    UNFINISHED,
+    ReplayStatus.SAME,
+    ReplayStatus.TEXT_DIFFERS,
+    ReplayStatus.STATE_DIFFERS,
+    ReplayStatus.KILLED,
+    ReplayStatus.TIMED_OUT,
+    ReplayStatus.UNFINISHED,
     NOT_COMPARABLE,
     NOT_REACHED,
 )
@@ -72,9 +70,9 @@ def is_completed(run: Row) -> bool:
 
     Imported runs have no outcome; there the exit code tells, where it is known.
     """
-    if run["source"] == "imported" and run["outcome"] is None:
+    if run["source"] == RunSource.IMPORTED and run["outcome"] is None:
         return not run.get("exit_code")
-    return run["outcome"] == "completed"
+    return run["outcome"] == Outcome.COMPLETED
 
 
 def completed(runs: Iterable[Row]) -> list[Row]:
@@ -149,7 +147,7 @@ def by_cpu_mode(runs: Sequence[Row]) -> dict[str, list[Row]]:
 def outcome_counts(runs: Iterable[Row]) -> dict[str, int]:
     """Runs of each outcome that occurs, in the order of the closed set; `unknown` last."""
     found = [run["outcome"] or UNKNOWN for run in runs]
-    order = [*OUTCOMES, *sorted(set(found) - {*OUTCOMES, UNKNOWN}), UNKNOWN]
+    order = [*Outcome, *sorted(set(found) - {*Outcome, UNKNOWN}), UNKNOWN]
     return {name: found.count(name) for name in order if name in found}
 
 
@@ -328,7 +326,7 @@ def _use(category: str, calls: Sequence[Row]) -> CategoryUse:
 def exact_time_share(calls: Iterable[Row]) -> float | None:
     """Share of the timed calls whose times are exact, not bounds from the trace; 0 to 1."""
     timed = [call for call in calls if call["duration_s"] is not None]
-    return ratio(sum(call["time_source"] == "exact" for call in timed), len(timed))
+    return ratio(sum(call["time_source"] == TimeSource.EXACT for call in timed), len(timed))
 
 
 # --- replays ---
@@ -336,7 +334,7 @@ def exact_time_share(calls: Iterable[Row]) -> float | None:
 
 def replayed(runs: Iterable[Row]) -> list[Row]:
     """The runs that replay a recording."""
-    return [run for run in runs if run["model_mode"] == "replay"]
+    return [run for run in runs if run["model_mode"] == ModelMode.REPLAY]
 
 
 def run_fidelity(run: Row) -> float | None:
@@ -346,7 +344,7 @@ def run_fidelity(run: Row) -> float | None:
 
 def has_diverged(run: Row) -> bool:
     """Whether a replay left its recording."""
-    return run["outcome"] == "diverged" or run["diverged_reason"] is not None
+    return run["outcome"] == Outcome.DIVERGED or run["diverged_reason"] is not None
 
 
 def fates(runs: Iterable[Row], calls: Iterable[Row]) -> dict[str, int]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tabulate import tabulate
+
 from agentsweep.agents.claude_code import invocation
 from agentsweep.config import model_settings
 from agentsweep.containers import engine, engines, images, slurm_scope
@@ -142,11 +144,12 @@ def _engine_checks(config) -> tuple[engine.Engine | None, list[Check]]:
 
 def report(checks: list[Check], out: Callable[[str], object] = print) -> None:
     """Print the checks for a person, a line each, with the cure below where there is one."""
-    width = max(len(check.name) for check in checks)
+    rows = []
     for check in checks:
-        out(f"{check.state:<5}{check.name:<{width + 2}}{check.detail}")
+        rows.append((check.state, check.name, check.detail))
         if check.cure:
-            out(f"{'':<5}{'':<{width + 2}}mend: {check.cure}")
+            rows.append(("", "", f"mend: {check.cure}"))
+    out(tabulate(rows, tablefmt="plain", disable_numparse=True))
     failed = sum(check.state == "fail" for check in checks)
     warned = sum(check.state == "warn" for check in checks)
     out(f"{len(checks)} checks: {failed} failed, {warned} to look at")

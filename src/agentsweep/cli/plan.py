@@ -13,6 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from tabulate import tabulate
+
 from agentsweep.config.config import Cell, Config, Machine
 from agentsweep.config.model_settings import LIVE
 from agentsweep.grading import grading_job
@@ -168,8 +170,8 @@ class _Archive:
 def render(rows: Iterable[Row]) -> str:
     """The plan as text: a line for each cell, then the sums."""
     rows = list(rows)
-    width = max((len(row.cell) for row in rows), default=0)
-    lines = [f"{row.cell:<{width}}  {_said(row)}" for row in rows]
+    cells = [(row.cell, _said(row)) for row in rows]
+    lines = [tabulate(cells, tablefmt="plain", disable_numparse=True)]
     counts = Counter(row.state for row in rows)
     lines += ["", f"{len(rows)} cells: {counts[SEALED]} sealed (recalled, no new run), "
               f"{counts[RUN]} would run"]  # fmt: skip

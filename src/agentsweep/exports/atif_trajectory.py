@@ -24,6 +24,7 @@ from agentsweep.exports.atif_parts import (
 )
 from agentsweep.extraction.linked_run import TOKENS, Run
 from agentsweep.extraction.run_row import run_row
+from agentsweep.vocabulary import ModelMode
 
 VERSION = "ATIF-v1.8"
 
@@ -79,7 +80,9 @@ class _Maker:
     def _cost(self) -> dict:
         """ATIF asks for real money: a scripted or a replayed run cost none."""
         mode, said = self._row["model_mode"], self._row["cost_usd"]
-        cost = {"scripted": 0.0, "replay": 0.0, "live": said}.get(mode or "")
+        cost = {ModelMode.SCRIPTED: 0.0, ModelMode.REPLAY: 0.0, ModelMode.LIVE: said}.get(
+            mode or ""
+        )
         return {"total_cost_usd": cost} if cost is not None else {}
 
     def _cost_said(self) -> dict:

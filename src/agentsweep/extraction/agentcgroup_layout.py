@@ -20,6 +20,7 @@ from agentsweep.agents.claude_code.records import parse_time
 from agentsweep.agents.claude_code.tool_category import categorise
 from agentsweep.errors import AgentsweepError
 from agentsweep.extraction.run_directory import Damage, Fields, number, whole, word
+from agentsweep.vocabulary import FileStatus, TimeSource
 
 FILES = ("resources.json", "tool_calls.json", "results.json", "trace.jsonl")
 ATTEMPT = re.compile(r"attempt[_-]?(\d+)$", re.IGNORECASE)
@@ -261,7 +262,7 @@ class AttemptFiles:
         if not isinstance(listed, list):
             listed = self.results("resource_samples", "samples")
         if not isinstance(listed, list):
-            return [], "damaged" if self._unreadable else "missing"
+            return [], FileStatus.DAMAGED if self._unreadable else FileStatus.MISSING
         samples = [sample for entry in listed if (sample := _sample(entry)) is not None]
         bad = len(listed) - len(samples)
         if bad:
@@ -276,7 +277,9 @@ class AttemptFiles:
             self._damage.add("samples", f"unreadable readings: {', '.join(said)}")
         # Stable: samples of one time stay in their order.
         samples.sort(key=lambda sample: sample.utc_ns or sample.local_ns or 0)
-        return samples, "damaged" if bad else "ok" if samples else "empty"
+        if bad:
+            return samples, FileStatus.DAMAGED
+        return samples, FileStatus.OK if samples else FileStatus.EMPTY
 
     @cached_property
     def tool_calls(self) -> list[Fields]:
@@ -477,7 +480,7 @@ def listed_call(run_id: str, place: int, entry: Fields, zone: int | None) -> dic
         "end_utc_ns": end,
         "duration_s": seconds,
         "duration_lower_s": None,
-        "time_source": "trace",
+        "time_source": TimeSource.TRACE,
         "finished": _moment(texts[1]) is not None,
         "is_error": None,
         "command": command,

@@ -23,9 +23,10 @@ from agentsweep.extraction.linked_run import (
 )
 from agentsweep.extraction.run_directory import Damage, Fields, number, whole, word
 from agentsweep.extraction.run_row import trace_counts, trace_evidence
-from agentsweep.extraction.time_split import TIME_PARTS, time_parts
+from agentsweep.extraction.time_split import TIME_COLUMNS, time_parts
 from agentsweep.tables import parquet
 from agentsweep.units import parse_cpus, parse_size
+from agentsweep.vocabulary import CpuSource, FileStatus, ModelMode, PeakSource, RunSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,7 +95,7 @@ class _ImportedRun:
         placed.sort(key=self._utc_ns)
         if len(placed) < len(samples):
             self.damage.add("samples", f"{len(samples) - len(placed)} have no epoch")
-            self.samples_status = "damaged"
+            self.samples_status = FileStatus.DAMAGED
         return placed
 
     def _utc_ns(self, sample: Sample) -> int | None:
@@ -230,7 +231,7 @@ class _ImportedRun:
         return {
             "run_id": self.run_id,
             "dataset": self.dataset,
-            "source": "imported",
+            "source": RunSource.IMPORTED,
             "selected": self.selected,
             "task": self.task,
             "instance_id": agentcgroup_layout.instance_id(self.task, image),
@@ -238,7 +239,7 @@ class _ImportedRun:
             "agent_version": word(trace.version),
             "model": next(iter(trace.models(subagents=False)), None),
             "model_requested": word(results("model")),
-            "model_mode": "live",
+            "model_mode": ModelMode.LIVE,
             "subagent_models": ", ".join(trace.models(subagents=True)) or None,
             "attempt": whole(self.attempt.number),
             "attempt_id": self.attempt.place,
@@ -248,10 +249,10 @@ class _ImportedRun:
             "exit_code": whole(results("claude_output", "exit_code")),
             "outcome_detail": (word(results("error")) or "").strip() or None,
             "prompt_issue_chars": _length(agentcgroup_layout.issue_text(trace.prompt)),
-            "cpu_source": None if all(usec is None for usec in used) else "reconstructed",
+            "cpu_source": None if all(usec is None for usec in used) else CpuSource.RECONSTRUCTED,
             "cpu_usage_usec": self._cpu_in_phase(used),
             "mem_peak_bytes": max(known, default=None),
-            "mem_peak_source": "sampled" if known else None,
+            "mem_peak_source": PeakSource.SAMPLED if known else None,
             **self._times(),
             **self._time_parts(calls),
             **(trace_counts(trace, calls) if trace.messages else _listed(calls)),
@@ -297,7 +298,7 @@ class _ImportedRun:
         """Where the agent's time went; model times are those of the trace, whose bounds are wide:
         from the record before a message to its last."""
         if self.window is None or not self.trace.messages:
-            return dict.fromkeys(TIME_PARTS)
+            return dict.fromkeys(TIME_COLUMNS)
         asked = (
             (message.start_utc_ns, message.last_utc_ns)
             for message in self.trace.messages
@@ -313,10 +314,10 @@ def _read_trace(path: Path, damage: Damage) -> tuple[Trace, str]:
         trace = parse_file(path)
     except FileNotFoundError:
         damage.add(path.name, "is missing")
-        return parse_sources(()), "missing"
+        return parse_sources(()), FileStatus.MISSING
     except OSError as error:
         damage.add(path.name, str(error.strerror))
-        return parse_sources(()), "missing"
+        return parse_sources(()), FileStatus.MISSING
     return trace, trace.status
 
 

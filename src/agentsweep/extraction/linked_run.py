@@ -26,8 +26,9 @@ from agentsweep.extraction.run_directory import (
     whole,
     word,
 )
-from agentsweep.extraction.time_split import TIME_PARTS, leaf_rows, time_parts
+from agentsweep.extraction.time_split import TIME_COLUMNS, leaf_rows, time_parts
 from agentsweep.intervals import Interval
+from agentsweep.vocabulary import FileStatus, PeakSource, TimeSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -136,7 +137,7 @@ class Run:
         keep = keep_content or self.is_replay
         self.trace, self.trace_status = read_trace(run_dir, session_id, damage, keep)
         if prompt_was_garbled(run_dir / "trace.jsonl", word(result("spec", "prompt_sha256"))):
-            self.trace_status = "damaged"
+            self.trace_status = FileStatus.DAMAGED
             damage.add("trace.jsonl", "the agent got a garbled prompt, not that of the spec")
         self.offset_ns = self._offset()
         start, end = whole(result("agent_start_ns")), whole(result("agent_end_ns"))
@@ -206,7 +207,7 @@ class Run:
         """Where the agent's time went (`time_split.time_parts`); calls that only start sub-agents
         are no tools. None where it is not known when the model was asked."""
         if self.window is None or not self.exchanges_known:
-            return dict.fromkeys(TIME_PARTS)
+            return dict.fromkeys(TIME_COLUMNS)
         high = self.window[1]
         asked = (
             interval
@@ -282,7 +283,7 @@ def sampled_memory(row: dict, curve: Curve) -> dict:
         "mem_before_bytes": before,
         "mem_peak_bytes": peak,
         "mem_after_bytes": after,
-        "mem_peak_source": None if peak is None else "sampled",
+        "mem_peak_source": None if peak is None else PeakSource.SAMPLED,
     }
 
 
@@ -298,7 +299,7 @@ def _exact(mark: Mark) -> dict:
         "end_utc_ns": mark.end_utc_ns,
         "duration_s": seconds,
         "duration_lower_s": seconds,
-        "time_source": "exact",
+        "time_source": TimeSource.EXACT,
         # A wrapper that was killed could not say how its command ended; the trace may.
         **({"exit_code": code, "killed": code == 137} if code is not None else {}),
         "mem_before_bytes": whole(line.get("mem_before_bytes")),

@@ -19,6 +19,7 @@ from agentsweep.agents.claude_code.lines import LineReport, read_records
 from agentsweep.agents.claude_code.records import SYNTHETIC_MODEL, is_session_record
 from agentsweep.errors import ConfigError
 from agentsweep.extraction.agentcgroup_layout import ATTEMPT
+from agentsweep.vocabulary import ModelMode
 
 # Runs further down in a directory of runs are not found.
 DEPTH = 5
@@ -152,7 +153,7 @@ def _run_of_ours(directory: Path) -> Iterator[_Run]:
     try:
         result = untrusted.read_json(directory / _RESULT)
         names, spec = result["names"], result["spec"]
-        if spec["model"]["mode"] != "replay":
+        if spec["model"]["mode"] != ModelMode.REPLAY:
             task, instance_id = frozenset([names["task"]]), frozenset([names["instance_id"]])
             yield _Run(directory, True, task, instance_id, spec["replicate"])
     except (ValueError, KeyError, TypeError):

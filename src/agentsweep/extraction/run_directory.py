@@ -17,6 +17,7 @@ from agentsweep.agents.claude_code.mark_matching import Mark
 from agentsweep.agents.claude_code.records import Trace
 from agentsweep.agents.claude_code.trace import Source, agent_id_of, parse_sources
 from agentsweep.hashes import text_sha256
+from agentsweep.vocabulary import FileStatus
 
 _ARCHIVE = "session.tar"
 _COMPARED_BYTES = 256
@@ -149,10 +150,10 @@ def read_trace(
     with session_sources(run_dir, session_id, damage) as sources:
         trace = parse_sources(sources, keep_content)
     status = trace.status
-    if not present and status == "empty":
-        status = "missing"
-    if status == "ok" and any(note.startswith(_ARCHIVE) for note in damage.notes):
-        status = "damaged"  # sub-agents may be missing
+    if not present and status == FileStatus.EMPTY:
+        status = FileStatus.MISSING
+    if status == FileStatus.OK and any(note.startswith(_ARCHIVE) for note in damage.notes):
+        status = FileStatus.DAMAGED  # sub-agents may be missing
     return trace, status
 
 
@@ -298,10 +299,10 @@ def _of_session(archive: tarfile.TarFile, member: tarfile.TarInfo, session_id: s
 def samples_status(path: Path, rows: int, damage: Damage) -> str:
     """`missing` without the file, `damaged` where some of it could not be read, `empty`, `ok`."""
     if not path.is_file():
-        return "missing"
+        return FileStatus.MISSING
     if any(note.startswith(f"{path.name}:") for note in damage.notes):
-        return "damaged"
-    return "ok" if rows else "empty"
+        return FileStatus.DAMAGED
+    return FileStatus.OK if rows else FileStatus.EMPTY
 
 
 class SampleReader:

@@ -11,6 +11,7 @@ from agentsweep.extraction.linked_run import TOKENS, Run
 from agentsweep.extraction.run_directory import Fields, number, truth, whole, word
 from agentsweep.host.oom_kills import Survived, before_agent
 from agentsweep.units import parse_cpus, parse_size
+from agentsweep.vocabulary import CpuSource, Outcome, RunSource, TimeSource
 
 _PHASES = (
     "agent_s",
@@ -67,7 +68,7 @@ def run_row(run: Run, n_samples: int) -> dict:
     phases = {name: number(run.result("phases", name)) for name in _PHASES}
     return {
         "run_id": run.run_id,
-        "source": "measured",
+        "source": RunSource.MEASURED,
         "selected": True,
         **_identity(run),
         **_limits(run),
@@ -122,12 +123,12 @@ def _limits(run: Run) -> dict:
     return {
         "mem_limit_bytes": _size(cell.get("mem")) if memory is None else memory,
         "mem_effective_bytes": whole(found("memory_bytes")),
-        "mem_level": word(found("memory_level")),
+        "mem_cgroup": word(found("memory_level")),
         "swap_limit_bytes": whole(asked("swap_bytes")),
         "swap_effective_bytes": whole(found("swap_bytes")),
         "cpu_limit": _cpus(_unmoded(cell.get("cpus"))) if cpus is None else cpus,
         "cpu_effective": _cpus_in_force(asked, found),
-        "cpu_level": word(found("cpu_level")),
+        "cpu_cgroup": word(found("cpu_level")),
         "cpu_mode": word(asked("cpu_mode")),
         "cpuset": word(found("cpuset")),
         "nproc": whole(found("nproc")),
@@ -239,7 +240,7 @@ def _counters(result: Fields) -> dict:
         end = whole(result("counters", "end", counter))
         grown[column] = None if start is None or end is None else end - start
     return {
-        "cpu_source": None if grown["cpu_usage_usec"] is None else "counter",
+        "cpu_source": None if grown["cpu_usage_usec"] is None else CpuSource.COUNTER,
         "mem_start_bytes": whole(result("counters", "start", "memory_current_bytes")),
         "mem_peak_bytes": whole(result("memory", "peak_bytes")),
         "mem_peak_source": word(result("memory", "peak_source")),
@@ -280,7 +281,7 @@ def _diverged(result: Fields, said: Fields) -> dict:
     """Where and why a replay left its recording. The gateway says it of an agent that asked for
     what is not there; of one that ended before its recording the outcome says it."""
     turn, reason = whole(said("diverged", "turn")), word(said("diverged", "reason"))
-    if turn is None and reason is None and word(result("outcome")) == "diverged":
+    if turn is None and reason is None and word(result("outcome")) == Outcome.DIVERGED:
         detail = word(result("outcome_detail")) or ""
         named = _LEFT_AT.match(detail)
         reason = (named[2] if named else detail) or "the agent ended before its recording"
@@ -294,7 +295,11 @@ def trace_counts(trace: Trace, rows: list[dict]) -> dict:
     """What the session and its tool calls add up to."""
     sources = {row["time_source"] for row in rows}
     return {
-        "tool_time_source": "trace" if "trace" in sources else "exact" if sources else None,
+        "tool_time_source": TimeSource.TRACE
+        if TimeSource.TRACE in sources
+        else TimeSource.EXACT
+        if sources
+        else None,
         "n_messages": len(trace.messages),
         "n_assistant_messages": sum(map(_is_of_model, trace.messages)),
         "n_tool_calls": len(rows),

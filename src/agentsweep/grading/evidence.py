@@ -19,7 +19,7 @@ from agentsweep import seal, untrusted
 from agentsweep.errors import AgentsweepError
 from agentsweep.files import write_durably
 from agentsweep.grading import pytest_reports, witness
-from agentsweep.grading.verdict import KINDS, Command
+from agentsweep.grading.verdict import KINDS, TestCommandResult
 from agentsweep.hashes import file_sha256
 
 RECORD, ARCHIVE = "grade.json", "evidence.tar.gz"
@@ -31,7 +31,7 @@ _MOST_COMMANDS = 10_000
 _ARCHIVE_BYTES = 2**30
 
 
-def read(folder: Path) -> tuple[dict, list[Command]]:
+def read(folder: Path) -> tuple[dict, list[TestCommandResult]]:
     """A grading's `grade.json` and what each of its test commands left.
 
     Raises AgentsweepError for files that are not those that the grading wrote.
@@ -54,7 +54,7 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
     for number in numbers:
         ended = left.get(f"exit-{number}", b"").strip()
         commands.append(
-            Command(
+            TestCommandResult(
                 exit_code=int(ended) if re.fullmatch(rb"[0-9]{1,3}", ended) else None,
                 report=pytest_reports.parse_report(left.get(f"report-{number}.xml")),
                 log=left.get(f"log-{number}", b"").decode(errors="replace"),

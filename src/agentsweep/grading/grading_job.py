@@ -22,6 +22,7 @@ from agentsweep.runs.spec import cores as spec_cores
 from agentsweep.runs.store import Store, spec_sha256
 from agentsweep.tasks.log_parsers import PYTEST_PARSERS, own_program
 from agentsweep.units import parse_cpus, parse_size
+from agentsweep.vocabulary import GradeStatus
 
 _VALIDATIONS = "validations"
 
@@ -199,7 +200,7 @@ def _problems(
             left = evidence.read(sealed.path)
             own = None if must else gold(config, task)
             found = verdict.own_judge(*left) if must else verdict.judge(*left, own)
-            if found.status != "graded" or found.resolved != must:
+            if found.status != GradeStatus.GRADED or found.resolved != must:
                 problems.append(f"{name} patch, time {repeat + 1}: {_said(found)}")
     return problems
 
@@ -261,7 +262,7 @@ def _said(found: verdict.Verdict) -> str:
         for test in found.tests
         if test["kind"] and test["outcome"] not in pytest_reports.PASSING
     ]
-    if found.status != "graded":
+    if found.status != GradeStatus.GRADED:
         return f"{found.status}: {found.detail}"
     if not wrong and not found.detail:
         return "resolved"

@@ -8,6 +8,7 @@ from agentsweep import untrusted
 from agentsweep.errors import AgentsweepError
 from agentsweep.files import write_durably
 from agentsweep.hashes import file_sha256
+from agentsweep.vocabulary import PatchStatus
 
 
 def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:
@@ -20,7 +21,7 @@ def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:
     found: dict[tuple[str, str], Path] = {}
     for task, folder in runs:
         patch = untrusted.read_json(folder / "result.json")["patch"]
-        if patch["status"] != "ok" or (task, patch["sha256"]) in found:
+        if patch["status"] != PatchStatus.OK or (task, patch["sha256"]) in found:
             continue
         if file_sha256(folder / "patch.diff") != patch["sha256"]:
             raise AgentsweepError(

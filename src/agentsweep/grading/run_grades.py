@@ -6,6 +6,7 @@ from pathlib import Path
 
 from agentsweep.errors import AgentsweepError
 from agentsweep.grading import evidence, patches, verdict
+from agentsweep.vocabulary import GradeStatus, PatchStatus
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Grades:
             self._verdicts[key] = verdict.judge(record, commands, gold)
             self._graders[key] = str(record["grader"]["version"])
             self._rows[key] = record.get("row_sha256")
-            if self._verdicts[key].status == "ungraded":
+            if self._verdicts[key].status == GradeStatus.UNGRADED:
                 self._refused[patch["task"]] = self._verdicts[key].detail
 
     def of(self, run: Mapping) -> dict:
@@ -66,31 +67,33 @@ class Grades:
             return {}
         judged = self._judged.get(run["task"], Judged())
         if judged.invalid is not None:
-            return _columns("invalid_task", judged.invalid, None)
+            return _columns(GradeStatus.INVALID_TASK, judged.invalid, None)
         if judged.ungradable is not None:
-            return _columns("ungraded", judged.ungradable, None)
+            return _columns(GradeStatus.UNGRADED, judged.ungradable, None)
         found = self._verdicts.get(_key(run))
         if found is not None:
             # It may have been corrected since the run was made.
             row = {"row_sha256": self._rows[_key(run)] or run["row_sha256"]}
             said = _columns(found.status, found.detail, found.resolved)
             return said | {"grade_evidence": found.evidence} | row
-        if run["patch_status"] == "empty":
+        if run["patch_status"] == PatchStatus.EMPTY:
             if run["task"] in self._refused:
                 # Else those without a patch alone would be the graded runs of their task.
-                return _columns("ungraded", self._refused[run["task"]], None)
-            return _columns("no_patch", "the agent changed nothing", False)
-        if run["patch_status"] == "ok":
+                return _columns(GradeStatus.UNGRADED, self._refused[run["task"]], None)
+            return _columns(GradeStatus.NO_PATCH, "the agent changed nothing", False)
+        if run["patch_status"] == PatchStatus.OK:
             return _columns(
-                "ungraded", "the task's tests are not pytest's, or no grading was asked for", None
+                GradeStatus.UNGRADED,
+                "the task's tests are not pytest's, or no grading was asked for",
+                None,
             )
         if run.get("patch_cause") == "run":
             # The agent must not be able to leave the denominator.
             if run["task"] in self._refused:
-                return _columns("ungraded", self._refused[run["task"]], None)
+                return _columns(GradeStatus.UNGRADED, self._refused[run["task"]], None)
             why = f"no patch could be taken of what the agent left: {run.get('patch_reason')}"
-            return _columns("no_patch", why, False)
-        return _columns("ungraded", "the run's patch is unavailable", None)
+            return _columns(GradeStatus.NO_PATCH, why, False)
+        return _columns(GradeStatus.UNGRADED, "the run's patch is unavailable", None)
 
     def tests(self, run: Mapping) -> list[dict]:
         """The rows of `tests` for a run: none where its patch was not graded."""

@@ -3,30 +3,27 @@
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import ClassVar
 
 from agentsweep.grading import pytest_reports
 from agentsweep.grading.pytest_reports import Reported, reported_name
 from agentsweep.grading.row_names import Names, from_start, is_pytest_id
 from agentsweep.grading.witness import Origin, Witness
-
-# What a grading came to. Only `graded` ones can have resolved anything; no other is an error of
-# the sweep. `ungraded`: nothing is known (no patch to be had, tests that are not pytest's, a
-# grading that could not be made); `invalid_task`: the task's own fix does not resolve it.
-STATUSES = (
-    *("graded", "no_patch", "patch_failed", "tests_not_applied"),
-    *("timed_out", "no_report", "inconsistent", "ungraded", "invalid_task"),
-)
+from agentsweep.vocabulary import GradeStatus
 
 # A benchmark's two lists of tests.
 KINDS = ("fail_to_pass", "pass_to_pass")
 
 
 @dataclass(frozen=True)
-class Command:
+class TestCommandResult:
     """One test command: exit status (None: it never ended), report (None: none) and output.
 
     witness: what the grading's own plugin saw of it; None where it saw nothing.
     """
+
+    # It is no test of ours, whatever its name begins with.
+    __test__: ClassVar[bool] = False
 
     exit_code: int | None
     report: Sequence[Reported] | None
@@ -69,12 +66,12 @@ class Gold:
         )
 
 
-def gold_of(gradings: Iterable[tuple[Mapping, Sequence[Command]]]) -> Gold | None:
+def gold_of(gradings: Iterable[tuple[Mapping, Sequence[TestCommandResult]]]) -> Gold | None:
     """From gradings of the row's own patch; None where no one of them is whole."""
     golds = [
         gold
         for record, commands in gradings
-        if judge(record, commands, gold := _own(record, commands)).status == "graded"
+        if judge(record, commands, gold := _own(record, commands)).status == GradeStatus.GRADED
     ]
     if not golds:
         return None
@@ -84,7 +81,7 @@ def gold_of(gradings: Iterable[tuple[Mapping, Sequence[Command]]]) -> Gold | Non
     return Gold(xfailed, first.origins, first.before, first.witnessed)
 
 
-def _own(record: Mapping, commands: Sequence[Command]) -> Gold:
+def _own(record: Mapping, commands: Sequence[TestCommandResult]) -> Gold:
     """What a grading itself came to, as if it were that of the row's own patch."""
     found = [_Found(record, command) for command in commands]
     reported = [one for one in found if one.reported]
@@ -99,21 +96,21 @@ def _own(record: Mapping, commands: Sequence[Command]) -> Gold:
     )
 
 
-def own_judge(record: Mapping, commands: Sequence[Command]) -> "Verdict":
+def own_judge(record: Mapping, commands: Sequence[TestCommandResult]) -> "Verdict":
     """The verdict on a grading of the row's own patch."""
     return judge(record, commands, _own(record, commands))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`status` is one of STATUSES, `detail` why; `tests` are the rows of `tests` so far.
+    """What a grading came to; `detail` says why; `tests` are the rows of `tests` so far.
 
     resolved: true if and only if each test of the row's two lists passed, by the report, the
     printed summary and the grading's plugin; None where the status says that nothing is known.
     evidence: which of them there were, `EVIDENCE` or `OLD_EVIDENCE`; None where no test ran.
     """
 
-    status: str
+    status: GradeStatus
     detail: str | None
     resolved: bool | None
     tests: list[dict]
@@ -125,7 +122,9 @@ class Verdict:
 EVIDENCE, OLD_EVIDENCE = "report, summary, plugin", "report, summary"
 
 
-def judge(record: Mapping, commands: Sequence[Command], gold: Gold | None = None) -> Verdict:
+def judge(
+    record: Mapping, commands: Sequence[TestCommandResult], gold: Gold | None = None
+) -> Verdict:
     """The verdict on a grading: its `grade.json` and what its test commands left.
 
     A test that was skipped or is missing did not pass. One that failed as expected did, as the
@@ -133,15 +132,15 @@ def judge(record: Mapping, commands: Sequence[Command], gold: Gold | None = None
     `pytest.xfail`. Without `gold`, nothing counts that must be compared with it.
     """
     if record.get("ungraded"):
-        return Verdict("ungraded", record["ungraded"], None, [])
+        return Verdict(GradeStatus.UNGRADED, record["ungraded"], None, [])
     found = [_Found(record, command) for command in commands]
     tests = _expected(record, found) + _others(found)
     foreign = foreign_name(record)
     if foreign is not None:
-        return Verdict("ungraded", foreign, None, tests)
+        return Verdict(GradeStatus.UNGRADED, foreign, None, tests)
     status, detail = _status(record, found, gold)
     wanted = [test["outcome"] in pytest_reports.PASSING for test in tests if test["kind"]]
-    resolved = status == "graded" and bool(wanted) and all(wanted)
+    resolved = status == GradeStatus.GRADED and bool(wanted) and all(wanted)
     if resolved and (doubt := _xfailed(found, gold)):
         resolved, detail = False, doubt
     reported = [one for one in found if one.reported]
@@ -197,7 +196,7 @@ class _Found:
     origins: what its plugin says of where tests came from, by the names that the report has.
     """
 
-    def __init__(self, record: Mapping, command: Command):
+    def __init__(self, record: Mapping, command: TestCommandResult):
         self.command, self.witness = command, command.witness
         wanted = [test_id for kind in KINDS for test_id in record[kind]]
         self.reported = from_start(command.report or (), wanted)
@@ -284,21 +283,26 @@ class _Found:
         return None
 
 
-def _status(record: Mapping, found: Sequence[_Found], gold: Gold | None) -> tuple[str, str | None]:
+def _status(
+    record: Mapping, found: Sequence[_Found], gold: Gold | None
+) -> tuple[GradeStatus, str | None]:
     if record["applied_by"] is None:
-        return "patch_failed", "no way of applying the patch works"
+        return GradeStatus.PATCH_FAILED, "no way of applying the patch works"
     if not record["tests_applied"]:
-        return "tests_not_applied", "the test patch does not apply on top of the patch"
+        return GradeStatus.TESTS_NOT_APPLIED, "the test patch does not apply on top of the patch"
     if record["timed_out"]:
-        return "timed_out", f"the tests did not end within {record['grader']['timeout_s']:g} s"
+        return (
+            GradeStatus.TIMED_OUT,
+            f"the tests did not end within {record['grader']['timeout_s']:g} s",
+        )
     if not any(one.reported for one in found):
         memory = ": the container ran out of memory" if record["oom_kill_count"] else ""
-        return "no_report", f"pytest left no report of any test{memory}"
+        return GradeStatus.NO_REPORT, f"pytest left no report of any test{memory}"
     for one in found:
         problem = one.inconsistency() or one.contradiction(record, gold)
         if problem:
-            return "inconsistent", problem
-    return "graded", None
+            return GradeStatus.INCONSISTENT, problem
+    return GradeStatus.GRADED, None
 
 
 def _expected(record: Mapping, found: Sequence[_Found]) -> list[dict]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from agentsweep.errors import AgentsweepError
 from agentsweep.tables import parquet
+from agentsweep.vocabulary import GradeStatus
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +48,8 @@ class Dataset:
         self.directory = Path(directory)
         self.left_out: list[dict] = []
         found = self.rows("runs")
-        self.left_out = [run for run in found if run["grade_status"] == "invalid_task"]
-        self.runs = [run for run in found if run["grade_status"] != "invalid_task"]
+        self.left_out = [run for run in found if run["grade_status"] == GradeStatus.INVALID_TASK]
+        self.runs = [run for run in found if run["grade_status"] != GradeStatus.INVALID_TASK]
         if not found:
             raise AgentsweepError(
                 f"{self.directory} holds no run: run the sweep first (`snakemake runs`)"

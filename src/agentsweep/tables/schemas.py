@@ -8,7 +8,7 @@ null is never 0.
 import pyarrow as pa
 
 # Raise it when a column is renamed, removed or changes its meaning.
-VERSION = 1
+VERSION = 2
 
 _TYPES = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
 
@@ -113,12 +113,12 @@ _COLUMNS: dict[str, list[tuple[str, str, str, str]]] = {
         # Limits
         ("mem_limit_bytes", "int", "bytes", "Memory limit asked for"),
         ("mem_effective_bytes", "int", "bytes", "Memory limit in force, read from the kernel"),
-        ("mem_level", "text", "", "The cgroup that the memory limit in force belongs to"),
+        ("mem_cgroup", "text", "", "The cgroup that the memory limit in force belongs to"),
         ("swap_limit_bytes", "int", "bytes", "Swap allowed beside the memory limit"),
         ("swap_effective_bytes", "int", "bytes", "Swap in force, read from the kernel"),
         ("cpu_limit", "float", "CPUs", "CPU limit asked for"),
         ("cpu_effective", "float", "CPUs", "CPU limit in force, read from the kernel"),
-        ("cpu_level", "text", "", "The cgroup that the CPU limit in force belongs to"),
+        ("cpu_cgroup", "text", "", "The cgroup that the CPU limit in force belongs to"),
         ("cpu_mode", "text", "", "How CPUs are limited: quota or cpuset"),
         ("cpuset", "text", "", "CPUs that the container may use"),
         ("nproc", "int", "CPUs", "CPUs that a process in the container sees"),

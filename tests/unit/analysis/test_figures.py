@@ -17,10 +17,9 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from agentsweep.analysis import captions, figure_style, sweep_metrics
-from agentsweep.extraction import fidelity
-from agentsweep.runs.outcome import OUTCOMES
 from agentsweep.tables import parquet
 from agentsweep.tables.dataset import Dataset
+from agentsweep.vocabulary import Outcome, ReplayStatus
 
 ROOT = Path(__file__).parents[3]
 SCRIPTS = ROOT / "workflow" / "scripts" / "figures"
@@ -73,7 +72,7 @@ def partly_replays():
     runs = synthetic.replays(
         tasks=["logstats", "a-task-with-a-name-of-some-length__repo-12345"], replicates=2
     )
-    statuses = [*fidelity.STATUSES, None]
+    statuses = [*ReplayStatus, None]
     for number, call in enumerate(call for run in runs for call in run.tool_calls):
         call["replay_status"] = statuses[number % len(statuses)]
     for number, run in enumerate(runs):
@@ -290,9 +289,7 @@ def test_outcome_map_of_several_runs_shows_shares(datasets):
 
 def test_every_outcome_has_a_look_and_a_name():
     assert (
-        list(figure_style.OUTCOME_LOOK)
-        == list(figure_style.OUTCOME_NAMES)
-        == [*OUTCOMES, "unknown"]
+        list(figure_style.OUTCOME_LOOK) == list(figure_style.OUTCOME_NAMES) == [*Outcome, "unknown"]
     )
     looks = [look[:2] for look in figure_style.OUTCOME_LOOK.values()]
     assert len(set(looks)) == len(looks)
