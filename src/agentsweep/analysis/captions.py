@@ -296,7 +296,7 @@ def _limit(value: Any, noun: str, shown: Callable[[Any], str]) -> str:
     return f"no {noun} limit" if value is None else shown(value)
 
 
-_UNRELATED = {Outcome.API_ERROR: "API error", Outcome.OVER_BUDGET: "over budget"}
+_UNRELATED: dict[str, str] = {Outcome.API_ERROR: "API error", Outcome.OVER_BUDGET: "over budget"}
 
 
 def left_out(runs: Sequence[Row]) -> list[str]:

@@ -5,6 +5,7 @@ import numpy as np
 from agentsweep.analysis.cohort import Cohort, CohortRun
 from agentsweep.analysis.run_metrics import PAPER, listed_memory_mb
 from agentsweep.analysis.values import Value, Values, joined, of_completed, share_of
+from agentsweep.tables.arrays import Floats
 
 # The rates that AgentCgroup calls a burst: percent of a core, and megabytes, in a second.
 RATE_BURST_CPU, RATE_BURST_MEMORY_MB = 20.0, 50.0
@@ -12,7 +13,7 @@ RATE_BURST_CPU, RATE_BURST_MEMORY_MB = 20.0, 50.0
 LONGEST_STEP_S = 2.0
 
 
-def change_rates(run: CohortRun, mode: str) -> tuple[np.ndarray, np.ndarray]:
+def change_rates(run: CohortRun, mode: str) -> tuple[Floats, Floats]:
     """How fast CPU (percent of a core per second) and memory (MB/s) change between samples.
 
     In `paper` mode CPU is the average since the start, whose changes are not those of the load.
@@ -40,7 +41,7 @@ def known_steps(run: CohortRun) -> int:
     return int((np.isfinite(cpu) | np.isfinite(memory)).sum())
 
 
-def _rates(t_s: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _rates(t_s: Floats, values: Floats) -> Floats:
     step = np.diff(t_s)
     usable = (step > 0) & (step < LONGEST_STEP_S)
     return np.abs(np.diff(values)[usable]) / step[usable]
@@ -57,12 +58,12 @@ def steps_over_threshold(cohort: Cohort, mode: str) -> Values:
 
 
 @of_completed
-def all_rates(cohort: Cohort, mode: str, place: int) -> np.ndarray:
+def all_rates(cohort: Cohort, mode: str, place: int) -> Floats:
     """All known rates of change of CPU (0) or of memory (1)."""
     rates = joined(change_rates(run, mode)[place] for run in cohort.runs)
     return rates[np.isfinite(rates)]
 
 
-def _share_over(rates: np.ndarray, threshold: float, unit: str) -> Value:
+def _share_over(rates: Floats, threshold: float, unit: str) -> Value:
     said = f"Steps with a change of more than {threshold:g} {unit} in a second; n counts steps."
     return share_of(float((rates > threshold).sum()), len(rates), len(rates), "%", said)

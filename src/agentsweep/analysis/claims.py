@@ -93,7 +93,8 @@ class Published:
         if value is None:
             return False
         scaled = Decimal(repr(value)) / self.factor
-        step = Decimal(1).scaleb(self.number.as_tuple().exponent)
+        # Of a number it is an integer: `read_published` takes no other one.
+        step = Decimal(1).scaleb(int(self.number.as_tuple().exponent))
         return scaled.quantize(step, ROUND_HALF_EVEN) == self.number
 
 
@@ -251,7 +252,8 @@ class _Line:
 
     @property
     def unit(self) -> str:
-        return (self.paper or self.corrected).unit
+        value = self.paper or self.corrected
+        return value.unit if value else ""
 
     @property
     def verdict(self) -> str:

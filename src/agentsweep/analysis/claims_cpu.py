@@ -32,6 +32,7 @@ from agentsweep.analysis.values import (
     share_of,
     with_calls_known,
 )
+from agentsweep.tables.arrays import Floats
 
 CPU_BURST_PERCENT = 30.0
 HIGH_CPU_PERCENT = 50.0
@@ -100,12 +101,12 @@ def cpu_samples_over_50(cohort: Cohort, mode: str) -> Value:
     return replace(value, low=low, high=high)
 
 
-def _bounds(bounds: Sequence[float], error: np.ndarray) -> tuple[float | None, float | None]:
+def _bounds(bounds: Sequence[float], error: Floats) -> tuple[float | None, float | None]:
     """Bounds only where there is something to bound: counters are exact."""
     return (bounds[0], bounds[1]) if error.any() else (None, None)
 
 
-def _loads(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
+def _loads(cohort: Cohort) -> tuple[Floats, Floats]:
     """The load of all steps of all runs, in percent of a core, and its half-width."""
     series = [run.cpu for run in cohort.runs if run.cpu is not None]
     return joined(s.load_percent for s in series), joined(s.load_error_percent for s in series)

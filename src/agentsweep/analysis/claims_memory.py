@@ -36,6 +36,7 @@ from agentsweep.analysis.values import (
     share_of,
     with_calls_known,
 )
+from agentsweep.tables.arrays import Floats
 
 MEMORY_BURST_MB = 300.0
 LARGE_CHANGE_MB = 100.0
@@ -249,7 +250,7 @@ def _peak(cohort: Cohort, mode: str, summary: Summary, unit: str, said: str) -> 
 
 
 @of_completed
-def memory_trajectories(cohort: Cohort, mode: str) -> np.ndarray:
+def memory_trajectories(cohort: Cohort, mode: str) -> Floats:
     """Memory in MB of each run (a row) at 100 points of its progress (columns)."""
     found = [memory_trajectory(run, mode) for run in cohort.runs]
     return np.array([row for row in found if row is not None]).reshape(-1, TRAJECTORY_POINTS)

@@ -4,12 +4,12 @@ Functions of a cohort and of a mode; `values` says what the modes are, and the u
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, median
 
 import numpy as np
 
-from agentsweep.analysis.cohort import Cohort
+from agentsweep.analysis.cohort import Cohort, CohortRun
 from agentsweep.analysis.run_metrics import (
     CORRECTED,
     MODES,
@@ -74,7 +74,8 @@ def tokens_peak_correlation(cohort: Cohort, mode: str) -> Value:
     return _over_pairs(cohort, mode, output_tokens, peak_mb, said)
 
 
-_NAMES = {
+_Metric = Callable[[CohortRun, str], float | None]
+_NAMES: dict[_Metric, tuple[str, str]] = {
     rounds: ("records of the model", "messages of the model"),
     output_tokens: ("output tokens summed over records", "output tokens, each message's once"),
     duration_s: ("the container's time", "the agent's phase"),
@@ -82,7 +83,7 @@ _NAMES = {
 }
 
 
-def _over_pairs(cohort: Cohort, mode: str, first, second, said: str) -> Value:
+def _over_pairs(cohort: Cohort, mode: str, first: _Metric, second: _Metric, said: str) -> Value:
     place = MODES.index(mode)
     definition = said.format(_NAMES[first][place], _NAMES[second][place])
     pairs = [(first(run, mode), second(run, mode)) for run in cohort.runs]

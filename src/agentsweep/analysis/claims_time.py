@@ -82,7 +82,9 @@ def _tool_share(cohort: Cohort, mode: str, summary: Summary, name: str) -> Value
     return over_runs(cohort.runs, _percent(tool_share, mode), summary, "%", said, least)
 
 
-def _percent(metric: Callable[[CohortRun, str], float | None], mode: str):
+def _percent(
+    metric: Callable[[CohortRun, str], float | None], mode: str
+) -> Callable[[CohortRun], float | None]:
     def percent(run: CohortRun) -> float | None:
         share = metric(run, mode)
         return None if share is None else 100 * share

@@ -72,7 +72,7 @@ def is_completed(run: Row) -> bool:
     """
     if run["source"] == RunSource.IMPORTED and run["outcome"] is None:
         return not run.get("exit_code")
-    return run["outcome"] == Outcome.COMPLETED
+    return bool(run["outcome"] == Outcome.COMPLETED)
 
 
 def completed(runs: Iterable[Row]) -> list[Row]:
@@ -113,7 +113,7 @@ def _ordered(values: Iterable[Any]) -> list[Any]:
 
 def by_cell(runs: Iterable[Row]) -> dict[tuple[int | None, float | None], list[Row]]:
     """The runs of each pair of memory limit (bytes) and CPU limit."""
-    cells: dict[tuple, list[Row]] = {}
+    cells: dict[tuple[int | None, float | None], list[Row]] = {}
     for run in runs:
         cells.setdefault((run["mem_limit_bytes"], run["cpu_limit"]), []).append(run)
     return cells
@@ -174,10 +174,10 @@ def tool_kills(runs: Iterable[Row]) -> ToolKills | None:
     if not any(least is not None or most is not None for least, most in bounds):
         return None
     with_kills = [run for run, (least, _) in zip(rows, bounds, strict=True) if least]
-    most = [most for _, most in bounds]
+    most = [most for _, most in bounds if most is not None]
     return ToolKills(
         sum(least or 0 for least, _ in bounds),
-        None if None in most else sum(most),
+        sum(most) if len(most) == len(bounds) else None,
         len(with_kills),
         len(completed(with_kills)),
         sum(least is None for least, _ in bounds),
@@ -208,18 +208,21 @@ def had_oom(run: Row) -> bool:
 
 def agent_wall_s(run: Row) -> float | None:
     """Seconds of the agent's phase, its start to its end."""
-    return run["agent_s"]
+    seconds: float | None = run["agent_s"]
+    return seconds
 
 
 def peak_memory_bytes(run: Row) -> int | None:
     """Peak of the memory charged to the container in the agent's phase, page cache included."""
-    return run["mem_peak_bytes"]
+    peak: int | None = run["mem_peak_bytes"]
+    return peak
 
 
 def memory_limit_bytes(run: Row) -> int | None:
     """The limit in force; the one asked for where that is not known."""
-    effective = run["mem_effective_bytes"]
-    return run["mem_limit_bytes"] if effective is None else effective
+    effective, asked = run["mem_effective_bytes"], run["mem_limit_bytes"]
+    limit: int | None = asked if effective is None else effective
+    return limit
 
 
 def peak_share_of_limit(run: Row) -> float | None:
@@ -339,7 +342,8 @@ def replayed(runs: Iterable[Row]) -> list[Row]:
 
 def run_fidelity(run: Row) -> float | None:
     """How closely a replay repeats its recording: mean fidelity of the calls that have one."""
-    return run["fidelity"]
+    fidelity: float | None = run["fidelity"]
+    return fidelity
 
 
 def has_diverged(run: Row) -> bool:

@@ -10,13 +10,14 @@ completed ones of them in `corrected` mode; the others are over all that count i
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from agentsweep.analysis.cohort import Cohort, CohortRun
 from agentsweep.analysis.run_metrics import PAPER
 from agentsweep.analysis.sweep_metrics import is_completed
+from agentsweep.tables.arrays import Floats
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Value:
 
 
 Values = dict[str, Value]
+_More = ParamSpec("_More")
+_Found = TypeVar("_Found")
 Summary = Callable[[Sequence[float]], float]
 
 
@@ -86,7 +89,9 @@ def counted(cohort: Cohort, mode: str) -> Cohort:
     return replace(cohort, runs=[run for run in cohort.runs if is_completed(run.row)])
 
 
-def of_completed(metric: Callable) -> Callable:
+def of_completed(
+    metric: Callable[Concatenate[Cohort, str, _More], _Found],
+) -> Callable[Concatenate[Cohort, str, _More], _Found]:
     """A metric over what `counted` gives, whose definitions say so.
 
     The published way has all runs; but a run that was killed or failed is censored, and would make
@@ -94,9 +99,12 @@ def of_completed(metric: Callable) -> Callable:
     """
 
     @wraps(metric)
-    def over(cohort: Cohort, mode: str, *more: Any) -> Any:
-        found = metric(counted(cohort, mode), mode, *more)
-        return found if mode == PAPER else _said_so(found)
+    def over(cohort: Cohort, mode: str, /, *more: _More.args, **named: _More.kwargs) -> _Found:
+        found = metric(counted(cohort, mode), mode, *more, **named)
+        if mode == PAPER:
+            return found
+        said: _Found = _said_so(found)
+        return said
 
     return over
 
@@ -125,6 +133,6 @@ def with_calls_known(cohort: Cohort) -> list[CohortRun]:
     return [run for run in cohort.runs if run.calls_known]
 
 
-def joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
+def joined(arrays: Iterable[Floats]) -> Floats:
     found = list(arrays)
     return np.concatenate(found) if found else np.empty(0)

@@ -78,7 +78,9 @@ def _gradable(
     The harness counts an instance without a patch as not resolved, which a run that the provider
     or the budget ended says nothing about.
     """
-    kept, others, unrelated = [], {}, []
+    kept: list[FinishedRun] = []
+    others: dict[str, tuple[str, int]] = {}
+    unrelated: list[tuple[Outcome, str]] = []
     for run in runs:
         kind, outcome = config.task(run.cell.task).kind, run.result.get("outcome")
         if kind != GRADED_KIND:
@@ -86,7 +88,7 @@ def _gradable(
         elif outcome not in [*Outcome]:
             say(f"left out: {run.cell.id}: its outcome {outcome!r} says nothing about the agent")
         elif outcome in UNRELATED_OUTCOMES:
-            unrelated.append((outcome, run.cell.id))
+            unrelated.append((Outcome(outcome), run.cell.id))
         else:
             kept.append(run)
     for task, (kind, count) in others.items():

@@ -20,6 +20,7 @@ from agentsweep.agents.claude_code.records import parse_time
 from agentsweep.agents.claude_code.tool_category import categorise
 from agentsweep.errors import AgentsweepError
 from agentsweep.extraction.run_directory import Damage, Fields, number, whole, word
+from agentsweep.tables.rows import NewRow
 from agentsweep.vocabulary import FileStatus, TimeSource
 
 FILES = ("resources.json", "tool_calls.json", "results.json", "trace.jsonl")
@@ -172,7 +173,7 @@ def _find(root: Path, directory: Path, place: str, depth: int, found: list[Attem
     if ATTEMPT.match(directory.name):
         found.append(AttemptDir(directory, place))
         return
-    own, below = 0, []
+    own, below = 0, list[AttemptDir]()
     for entry in directory.iterdir():
         own += entry.name in FILES
         # A link into the data set is a second name of a run, not a second run.
@@ -378,12 +379,12 @@ def zone_ns(samples: Iterable[Sample], trace_first_utc_ns: int | None) -> int | 
     """
     first_ns = None
     for sample in samples:
-        if None not in (sample.local_ns, sample.utc_ns):
+        if sample.local_ns is not None and sample.utc_ns is not None:
             zone = _whole_step(sample.local_ns - sample.utc_ns)
             if zone is not None:
                 return zone
         first_ns = sample.local_ns if first_ns is None else first_ns
-    if None in (first_ns, trace_first_utc_ns):
+    if first_ns is None or trace_first_utc_ns is None:
         return None
     return _whole_step(first_ns - trace_first_utc_ns)
 
@@ -401,7 +402,7 @@ def utc_of(text: object, zone: int | None) -> int | None:
     if moment is not None and moment.tzinfo is not None:
         return parse_time(text)
     local = naive_ns(text)
-    return None if None in (local, zone) else local - zone
+    return None if local is None or zone is None else local - zone
 
 
 def instance_id(task: str, image: str | None) -> str | None:
@@ -451,7 +452,7 @@ def listed_zone_ns(
     return fitting[0] if len(fitting) == 1 else None
 
 
-def listed_call(run_id: str, place: int, entry: Fields, zone: int | None) -> dict:
+def listed_call(run_id: str, place: int, entry: Fields, zone: int | None) -> NewRow:
     """A row of `tool_calls` for an entry of tool_calls.json, for runs that have no trace.
 
     zone: how far its times without a zone are ahead of UTC. Where nobody knows it, when the call
@@ -464,9 +465,9 @@ def listed_call(run_id: str, place: int, entry: Fields, zone: int | None) -> dic
     if start is not None and end is not None:
         start = min(start, end)
     seconds = None if start is None or end is None else (end - start) / 1e9
-    naive = [naive_ns(text) for text in texts]
-    if seconds is None and None not in naive:
-        seconds = max(naive[1] - naive[0], 0) / 1e9
+    began, ended = (naive_ns(text) for text in texts)
+    if seconds is None and began is not None and ended is not None:
+        seconds = max(ended - began, 0) / 1e9
     return {
         "run_id": run_id,
         "tool_call_id": word(entry("id")) or f"call-{place}",

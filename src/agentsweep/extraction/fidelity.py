@@ -87,12 +87,12 @@ class Summary:
     limited: int
 
 
-def recorded_calls(exchanges: Iterable[Mapping[str, Any]]) -> dict[str, dict]:
+def recorded_calls(exchanges: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What the recording says of each call, by its id, from the gateway's exchanges.
 
     Empty for a run that is no replay. Where a call comes twice, the first one wins.
     """
-    found: dict[str, dict] = {}
+    found: dict[str, dict[str, Any]] = {}
     for exchange in exchanges:
         recorded = exchange.get("recorded")
         for entry in recorded if isinstance(recorded, list) else ():
@@ -236,7 +236,7 @@ def _whole_lines(text: str, end: int) -> int:
     return end if last < 0 else last
 
 
-def _limited(recorded: Mapping[str, Any], call: Mapping[str, Any]) -> str | None:
+def _limited(recorded: Mapping[str, Any], call: Mapping[str, Any]) -> ReplayStatus | None:
     """KILLED or TIMED_OUT, where the replay was and the recording was not."""
     killed, timed_out = _killed(call), call.get("timed_out") is True
     out_of_memory = (call.get("oom_kill_count") or 0) > 0

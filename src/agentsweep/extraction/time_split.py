@@ -1,15 +1,16 @@
 """Where an agent's time goes: start-up, model, tools, both, and the rest."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from agentsweep.intervals import Interval, length, union
+from agentsweep.tables.rows import Row
 from agentsweep.vocabulary import AGENT_CATEGORY
 
 # The columns of `runs` that `time_parts` fills.
 TIME_COLUMNS = ("startup_s", "model_s", "tool_s", "overlap_s", "other_s")
 
 
-def leaf_rows(rows: Sequence[Mapping]) -> list[Mapping]:
+def leaf_rows(rows: Sequence[Row]) -> list[Row]:
     """The calls in which a tool works: not those whose time is that of a sub-agent."""
     # An id that a server gives to several calls is that of the one that starts agents.
     agents = {row["tool_call_id"] for row in rows if row["category"] == AGENT_CATEGORY}

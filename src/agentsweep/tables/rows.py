@@ -4,3 +4,5 @@ from collections.abc import Mapping
 from typing import Any
 
 Row = Mapping[str, Any]
+# One in the making, as who writes it builds it up.
+NewRow = dict[str, Any]

@@ -43,7 +43,7 @@ _CHANGE = re.compile(
 )
 
 
-def row_of(mapping: Mapping, where: str) -> TaskRow:
+def row_of(mapping: Mapping[str, Any], where: str) -> TaskRow:
     """A row from its fields; `where` is how messages call its place.
 
     The image is that of `image`, `image_name` or `docker_image`, in this order, else the one that
@@ -58,12 +58,12 @@ def row_of(mapping: Mapping, where: str) -> TaskRow:
     """
     fields = _Fields(mapping)
     row = _read(fields)
-    if fields.wrong:
+    if row is None:
         raise ConfigError([f"{where}: {problem}" for problem in fields.wrong])
     return row
 
 
-def light_fields(mapping: Mapping, where: str) -> dict[str, str | None]:
+def light_fields(mapping: Mapping[str, Any], where: str) -> dict[str, str | None]:
     """What a filter looks at: instance_id, repo, difficulty and image; ConfigError without a name.
 
     Reads the LIGHT_COLUMNS alone and judges nothing else: rows that are not chosen may be broken.
@@ -83,7 +83,7 @@ def light_fields(mapping: Mapping, where: str) -> dict[str, str | None]:
 class _Fields:
     """The fields of a row, with what is wrong with them."""
 
-    def __init__(self, mapping: Mapping):
+    def __init__(self, mapping: Mapping[str, Any]):
         self._given = mapping
         self.wrong: list[str] = []
 
@@ -112,7 +112,7 @@ class _Fields:
             return None
         return value
 
-    def mapping_at(self, key: str) -> dict:
+    def mapping_at(self, key: str) -> dict[str, Any]:
         """A mapping, a JSON text of one or a list of pairs; {} where there is none."""
         value = self.value(key)
         found = _plain_mapping(value)
@@ -151,22 +151,8 @@ def _read(fields: _Fields) -> TaskRow | None:
             f"base_commit: {show(base_commit)} is not a whole commit; write 40 hex digits"
         )
     statement = fields.text("problem_statement", needed="the agent must get the issue's text")
-    patches = {}
-    for key, needed in (
-        ("patch", "write the gold patch, which validates the task"),
-        ("test_patch", "without it there are no tests to grade by"),
-    ):
-        patches[key] = fields.text(key, needed=needed) or ""
-        if patches[key]:
-            fields.wrong += [f"{key}: {problem}" for problem in _patch_problems(patches[key])]
-    fail_to_pass, pass_to_pass = fields.tests("FAIL_TO_PASS"), fields.tests("PASS_TO_PASS")
-    if not fail_to_pass and not any(said.startswith("FAIL_TO_PASS") for said in fields.wrong):
-        fields.wrong.append("FAIL_TO_PASS: it is empty; a task needs a test that the patch mends")
-    both = [test for test in fail_to_pass if test in set(pass_to_pass)]
-    if both:
-        fields.wrong.append(
-            f"PASS_TO_PASS: {show(both[0])} is in FAIL_TO_PASS too; leave it out of one"
-        )
+    patches = _patches(fields)
+    fail_to_pass, pass_to_pass = _test_lists(fields)
     image = _image(fields, instance_id, config)
     if fields.text(_image_key(fields)):
         fields.wrong += [f"{_image_key(fields)}: {problem}" for problem in image_problems(image)]
@@ -187,21 +173,15 @@ def _read(fields: _Fields) -> TaskRow | None:
             test_commands = () if own_program(repo) else (DEFAULT_TEST_COMMAND,)
         else:
             fields.wrong.append("install_config.test_cmd: missing; write what runs the tests")
-    log_parser = _log_parser(fields, config)
-    if log_parser is None:
-        if language != "python":
-            fields.wrong.append(
-                f"install_config.log_parser: missing; rows in {language} must name theirs"
-            )
-        log_parser = None if own_program(repo) else DEFAULT_LOG_PARSER
+    log_parser = _parser_or_default(fields, config, language, repo)
     environment = _environment(config, fields)
-    if fields.wrong:
+    if fields.wrong or instance_id is None or repo is None or base_commit is None:
         return None
     return TaskRow(
         instance_id=instance_id,
         repo=repo,
         base_commit=base_commit,
-        problem_statement=statement,
+        problem_statement=statement or "",
         patch=patches["patch"],
         test_patch=patches["test_patch"],
         fail_to_pass=fail_to_pass,
@@ -216,6 +196,32 @@ def _read(fields: _Fields) -> TaskRow | None:
         log_parser=log_parser,
         environment_variables=environment,
     )
+
+
+def _patches(fields: _Fields) -> dict[str, str]:
+    """The gold patch and that of the tests, by their names."""
+    patches = {}
+    for key, needed in (
+        ("patch", "write the gold patch, which validates the task"),
+        ("test_patch", "without it there are no tests to grade by"),
+    ):
+        patches[key] = fields.text(key, needed=needed) or ""
+        if patches[key]:
+            fields.wrong += [f"{key}: {problem}" for problem in _patch_problems(patches[key])]
+    return patches
+
+
+def _test_lists(fields: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tests that the gold patch mends, and those that pass before and after it."""
+    fail_to_pass, pass_to_pass = fields.tests("FAIL_TO_PASS"), fields.tests("PASS_TO_PASS")
+    if not fail_to_pass and not any(said.startswith("FAIL_TO_PASS") for said in fields.wrong):
+        fields.wrong.append("FAIL_TO_PASS: it is empty; a task needs a test that the patch mends")
+    both = [test for test in fail_to_pass if test in set(pass_to_pass)]
+    if both:
+        fields.wrong.append(
+            f"PASS_TO_PASS: {show(both[0])} is in FAIL_TO_PASS too; leave it out of one"
+        )
+    return fail_to_pass, pass_to_pass
 
 
 def _instance_id(fields: _Fields) -> str | None:
@@ -240,7 +246,7 @@ def _image_key(fields: _Fields) -> str:
     return next((key for key in _IMAGE_KEYS if fields.text(key)), _IMAGE_KEYS[0])
 
 
-def _image(fields: _Fields, instance_id: str | None, config: Mapping) -> str:
+def _image(fields: _Fields, instance_id: str | None, config: Mapping[str, Any]) -> str:
     named = fields.text(_image_key(fields))
     if named is not None:
         return qualified(named.strip())
@@ -248,7 +254,7 @@ def _image(fields: _Fields, instance_id: str | None, config: Mapping) -> str:
     return benchmark_image(instance_id or "", "swerebench" if config else "swebench")
 
 
-def _layout(fields: _Fields, image: str, config: Mapping, eval_script: str | None) -> str:
+def _layout(fields: _Fields, image: str, config: Mapping[str, Any], eval_script: str | None) -> str:
     named = fields.text("layout")
     if named is not None:
         if named not in LAYOUTS:
@@ -275,7 +281,7 @@ def _difficulty(fields: _Fields) -> str | None:
     return None if said is None else _number_or_text(said)
 
 
-def _commands(config: Mapping, key: str, fields: _Fields) -> tuple[str, ...]:
+def _commands(config: Mapping[str, Any], key: str, fields: _Fields) -> tuple[str, ...]:
     value = _value(config, key)
     if value is None:
         return ()
@@ -291,7 +297,7 @@ def _commands(config: Mapping, key: str, fields: _Fields) -> tuple[str, ...]:
     return tuple(line for line in found if line.strip())
 
 
-def _log_parser(fields: _Fields, config: Mapping) -> str | None:
+def _log_parser(fields: _Fields, config: Mapping[str, Any]) -> str | None:
     for value in (
         fields.text("log_parser"),
         _value(config, "log_parser"),
@@ -302,7 +308,22 @@ def _log_parser(fields: _Fields, config: Mapping) -> str | None:
     return None
 
 
-def _environment(config: Mapping, fields: _Fields) -> tuple[tuple[str, str], ...]:
+def _parser_or_default(
+    fields: _Fields, config: Mapping[str, Any], language: str, repo: str | None
+) -> str | None:
+    """The row's log parser; that of pytest for Python, unless the repository runs its tests by a
+    program of its own."""
+    log_parser = _log_parser(fields, config)
+    if log_parser is None:
+        if language != "python":
+            fields.wrong.append(
+                f"install_config.log_parser: missing; rows in {language} must name theirs"
+            )
+        log_parser = None if own_program(repo) else DEFAULT_LOG_PARSER
+    return log_parser
+
+
+def _environment(config: Mapping[str, Any], fields: _Fields) -> tuple[tuple[str, str], ...]:
     value = _value(config, "env_vars")
     found = _plain_mapping(value)
     if found is None:
@@ -336,13 +357,13 @@ def _patch_problems(patch: str) -> Iterator[str]:
             yield f"{show(path)} is outside of the repository; write paths below its root"
 
 
-def _value(mapping: Mapping, key: str) -> Any:
+def _value(mapping: Mapping[str, Any], key: str) -> Any:
     """What is there, None for what is as good as nothing: null and NaN, which is not itself."""
     value = mapping.get(key)
     return None if value is None or (isinstance(value, float) and value != value) else value
 
 
-def _plain_mapping(value: Any) -> dict | None:
+def _plain_mapping(value: Any) -> dict[str, Any] | None:
     """A mapping from one, from its JSON text or from pairs; {} for nothing, None for no mapping."""
     if isinstance(value, str):
         if not value.strip():
@@ -359,7 +380,7 @@ def _plain_mapping(value: Any) -> dict | None:
     return None
 
 
-def _plain_list(value: Any) -> list | None:
+def _plain_list(value: Any) -> list[Any] | None:
     if isinstance(value, str):
         value = _json(value)
     return list(value) if isinstance(value, list | tuple) else None
