@@ -11,7 +11,7 @@ import pytest
 
 from agentsweep.config import config
 from agentsweep.containers.engine import LABEL, OWNER_LABEL, PROXIES, ContainerSpec, host_userland
-from agentsweep.grading import grading_job
+from agentsweep.grading import grading_job, grading_plan
 from agentsweep.host.processes import owner_tag
 from conftest import DONE, bash
 
@@ -157,6 +157,8 @@ new file mode 100644
 def test_no_file_of_a_grading_has_it(tmp_path_factory, baited):
     folder = tmp_path_factory.mktemp("grading")
     loaded = config.load(bench_task.settings(folder, timeout_s=120))
-    grading_job.grade(loaded, TASK, LOOK.encode(), folder / "out", engine_in_use.find)
+    grading_job.grade(
+        grading_plan.plan(loaded, TASK), LOOK.encode(), folder / "out", engine_in_use.find
+    )
     assert (folder / "out" / "grade.json").exists()
     assert holds(folder) == []

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from agentsweep.config.config import Cell, Config, Machine
 from agentsweep.config.model_settings import LIVE
-from agentsweep.grading import grading_job
+from agentsweep.grading import grading_job, grading_plan
 from agentsweep.runs.recall import Choice
 from agentsweep.units import parse_size
 
@@ -53,13 +53,18 @@ class Row:
 def make(config: Config, machine: Machine) -> list[Row]:
     """A row for every cell of the sweep, in its order."""
     archive = _Archive(config)
-    invalid = {task: grading_job.invalidity(config, task) for task in config.task_names()}
+    invalid = {
+        task: grading_job.invalidity(grading_plan.plan(config, task))
+        for task in config.task_names()
+        if grading_plan.gradable(config, task)
+    }
     rows = []
     for cell in config.cells():
         mode, settings = config.mode(cell), config.agent_settings(cell.agent)
         misfit, choice = config.misfit(cell, machine), config.choice(cell)
-        if invalid[cell.task] is not None:
-            rows.append(Row(cell.id, LEFT_OUT, mode, reason=invalid[cell.task]))
+        reason = invalid.get(cell.task)
+        if reason is not None:
+            rows.append(Row(cell.id, LEFT_OUT, mode, reason=reason))
         elif choice.attempt is not None:
             rows.append(Row(cell.id, SEALED, mode))
         elif misfit is not None:

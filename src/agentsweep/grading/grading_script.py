@@ -290,7 +290,7 @@ def plugins(row: TaskRow, workdir: str, plugin: str) -> dict[str, str]:
     """The files in PLUGINS: for each command the plugin and what it reads, by name."""
     witness = resources.files("agentsweep") / "data" / "grading_witness.py"
     source = witness.read_text(encoding="utf-8")
-    found = {}
+    found: dict[str, str] = {}
     for number in range(1, len(commands(row)) + 1):
         name = plugin_name(plugin, number)
         given = {"out": f"{LEFT}/seen-{number}", "tree": workdir, "files": test_files(row)}

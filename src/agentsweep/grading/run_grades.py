@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agentsweep.errors import AgentsweepError
 from agentsweep.grading import evidence, patches, verdict
+from agentsweep.tables.rows import NewRow, Row
 from agentsweep.vocabulary import GradeStatus, PatchStatus
 
 
@@ -22,7 +24,10 @@ class Judged:
 
     @classmethod
     def of(
-        cls, validation: Mapping | None, ungradable: str | None, keep_invalid: bool = False
+        cls,
+        validation: Mapping[str, Any] | None,
+        ungradable: str | None,
+        keep_invalid: bool = False,
     ) -> "Judged":
         """From the record of a validation (`grading_job.validate`), which may say nothing."""
         invalid, gold = None, None
@@ -34,6 +39,10 @@ class Judged:
         return cls(invalid, ungradable, gold)
 
 
+# A task and the hash of a patch, None where nobody knows.
+_Key = tuple[str | None, str | None]
+
+
 class Grades:
     """The verdicts on the gradings of the patches that a list names (`patches.collect`).
 
@@ -43,9 +52,15 @@ class Grades:
     def __init__(self, patch_list: Path | None, judged: Mapping[str, Judged] | None = None):
         self._judged = judged or {}
         # Tasks of which a grading could not be made, and why.
-        self._refused: dict[str, str] = {}
-        self._verdicts, self._graders, self._rows = {}, {}, {}
-        for patch in patches.read(patch_list) if patch_list is not None else ():
+        self._refused: dict[str, str | None] = {}
+        self._verdicts: dict[_Key, verdict.Verdict] = {}
+        self._graders: dict[_Key, str] = {}
+        self._rows: dict[_Key, str | None] = {}
+        if patch_list is not None:
+            self._read(patch_list)
+
+    def _read(self, patch_list: Path) -> None:
+        for patch in patches.read(patch_list):
             folder = patches.grading_folder(patch_list, patch)
             record, commands = evidence.read(folder)
             if record["patch_sha256"] != patch["patch_sha256"]:
@@ -61,7 +76,7 @@ class Grades:
             if self._verdicts[key].status == GradeStatus.UNGRADED:
                 self._refused[patch["task"]] = self._verdicts[key].detail
 
-    def of(self, run: Mapping) -> dict:
+    def of(self, run: Row) -> NewRow:
         """The columns of `runs` that grading fills: of a run without benchmark tests, nothing."""
         if run["row_sha256"] is None:
             return {}
@@ -95,7 +110,7 @@ class Grades:
             return _columns(GradeStatus.NO_PATCH, why, False)
         return _columns(GradeStatus.UNGRADED, "the run's patch is unavailable", None)
 
-    def tests(self, run: Mapping) -> list[dict]:
+    def tests(self, run: Row) -> list[NewRow]:
         """The rows of `tests` for a run: none where its patch was not graded."""
         key = _key(run)
         if run["row_sha256"] is None or key not in self._verdicts:
@@ -104,9 +119,9 @@ class Grades:
         return [graded | test for test in self._verdicts[key].tests]
 
 
-def _key(run: Mapping) -> tuple:
+def _key(run: Row) -> _Key:
     return run["task"], run["patch_sha256"]
 
 
-def _columns(status: str, detail: str | None, resolved: bool | None) -> dict:
+def _columns(status: str, detail: str | None, resolved: bool | None) -> NewRow:
     return {"grade_status": status, "grade_detail": detail, "resolved": resolved}

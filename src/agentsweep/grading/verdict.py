@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from agentsweep.grading import pytest_reports
 from agentsweep.grading.pytest_reports import Reported, reported_name
@@ -46,7 +46,7 @@ class Gold:
     before: frozenset[str] = frozenset()
     witnessed: bool = False
 
-    def content(self) -> dict:
+    def content(self) -> dict[str, Any]:
         """As JSON has it: what `of_content` reads."""
         return {
             "xfailed": sorted(self.xfailed),
@@ -56,7 +56,7 @@ class Gold:
         }
 
     @classmethod
-    def of_content(cls, content: Mapping) -> "Gold":
+    def of_content(cls, content: Mapping[str, Any]) -> "Gold":
         """From `content`, which is this host's own."""
         return cls(
             frozenset(content["xfailed"]),
@@ -66,7 +66,9 @@ class Gold:
         )
 
 
-def gold_of(gradings: Iterable[tuple[Mapping, Sequence[TestCommandResult]]]) -> Gold | None:
+def gold_of(
+    gradings: Iterable[tuple[Mapping[str, Any], Sequence[TestCommandResult]]],
+) -> Gold | None:
     """From gradings of the row's own patch; None where no one of them is whole."""
     golds = [
         gold
@@ -81,7 +83,7 @@ def gold_of(gradings: Iterable[tuple[Mapping, Sequence[TestCommandResult]]]) -> 
     return Gold(xfailed, first.origins, first.before, first.witnessed)
 
 
-def _own(record: Mapping, commands: Sequence[TestCommandResult]) -> Gold:
+def _own(record: Mapping[str, Any], commands: Sequence[TestCommandResult]) -> Gold:
     """What a grading itself came to, as if it were that of the row's own patch."""
     found = [_Found(record, command) for command in commands]
     reported = [one for one in found if one.reported]
@@ -96,7 +98,7 @@ def _own(record: Mapping, commands: Sequence[TestCommandResult]) -> Gold:
     )
 
 
-def own_judge(record: Mapping, commands: Sequence[TestCommandResult]) -> "Verdict":
+def own_judge(record: Mapping[str, Any], commands: Sequence[TestCommandResult]) -> "Verdict":
     """The verdict on a grading of the row's own patch."""
     return judge(record, commands, _own(record, commands))
 
@@ -113,7 +115,7 @@ class Verdict:
     status: GradeStatus
     detail: str | None
     resolved: bool | None
-    tests: list[dict]
+    tests: list[dict[str, Any]]
     evidence: str | None = None
 
 
@@ -123,7 +125,7 @@ EVIDENCE, OLD_EVIDENCE = "report, summary, plugin", "report, summary"
 
 
 def judge(
-    record: Mapping, commands: Sequence[TestCommandResult], gold: Gold | None = None
+    record: Mapping[str, Any], commands: Sequence[TestCommandResult], gold: Gold | None = None
 ) -> Verdict:
     """The verdict on a grading: its `grade.json` and what its test commands left.
 
@@ -172,12 +174,12 @@ def _xfailed(found: Sequence["_Found"], gold: Gold | None) -> str | None:
     )
 
 
-def _has_witness(record: Mapping) -> bool:
+def _has_witness(record: Mapping[str, Any]) -> bool:
     """Whether a grading was made with the plugin: its record says what tests were put in place."""
     return isinstance(record.get("placed"), dict)
 
 
-def foreign_name(lists: Mapping) -> str | None:
+def foreign_name(lists: Mapping[str, Any]) -> str | None:
     """Why the names in a row's two lists are not those of pytest; None where they are."""
     for kind in KINDS:
         for name in lists[kind]:
@@ -196,7 +198,7 @@ class _Found:
     origins: what its plugin says of where tests came from, by the names that the report has.
     """
 
-    def __init__(self, record: Mapping, command: TestCommandResult):
+    def __init__(self, record: Mapping[str, Any], command: TestCommandResult):
         self.command, self.witness = command, command.witness
         wanted = [test_id for kind in KINDS for test_id in record[kind]]
         self.reported = from_start(command.report or (), wanted)
@@ -204,13 +206,15 @@ class _Found:
         self.tests = {test_id: names.find(test_id) for test_id in wanted}
         self.counted = {test.name for tests in self.tests.values() for test in tests}
         absent = {reported_name(name) for name, tests in self.tests.items() if not tests}
-        self.outcomes, self.problem = {}, None
+        self.outcomes: dict[str, str] = {}
+        self.problem: str | None = None
         if self.reported:
             self.outcomes, self.problem = pytest_reports.settle(
                 self.reported, command.log, self.counted, absent
             )
 
-        self.origins, self._seen = {}, {}
+        self.origins: dict[str, Origin] = {}
+        self._seen: dict[str, str] = {}
         if self.witness:
             for test in from_start(self.witness.named(), wanted):
                 self._seen[test.name] = test.outcome
@@ -232,7 +236,7 @@ class _Found:
             return f"pytest ended with status 0 and {bad} of the row's tests failed"
         return self.problem
 
-    def contradiction(self, record: Mapping, gold: Gold | None) -> str | None:
+    def contradiction(self, record: Mapping[str, Any], gold: Gold | None) -> str | None:
         """Where the plugin saw something else than the report says, or another file's tests."""
         if not self.reported or not _has_witness(record):
             return None
@@ -262,7 +266,7 @@ class _Found:
 
     def _moved(self, test: Reported, path: str, sha256: str, gold: Gold | None) -> str | None:
         """Why a test is not that of the file that the grading put in place."""
-        if self.witness.files.get(path) != sha256:
+        if self.witness is None or self.witness.files.get(path) != sha256:
             return f"{path} was not what the grading put there when the tests were run"
         origin = self.origins.get(test.name)
         known = gold.origins.get(test.name) if gold is not None and gold.witnessed else None
@@ -284,7 +288,7 @@ class _Found:
 
 
 def _status(
-    record: Mapping, found: Sequence[_Found], gold: Gold | None
+    record: Mapping[str, Any], found: Sequence[_Found], gold: Gold | None
 ) -> tuple[GradeStatus, str | None]:
     if record["applied_by"] is None:
         return GradeStatus.PATCH_FAILED, "no way of applying the patch works"
@@ -305,7 +309,7 @@ def _status(
     return GradeStatus.GRADED, None
 
 
-def _expected(record: Mapping, found: Sequence[_Found]) -> list[dict]:
+def _expected(record: Mapping[str, Any], found: Sequence[_Found]) -> list[dict[str, Any]]:
     rows = []
     for kind in KINDS:
         for test_id in record[kind]:
@@ -318,7 +322,7 @@ def _expected(record: Mapping, found: Sequence[_Found]) -> list[dict]:
     return rows
 
 
-def _others(found: Sequence[_Found]) -> list[dict]:
+def _others(found: Sequence[_Found]) -> list[dict[str, Any]]:
     return [
         _test_row(test.test_id, None, test.outcome, test.duration_s)
         for one in found
@@ -327,7 +331,9 @@ def _others(found: Sequence[_Found]) -> list[dict]:
     ]
 
 
-def _test_row(test_id: str, kind: str | None, outcome: str | None, seconds: float | None) -> dict:
+def _test_row(
+    test_id: str, kind: str | None, outcome: str | None, seconds: float | None
+) -> dict[str, Any]:
     return {
         "test_id": test_id,
         "kind": kind,
