@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import grade_maker
 import pytest
 import row_maker
 
@@ -84,16 +85,11 @@ class Host:
             stdin=subprocess.DEVNULL,
             timeout=300,
         )
-        record = {
-            "applied_by": "git apply",
-            "tests_applied": True,
-            "timed_out": False,
-            "oom_kill_count": 0,
-            "grader": {"version": 2, "timeout_s": 60},
-            "fail_to_pass": [f"{FILE}::{name}" for name in names],
-            "pass_to_pass": [],
-            "placed": {FILE: hashlib.sha256(TESTS.encode()).hexdigest()},
-        }
+        record = grade_maker.record(
+            [f"{FILE}::{name}" for name in names],
+            version=2,
+            placed={FILE: hashlib.sha256(TESTS.encode()).hexdigest()},
+        )
         found = {path.name: path.read_bytes() for path in left.iterdir()}
         ended = found.get("exit-1", b"").strip()
         return record, [

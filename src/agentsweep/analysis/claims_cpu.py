@@ -63,8 +63,7 @@ def cpu_mean(cohort: Cohort, mode: str) -> Value:
 def cpu_max(cohort: Cohort, mode: str) -> Value:
     """The most CPU that was seen."""
     if mode == PAPER:
-        percent = joined(run.series.mean_cpu_percent for run in cohort.runs)
-        known = percent[np.isfinite(percent)]
+        known = _printed_percents(cohort)
         said = (
             "Maximum of all samples, each an average since the container's start; n counts samples."
         )
@@ -84,8 +83,7 @@ def cpu_max(cohort: Cohort, mode: str) -> Value:
 def cpu_samples_over_50(cohort: Cohort, mode: str) -> Value:
     """How often half a core or more is in use."""
     if mode == PAPER:
-        percent = joined(run.series.mean_cpu_percent for run in cohort.runs)
-        known = percent[np.isfinite(percent)]
+        known = _printed_percents(cohort)
         said = (
             "Samples over 50 % of a core, each an average since the container's start; n counts "
             "samples."
@@ -99,6 +97,12 @@ def cpu_samples_over_50(cohort: Cohort, mode: str) -> Value:
     bounds = [100 * float((load + sign * error > HIGH_CPU_PERCENT).mean()) for sign in (-1, 1)]
     low, high = _bounds(bounds, error)
     return replace(value, low=low, high=high)
+
+
+def _printed_percents(cohort: Cohort) -> Floats:
+    """All samples, each an average since the container's start, as far as they are known."""
+    percent = joined(run.series.mean_cpu_percent for run in cohort.runs)
+    return percent[np.isfinite(percent)]
 
 
 def _bounds(bounds: Sequence[float], error: Floats) -> tuple[float | None, float | None]:

@@ -4,6 +4,7 @@ import re
 import time
 
 import pytest
+from recorded_calls import recorded
 from recorded_sessions import EXAMPLES, needs_examples
 
 from agentsweep.agents.claude_code.trace import file_sources, parse_sources
@@ -13,23 +14,6 @@ from agentsweep.vocabulary import ReplayStatus
 
 PATH = "/testbed/a.py"
 UUID = "0f0e0d0c-0b0a-4908-8706-050403020100"
-
-
-def recorded(text="out", **more):
-    """What the gateway notes of a recorded call, and sent on under the same name."""
-    return {
-        "id": "t1",
-        "name": "Bash",
-        "sent_name": "Bash",
-        "offered": True,
-        "has_result": True,
-        "is_error": False,
-        "exit_code": 0,
-        "timed_out": False,
-        "killed": False,
-        "text": text,
-        **more,
-    }
 
 
 def row(**more):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import grade_maker
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,15 +17,7 @@ HEADER = "=========================== short test summary info ==================
 MINE = ("tests/test_a.py::test_new", "tests/test_a.py::test_p[a b - c]")
 BAD = "tests/test_b.py::test_bad"
 WORDS = {"passed": "PASSED", "failed": "FAILED", "error": "ERROR", "xfailed": "XFAIL"}
-RECORD = {
-    "applied_by": "git apply",
-    "tests_applied": True,
-    "timed_out": False,
-    "oom_kill_count": 0,
-    "grader": {"version": 1, "timeout_s": 60},
-    "fail_to_pass": [MINE[0]],
-    "pass_to_pass": [MINE[1]],
-}
+RECORD = grade_maker.record([MINE[0]], [MINE[1]])
 
 # What messages of failed tests are made of: anything, and what looks like parts of a summary.
 LINES = st.one_of(

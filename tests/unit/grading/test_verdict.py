@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 
+import grade_maker
 import pytest
 
 from agentsweep.errors import AgentsweepError
@@ -14,15 +15,7 @@ from agentsweep.grading.verdict import TestCommandResult, judge
 from agentsweep.vocabulary import GradeStatus
 
 F2P, P2P = "tests/test_a.py::test_new", "tests/test_a.py::test_old"
-RECORD = {
-    "applied_by": "git apply",
-    "tests_applied": True,
-    "timed_out": False,
-    "oom_kill_count": 0,
-    "grader": {"version": 1, "timeout_s": 60},
-    "fail_to_pass": [F2P],
-    "pass_to_pass": [P2P],
-}
+RECORD = grade_maker.record([F2P], [P2P])
 
 
 def sha256(content):

@@ -2,6 +2,7 @@
 
 import json
 
+import grade_maker
 import pytest
 
 from agentsweep.grading import verdict
@@ -13,16 +14,7 @@ FILE, OTHER = "tests/test_a.py", "tests/test_b.py"
 NEW, OLD, ELSEWHERE = f"{FILE}::test_new", f"{FILE}::TestOld::test_old", f"{OTHER}::test_else"
 NEW_NAME, OLD_NAME, ELSE_NAME = (reported_name(test_id) for test_id in (NEW, OLD, ELSEWHERE))
 PLACED_SHA256 = "5a" * 32
-RECORD = {
-    "applied_by": "git apply",
-    "tests_applied": True,
-    "timed_out": False,
-    "oom_kill_count": 0,
-    "grader": {"version": 2, "timeout_s": 60},
-    "fail_to_pass": [NEW],
-    "pass_to_pass": [OLD, ELSEWHERE],
-    "placed": {FILE: PLACED_SHA256},
-}
+RECORD = grade_maker.record([NEW], [OLD, ELSEWHERE], version=2, placed={FILE: PLACED_SHA256})
 WORDS = {"passed": "PASSED", "failed": "FAILED", "xfailed": "XFAIL"}
 PASSED = {NEW: "passed", OLD: "passed", ELSEWHERE: "passed"}
 DIRECT = {NEW_NAME: Origin(FILE, "direct", 3), OLD_NAME: Origin(FILE, "direct", 9)}
