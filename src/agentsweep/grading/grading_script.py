@@ -90,6 +90,8 @@ def test_files(row: TaskRow) -> list[str]:
 def apply_script(row: TaskRow, workdir: str, empty: bool) -> str:
     """For `sh`: apply the patch, restore what decides how tests are run, bring the tests.
 
+    Long, because a script is read from its first line to its last.
+
     Leaves in LEFT: `applied_by`, `restored` and `settings` (paths, a line each), and, where the
     test patch applied, `tests_applied` and `placed` (SHA-256 of each of `test_files`, in their
     order, a line each) (APPLIED). Ends with 0 unless something of CANNOT is so, before anything was

@@ -23,6 +23,10 @@ def known():
     return schema.load_schema("evidence")
 
 
+def misfits(record, known) -> list[str]:
+    return [error.message for error in jsonschema.Draft202012Validator(known).iter_errors(record)]
+
+
 @pytest.fixture
 def old_record():
     with tarfile.open(OLD) as archive:
@@ -62,34 +66,33 @@ def made(tmp_path, monkeypatch) -> dict:
 
 def test_what_is_written_now_fits(known, tmp_path, monkeypatch):
     record = json.loads(json.dumps(made(tmp_path, monkeypatch)))
-    jsonschema.validate(record, known)
+    assert misfits(record, known) == []
     # Sealing adds these two.
     undescribed = known["properties"].keys() - record.keys()
     assert undescribed == {"ungraded", "spec_sha256", "written"}
     ungraded = evidence.ungraded(tmp_path / "none", b"patch", GRADER, "no room")
-    jsonschema.validate(ungraded, known)
+    assert misfits(ungraded, known) == []
     assert evidence.read(tmp_path / "none") == (ungraded, [])
 
 
 def test_what_earlier_versions_wrote_fits(known, old_record):
-    jsonschema.validate(old_record, known)
+    assert misfits(old_record, known) == []
     # Before there were a plugin, root's capabilities and a list of what was written.
     older = {key: old_record[key] for key in old_record.keys() - {"placed", "capabilities"}}
-    jsonschema.validate({key: older[key] for key in older.keys() - {"written"}}, known)
+    older.pop("written", None)
+    assert misfits(older, known) == []
 
 
 @pytest.mark.parametrize(
     "change", [{"schema": 2}, {"more": 1}, {"timed_out": "no"}, {"fail_to_pass": None}]
 )
 def test_another_record_does_not_fit(known, old_record, change):
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(old_record | change, known)
+    assert misfits(old_record | change, known)
 
 
 @pytest.mark.parametrize("key", ["row_sha256", "applied_by", "evidence_sha256", "grader"])
 def test_a_record_that_lacks_something_does_not_fit(known, old_record, key):
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({k: v for k, v in old_record.items() if k != key}, known)
+    assert misfits({k: v for k, v in old_record.items() if k != key}, known)
 
 
 def fields(node, name):
