@@ -404,7 +404,7 @@ _GRADE = {
 def _judged(data: bytes) -> object:
     """A report, a log and the plugin's lines as one command's, judged with and without gold."""
     left = dict(unbundled(data))
-    command = verdict.Command(
+    command = verdict.TestCommandResult(
         exit_code=1,
         report=pytest_reports.parse_report(left.get("report")),
         log=left.get("log", b"").decode(errors="replace"),

@@ -1,6 +1,7 @@
 """Makes small attempt directories in AgentCgroup's layout for tests, and imports them."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -135,6 +136,20 @@ def imported(directory: Path, out: Path, name="D", attempts="last") -> dict[str,
     """The rows of all tables of a data set."""
     import_runs(directory, name, attempts, out)
     return {table: pq.read_table(out / f"{table}.parquet").to_pylist() for table in TABLES}
+
+
+def one_attempt(folder: Path) -> Callable[..., dict[str, list[dict]]]:
+    """What writes a data set with one attempt, another each time, and gives its tables' rows."""
+    number = 0
+
+    def make(name="a__b-1/attempt_1", **files):
+        nonlocal number
+        number += 1
+        data, out = folder / f"data{number}", folder / f"out{number}"
+        attempt(data / name, **files)
+        return imported(data, out)
+
+    return make
 
 
 def contents(out: Path) -> dict[str, bytes]:

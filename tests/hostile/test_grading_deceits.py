@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grade_maker
 import pytest
 import row_maker
 from timing import LIMIT, growth
@@ -84,20 +85,15 @@ class Host:
             stdin=subprocess.DEVNULL,
             timeout=300,
         )
-        record = {
-            "applied_by": "git apply",
-            "tests_applied": True,
-            "timed_out": False,
-            "oom_kill_count": 0,
-            "grader": {"version": 2, "timeout_s": 60},
-            "fail_to_pass": [f"{FILE}::{name}" for name in names],
-            "pass_to_pass": [],
-            "placed": {FILE: hashlib.sha256(TESTS.encode()).hexdigest()},
-        }
+        record = grade_maker.record(
+            [f"{FILE}::{name}" for name in names],
+            version=2,
+            placed={FILE: hashlib.sha256(TESTS.encode()).hexdigest()},
+        )
         found = {path.name: path.read_bytes() for path in left.iterdir()}
         ended = found.get("exit-1", b"").strip()
         return record, [
-            verdict.Command(
+            verdict.TestCommandResult(
                 int(ended) if ended.isdigit() else None,
                 pytest_reports.parse_report(found.get("report-1.xml")),
                 found.get("log-1", b"").decode(errors="replace"),
@@ -325,7 +321,7 @@ def test_what_is_decorated_is_known_from_the_rows_own_patch(host, monkeypatch):
 def test_gradings_without_the_plugin_are_judged_as_they_were(host, gold):
     record, commands = host.grade({"program.py": FIXED})
     del record["placed"]
-    commands = [verdict.Command(c.exit_code, c.report, c.log) for c in commands]
+    commands = [verdict.TestCommandResult(c.exit_code, c.report, c.log) for c in commands]
     for known in (gold, None):
         found = verdict.judge(record, commands, known)
         assert (found.status, found.resolved) == ("graded", True)

@@ -12,7 +12,7 @@ import pytest
 from agentsweep.config.load import load as load_config
 from agentsweep.containers.client import PROXIES
 from agentsweep.containers.engine import LABEL, OWNER_LABEL, ContainerSpec, host_userland
-from agentsweep.grading import grading_job
+from agentsweep.grading import grading_job, grading_plan
 from agentsweep.host.processes import owner_tag
 from conftest import DONE, bash
 
@@ -158,6 +158,8 @@ new file mode 100644
 def test_no_file_of_a_grading_has_it(tmp_path_factory, baited):
     folder = tmp_path_factory.mktemp("grading")
     loaded = load_config(bench_task.settings(folder, timeout_s=120))
-    grading_job.grade(loaded, TASK, LOOK.encode(), folder / "out", engine_in_use.find)
+    grading_job.grade(
+        grading_plan.plan(loaded, TASK), LOOK.encode(), folder / "out", engine_in_use.find
+    )
     assert (folder / "out" / "grade.json").exists()
     assert holds(folder) == []

@@ -15,13 +15,17 @@ from agentsweep.config import layers
 from agentsweep.config.load import load as load_config
 from agentsweep.containers import images
 from agentsweep.containers.engine import LABEL, ContainerSpec
-from agentsweep.grading import evidence, grading, grading_job, pytest_reports, verdict
+from agentsweep.grading import evidence, grading, grading_job, grading_plan, pytest_reports, verdict
 from conftest import ROOT, agentsweep
 
 SESSIONS = "starlette/middleware/sessions.py"
 TESTS = "tests/test_sessions.py"
 INITS = ("tests/__init__.py", "starlette/__init__.py")
 FAIL_TO_PASS = f"{TESTS}::test_cookie_of_a_mounted_application_has_its_path"
+
+
+def planned(loaded):
+    return grading_plan.plan(loaded, TASK)
 
 
 class Bench:
@@ -40,7 +44,7 @@ class Bench:
         return load_config(layers.merge(self.settings, changes))
 
     def _read(self, *paths):
-        ground = grading_job.ground(self.config, TASK)
+        ground = planned(self.config).ground
         pulled = images.pull(self.engine, ground.reference, ground.digest, ground.config_digest)
         name = "agentsweep-test-read"
         spec = ContainerSpec(name, pulled["id"], {LABEL: name})
@@ -70,7 +74,9 @@ class Bench:
         return f"diff --git a/{path} b/{path}\n{kind}{''.join(lines)}"
 
     def grade(self, patch, chosen=None):
-        found = grading_job.grade(chosen or self.config, TASK, patch, self.out, lambda: self.engine)
+        found = grading_job.grade(
+            planned(chosen or self.config), patch, self.out, lambda: self.engine
+        )
         return found, json.loads((self.out / "grade.json").read_text(encoding="utf-8"))
 
 
@@ -85,10 +91,10 @@ def outcomes(found):
 
 def test_the_task_is_valid(bench):
     record = grading_job.validate(
-        bench.load(grading={"validations": 1}), TASK, lambda: bench.engine
+        planned(bench.load(grading={"validations": 1})), lambda: bench.engine
     )
     assert (record["valid"], record["problems"]) == (True, [])
-    assert grading_job.validation(bench.config, TASK) == record
+    assert grading_job.validation(planned(bench.config)) == record
 
 
 def test_the_right_patch_resolves_the_task_and_is_graded_once(bench):
@@ -104,7 +110,7 @@ def test_the_right_patch_resolves_the_task_and_is_graded_once(bench):
         raise AssertionError("a sealed grading needs no engine")
 
     again = grading_job.grade(
-        bench.config, TASK, bench.row.patch.encode(), bench.folder / "again", no_engine
+        planned(bench.config), bench.row.patch.encode(), bench.folder / "again", no_engine
     )
     assert again == found
 
@@ -289,7 +295,7 @@ DECEITS = {
 def known(bench):
     """The bench, whose store has the grading of the row's own patch."""
     bench.grade(bench.row.patch.encode())
-    gold = grading_job.gold(bench.config, TASK)
+    gold = grading_job.gold(planned(bench.config))
     assert gold.witnessed
     assert {origin.code for origin in gold.origins.values()} == {"direct"}
     assert set(gold.origins) == {
@@ -446,7 +452,7 @@ IMAGES = {
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_right_patch_in_an_image_that_is_otherwise(bench, tmp_path, name):
     command, status, capabilities = IMAGES[name]
-    ground = grading_job.ground(bench.config, TASK)
+    ground = planned(bench.config).ground
     pulled = images.pull(bench.engine, ground.reference, ground.digest, ground.config_digest)
     made, tag = "agentsweep-test-otherwise", "localhost/agentsweep-test/otherwise:1"
     spec = ContainerSpec(made, pulled["id"], {LABEL: made}, user="0:0", drop_capabilities=False)

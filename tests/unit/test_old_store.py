@@ -11,7 +11,7 @@ from agentsweep.cli import plan, store_view
 from agentsweep.cli.main import main
 from agentsweep.config.load import load as load_config
 from agentsweep.exports import finished_runs
-from agentsweep.grading import grading_job
+from agentsweep.grading import grading_job, grading_plan
 from agentsweep.host.capacity import Machine
 from agentsweep.runs import recall, run_cell, spec, store
 from agentsweep.workflow import sweep
@@ -73,7 +73,9 @@ def test_its_grading_is_recalled_without_an_engine(old):
     loaded = load()
     run = next(run for run in finished_runs.find(loaded)[0] if run.cell.id == STARLETTE)
     patch = (run.directory / "patch.diff").read_bytes()
-    found = grading_job.grade(loaded, "starlette-1147", patch, old / "out", engine=None)
+    found = grading_job.grade(
+        grading_plan.plan(loaded, "starlette-1147"), patch, old / "out", engine=None
+    )
     assert (found.status, found.resolved) == ("graded", True)
     grade = next(old.glob("store/gradings/*/attempt-1/grade.json"))
     assert (old / "out" / "grade.json").read_bytes() == grade.read_bytes()

@@ -45,7 +45,7 @@ from agentsweep.config import layers
 from agentsweep.containers import image_distribution
 from agentsweep.errors import ConfigError, InfraError
 from agentsweep.extraction import agentcgroup_layout
-from agentsweep.grading import grading_job, patches
+from agentsweep.grading import grading_plan, patches
 from agentsweep.host.capacity import Machine
 from agentsweep.runs import live_run_count
 from agentsweep.workflow import failures, sweep
@@ -141,6 +141,10 @@ PAPER_FIGURES = (
 )
 PAPER_SCRIPTS = SOURCE.parent / "workflow" / "scripts" / "paper"
 CLAIMS = ("csv", "json", "md", "tex")
+
+# What each grading reserves, and the gradings of a validation.
+GRADER = grading_plan.grader(SWEEP.config)
+VALIDATIONS = SWEEP.config.grading.validations
 
 # A cap that profiles and --resources can lower or raise, and that holds without either.
 workflow.global_resources.setdefault(
@@ -348,7 +352,7 @@ def patch_file(wildcards, threads):
 
 def grading_spec(wildcards):
     """The one tracked parameter of a grading: all that decides it."""
-    return grading_job.spec(SWEEP.config, wildcards.graded, wildcards.patch)
+    return grading_plan.plan(SWEEP.config, wildcards.graded).spec(wildcards.patch)
 
 
 def validated_task(wildcards):
@@ -358,7 +362,7 @@ def validated_task(wildcards):
 
 def validation_spec(wildcards):
     """All that decides whether a task is valid, but for the patches."""
-    return grading_job.spec(SWEEP.config, validated_task(wildcards), "")
+    return grading_plan.plan(SWEEP.config, validated_task(wildcards)).spec("")
 
 
 def validation_config(wildcards, threads):

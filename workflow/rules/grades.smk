@@ -42,10 +42,10 @@ rule grade:
     retries: RETRIES
     conda:
         "../envs/runner.yaml"
-    threads: grading_job.cores(SWEEP.config)
+    threads: grading_plan.cores(GRADER)
     resources:
-        mem_mb=grading_job.mem_mb(SWEEP.config),
-        runtime=grading_job.minutes(SWEEP.config),
+        mem_mb=grading_plan.mem_mb(GRADER),
+        runtime=grading_plan.minutes(GRADER),
     params:
         spec=grading_spec,
         patch=patch_file,
@@ -67,13 +67,13 @@ rule validate_task:
     retries: RETRIES
     conda:
         "../envs/runner.yaml"
-    threads: grading_job.cores(SWEEP.config)
+    threads: grading_plan.cores(GRADER)
     resources:
-        mem_mb=grading_job.mem_mb(SWEEP.config),
-        runtime=grading_job.validation_minutes(SWEEP.config),
+        mem_mb=grading_plan.mem_mb(GRADER),
+        runtime=grading_plan.minutes(GRADER, 2 * VALIDATIONS),
     params:
         spec=validation_spec,
-        repeats=SWEEP.config.grading.validations,
+        repeats=VALIDATIONS,
         code=codehash.digest("agentsweep.grading.evidence"),
         task=validation_name,
         config=validation_config,

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentsweep.analysis import metrics
+from agentsweep.analysis import sweep_metrics
 from agentsweep.analysis.cohort import Cohort
-from agentsweep.analysis.metrics import Row
+from agentsweep.analysis.run_metrics import CORRECTED, PAPER
+from agentsweep.analysis.values import Value, counted, datasets, everything
 from agentsweep.cpu_modes import QUOTA
+from agentsweep.tables.rows import Row
 from agentsweep.units import format_size
+from agentsweep.vocabulary import Outcome
 
 
 @dataclass(frozen=True)
@@ -67,18 +70,16 @@ def of_cohorts(
     cohorts: Sequence[Cohort], mode: str, sentences: Iterable[str], **numbers: Any
 ) -> Caption:
     """The sentences, followed by the mode and by what each data set is."""
-    sources = {cohort.name: _cohort_source(cohort) for cohort in metrics.datasets(cohorts)}
+    sources = {cohort.name: _cohort_source(cohort) for cohort in datasets(cohorts)}
     said = "; ".join(_cohort_phrase(name, source) for name, source in sources.items())
-    if mode == metrics.CORRECTED:
+    if mode == CORRECTED:
         sentences = [*sentences, *_completed_sentence(sources)]
     return Caption(
         [*sentences, f"Mode {mode}: {_MODES[mode]}.", f"Data: {said}."],
         {
             "mode": mode,
-            "n_runs": len(metrics.everything(cohorts).runs),
-            "n_completed": len(
-                metrics.counted(metrics.everything(cohorts), metrics.CORRECTED).runs
-            ),
+            "n_runs": len(everything(cohorts).runs),
+            "n_completed": len(counted(everything(cohorts), CORRECTED).runs),
             "datasets": sources,
         }
         | numbers,
@@ -86,8 +87,8 @@ def of_cohorts(
 
 
 _MODES = {
-    metrics.PAPER: "definitions as published, with their defects",
-    metrics.CORRECTED: "definitions of docs/measurement.md",
+    PAPER: "definitions as published, with their defects",
+    CORRECTED: "definitions of docs/measurement.md",
 }
 
 
@@ -96,7 +97,7 @@ def _cohort_source(cohort: Cohort) -> dict[str, Any]:
     columns = {"sources": "source", "agents": "agent", "agent_versions": "agent_version"}
     columns |= {"models": "model", "model_modes": "model_mode"}
     found = {name: _distinct(rows, column) for name, column in columns.items()}
-    numbers = {"n_runs": len(rows), "n_completed": len(metrics.completed(rows))}
+    numbers = {"n_runs": len(rows), "n_completed": len(sweep_metrics.completed(rows))}
     return numbers | {"attempts": cohort.attempts} | found
 
 
@@ -129,14 +130,14 @@ def of_each(
 
 def plain(value: Any) -> Any:
     """A metric's values, alone or by name, as they go into a caption's numbers."""
-    if isinstance(value, metrics.Value):
+    if isinstance(value, Value):
         return vars(value)
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     return value
 
 
-def number(value: metrics.Value) -> str:
+def number(value: Value) -> str:
     """A value with its unit, and its bounds where it is an estimate: `30 % (17 to 30)`."""
     if value.value is None:
         return "unknown"
@@ -167,8 +168,8 @@ def source_of(runs: Sequence[Row]) -> dict[str, Any]:
         "agent_versions": _distinct(runs, "agent_version"),
         "models": _distinct(runs, "model"),
         "model_modes": _distinct(runs, "model_mode"),
-        "memory_limits_bytes": metrics.memory_limits(runs),
-        "cpu_limits": metrics.cpu_limits(runs),
+        "memory_limits_bytes": sweep_metrics.memory_limits(runs),
+        "cpu_limits": sweep_metrics.cpu_limits(runs),
         "cpu_modes": _distinct(runs, "cpu_mode"),
         "replicates": len({run["replicate"] for run in runs}),
         "hosts": len({(run["hostname"], run["kernel"], run["cpu_model"]) for run in runs}),
@@ -226,7 +227,7 @@ def n_of(known: int, runs: Sequence[Row], missing: str) -> str:
 
 def completed_of(runs: Sequence[Row]) -> str:
     """`6 of 12 completed`."""
-    return f"{len(metrics.completed(runs))} of {len(runs)} completed"
+    return f"{len(sweep_metrics.completed(runs))} of {len(runs)} completed"
 
 
 def n_completed(known: int, runs: Sequence[Row], missing: str) -> str:
@@ -234,7 +235,7 @@ def n_completed(known: int, runs: Sequence[Row], missing: str) -> str:
 
     known: the completed runs that numbers and lines rest on.
     """
-    done = len(metrics.completed(runs))
+    done = len(sweep_metrics.completed(runs))
     if known == done == len(runs):
         return f"n = {count(known, 'run')}, {'all ' * (known > 1)}completed."
     without = f" ({done - known} of them without {missing})" * (known < done)
@@ -269,17 +270,21 @@ def numbers_by_limits(
 ) -> dict[str, Any]:
     """The numbers at each pair of limits, by its name, with how many runs completed there."""
     return {
-        name: {**numbers_of(here), "n_completed": len(metrics.completed(here)), "n_runs": len(here)}
+        name: {
+            **numbers_of(here),
+            "n_completed": len(sweep_metrics.completed(here)),
+            "n_runs": len(here),
+        }
         for name, here in _by_pair(runs).items()
     }
 
 
 def _by_pair(runs: Sequence[Row]) -> dict[str, list[Row]]:
     found = {}
-    for mode, own in metrics.by_cpu_mode(runs).items():
-        cells = metrics.by_cell(own)
-        for memory in metrics.memory_limits(own):
-            for cpus in metrics.cpu_limits(own):
+    for mode, own in sweep_metrics.by_cpu_mode(runs).items():
+        cells = sweep_metrics.by_cell(own)
+        for memory in sweep_metrics.memory_limits(own):
+            for cpus in sweep_metrics.cpu_limits(own):
                 if (memory, cpus) in cells:
                     name = f"{_limit(memory, 'memory', format_size)}, "
                     name += _limit(cpus, "CPU", lambda c: f"{c:g} CPU{'s' * (c > 1)}")
@@ -291,12 +296,12 @@ def _limit(value: Any, noun: str, shown: Callable[[Any], str]) -> str:
     return f"no {noun} limit" if value is None else shown(value)
 
 
-_UNRELATED = {"api_error": "API error", "over_budget": "over budget"}
+_UNRELATED: dict[str, str] = {Outcome.API_ERROR: "API error", Outcome.OVER_BUDGET: "over budget"}
 
 
 def left_out(runs: Sequence[Row]) -> list[str]:
     """The sentence on runs that shares leave out, where there are some."""
-    counts = metrics.left_out_counts(runs)
+    counts = sweep_metrics.left_out_counts(runs)
     if not counts:
         return []
     said = ", ".join(f"{n} {_UNRELATED[name]}" for name, n in counts.items())

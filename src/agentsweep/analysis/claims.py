@@ -1,63 +1,76 @@
 """The claims of a paper on agents' resources, for any data sets: computed, compared, written down.
 
-Every claim is a function of `metrics`, named like the claim. Those that give several numbers have
-a row for each, `<claim>/<name>`.
+Every claim is a function, which `CLAIMS` gives by the claim's name. Those that give several numbers
+have a row for each, `<claim>/<name>`.
 """
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from pathlib import Path
 
-from agentsweep.analysis import metrics
+from tabulate import tabulate
+
+from agentsweep.analysis import (
+    claims_cpu,
+    claims_memory,
+    claims_session,
+    claims_time,
+    claims_tools,
+    sweep_metrics,
+)
 from agentsweep.analysis.cohort import Cohort
-from agentsweep.analysis.metrics import CORRECTED, MODES, PAPER, Value
+from agentsweep.analysis.run_metrics import CORRECTED, MODES, PAPER
+from agentsweep.analysis.values import Value, Values
 from agentsweep.errors import AgentsweepError
 
-CLAIMS = (
-    "task_duration_mean",
-    "task_duration_median",
-    "tool_share_of_active_mean",
-    "tool_share_of_active_median",
-    "tool_share_of_active_max",
-    "startup_share_mean",
-    "model_share_mean",
-    "os_share_mean",
-    "startup_cold_mean",
-    "startup_warm_mean",
-    "tool_time_share",
-    "bash_time_share",
-    "cpu_mean",
-    "cpu_max",
-    "cpu_samples_over_50",
-    "cpu_memory_correlation_mean",
-    "cpu_bursts_in_tools",
-    "memory_baseline_mean",
-    "memory_bursts_in_tools",
-    "memory_burst_time_share",
-    "test_call_memory_rise_p95",
-    "memory_change_rate_max",
-    "intervals_memory_over_100mb",
-    "retry_loop_tasks",
-    "peak_position_mean",
-    "peak_to_average_max",
-    "peak_to_average_mean",
-    "memory_peak_min",
-    "memory_peak_max",
-    "memory_peak_cv",
-    "image_size_median",
-    "image_size_mean",
-    "rounds_duration_correlation",
-    "rounds_peak_correlation",
-    "tokens_peak_correlation",
-    "models_main",
-    "models_subagent",
-    "prompt_without_issue",
-    "test_interpreter",
-)
+# A claim's value, its values by name, or None where the mode has none.
+Claim = Callable[[Cohort, str], Value | Values | None]
+# Every claim by its name, in the order of the table.
+CLAIMS: dict[str, Claim] = {
+    "task_duration_mean": claims_time.task_duration_mean,
+    "task_duration_median": claims_time.task_duration_median,
+    "tool_share_of_active_mean": claims_time.tool_share_of_active_mean,
+    "tool_share_of_active_median": claims_time.tool_share_of_active_median,
+    "tool_share_of_active_max": claims_time.tool_share_of_active_max,
+    "startup_share_mean": claims_time.startup_share_mean,
+    "model_share_mean": claims_time.model_share_mean,
+    "os_share_mean": claims_time.os_share_mean,
+    "startup_cold_mean": claims_time.startup_cold_mean,
+    "startup_warm_mean": claims_time.startup_warm_mean,
+    "tool_time_share": claims_tools.tool_time_share,
+    "bash_time_share": claims_tools.bash_time_share,
+    "cpu_mean": claims_cpu.cpu_mean,
+    "cpu_max": claims_cpu.cpu_max,
+    "cpu_samples_over_50": claims_cpu.cpu_samples_over_50,
+    "cpu_memory_correlation_mean": claims_cpu.cpu_memory_correlation_mean,
+    "cpu_bursts_in_tools": claims_cpu.cpu_bursts_in_tools,
+    "memory_baseline_mean": claims_memory.memory_baseline_mean,
+    "memory_bursts_in_tools": claims_memory.memory_bursts_in_tools,
+    "memory_burst_time_share": claims_memory.memory_burst_time_share,
+    "test_call_memory_rise_p95": claims_memory.test_call_memory_rise_p95,
+    "memory_change_rate_max": claims_memory.memory_change_rate_max,
+    "intervals_memory_over_100mb": claims_memory.intervals_memory_over_100mb,
+    "retry_loop_tasks": claims_tools.retry_loop_tasks,
+    "peak_position_mean": claims_memory.peak_position_mean,
+    "peak_to_average_max": claims_memory.peak_to_average_max,
+    "peak_to_average_mean": claims_memory.peak_to_average_mean,
+    "memory_peak_min": claims_memory.memory_peak_min,
+    "memory_peak_max": claims_memory.memory_peak_max,
+    "memory_peak_cv": claims_memory.memory_peak_cv,
+    "image_size_median": claims_session.image_size_median,
+    "image_size_mean": claims_session.image_size_mean,
+    "rounds_duration_correlation": claims_session.rounds_duration_correlation,
+    "rounds_peak_correlation": claims_session.rounds_peak_correlation,
+    "tokens_peak_correlation": claims_session.tokens_peak_correlation,
+    "models_main": claims_session.models_main,
+    "models_subagent": claims_session.models_subagent,
+    "prompt_without_issue": claims_session.prompt_without_issue,
+    "test_interpreter": claims_session.test_interpreter,
+}
 COLUMNS = (
     *("claim", "dataset", "mode", "value", "unit", "n", "definition"),
     *("runs", "completed", "left_out"),
@@ -80,7 +93,8 @@ class Published:
         if value is None:
             return False
         scaled = Decimal(repr(value)) / self.factor
-        step = Decimal(1).scaleb(self.number.as_tuple().exponent)
+        # Of a number it is an integer: `read_published` takes no other one.
+        step = Decimal(1).scaleb(int(self.number.as_tuple().exponent))
         return scaled.quantize(step, ROUND_HALF_EVEN) == self.number
 
 
@@ -105,24 +119,24 @@ class Row:
 def compute(cohorts: Iterable[Cohort]) -> list[Row]:
     """Every claim for every data set in every mode, as far as the mode has it."""
     rows = []
-    for claim in CLAIMS:
+    for name, claim in CLAIMS.items():
         for cohort in cohorts:
             for mode in MODES:
-                found = getattr(metrics, claim)(cohort, mode)
+                found = claim(cohort, mode)
                 if isinstance(found, Value):
-                    rows.append(Row(claim, cohort.name, mode, found, *_counts(cohort)))
+                    rows.append(Row(name, cohort.name, mode, found, *_counts(cohort)))
                 elif found:
                     rows += [
-                        Row(f"{claim}/{name}", cohort.name, mode, value, *_counts(cohort))
-                        for name, value in found.items()
+                        Row(f"{name}/{part}", cohort.name, mode, value, *_counts(cohort))
+                        for part, value in found.items()
                     ]
     return rows
 
 
 def _counts(cohort: Cohort) -> tuple[int, int, int]:
     rows = [run.row for run in cohort.runs]
-    left_out = sum(metrics.left_out_counts(rows).values())
-    return len(rows), len(metrics.completed(rows)), left_out
+    left_out = sum(sweep_metrics.left_out_counts(rows).values())
+    return len(rows), len(sweep_metrics.completed(rows)), left_out
 
 
 def read_published(path: Path) -> dict[tuple[str, str], Published]:
@@ -233,8 +247,13 @@ class _Line:
     corrected: Value | None
 
     @property
+    def printed(self) -> str:
+        return self.published.printed if self.published else ""
+
+    @property
     def unit(self) -> str:
-        return (self.paper or self.corrected).unit
+        value = self.paper or self.corrected
+        return value.unit if value else ""
 
     @property
     def verdict(self) -> str:
@@ -279,17 +298,22 @@ def _n(line: _Line) -> str:
 
 def markdown(rows: Sequence[Row], published: dict[tuple[str, str], Published]) -> str:
     """The table side by side, and each claim's definitions."""
-    lines = [
-        "| claim | data | paper | reproduced | | corrected | unit | n |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for line in _side_by_side(rows, published):
-        printed = line.published.printed if line.published else ""
-        cells = (
-            *(f"`{line.claim}`", line.dataset, printed, shown(line.paper), line.verdict),
+    cells = [
+        (
+            *(f"`{line.claim}`", line.dataset, line.printed, shown(line.paper), line.verdict),
             *(shown(line.corrected), line.unit, _n(line)),
         )
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        for line in _side_by_side(rows, published)
+    ]
+    lines = [
+        tabulate(
+            [[cell.replace("|", "\\|") for cell in line] for line in cells],
+            ("claim", "data", "paper", "reproduced", "", "corrected", "unit", "n"),
+            "github",
+            stralign=None,
+            disable_numparse=True,
+        )
+    ]
     censored = {
         row.dataset: f"{row.dataset} {row.completed} of {row.runs}"
         for row in rows
@@ -332,7 +356,10 @@ _LATEX = str.maketrans(
 
 
 def latex(rows: Sequence[Row], published: dict[tuple[str, str], Published]) -> str:
-    """The table side by side for LaTeX, with the packages booktabs and longtable."""
+    """The table side by side for LaTeX, with the packages booktabs and longtable.
+
+    Not tabulate's: it has a long table, whose head is not repeated on each page, or booktabs.
+    """
     lines = [
         "% needs \\usepackage{booktabs,longtable}",
         "\\begin{longtable}{llrrrll}",
@@ -344,9 +371,8 @@ def latex(rows: Sequence[Row], published: dict[tuple[str, str], Published]) -> s
         "\\endfoot",
     ]
     for line in _side_by_side(rows, published):
-        printed = line.published.printed if line.published else ""
         cells = (
-            *(line.claim, line.dataset, printed, shown(line.paper), shown(line.corrected)),
+            *(line.claim, line.dataset, line.printed, shown(line.paper), shown(line.corrected)),
             *(line.unit, _n(line)),
         )
         lines.append(" & ".join(cell.translate(_LATEX) for cell in cells) + " \\\\")

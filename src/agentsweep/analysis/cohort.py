@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,10 @@ from agentsweep.extraction.lifetime_cpu import CpuSeries, reconstruct
 from agentsweep.extraction.time_split import leaf_rows
 from agentsweep.intervals import Interval, union
 from agentsweep.tables import parquet
+from agentsweep.tables.arrays import Bools, Floats, Ints, Numbers
 from agentsweep.tables.dataset import sample_arrays
+from agentsweep.tables.rows import NewRow, Row
+from agentsweep.vocabulary import CpuSource, FileStatus, RunSource, TimeSource
 
 MB = 1e6
 
@@ -65,27 +69,27 @@ class Series:
     (what the engine prints), `used_s` the CPU time so far (reconstructed for imported runs).
     """
 
-    utc_ns: np.ndarray
-    memory_bytes: np.ndarray
-    mean_cpu_percent: np.ndarray
-    used_s: np.ndarray
+    utc_ns: Ints
+    memory_bytes: Floats
+    mean_cpu_percent: Floats
+    used_s: Floats
 
     @cached_property
-    def live(self) -> np.ndarray:
+    def live(self) -> Bools:
         """The samples with the memory of a container that was still there."""
         return self.memory_bytes > 0
 
     @cached_property
-    def t_s(self) -> np.ndarray:
+    def t_s(self) -> Floats:
         """Seconds since the first sample."""
-        return (self.utc_ns - self.utc_ns[0]) / 1e9 if len(self.utc_ns) else self.utc_ns * 1.0
+        return np.asarray((self.utc_ns - self.utc_ns[:1]) / 1e9, np.float64)
 
     @cached_property
-    def live_t_s(self) -> np.ndarray:
+    def live_t_s(self) -> Floats:
         return self.t_s[self.live]
 
     @cached_property
-    def live_memory_mb(self) -> np.ndarray:
+    def live_memory_mb(self) -> Floats:
         """Decimal megabytes at the live samples."""
         return self.memory_bytes[self.live] / MB
 
@@ -94,20 +98,20 @@ class Series:
 class CohortRun:
     """One run: its row, its tool calls in the order of requests, its messages, its series."""
 
-    row: Mapping
-    calls: list[Mapping] = field(default_factory=list)
-    messages: list[Mapping] = field(default_factory=list)
+    row: Row
+    calls: list[Row] = field(default_factory=list[Any])
+    messages: list[Row] = field(default_factory=list[Any])
     series: Series = field(default_factory=lambda: Series(*np.empty((4, 0))))
 
     @cached_property
-    def leaf_calls(self) -> list[Mapping]:
+    def leaf_calls(self) -> list[Row]:
         """The calls in which a tool works; a sub-agent is its tools, not a tool."""
         return leaf_rows(self.calls)
 
     @cached_property
     def calls_known(self) -> bool:
         """Whether no calls means that there were none: a session was read, or a list of calls."""
-        if self.row["trace_status"] == "ok":
+        if self.row["trace_status"] == FileStatus.OK:
             return True
         # Lists of the oldest layout have no ends.
         return any(call["end_utc_ns"] is not None for call in self.calls)
@@ -128,7 +132,7 @@ class CohortRun:
         """The least that it can be, by what the trace tells."""
         return intervals_of(self.certain_calls(self.leaf_calls), least=True)
 
-    def certain_calls(self, calls: Iterable[Mapping]) -> list[Mapping]:
+    def certain_calls(self, calls: Iterable[Row]) -> list[Row]:
         """The calls whose time is a tool's for certain.
 
         CLI versions up to 2.1.50 ask a model of their own before a Bash command runs, and nothing
@@ -138,15 +142,16 @@ class CohortRun:
         return [
             call
             for call in calls
-            if not (asks and call["name"] == "Bash" and call["time_source"] == "trace")
+            if not (asks and call["name"] == "Bash" and call["time_source"] == TimeSource.TRACE)
         ]
 
     @cached_property
-    def _with_cpu(self) -> np.ndarray:
+    def _with_cpu(self) -> Bools:
         """Which samples tell the CPU time, each with a time of its own; memory may be unknown."""
         series = self.series
-        later = np.r_[True, np.diff(series.utc_ns) > 0][: len(series.utc_ns)]
-        return (series.memory_bytes != 0) & np.isfinite(series.used_s) & later
+        later: Bools = np.r_[True, np.diff(series.utc_ns) > 0][: len(series.utc_ns)]
+        told: Bools = (series.memory_bytes != 0) & np.isfinite(series.used_s) & later
+        return told
 
     @cached_property
     def cpu(self) -> CpuSeries | None:
@@ -155,7 +160,7 @@ class CohortRun:
         if known.sum() < 2:
             return None
         t_s = series.t_s[known]
-        if self.row["cpu_source"] == "reconstructed":
+        if self.row["cpu_source"] == CpuSource.RECONSTRUCTED:
             return reconstruct(t_s, series.mean_cpu_percent[known])
         used = series.used_s[known]
         load = np.maximum(np.diff(used), 0.0) / np.diff(t_s) * 100
@@ -163,18 +168,19 @@ class CohortRun:
         return CpuSeries(used, nothing, load, nothing[1:], 0.0, 0.0)
 
     @cached_property
-    def cpu_t_s(self) -> np.ndarray:
+    def cpu_t_s(self) -> Floats:
         """The times of `cpu.used_s`, in seconds since the first sample."""
         return self.series.t_s[self._with_cpu]
 
     @cached_property
-    def cpu_memory_mb(self) -> np.ndarray:
+    def cpu_memory_mb(self) -> Floats:
         """Memory at the times of `cpu.used_s`, in decimal megabytes; NaN where it is unknown."""
         return self.series.memory_bytes[self._with_cpu] / MB
 
-    def ns_of(self, t_s: np.ndarray) -> np.ndarray:
+    def ns_of(self, t_s: Floats) -> Ints:
         """UTC nanoseconds of seconds since the first sample."""
-        return self.series.utc_ns[0] + np.round(t_s * 1e9).astype(np.int64)
+        since: Ints = np.round(t_s * 1e9).astype(np.int64)
+        return np.asarray(self.series.utc_ns[0] + since, np.int64)
 
 
 @dataclass(frozen=True)
@@ -195,11 +201,11 @@ class Cohort:
         return [run for run in self.runs if run.row["task"] in self.common_tasks]
 
 
-def counts(row: Mapping) -> bool:
+def counts(row: Row) -> bool:
     """Whether a run counts: an imported one if enough of it was recorded, a measured one always."""
     if not row["selected"]:
         return False
-    if row["source"] != "imported":
+    if row["source"] != RunSource.IMPORTED:
         return row["outcome"] is not None
     return row["n_samples"] >= _LEAST_SAMPLES and (row["sampled_s"] or 0) >= _LEAST_S
 
@@ -212,12 +218,12 @@ def load(directories: Iterable[Path | str]) -> list[Cohort]:
     where there are several data sets. Raises AgentsweepError where no run counts, or a run is
     there twice.
     """
-    directories = list(map(Path, directories))
+    folders = list(map(Path, directories))
     found: dict[str, list[CohortRun]] = {}
     attempts: dict[str, int] = {}
     sources: dict[str, list[str]] = {}
     seen: dict[str, Path] = {}
-    for directory in directories:
+    for directory in folders:
         for name, rows in _rows_by_dataset(directory).items():
             for row in rows:
                 if seen.setdefault(row["run_id"], directory) is not directory:
@@ -233,7 +239,7 @@ def load(directories: Iterable[Path | str]) -> list[Cohort]:
             found.setdefault(name, []).extend(runs.values())
     if not any(found.values()):
         raise AgentsweepError(
-            f"{', '.join(map(str, directories)) or 'no directory'}: no run counts (an imported "
+            f"{', '.join(map(str, folders)) or 'no directory'}: no run counts (an imported "
             f"run must have {_LEAST_SAMPLES} samples over {_LEAST_S:.0f} s, a measured one an "
             "outcome): run the sweep, or check `imports`"
         )
@@ -249,7 +255,7 @@ def load(directories: Iterable[Path | str]) -> list[Cohort]:
     return cohorts + unions
 
 
-def intervals_of(calls: Iterable[Mapping], least: bool = False) -> list[Interval]:
+def intervals_of(calls: Iterable[Row], least: bool = False) -> list[Interval]:
     """When at least one of the calls ran, in UTC ns; `least`: each as short as it can have been."""
     found = []
     for call in calls:
@@ -262,15 +268,15 @@ def intervals_of(calls: Iterable[Mapping], least: bool = False) -> list[Interval
     return union(found, (0, 2**63))
 
 
-def covered_s(intervals: Sequence[Interval], starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def covered_s(intervals: Sequence[Interval], starts: Ints, ends: Ints) -> Floats:
     """Seconds of each step from `starts` to `ends` (ns) that disjoint intervals cover."""
     if not intervals:
         return np.zeros(len(starts))
     bounds = np.array(intervals, dtype=np.int64)
     lengths = bounds[:, 1] - bounds[:, 0]
-    before = np.r_[0, np.cumsum(lengths)]
+    before: Ints = np.r_[0, np.cumsum(lengths)]
 
-    def until(times: np.ndarray) -> np.ndarray:
+    def until(times: Ints) -> Ints:
         place = np.searchsorted(bounds[:, 0], times, side="right")
         inside = np.minimum(times - bounds[np.maximum(place - 1, 0), 0], lengths[place - 1])
         return before[np.maximum(place - 1, 0)] + np.where(place > 0, inside, 0)
@@ -278,8 +284,8 @@ def covered_s(intervals: Sequence[Interval], starts: np.ndarray, ends: np.ndarra
     return (until(ends) - until(starts)) / 1e9
 
 
-def _rows_by_dataset(directory: Path) -> dict[str, list[dict]]:
-    rows: dict[str, list[dict]] = {}
+def _rows_by_dataset(directory: Path) -> dict[str, list[NewRow]]:
+    rows: dict[str, list[NewRow]] = {}
     for row in parquet.read("runs", directory / "runs.parquet", _RUN_COLUMNS).to_pylist():
         rows.setdefault(row["dataset"] or directory.name, []).append(row)
     return rows
@@ -299,29 +305,29 @@ def _read(directory: Path, runs: dict[str, CohortRun]) -> None:
 
 def _rows(
     table: str, directory: Path, columns: Sequence[str], runs: Mapping[str, CohortRun]
-) -> Iterator[dict]:
+) -> Iterator[NewRow]:
     for group in parquet.row_groups(table, directory / f"{table}.parquet", columns, set(runs)):
         for row in group.to_pylist():
             if row["run_id"] in runs:
                 yield row
 
 
-def _series(row: Mapping, arrays: Mapping[str, np.ndarray]) -> Series:
-    utc_ns = arrays["utc_ns"].astype(np.int64)
+def _series(row: Row, arrays: Mapping[str, Numbers]) -> Series:
+    utc_ns: Ints = arrays["utc_ns"].astype(np.int64)
     memory = np.where(
         np.isfinite(arrays["stats_memory_bytes"]),
         arrays["stats_memory_bytes"],
         arrays["memory_current_bytes"],
     )
-    used = arrays["cpu_usage_usec"] / 1e6
-    mean = arrays["stats_cpu_percent"]
+    used: Floats = np.asarray(arrays["cpu_usage_usec"] / 1e6, np.float64)
+    mean: Floats = arrays["stats_cpu_percent"].astype(np.float64, copy=False)
     start = row["agent_start_utc_ns"]
-    if row["source"] != "imported" and start is not None and len(utc_ns):
+    if row["source"] != RunSource.IMPORTED and start is not None and len(utc_ns):
         # A point a second of the agent's phase, and what an engine would have printed there.
         inside = (utc_ns >= start) & (utc_ns <= (row["agent_end_utc_ns"] or utc_ns[-1]))
-        utc_ns, memory, used = (a[inside] for a in (utc_ns, memory, used))
+        utc_ns, memory, used = utc_ns[inside], memory[inside], used[inside]
         kept = _a_second(utc_ns)
-        utc_ns, memory, used = (a[kept] for a in (utc_ns, memory, used))
+        utc_ns, memory, used = utc_ns[kept], memory[kept], used[kept]
         known = np.flatnonzero(np.isfinite(used))
         used = used - used[known[0]] if len(known) else used
         elapsed = (utc_ns - start) / 1e9
@@ -329,7 +335,7 @@ def _series(row: Mapping, arrays: Mapping[str, np.ndarray]) -> Series:
     return Series(utc_ns, memory, mean, used)
 
 
-def _a_second(utc_ns: np.ndarray) -> np.ndarray:
+def _a_second(utc_ns: Ints) -> Ints:
     """Places of the samples to keep: the first of each second where they come faster."""
     if len(utc_ns) < 2 or np.median(np.diff(utc_ns)) >= _THIN_BELOW_S * 1e9:
         return np.arange(len(utc_ns))

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agentsweep.analysis.metrics import AGENT_CATEGORY, UNKNOWN, Row
+from agentsweep.analysis.run_metrics import UNKNOWN
+from agentsweep.tables.arrays import Bools, Floats, Ints, Numbers
+from agentsweep.tables.rows import Row
+from agentsweep.vocabulary import AGENT_CATEGORY
 
 # Two samples further apart than both of these have a gap between them, which no line crosses.
 _GAP_PERIODS = 5.0
@@ -24,8 +27,8 @@ _LEAST_BIN = 0.6
 class Curve:
     """A line over time: seconds since the run's start, and values; NaN where the line breaks."""
 
-    t_s: np.ndarray
-    value: np.ndarray
+    t_s: Floats
+    value: Floats
 
     @property
     def empty(self) -> bool:
@@ -33,13 +36,13 @@ class Curve:
         return not np.isfinite(self.value).any()
 
 
-def working_set_bytes(samples: Mapping[str, np.ndarray]) -> np.ndarray:
+def working_set_bytes(samples: Mapping[str, Floats]) -> Floats:
     """Memory charged minus inactive page cache, at each sample; NaN where either is null."""
     return samples["memory_current_bytes"] - samples["memory_inactive_file_bytes"]
 
 
 def peak_curve(
-    t_ns: np.ndarray, values: np.ndarray, start_ns: int, end_ns: int, points: int = 400
+    t_ns: Numbers, values: Floats, start_ns: int, end_ns: int, points: int = 400
 ) -> Curve:
     """A level over time, thinned to the highest value of each of `points` equal times.
 
@@ -59,7 +62,7 @@ def peak_curve(
 
 
 def rate_curve(
-    t_ns: np.ndarray, cumulative_usec: np.ndarray, start_ns: int, end_ns: int, points: int = 400
+    t_ns: Numbers, cumulative_usec: Floats, start_ns: int, end_ns: int, points: int = 400
 ) -> Curve:
     """CPUs in use over time, from a cumulative counter: its rise over the time in each bin.
 
@@ -92,7 +95,7 @@ def rate_curve(
     return _broken(centre[long], rate[long], segment[1:] != segment[:-1], start_ns)
 
 
-def kill_times(t_ns: np.ndarray, oom_kill: np.ndarray, start_ns: int) -> list[tuple[float, int]]:
+def kill_times(t_ns: Numbers, oom_kill: Floats, start_ns: int) -> list[tuple[float, int]]:
     """Seconds since the start, and kills, at each sample in which the kill count had risen."""
     known = np.isfinite(oom_kill)
     t_ns, kills = t_ns[known], oom_kill[known]
@@ -106,28 +109,28 @@ def kill_times(t_ns: np.ndarray, oom_kill: np.ndarray, start_ns: int) -> list[tu
 _NO_CURVE = Curve(np.empty(0), np.empty(0))
 
 
-def _within(t_ns: np.ndarray, values: np.ndarray, start_ns: int, end_ns: int) -> tuple:
+def _within(t_ns: Numbers, values: Floats, start_ns: int, end_ns: int) -> tuple[Numbers, Floats]:
     inside = (t_ns >= start_ns) & (t_ns <= end_ns)
     return t_ns[inside], values[inside]
 
 
-def _gap_ns(t_ns: np.ndarray) -> float:
+def _gap_ns(t_ns: Numbers) -> float:
     if len(t_ns) < 2:
         return _GAP_NS
     return max(_GAP_NS, _GAP_PERIODS * float(np.median(np.diff(t_ns))))
 
 
-def _bin_ns(t_ns: np.ndarray, length_ns: int, points: int, least_ns: int) -> float:
+def _bin_ns(t_ns: Numbers, length_ns: int, points: int, least_ns: int) -> float:
     """The length of a bin: `points` in all, but never shorter than two samples."""
     period = float(np.median(np.diff(t_ns))) if len(t_ns) > 1 else 0.0
     return max(length_ns / points, 2 * period, least_ns, 1.0)
 
 
-def _bins(t_ns: np.ndarray, start_ns: int, bin_ns: float) -> np.ndarray:
+def _bins(t_ns: Numbers, start_ns: int, bin_ns: float) -> Ints:
     return ((t_ns - start_ns) // bin_ns).astype(np.int64)
 
 
-def _broken(t_ns: np.ndarray, values: np.ndarray, breaks: np.ndarray, start_ns: int) -> Curve:
+def _broken(t_ns: Numbers, values: Floats, breaks: Bools, start_ns: int) -> Curve:
     """A curve with a NaN where `breaks` (one for each pair of neighbours) says so."""
     places = np.flatnonzero(breaks) + 1
     t_s = (t_ns - start_ns) / 1e9

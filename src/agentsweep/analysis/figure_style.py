@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
+from typing import Any, TypeVar
 
 import matplotlib
+from matplotlib.artist import Artist
 
 matplotlib.use("Agg")
 
@@ -24,12 +26,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
-from agentsweep.analysis import captions, metrics
+from agentsweep.analysis import captions, sweep_metrics
 from agentsweep.analysis.cohort import Cohort
 from agentsweep.analysis.cohort import load as load_cohorts
+from agentsweep.analysis.run_metrics import MODES, UNKNOWN
+from agentsweep.analysis.values import datasets
 from agentsweep.errors import AgentsweepError
 from agentsweep.tables.dataset import Dataset, cells_of
+from agentsweep.tables.rows import Row
 from agentsweep.units import format_size
+
+_Value = TypeVar("_Value")
 
 # Inches: one column and the full text of a two-column page.
 COLUMN = 3.33
@@ -45,7 +52,8 @@ SUBJECT_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 DATASET_COLOURS = (BLUE, ORANGE, GREEN, YELLOW, PURPLE, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 # A run that did not complete: a star, which no series has, in the colour of its outcome.
-CENSORED_MARKER = (4, 1, 45)
+# The types of matplotlib know no such marker.
+CENSORED_MARKER: Any = (4, 1, 45)
 LIMIT_LINE = {"color": BLACK, "linewidth": 0.9, "linestyle": (0, (3, 1.5))}
 
 # Colour, hatch (for print without colour) and colour of a text on it.
@@ -81,7 +89,7 @@ OUTCOME_NAMES = {
 # More small figures than this beside each other cannot be read: then all tasks are one.
 MOST_SUBJECTS = 6
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7.0,
     "axes.titlesize": 7.5,
@@ -152,7 +160,7 @@ def paper_main(
 ) -> None:
     """What the script of a paper's figure does: read the tables, draw and write in each mode.
 
-    For each of `metrics.MODES` writes OUT_<mode>.pdf, .svg, .json and .rst as `main` does. Ends the
+    For each of `MODES` writes OUT_<mode>.pdf, .svg, .json and .rst as `main` does. Ends the
     process with one line when the data cannot be drawn.
     """
     parser = _parser(draw)
@@ -165,13 +173,13 @@ def paper_main(
         cohorts = load_cohorts(arguments.tables)
         cells = [cells_of(directory) for directory in arguments.tables]
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        for mode in metrics.MODES:
+        for mode in MODES:
             out = arguments.out.with_name(f"{arguments.out.name}_{mode}")
             save(draw(cohorts, mode), out, png=False)
             captions.write(captions.with_cells(caption(cohorts, mode), cells), out)
 
 
-def _parser(draw: Callable) -> argparse.ArgumentParser:
+def _parser(draw: Callable[..., Any]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=(draw.__module__ and sys.modules[draw.__module__].__doc__)
     )
@@ -226,11 +234,11 @@ def cpu_name(limit: float | None) -> str:
     return "none" if limit is None else f"{limit:g}"
 
 
-def by_cpu_limit(runs: Sequence[metrics.Row]) -> dict[str, list[metrics.Row]]:
+def by_cpu_limit(runs: Sequence[Row]) -> dict[str, list[Row]]:
     """The runs at each CPU limit, by its name; with the mode behind it where there are several."""
     found = {}
-    for mode, own in metrics.by_cpu_mode(runs).items():
-        for limit in metrics.cpu_limits(own):
+    for mode, own in sweep_metrics.by_cpu_mode(runs).items():
+        for limit in sweep_metrics.cpu_limits(own):
             name = cpu_name(limit) + (f" ({mode})" if mode else "")
             found[name] = [run for run in own if run["cpu_limit"] == limit]
     return found
@@ -249,14 +257,14 @@ def short(name: str, inches: float, size: float = 7.5) -> str:
     return f"{name[: (room - 1) // 2]}…{name[len(name) - room // 2 :]}"
 
 
-def shown_subjects(subjects: dict[str, list]) -> dict[str, list]:
+def shown_subjects(subjects: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """The subjects to draw beside each other; one that holds all runs if there are too many."""
     if len(subjects) <= MOST_SUBJECTS:
         return subjects
     return {f"all {len(subjects)} tasks": [run for runs in subjects.values() for run in runs]}
 
 
-def ordered_colours(count: int) -> list:
+def ordered_colours(count: int) -> list[Any]:
     """Colours for an ordered quantity (a limit), light to dark, also in grey."""
     scale = matplotlib.colormaps["viridis_r"]
     if count == 1:
@@ -264,7 +272,7 @@ def ordered_colours(count: int) -> list:
     return [scale(0.12 + 0.82 * place / (count - 1)) for place in range(count)]
 
 
-def ordered_series(values: Sequence) -> list[tuple]:
+def ordered_series(values: Sequence[_Value]) -> list[tuple[_Value, Any, Any]]:
     """(value, colour, marker) for each value of an ordered quantity."""
     return list(zip(values, ordered_colours(len(values)), cycle(MARKERS), strict=False))
 
@@ -278,39 +286,39 @@ def spread(count: int, width: float) -> list[float]:
 # --- runs as points ---
 
 
-def run_point(run: metrics.Row, colour: object, marker: object) -> dict:
+def run_point(run: Row, colour: object, marker: object) -> dict[str, Any]:
     """How one run is drawn: in the look of its series, or as what became of it.
 
     What a run that did not complete has is a bound, so that no line goes through its mark: a star
     in the colour of its outcome, framed in that of its series.
     """
-    if metrics.is_completed(run):
+    if sweep_metrics.is_completed(run):
         return {"linestyle": "", "marker": marker, "color": colour, "markeredgewidth": 0.7}
-    face = OUTCOME_LOOK.get(run["outcome"] or metrics.UNKNOWN, OUTCOME_LOOK["unknown"])[0]
+    face = OUTCOME_LOOK.get(run["outcome"] or UNKNOWN, OUTCOME_LOOK["unknown"])[0]
     return {
         "linestyle": "", "marker": CENSORED_MARKER, "markersize": 5.2, "markerfacecolor": face,
         "markeredgecolor": colour, "markeredgewidth": 0.8,
     }  # fmt: skip
 
 
-def censored_handles(runs: Sequence[metrics.Row]) -> list[Line2D]:
+def censored_handles(runs: Sequence[Row]) -> list[Line2D]:
     """The legend of the runs that did not complete: an entry for each of their outcomes."""
-    censored = [run for run in runs if not metrics.is_completed(run)]
+    censored = [run for run in runs if not sweep_metrics.is_completed(run)]
     return [
         Line2D([], [], linestyle="", marker=CENSORED_MARKER, markersize=5.2,
                markerfacecolor=OUTCOME_LOOK.get(outcome, OUTCOME_LOOK["unknown"])[0],
                markeredgecolor=BLACK, markeredgewidth=0.8,
                label=OUTCOME_NAMES.get(outcome, outcome))
-        for outcome in metrics.outcome_counts(censored)
+        for outcome in sweep_metrics.outcome_counts(censored)
     ]  # fmt: skip
 
 
-def completed_ticks(names: Sequence[str], groups: Sequence[Sequence[metrics.Row]]) -> list[str]:
+def completed_ticks(names: Sequence[str], groups: Sequence[Sequence[Row]]) -> list[str]:
     """The labels of limits; where a run did not complete, how many of how many did below each."""
-    if all(map(metrics.is_completed, (run for group in groups for run in group))):
+    if all(map(sweep_metrics.is_completed, (run for group in groups for run in group))):
         return list(names)
     return [
-        f"{name}\n{len(metrics.completed(group))}/{len(group)}" if group else name
+        f"{name}\n{len(sweep_metrics.completed(group))}/{len(group)}" if group else name
         for name, group in zip(names, groups, strict=True)
     ]
 
@@ -338,22 +346,23 @@ def panels(count: int, height: float, *, wide: int = 3) -> tuple[Figure, list[Ax
     return figure, axes[:count]
 
 
-def legend_columns(handles: Sequence, inches: float) -> int:
+def legend_columns(handles: Sequence[Artist], inches: float) -> int:
     """As many columns of a legend as fit."""
     # A handle and its gaps take some 0.42 in.
-    widths = [0.42 + width_inches(handle.get_label(), 6.5) for handle in handles]
+    widths = [0.42 + width_inches(str(handle.get_label()), 6.5) for handle in handles]
     return max(1, min(len(handles), int(inches / max(widths, default=1))))
 
 
-def legend_above(figure: Figure, handles: Sequence) -> None:
+def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
     """One legend over all panels, in as many columns as fit."""
     columns = legend_columns(handles, figure.get_figwidth())
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, borderpad=0.2)
 
 
-def legend_below(axes: Axes, handles: Sequence, inches: float) -> None:
+def legend_below(axes: Axes, handles: Sequence[Artist], inches: float) -> None:
     """A legend under an axes' label, in as many columns as fit into `inches`."""
-    figure = axes.get_figure()
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes that are drawn are in a figure"
     # Ticks, their labels and the axis label take this much.
     lower = axes.transAxes + ScaledTranslation(0, -0.36, figure.dpi_scale_trans)
     axes.legend(
@@ -364,7 +373,7 @@ def legend_below(axes: Axes, handles: Sequence, inches: float) -> None:
 
 def dataset_colours(cohorts: Sequence[Cohort]) -> list[tuple[Cohort, str]]:
     """Each single data set with its colour."""
-    return list(zip(metrics.datasets(cohorts), cycle(DATASET_COLOURS), strict=False))
+    return list(zip(datasets(cohorts), cycle(DATASET_COLOURS), strict=False))
 
 
 def dataset_swatches(cohorts: Sequence[Cohort]) -> list[Patch]:
@@ -373,7 +382,7 @@ def dataset_swatches(cohorts: Sequence[Cohort]) -> list[Patch]:
     return [swatch(colour, short(c.name, 1.6)) for c, colour in looks] if len(looks) > 1 else []
 
 
-def swatch(colour: object, label: str, hatch: str = "") -> Patch:
+def swatch(colour: Any, label: str, hatch: str = "") -> Patch:
     """A legend's coloured square."""
     return Patch(facecolor=colour, edgecolor="#555555", linewidth=0.4, hatch=hatch, label=label)
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agentsweep.analysis.metrics import Row, countable
+from agentsweep.analysis.sweep_metrics import countable
+from agentsweep.tables.rows import Row
 
 # The standard normal distribution's quantile for an interval of 95%.
 _Z = 1.959963984540054
@@ -33,7 +34,7 @@ def resolved(runs: Iterable[Row]) -> Resolved | None:
 
     A run without a patch counts as not resolved, also where the agent left nothing that a patch
     could be taken of; one whose patch could not be graded is left out,
-    and so is one whose outcome says nothing about the limit (`metrics.countable`).
+    and so is one whose outcome says nothing about the limit (`sweep_metrics.countable`).
     """
     known = [run["resolved"] for run in countable(runs) if run["resolved"] is not None]
     if not known:

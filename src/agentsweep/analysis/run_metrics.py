@@ -3,28 +3,25 @@
 `paper` follows the definitions of AgentCgroup (arXiv 2602.09345) with their defects, `corrected`
 the rules of docs/measurement.md. What a run does not tell is None. Names with `listed` follow the
 paper's reading of a file. Each function is of one run, whatever came of it; which runs are summed
-up is said in `metrics`.
+up is said in the modules named `claims_`.
 """
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from agentsweep.analysis.cohort import MB, CohortRun, Series
+from agentsweep.extraction.lifetime_cpu import CpuSeries
 from agentsweep.intervals import length, union
-
-Row = Mapping[str, Any]
+from agentsweep.tables.arrays import Bools, Floats, Ints
+from agentsweep.tables.rows import Row
+from agentsweep.vocabulary import PeakSource, RunSource
 
 UNKNOWN = "unknown"
 PAPER, CORRECTED = "paper", "corrected"
 MODES = (PAPER, CORRECTED)
-# The rates that AgentCgroup calls a burst: percent of a core, and megabytes, in a second.
-RATE_BURST_CPU, RATE_BURST_MEMORY_MB = 20.0, 50.0
-# Samples further apart than this say nothing about a change within a second.
-LONGEST_STEP_S = 2.0
 TRAJECTORY_POINTS = 100
 _LEAST_CALL_S = 0.1
 _RETRIES = 3
@@ -55,7 +52,8 @@ def ratio(part: float | None, whole: float | None) -> float | None:
 
 def container_s(run: CohortRun) -> float | None:
     """The container's time, which AgentCgroup calls `claude_time`."""
-    return run.row["container_s"]
+    seconds: float | None = run.row["container_s"]
+    return seconds
 
 
 def active_s(run: CohortRun, mode: str) -> float | None:
@@ -90,7 +88,7 @@ def startup_total_s(run: CohortRun) -> float | None:
     """From creating the container to the agent's first request: measured, part by part."""
     created, asked = run.row["create_s"], run.row["startup_s"]
     parts = [run.row[name] for name in ("start_s", "verify_s", "exec_s")]
-    if run.row["source"] == "imported":
+    if run.row["source"] == RunSource.IMPORTED:
         # Its creation lasts to its first sample, so that it has no such parts.
         parts = [part for part in parts if part is not None]
     return None if None in (created, asked, *parts) else created + asked + sum(parts)
@@ -113,7 +111,9 @@ def model_share(run: CohortRun, mode: str) -> float | None:
     if mode == CORRECTED:
         return ratio(run.row["model_s"], container_s(run))
     share, active = tool_share(run, mode), active_s(run, mode)
-    return None if share is None else ratio(active * (1 - share), container_s(run))
+    if share is None or active is None:
+        return None
+    return ratio(active * (1 - share), container_s(run))
 
 
 def os_share(run: CohortRun, mode: str) -> float | None:
@@ -122,9 +122,10 @@ def os_share(run: CohortRun, mode: str) -> float | None:
         startup, tools = startup_total_s(run), run.row["tool_s"]
         return None if None in (startup, tools) else ratio(startup + tools, container_s(run))
     share, active, startup = tool_share(run, mode), active_s(run, mode), startup_share(run, mode)
-    if share is None or startup is None:
+    total = container_s(run)
+    if share is None or startup is None or active is None or not total:
         return None
-    return startup + active * share / container_s(run)
+    return startup + active * share / total
 
 
 def uncertain_share(run: CohortRun) -> float | None:
@@ -236,23 +237,23 @@ def listed_correlation(run: CohortRun) -> float | None:
 
 def load_correlation(run: CohortRun) -> float | None:
     """Pearson's r of the load in a step and the memory at its end."""
-    return None if run.cpu is None else _load_and(run, run.cpu_memory_mb[1:])
+    return None if run.cpu is None else _load_and(run.cpu, run.cpu_memory_mb[1:])
 
 
 def start_correlation(run: CohortRun) -> float | None:
     """Pearson's r of the load in a step and the memory at its start."""
-    return None if run.cpu is None else _load_and(run, run.cpu_memory_mb[:-1])
+    return None if run.cpu is None else _load_and(run.cpu, run.cpu_memory_mb[:-1])
 
 
-def _load_and(run: CohortRun, memory_mb: np.ndarray) -> float | None:
+def _load_and(cpu: CpuSeries, memory_mb: Floats) -> float | None:
     known = np.isfinite(memory_mb)
-    return correlation(run.cpu.load_percent[known], memory_mb[known])
+    return correlation(cpu.load_percent[known], memory_mb[known])
 
 
 def unattenuated_correlation(run: CohortRun) -> float | None:
     """The correlation if the load had no error, which makes it smaller than it is."""
     r = load_correlation(run)
-    if r is None:
+    if r is None or run.cpu is None:
         return None
     # Errors are evenly spread within their bounds.
     noise = float((run.cpu.load_error_percent**2).mean()) / 3
@@ -260,7 +261,7 @@ def unattenuated_correlation(run: CohortRun) -> float | None:
     return r / reliable**0.5 if reliable else 0.0
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+def correlation(a: Floats, b: Floats) -> float | None:
     """Pearson's r; None for fewer than ten points or where one of them does not vary."""
     if len(a) < _LEAST_FOR_R or a.std() == 0 or b.std() == 0:
         return None
@@ -291,7 +292,7 @@ def quantile_interval(
     return ordered[lower[-1]], ordered[upper[0]]
 
 
-def in_listed_calls(run: CohortRun) -> np.ndarray:
+def in_listed_calls(run: CohortRun) -> Bools:
     """Which samples lie between request and result of any call, sub-agents' included."""
     return within(run.series.utc_ns, tool_spans(run, PAPER))
 
@@ -308,16 +309,17 @@ def tool_spans(run: CohortRun, mode: str) -> Sequence[tuple[int, int]]:
     return union(spans, (0, 2**63))
 
 
-def within(utc_ns: np.ndarray, intervals: Sequence[tuple[int, int]]) -> np.ndarray:
+def within(utc_ns: Ints, intervals: Sequence[tuple[int, int]]) -> Bools:
     """Which times lie in disjoint intervals, both ends included."""
     if not intervals:
         return np.zeros(len(utc_ns), bool)
     bounds = np.array(intervals, dtype=np.int64)
     place = np.searchsorted(bounds[:, 0], utc_ns, side="right") - 1
-    return (place >= 0) & (utc_ns <= bounds[np.maximum(place, 0), 1])
+    inside: Bools = (place >= 0) & (utc_ns <= bounds[np.maximum(place, 0), 1])
+    return inside
 
 
-def listed_memory_mb(series: Series) -> np.ndarray:
+def listed_memory_mb(series: Series) -> Floats:
     """Memory as most of AgentCgroup's scripts read it from the printed text: 1 GB is 1024 MB.
 
     NaN where nothing was read.
@@ -327,7 +329,7 @@ def listed_memory_mb(series: Series) -> np.ndarray:
     return np.where(np.isnan(series.memory_bytes), np.nan, read)
 
 
-def cut_memory_mb(series: Series) -> np.ndarray:
+def cut_memory_mb(series: Series) -> Floats:
     """Memory as one of AgentCgroup's scripts reads it: without the last three letters of `186MB`.
 
     What is left of the printed text is 18, a tenth of it, where there are no decimals. NaN where
@@ -345,7 +347,7 @@ def _cut(memory_bytes: float) -> float:
     return math.nan if math.isnan(memory_bytes) else 0.0
 
 
-def _printed(memory_bytes: np.ndarray) -> np.ndarray:
+def _printed(memory_bytes: Floats) -> Floats:
     """The value that the engine prints, with four significant digits."""
     known = np.nan_to_num(memory_bytes)
     digits = np.floor(np.log10(np.maximum(known, 1)))
@@ -376,7 +378,7 @@ def test_rises(run: CohortRun) -> list[float]:
         and call["category"] == "test"
         and (call["duration_s"] or 0) >= _LEAST_CALL_S
     ]
-    exact = [c for c in tests if c["mem_peak_source"] in ("watermark", "counter")]
+    exact = [c for c in tests if c["mem_peak_source"] in (PeakSource.WATERMARK, PeakSource.COUNTER)]
     known = [
         (call["mem_peak_bytes"] - call["mem_before_bytes"]) / MB
         for call in exact
@@ -392,7 +394,7 @@ def test_rises(run: CohortRun) -> list[float]:
 
 
 def _sampled_rises(
-    spans: Iterable[tuple[int, int]], utc_ns: np.ndarray, memory_mb: np.ndarray
+    spans: Iterable[tuple[int, int]], utc_ns: Ints, memory_mb: Floats
 ) -> list[float]:
     """Peak within each span less the last sample before it; no rise where no sample is within."""
     rises = []
@@ -404,41 +406,7 @@ def _sampled_rises(
     return rises
 
 
-def change_rates(run: CohortRun, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """How fast CPU (percent of a core per second) and memory (MB/s) change between samples.
-
-    In `paper` mode CPU is the average since the start, whose changes are not those of the load.
-    """
-    if mode == PAPER:
-        t_s, cpu, memory = (
-            run.series.t_s, run.series.mean_cpu_percent, listed_memory_mb(run.series),
-        )  # fmt: skip
-        return _rates(t_s, cpu), _rates(t_s, memory)
-    memory = _rates(run.series.live_t_s, run.series.live_memory_mb)
-    if run.cpu is None:
-        return np.empty(0), memory
-    return _rates((run.cpu_t_s[1:] + run.cpu_t_s[:-1]) / 2, run.cpu.load_percent), memory
-
-
-def burst_steps(run: CohortRun) -> int:
-    """Steps that AgentCgroup calls a burst: more than 20 %/s of CPU or 50 MB/s of memory."""
-    cpu, memory = change_rates(run, PAPER)
-    return int(((cpu > RATE_BURST_CPU) | (memory > RATE_BURST_MEMORY_MB)).sum())
-
-
-def known_steps(run: CohortRun) -> int:
-    """Steps of which the change of CPU or of memory is known."""
-    cpu, memory = change_rates(run, PAPER)
-    return int((np.isfinite(cpu) | np.isfinite(memory)).sum())
-
-
-def _rates(t_s: np.ndarray, values: np.ndarray) -> np.ndarray:
-    step = np.diff(t_s)
-    usable = (step > 0) & (step < LONGEST_STEP_S)
-    return np.abs(np.diff(values)[usable]) / step[usable]
-
-
-def cpu_over_time(run: CohortRun, mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cpu_over_time(run: CohortRun, mode: str) -> tuple[Floats, Floats, Floats]:
     """Bounds of the steps (s since the first sample), CPU in each (percent of a core), its error.
 
     In `paper` mode the printed averages, each from its sample to the next, without an error.
@@ -451,7 +419,7 @@ def cpu_over_time(run: CohortRun, mode: str) -> tuple[np.ndarray, np.ndarray, np
     return run.cpu_t_s, run.cpu.load_percent, run.cpu.load_error_percent
 
 
-def memory_over_time(run: CohortRun, mode: str) -> tuple[np.ndarray, np.ndarray]:
+def memory_over_time(run: CohortRun, mode: str) -> tuple[Floats, Floats]:
     """Times (s since the first sample) and memory in MB, as the paper reads it or of live samples.
 
     A megabyte is a million bytes, but in `paper` mode a gigabyte has 1024 of them.
@@ -463,7 +431,7 @@ def memory_over_time(run: CohortRun, mode: str) -> tuple[np.ndarray, np.ndarray]
     return run.series.live_t_s, run.series.live_memory_mb
 
 
-def memory_trajectory(run: CohortRun, mode: str) -> np.ndarray | None:
+def memory_trajectory(run: CohortRun, mode: str) -> Floats | None:
     """Memory in MB at 100 points of the run's progress; None without two samples.
 
     Progress is the number of the sample in `paper` mode, and else time between live samples.
@@ -478,7 +446,7 @@ def memory_trajectory(run: CohortRun, mode: str) -> np.ndarray | None:
 def peak_mb(run: CohortRun, mode: str) -> float | None:
     """Peak memory in decimal megabytes: the highest sample, or the kernel's where it has one."""
     if mode == CORRECTED and run.row["mem_peak_bytes"] is not None:
-        return run.row["mem_peak_bytes"] / MB
+        return float(run.row["mem_peak_bytes"] / MB)
     memory = run.series.live_memory_mb
     return float(memory.max()) if len(memory) else None
 
@@ -513,4 +481,7 @@ def output_tokens(run: CohortRun, mode: str) -> float | None:
 
 
 def duration_s(run: CohortRun, mode: str) -> float | None:
-    return container_s(run) if mode == PAPER else run.row["agent_s"]
+    if mode == PAPER:
+        return container_s(run)
+    seconds: float | None = run.row["agent_s"]
+    return seconds

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Iterator
 
+from tabulate import tabulate
+
 from agentsweep.cli.checks import agents, host, images, limits
 from agentsweep.cli.checks.check import Check
 from agentsweep.config.config import Config
@@ -39,11 +41,12 @@ def _all(title: str, checks: Iterator[Check]) -> list[Check]:
 
 def report(checks: list[Check], out: Callable[[str], object] = print) -> None:
     """Print the checks for a person, a line each, with the cure below where there is one."""
-    width = max(len(check.name) for check in checks)
+    rows = []
     for check in checks:
-        out(f"{check.state:<5}{check.name:<{width + 2}}{check.detail}")
+        rows.append((check.state, check.name, check.detail))
         if check.cure:
-            out(f"{'':<5}{'':<{width + 2}}mend: {check.cure}")
+            rows.append(("", "", f"mend: {check.cure}"))
+    out(tabulate(rows, tablefmt="plain", disable_numparse=True))
     failed = sum(check.state == "fail" for check in checks)
     warned = sum(check.state == "warn" for check in checks)
     out(f"{len(checks)} checks: {failed} failed, {warned} to look at")

@@ -55,7 +55,7 @@ def _patches(arguments: argparse.Namespace) -> None:
 
 def _grade(arguments: argparse.Namespace) -> None:
     from agentsweep.containers import cleanup
-    from agentsweep.grading import grading_job
+    from agentsweep.grading import grading_job, grading_plan
 
     config = configuration.load(arguments)
     _refuse_ungradable(config, arguments.task)
@@ -64,8 +64,7 @@ def _grade(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise AgentsweepError(f"{arguments.patch}: {error.strerror}; name a patch file") from None
     found = grading_job.grade(
-        config,
-        arguments.task,
+        grading_plan.plan(config, arguments.task),
         patch,
         arguments.out,
         lambda: cleanup.clean_engine(config.container.engine, config.container.runtime),
@@ -82,13 +81,12 @@ def _grade(arguments: argparse.Namespace) -> None:
 
 def _validate(arguments: argparse.Namespace) -> None:
     from agentsweep.containers import cleanup
-    from agentsweep.grading import grading_job
+    from agentsweep.grading import grading_job, grading_plan
 
     config = configuration.load(arguments)
     _refuse_ungradable(config, arguments.task)
     record = grading_job.validate(
-        config,
-        arguments.task,
+        grading_plan.plan(config, arguments.task),
         lambda: cleanup.clean_engine(config.container.engine, config.container.runtime),
         say,
     )
@@ -115,9 +113,9 @@ def _validity(record: dict[str, Any]) -> str:
 
 
 def _refuse_ungradable(config: "Config", task: str) -> None:
-    from agentsweep.grading import grading_job
+    from agentsweep.grading import grading_plan
 
-    reason = grading_job.ungradable(config, task)
+    reason = grading_plan.ungradable(config, task)
     if config.task(task).row is None:
         reason = "it has no `row` of a benchmark: name one"
     if reason is not None:

@@ -14,10 +14,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tabulate import tabulate
+
 from agentsweep.config.agent_models import LIVE
 from agentsweep.config.cells import Cell
 from agentsweep.config.config import Config
-from agentsweep.grading import grading_job
+from agentsweep.grading import grading_job, grading_plan
 from agentsweep.host.capacity import Machine
 from agentsweep.runs.recall import Choice
 from agentsweep.units import parse_size
@@ -54,13 +56,18 @@ class Row:
 def make(config: Config, machine: Machine) -> list[Row]:
     """A row for every cell of the sweep, in its order."""
     archive = _Archive(config)
-    invalid = {task: grading_job.invalidity(config, task) for task in config.task_names()}
+    invalid = {
+        task: grading_job.invalidity(grading_plan.plan(config, task))
+        for task in config.task_names()
+        if grading_plan.gradable(config, task)
+    }
     rows = []
     for cell in config.cells():
         mode, settings = config.mode(cell), config.agent_settings(cell.agent)
         misfit, choice = config.misfit(cell, machine), config.choice(cell)
-        if invalid[cell.task] is not None:
-            rows.append(Row(cell.id, LEFT_OUT, mode, reason=invalid[cell.task]))
+        reason = invalid.get(cell.task)
+        if reason is not None:
+            rows.append(Row(cell.id, LEFT_OUT, mode, reason=reason))
         elif choice.attempt is not None:
             rows.append(Row(cell.id, SEALED, mode))
         elif misfit is not None:
@@ -172,8 +179,8 @@ class _Archive:
 def render(rows: Iterable[Row]) -> str:
     """The plan as text: a line for each cell, then the sums."""
     rows = list(rows)
-    width = max((len(row.cell) for row in rows), default=0)
-    lines = [f"{row.cell:<{width}}  {_said(row)}" for row in rows]
+    cells = [(row.cell, _said(row)) for row in rows]
+    lines = [tabulate(cells, tablefmt="plain", disable_numparse=True)]
     counts = Counter(row.state for row in rows)
     lines += ["", f"{len(rows)} cells: {counts[SEALED]} sealed (recalled, no new run), "
               f"{counts[RUN]} would run"]  # fmt: skip

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from agentsweep import seal
 from agentsweep.runs.store import SEALED, SUPERSEDED, Attempt, Store
 from agentsweep.units import format_size
@@ -64,10 +66,9 @@ def table(found: list[Row], for_people: bool) -> str:
     for row in found:
         shown = row | {"wall_s": _seconds(row["wall_s"]), "size_bytes": human(row["size_bytes"])}
         lines.append([_cell(shown[name]) for name in COLUMNS])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    aligned = tabulate(lines, tablefmt="plain", disable_numparse=True)
     total = human(sum(row["size_bytes"] for row in found))
-    return "\n".join([*padded, "", f"{len(found)} attempts, {total}"])
+    return "\n".join([aligned, "", f"{len(found)} attempts, {total}"])
 
 
 def describe(attempt: Attempt) -> str:
@@ -120,7 +121,7 @@ def describe(attempt: Attempt) -> str:
         top += "/" if rest else ""
         sizes[top] = sizes.get(top, 0) + size
     lines["files"] = ", ".join(f"{name} {human(size)}" for name, size in sizes.items())
-    return "\n".join(f"{name:<8} {value}" for name, value in lines.items())
+    return str(tabulate(lines.items(), tablefmt="plain", disable_numparse=True))
 
 
 def _seal(attempt: Attempt, result: Json) -> str | None:

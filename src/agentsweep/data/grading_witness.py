@@ -40,18 +40,24 @@ _dumps, _write, _sha256, _compile, _realpath = (
 )
 _MOST_NODES = 300
 
+# For type checkers alone: nothing more than pytest has is imported where tests run.
+MYPY = False
+if MYPY:
+    from collections.abc import Callable
+    from typing import Any
 
-def _settings():
+
+def _settings() -> "Any":
     path = os.path.splitext(os.path.abspath(__file__))[0] + ".json"  # noqa: PTH100, PTH122
     with open(path, encoding="utf-8") as file:  # noqa: PTH123
         return json.load(file)
 
 
-def _code_sha256(code):
+def _code_sha256(code: types.CodeType) -> str:
     """A hash of what a code object does: of all but the name of its file."""
     summary = _sha256()
 
-    def add(value):
+    def add(value: object) -> None:
         if isinstance(value, types.CodeType):
             summary.update(b"(")
             for part in (
@@ -85,7 +91,7 @@ def _code_sha256(code):
     return summary.hexdigest()
 
 
-def _codes(code):
+def _codes(code: types.CodeType) -> "list[types.CodeType]":
     """All code objects in one."""
     found, ahead = [], [code]
     while ahead:
@@ -98,18 +104,22 @@ def _codes(code):
 class _File(object):  # noqa: UP004
     """A test file as it was when pytest started: hash, and hashes and names of its functions."""
 
-    def __init__(self, path, where):
-        self.path, self.where, self.known, self.names = path, where, set(), set()
+    def __init__(self, path: str, where: str) -> None:
+        self.path, self.where = path, where
+        self.known = set()  # type: set[str]
+        self.names = set()  # type: set[str]
+        self._source = None  # type: bytes | None
         try:
             with open(where, "rb") as file:  # noqa: PTH123
                 self._source = file.read()
         except OSError:
-            self._source = None
-        self.sha256 = None if self._source is None else _sha256(self._source).hexdigest()
-        if self._source is not None:
-            self._add(lambda: _compile(self._source, where, "exec", dont_inherit=True))
+            pass
+        source = self._source
+        self.sha256 = None if source is None else _sha256(source).hexdigest()
+        if source is not None:
+            self._add(lambda: _compile(source, where, "exec", dont_inherit=True))
 
-    def rewritten(self, config):
+    def rewritten(self, config: "Any") -> None:
         """Add what pytest's own rewriting of assertions makes of it."""
         if self._source is None:
             return
@@ -120,13 +130,13 @@ class _File(object):  # noqa: UP004
         except ImportError:
             return
         path = pathlib.Path(self.where)
-        # pytest 5 and later, and those before.
+        # pytest 5 and later, and those before, which take a text.
         if not self._add(lambda: rewrite(path, config)[1]):
-            self._add(lambda: rewrite(self.where, config)[1]) or self._add(
+            self._add(lambda: rewrite(self.where, config)[1]) or self._add(  # type: ignore[arg-type]
                 lambda: rewrite(config, __import__("py").path.local(self.where))[1]
             )
 
-    def _add(self, make):
+    def _add(self, make: "Callable[[], object]") -> bool:
         try:
             code = make()
         except Exception:
@@ -138,7 +148,7 @@ class _File(object):  # noqa: UP004
             self.names.add(one.co_name)
         return True
 
-    def seen(self, item):
+    def seen(self, item: object) -> "tuple[str, int | None, str | None]":
         """What a test's function is: `code`, `line` and `where` of this module's docstring."""
         module = getattr(item, "module", None)
         function = getattr(item, "function", None) or getattr(item, "obj", None)
@@ -154,7 +164,7 @@ class _File(object):  # noqa: UP004
             if not isinstance(origin, str) or _realpath(origin) != self.where:
                 return "other", None, origin if isinstance(origin, str) else None
         function = getattr(function, "__func__", function)
-        code = getattr(function, "__code__", None)
+        code = getattr(function, "__code__", None)  # type: Any
         name = getattr(item, "originalname", None) or str(getattr(item, "name", "")).split("[")[0]
         known = isinstance(code, types.CodeType) and _code_sha256(code) in self.known
         if known and code.co_name == name:
@@ -169,9 +179,10 @@ class _File(object):  # noqa: UP004
         return "hidden" if name in self.names else "foreign", line, where
 
 
-def _reached(function):
+def _reached(function: object) -> "list[types.CodeType]":
     """The code of functions that a function holds: what a decorator wrapped is among it."""
-    found, ahead, seen = [], [function], set()
+    found, ahead = [], [function]
+    seen = set()  # type: set[int]
     while ahead and len(seen) < _MOST_NODES:
         one = ahead.pop(0)
         if id(one) in seen:
@@ -198,12 +209,12 @@ def _reached(function):
 class _Witness(object):  # noqa: UP004
     """What is seen, written as it happens."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         given = _settings()
         self._tree = _realpath(given["tree"])
         self._out = os.open(given["out"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        self._said = {}
-        self.config = None
+        self._said = {}  # type: dict[str, tuple[str, int | None, str | None]]
+        self.config = None  # type: Any
         self.say(
             "start",
             before=self._before(),
@@ -212,17 +223,17 @@ class _Witness(object):  # noqa: UP004
             pid=os.getpid(),
             worker=os.environ.get("PYTEST_XDIST_WORKER"),
         )
-        self._files = {}
+        self._files = {}  # type: dict[str, _File]
         for path in given["files"]:
             where = _realpath(os.path.join(self._tree, path))  # noqa: PTH118
             self._files[where] = file = _File(path, where)
             self.say("file", path=path, sha256=file.sha256)
 
-    def say(self, kind, **fields):
+    def say(self, kind: str, **fields: object) -> None:
         line = _dumps(dict(fields, kind=kind)) + "\n"
         _write(self._out, line.encode("ascii"))
 
-    def _before(self):
+    def _before(self) -> "list[str]":
         """Top packages of the work tree that were imported before."""
         found = set()
         for name, module in list(sys.modules.items()):
@@ -233,14 +244,14 @@ class _Witness(object):  # noqa: UP004
                 found.add(name.split(".")[0])
         return sorted(found)
 
-    def begin(self, config):
+    def begin(self, config: "Any") -> None:
         """pytest's settings are read: see what its rewriting makes of the files."""
         if self.config is None:
             self.config = config
             for file in self._files.values():
                 file.rewritten(config)
 
-    def look(self, item):
+    def look(self, item: "Any") -> None:
         """Say what a test is, where that was not yet said."""
         path = getattr(item, "path", None) or getattr(item, "fspath", None)
         file = self._files.get(_realpath(str(path))) if path is not None else None
@@ -257,7 +268,7 @@ class _Witness(object):  # noqa: UP004
             fields["where"] = where[len(self._tree) + 1 :] if inside else where
         self.say("test", **fields)
 
-    def guarded(self, act, *given):
+    def guarded(self, act: "Callable[..., object]", *given: object) -> None:
         try:
             act(*given)
         except Exception as error:
@@ -269,22 +280,22 @@ class _Witness(object):  # noqa: UP004
     # Hooks, of the first pytest of this process alone: tests may run others.
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_finish(self, session):
+    def pytest_collection_finish(self, session: "Any") -> None:
         for item in session.items:
             self.guarded(self.look, item)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item):
+    def pytest_runtest_setup(self, item: "Any") -> None:
         self.guarded(self.look, item)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_call(self, item):
+    def pytest_runtest_call(self, item: "Any") -> None:
         # Again: what ran before it may have put another function there.
         self.guarded(self.look, item)
 
     # After others that may change what a report says, as those of pytest's own report are.
     @pytest.hookimpl(trylast=True)
-    def pytest_runtest_logreport(self, report):
+    def pytest_runtest_logreport(self, report: "Any") -> None:
         if report.when != "call" and report.outcome == "passed":
             return
         self.guarded(
@@ -298,7 +309,7 @@ class _Witness(object):  # noqa: UP004
         )
 
     @pytest.hookimpl(trylast=True)
-    def pytest_unconfigure(self, config):
+    def pytest_unconfigure(self, config: "Any") -> None:
         self.guarded(lambda: self.say("end"))
 
 
@@ -306,11 +317,11 @@ _witness = _Witness()
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(early_config):
+def pytest_load_initial_conftests(early_config: "Any") -> None:
     _witness.guarded(_witness.begin, early_config)
 
 
-def _let_it_speak(config):
+def _let_it_speak(config: "Any") -> None:
     # What a repository may silence: the summary is one of the readings that must agree.
     if getattr(config.option, "no_summary", False):
         config.option.no_summary = False
@@ -319,7 +330,7 @@ def _let_it_speak(config):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_configure(config):
+def pytest_configure(config: "Any") -> None:
     if _witness.config is None:
         # In a process of xdist, which reads no settings.
         _witness.guarded(_witness.begin, config)

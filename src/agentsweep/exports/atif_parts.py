@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from agentsweep.agents.claude_code.records import (
     Message,
@@ -20,7 +21,10 @@ _RESULT_COLUMNS = """is_error exit_code timed_out killed interrupted background 
 # What of an answer is exported; blocks of other types are counted in its step.
 _BLOCKS = ("text", "thinking", "tool_use")
 
-EMPTY_STEP = {
+# An object of the format, as it is written.
+Json = dict[str, Any]
+
+EMPTY_STEP: Json = {
     "source": "system",
     "message": "No message of this conversation was recorded.",
     "extra": {"kind": "empty"},
@@ -32,13 +36,13 @@ def is_answer(message: Message) -> bool:
     return message.role == "assistant" and message.kind != "error"
 
 
-def agent_step(message: Message) -> dict:
+def agent_step(message: Message) -> Json:
     """A step of the agent, without its tools. What the CLI says of a failed request is one too."""
     blocks = [block for _, block in message.content or ()]
     thoughts = (as_text(b.get("thinking")) for b in blocks if b.get("type") == "thinking")
     reasoning = "\n".join(thought for thought in thoughts if thought)
     step = {**_stamp(message), "source": "agent", "message": text_of(message)}
-    extra = {"message_id": message.key, "kind": message.kind}
+    extra: Json = {"message_id": message.key, "kind": message.kind}
     if message.abandoned:
         extra |= {"abandoned": True}
     if not is_answer(message):
@@ -58,14 +62,14 @@ def agent_step(message: Message) -> dict:
     }
 
 
-def user_step(message: Message, text: str) -> dict:
+def user_step(message: Message, text: str) -> Json:
     """What went to the model beside tool results: from the user, else (`extra.kind`) the CLI."""
     source = "user" if message.kind in ("prompt", "interrupt") else "system"
-    extra = {"message_id": message.key, "kind": message.kind}
+    extra: Json = {"message_id": message.key, "kind": message.kind}
     return {**_stamp(message), "source": source, "message": text, "extra": extra}
 
 
-def _stamp(message: Message) -> dict:
+def _stamp(message: Message) -> Json:
     time = format_time(message.first_utc_ns)
     return {"timestamp": time} if time else {}
 
@@ -75,7 +79,7 @@ def text_of(message: Message) -> str:
     return as_text(result_text([block for _, block in message.content or ()])) or ""
 
 
-def _metrics(usage: Usage) -> dict:
+def _metrics(usage: Usage) -> Json:
     """Tokens of one API message; `output_tokens_final` false: no more than a lower bound of them.
 
     ATIF's prompt is all of it; the API's `input_tokens` leave out what came from the cache or went
@@ -92,7 +96,7 @@ def _metrics(usage: Usage) -> dict:
     }
 
 
-def final_metrics_of(usages: list[Usage], steps: int) -> dict:
+def final_metrics_of(usages: list[Usage], steps: int) -> Json:
     """Sums over the steps of one conversation, without its sub-agents."""
     return {
         "total_prompt_tokens": sum(map(_prompt_tokens, usages)),
@@ -107,7 +111,7 @@ def _prompt_tokens(usage: Usage) -> int:
     return usage.total - usage.output_tokens
 
 
-def tool_call(call: ToolCall, row: dict) -> dict:
+def tool_call(call: ToolCall, row: Json) -> Json:
     """A tool call, with what its row in `tool_calls` says of times and memory."""
     extra = known(row, _CALL_COLUMNS.split())
     try:
@@ -122,7 +126,7 @@ def tool_call(call: ToolCall, row: dict) -> dict:
     }
 
 
-def result_of(call: ToolCall, row: dict, references: list[dict]) -> dict:
+def result_of(call: ToolCall, row: Json, references: list[Json]) -> Json:
     """A call's result. One that never came has no content, but may have started a sub-agent."""
     made = {"source_call_id": call.id, "extra": known(row, ("finished", *_RESULT_COLUMNS.split()))}
     if call.finished:
@@ -130,7 +134,7 @@ def result_of(call: ToolCall, row: dict, references: list[dict]) -> dict:
     return made | ({"subagent_trajectory_ref": references} if references else {})
 
 
-def known(row: dict, names: Iterable[str]) -> dict:
+def known(row: Json, names: Iterable[str]) -> Json:
     """The columns that have a value."""
     return {name: row[name] for name in names if row.get(name) is not None}
 

@@ -13,6 +13,7 @@ from operator import itemgetter
 from agentsweep.agents.claude_code.records import Message, SubAgent, ToolCall, as_text
 from agentsweep.exports.atif_parts import (
     EMPTY_STEP,
+    Json,
     agent_step,
     final_metrics_of,
     is_answer,
@@ -24,6 +25,7 @@ from agentsweep.exports.atif_parts import (
 )
 from agentsweep.extraction.linked_run import TOKENS, Run
 from agentsweep.extraction.run_row import run_row
+from agentsweep.vocabulary import ModelMode
 
 VERSION = "ATIF-v1.8"
 
@@ -40,7 +42,7 @@ _RUN_TOKENS = (*TOKENS, "output_tokens_final")
 Chain = str | None  # a sub-agent's id; None is the main conversation
 
 
-def trajectory(run: Run) -> dict:
+def trajectory(run: Run) -> Json:
     """The run as one JSON-able ATIF object; `run` was read with the contents of its messages.
 
     A conversation without any message has one step that says so, as the format asks for one.
@@ -56,7 +58,7 @@ class _Maker:
         self._messages: dict[Chain, list[Message]] = defaultdict(list)
         for message in run.trace.messages:
             self._messages[message.agent_id].append(message)
-        self._calls: dict[tuple[str, Chain], list[tuple[ToolCall, dict]]] = defaultdict(list)
+        self._calls: dict[tuple[str, Chain], list[tuple[ToolCall, Json]]] = defaultdict(list)
         for call, row in zip(run.trace.tool_calls, run.tool_rows, strict=True):
             self._calls[call.message_id, call.agent_id].append((call, row))
         self._started: dict[int, list[SubAgent]] = defaultdict(list)
@@ -64,7 +66,7 @@ class _Maker:
             if agent.parent is not None:
                 self._started[id(agent.parent)].append(agent)
 
-    def root(self) -> dict:
+    def root(self) -> Json:
         row = self._row
         made = self._trajectory(None, row["run_id"], row["model"] or row["model_requested"])
         # Warm-ups, and those whose call is lost: no step refers to them.
@@ -76,17 +78,18 @@ class _Maker:
         made["extra"] = known(row, _RUN_COLUMNS.split())
         return made | ({"subagent_trajectories": embedded} if embedded else {})
 
-    def _cost(self) -> dict:
+    def _cost(self) -> Json:
         """ATIF asks for real money: a scripted or a replayed run cost none."""
         mode, said = self._row["model_mode"], self._row["cost_usd"]
-        cost = {"scripted": 0.0, "replay": 0.0, "live": said}.get(mode or "")
-        return {"total_cost_usd": cost} if cost is not None else {}
+        if mode in (ModelMode.SCRIPTED, ModelMode.REPLAY):
+            return {"total_cost_usd": 0.0}
+        return {"total_cost_usd": said} if mode == ModelMode.LIVE and said is not None else {}
 
-    def _cost_said(self) -> dict:
+    def _cost_said(self) -> Json:
         cost = self._row["cost_usd"]
         return {"cost_usd_said_by_agent": cost} if cost is not None else {}
 
-    def _subagent(self, agent: SubAgent) -> dict:
+    def _subagent(self, agent: SubAgent) -> Json:
         self._made.add(agent.agent_id)
         model = next(iter(agent.models), None)
         made = self._trajectory(agent.agent_id, agent.agent_id, model)
@@ -94,8 +97,8 @@ class _Maker:
         made["extra"] = known(said, said) | {"warmup": agent.warmup}
         return made
 
-    def _trajectory(self, chain: Chain, identity: str, model: str | None) -> dict:
-        embedded: list[dict] = []
+    def _trajectory(self, chain: Chain, identity: str, model: str | None) -> Json:
+        embedded: list[Json] = []
         steps = [step for _, step in sorted(self._steps(chain, embedded), key=itemgetter(0))]
         steps = steps or [EMPTY_STEP]
         answers = [message for message in self._messages[chain] if is_answer(message)]
@@ -114,7 +117,7 @@ class _Maker:
             **({"subagent_trajectories": embedded} if embedded else {}),
         }
 
-    def _steps(self, chain: Chain, embedded: list[dict]) -> Iterable[tuple[int, dict]]:
+    def _steps(self, chain: Chain, embedded: list[Json]) -> Iterable[tuple[int, Json]]:
         """The steps of a conversation, each with its time in ns; sub-agents go to `embedded`."""
         used, time_ns = set(), 0
         for message in self._messages[chain]:
@@ -136,7 +139,7 @@ class _Maker:
                     step | said | self._tools(message_id, chain, embedded),
                 )
 
-    def _tools(self, message_id: str, chain: Chain, embedded: list[dict]) -> dict:
+    def _tools(self, message_id: str, chain: Chain, embedded: list[Json]) -> Json:
         """A step's tool calls and what is known of their results."""
         calls, results = [], []
         for call, row in self._calls.get((message_id, chain), ()):
@@ -147,9 +150,9 @@ class _Maker:
             if call.finished or agents:
                 results.append(result_of(call, row, [self._reference(a) for a in agents]))
             embedded += [self._subagent(agent) for agent in agents]
-        made: dict = {"tool_calls": calls} if calls else {}
+        made: Json = {"tool_calls": calls} if calls else {}
         return made | ({"observation": {"results": results}} if results else {})
 
-    def _reference(self, agent: SubAgent) -> dict:
+    def _reference(self, agent: SubAgent) -> Json:
         session = self._row["session_id"]
         return {"trajectory_id": agent.agent_id} | ({"session_id": session} if session else {})

@@ -12,6 +12,7 @@ from agentsweep.config.cells import Cell
 from agentsweep.config.config import Config
 from agentsweep.errors import AgentsweepError
 from agentsweep.runs.recall import is_run_of, verify
+from agentsweep.tables.rows import NewRow
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class FinishedRun:
 
     cell: Cell
     directory: Path
-    result: dict
+    result: NewRow
 
 
 def find(config: Config) -> tuple[list[FinishedRun], list[Cell]]:
@@ -52,13 +53,13 @@ def _of_cell(config: Config, cell: Cell) -> FinishedRun | None:
     result = sealed.result() if sealed is not None else None
     if sealed is not None:
         verify(sealed, cell.id, needed=())
-    if result is not None:
-        return FinishedRun(cell, sealed.path, result)
+        if result is not None:
+            return FinishedRun(cell, sealed.path, result)
     directory = Path(config.paths.results) / "runs" / cell.id
     try:
-        result = untrusted.read_json(directory / "result.json")
+        found = untrusted.read_json(directory / "result.json")
     except (OSError, ValueError):
         return None
-    if choice.before or not is_run_of(config.spec(cell), result):
+    if choice.before or not isinstance(found, dict) or not is_run_of(config.spec(cell), found):
         return None
-    return FinishedRun(cell, directory, result)
+    return FinishedRun(cell, directory, found)

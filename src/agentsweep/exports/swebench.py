@@ -18,7 +18,7 @@ from agentsweep.exports import finished_runs
 from agentsweep.exports.finished_runs import FinishedRun
 from agentsweep.extraction.run_directory import Fields
 from agentsweep.files import disk_errors, write_durably
-from agentsweep.runs.outcome import OUTCOMES, UNRELATED_OUTCOMES
+from agentsweep.vocabulary import UNRELATED_OUTCOMES, Outcome, PatchStatus
 
 GRADED_KIND = "swe"
 
@@ -78,15 +78,17 @@ def _gradable(
     The harness counts an instance without a patch as not resolved, which a run that the provider
     or the budget ended says nothing about.
     """
-    kept, others, unrelated = [], {}, []
+    kept: list[FinishedRun] = []
+    others: dict[str, tuple[str, int]] = {}
+    unrelated: list[tuple[Outcome, str]] = []
     for run in runs:
         kind, outcome = config.task(run.cell.task).kind, run.result.get("outcome")
         if kind != GRADED_KIND:
             others[run.cell.task] = (kind, others.get(run.cell.task, (kind, 0))[1] + 1)
-        elif outcome not in OUTCOMES:
+        elif outcome not in [*Outcome]:
             say(f"left out: {run.cell.id}: its outcome {outcome!r} says nothing about the agent")
         elif outcome in UNRELATED_OUTCOMES:
-            unrelated.append((outcome, run.cell.id))
+            unrelated.append((Outcome(outcome), run.cell.id))
         else:
             kept.append(run)
     for task, (kind, count) in others.items():
@@ -109,7 +111,7 @@ def _patch(run: FinishedRun) -> str:
     the harness writes it as UTF-8, so that such a patch would arrive as another one.
     """
     said = Fields(run.result.get("patch"))
-    if said("status") != "ok":
+    if said("status") != PatchStatus.OK:
         return ""
     path = run.directory / "patch.diff"
     try:
@@ -136,7 +138,7 @@ def _patch(run: FinishedRun) -> str:
 def _note(run: FinishedRun) -> str | None:
     """What a reader of a prediction should know about its patch, None where that is nothing."""
     said = Fields(run.result.get("patch"))
-    if said("status") not in ("ok", "empty"):
+    if said("status") not in (PatchStatus.OK, PatchStatus.EMPTY):
         return f"no patch could be taken ({said('reason')}): its prediction is empty"
     if said("reason"):
         return f"its patch lacks what git could not read: {said('reason')}"

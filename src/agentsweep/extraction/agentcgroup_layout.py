@@ -20,6 +20,8 @@ from agentsweep.agents.claude_code.records import parse_time
 from agentsweep.agents.claude_code.tool_category import categorise
 from agentsweep.errors import AgentsweepError
 from agentsweep.extraction.run_directory import Damage, Fields, number, whole, word
+from agentsweep.tables.rows import NewRow
+from agentsweep.vocabulary import FileStatus, TimeSource
 
 FILES = ("resources.json", "tool_calls.json", "results.json", "trace.jsonl")
 ATTEMPT = re.compile(r"attempt[_-]?(\d+)$", re.IGNORECASE)
@@ -171,7 +173,7 @@ def _find(root: Path, directory: Path, place: str, depth: int, found: list[Attem
     if ATTEMPT.match(directory.name):
         found.append(AttemptDir(directory, place))
         return
-    own, below = 0, []
+    own, below = 0, list[AttemptDir]()
     for entry in directory.iterdir():
         own += entry.name in FILES
         # A link into the data set is a second name of a run, not a second run.
@@ -261,7 +263,7 @@ class AttemptFiles:
         if not isinstance(listed, list):
             listed = self.results("resource_samples", "samples")
         if not isinstance(listed, list):
-            return [], "damaged" if self._unreadable else "missing"
+            return [], FileStatus.DAMAGED if self._unreadable else FileStatus.MISSING
         samples = [sample for entry in listed if (sample := _sample(entry)) is not None]
         bad = len(listed) - len(samples)
         if bad:
@@ -276,7 +278,9 @@ class AttemptFiles:
             self._damage.add("samples", f"unreadable readings: {', '.join(said)}")
         # Stable: samples of one time stay in their order.
         samples.sort(key=lambda sample: sample.utc_ns or sample.local_ns or 0)
-        return samples, "damaged" if bad else "ok" if samples else "empty"
+        if bad:
+            return samples, FileStatus.DAMAGED
+        return samples, FileStatus.OK if samples else FileStatus.EMPTY
 
     @cached_property
     def tool_calls(self) -> list[Fields]:
@@ -375,12 +379,12 @@ def zone_ns(samples: Iterable[Sample], trace_first_utc_ns: int | None) -> int | 
     """
     first_ns = None
     for sample in samples:
-        if None not in (sample.local_ns, sample.utc_ns):
+        if sample.local_ns is not None and sample.utc_ns is not None:
             zone = _whole_step(sample.local_ns - sample.utc_ns)
             if zone is not None:
                 return zone
         first_ns = sample.local_ns if first_ns is None else first_ns
-    if None in (first_ns, trace_first_utc_ns):
+    if first_ns is None or trace_first_utc_ns is None:
         return None
     return _whole_step(first_ns - trace_first_utc_ns)
 
@@ -398,7 +402,7 @@ def utc_of(text: object, zone: int | None) -> int | None:
     if moment is not None and moment.tzinfo is not None:
         return parse_time(text)
     local = naive_ns(text)
-    return None if None in (local, zone) else local - zone
+    return None if local is None or zone is None else local - zone
 
 
 def instance_id(task: str, image: str | None) -> str | None:
@@ -448,7 +452,7 @@ def listed_zone_ns(
     return fitting[0] if len(fitting) == 1 else None
 
 
-def listed_call(run_id: str, place: int, entry: Fields, zone: int | None) -> dict:
+def listed_call(run_id: str, place: int, entry: Fields, zone: int | None) -> NewRow:
     """A row of `tool_calls` for an entry of tool_calls.json, for runs that have no trace.
 
     zone: how far its times without a zone are ahead of UTC. Where nobody knows it, when the call
@@ -461,9 +465,9 @@ def listed_call(run_id: str, place: int, entry: Fields, zone: int | None) -> dic
     if start is not None and end is not None:
         start = min(start, end)
     seconds = None if start is None or end is None else (end - start) / 1e9
-    naive = [naive_ns(text) for text in texts]
-    if seconds is None and None not in naive:
-        seconds = max(naive[1] - naive[0], 0) / 1e9
+    began, ended = (naive_ns(text) for text in texts)
+    if seconds is None and began is not None and ended is not None:
+        seconds = max(ended - began, 0) / 1e9
     return {
         "run_id": run_id,
         "tool_call_id": word(entry("id")) or f"call-{place}",
@@ -477,7 +481,7 @@ def listed_call(run_id: str, place: int, entry: Fields, zone: int | None) -> dic
         "end_utc_ns": end,
         "duration_s": seconds,
         "duration_lower_s": None,
-        "time_source": "trace",
+        "time_source": TimeSource.TRACE,
         "finished": _moment(texts[1]) is not None,
         "is_error": None,
         "command": command,

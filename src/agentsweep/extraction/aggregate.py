@@ -1,12 +1,13 @@
 """The tables of all runs, put together to one data set, in bounded memory."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from agentsweep.errors import AgentsweepError
 from agentsweep.tables import dataset, parquet
+from agentsweep.tables.rows import NewRow, Row
 
 EXTRACTED = ("runs", "tool_calls", "api_calls", "messages", "samples")
 
@@ -14,10 +15,10 @@ EXTRACTED = ("runs", "tool_calls", "api_calls", "messages", "samples")
 class Gradings(Protocol):
     """What is known of the runs' patches: `grades.Grades`."""
 
-    def of(self, run: Mapping) -> dict:
+    def of(self, run: Row) -> NewRow:
         """The columns of `runs` that grading fills."""
 
-    def tests(self, run: Mapping) -> list[dict]:
+    def tests(self, run: Row) -> list[NewRow]:
         """The rows of `tests` for a run."""
 
 
@@ -81,9 +82,9 @@ def _refuse_repeated(folders: Sequence[Path]) -> None:
             owner[run_id] = folder
 
 
-def _hosts(runs: Path) -> list[dict]:
+def _hosts(runs: Path) -> list[NewRow]:
     columns = [name for name in parquet.schema_of("hosts").names if name != "n_runs"]
-    counts: Counter[tuple] = Counter()
+    counts: Counter[tuple[Any, ...]] = Counter()
     for group in parquet.row_groups("runs", runs, columns):
         counts.update(zip(*(group[name].to_pylist() for name in columns), strict=True))
     ordered = sorted(counts, key=lambda host: tuple(map(repr, host)))

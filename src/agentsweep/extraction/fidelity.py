@@ -12,28 +12,10 @@ from statistics import fmean
 from typing import Any
 
 from agentsweep.agents.claude_code.records import AGENT_TOOLS
+from agentsweep.vocabulary import ReplayStatus
 
-SAME = "same"
-TEXT_DIFFERS = "text_differs"
-STATE_DIFFERS = "state_differs"
-KILLED = "killed"
-TIMED_OUT = "timed_out"
-UNFINISHED = "unfinished"
-UNAVAILABLE = "unavailable"
-UNRECORDED = "unrecorded"
-
-STATUSES = (
-    SAME,
-    TEXT_DIFFERS,
-    STATE_DIFFERS,
-    KILLED,
-    TIMED_OUT,
-    UNFINISHED,
-    UNAVAILABLE,
-    UNRECORDED,
-)
 # What a limit does to a call that the recording has without.
-LIMITED = (KILLED, TIMED_OUT)
+LIMITED = (ReplayStatus.KILLED, ReplayStatus.TIMED_OUT)
 
 # Some 100 kB of text; two texts of this length take half a second.
 MOST_TOKENS = 30_000
@@ -84,12 +66,12 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 class Comparison:
     """One replayed call against its recording.
 
-    status: one of STATUSES. fidelity: 1 for the same result, the similarity where only the text
-    differs, 0 for another end, None where there is nothing to compare. similarity: that of the two
-    texts, None unless there are two.
+    status: what became of the call. fidelity: 1 for the same result, the similarity where only the
+    text differs, 0 for another end, None where there is nothing to compare. similarity: that of the
+    two texts, None unless there are two.
     """
 
-    status: str
+    status: ReplayStatus
     fidelity: float | None
     similarity: float | None
 
@@ -105,12 +87,12 @@ class Summary:
     limited: int
 
 
-def recorded_calls(exchanges: Iterable[Mapping[str, Any]]) -> dict[str, dict]:
+def recorded_calls(exchanges: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What the recording says of each call, by its id, from the gateway's exchanges.
 
     Empty for a run that is no replay. Where a call comes twice, the first one wins.
     """
-    found: dict[str, dict] = {}
+    found: dict[str, dict[str, Any]] = {}
     for exchange in exchanges:
         recorded = exchange.get("recorded")
         for entry in recorded if isinstance(recorded, list) else ():
@@ -139,20 +121,22 @@ def compare(
     was = was if isinstance(was, str) else ""
     unknown = text is None or _is_unknown_tool(text)
     if recorded.get("offered") is False and unknown and not _is_unknown_tool(was):
-        return Comparison(UNAVAILABLE, None, None)
+        return Comparison(ReplayStatus.UNAVAILABLE, None, None)
     if recorded.get("has_result") is not True:
-        return Comparison(UNRECORDED, None, None)
+        return Comparison(ReplayStatus.UNRECORDED, None, None)
     limited = _limited(recorded, call)
     if text is None:
-        return Comparison(limited or UNFINISHED, 0.0, None)
+        return Comparison(limited or ReplayStatus.UNFINISHED, 0.0, None)
     old, new = (normalised(one, call["name"], directory) for one in (was, text))
     old, new = _as_far_as_shown(old, new)
     alike = similarity(old, new)
     if limited:
         return Comparison(limited, 0.0, alike)
     if _state_differs(recorded, call):
-        return Comparison(STATE_DIFFERS, 0.0, alike)
-    return Comparison(SAME, 1.0, 1.0) if old == new else Comparison(TEXT_DIFFERS, alike, alike)
+        return Comparison(ReplayStatus.STATE_DIFFERS, 0.0, alike)
+    if old == new:
+        return Comparison(ReplayStatus.SAME, 1.0, 1.0)
+    return Comparison(ReplayStatus.TEXT_DIFFERS, alike, alike)
 
 
 def summarise(comparisons: Iterable[Comparison]) -> Summary:
@@ -162,7 +146,7 @@ def summarise(comparisons: Iterable[Comparison]) -> Summary:
     return Summary(
         fidelity=fmean(known) if known else None,
         compared=len(known),
-        same=sum(one.status == SAME for one in made),
+        same=sum(one.status == ReplayStatus.SAME for one in made),
         limited=sum(one.status in LIMITED for one in made),
     )
 
@@ -252,13 +236,13 @@ def _whole_lines(text: str, end: int) -> int:
     return end if last < 0 else last
 
 
-def _limited(recorded: Mapping[str, Any], call: Mapping[str, Any]) -> str | None:
+def _limited(recorded: Mapping[str, Any], call: Mapping[str, Any]) -> ReplayStatus | None:
     """KILLED or TIMED_OUT, where the replay was and the recording was not."""
     killed, timed_out = _killed(call), call.get("timed_out") is True
     out_of_memory = (call.get("oom_kill_count") or 0) > 0
     if (out_of_memory or (killed and not timed_out)) and not _killed(recorded):
-        return KILLED
-    return TIMED_OUT if timed_out and recorded.get("timed_out") is not True else None
+        return ReplayStatus.KILLED
+    return ReplayStatus.TIMED_OUT if timed_out and recorded.get("timed_out") is not True else None
 
 
 def _killed(call: Mapping[str, Any]) -> bool:

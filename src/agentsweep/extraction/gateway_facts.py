@@ -133,7 +133,7 @@ def _failed(status: int | None) -> int | None:
     return None if status == 200 else status
 
 
-def _content(line: dict) -> tuple[bool, int]:
+def _content(line: dict[str, Any]) -> tuple[bool, int]:
     """Whether an answer has text or a tool call, and its number of tool calls."""
     whole = "".join(text for _, text in pieces_of(line))
     if line.get("stream"):
@@ -153,7 +153,7 @@ def _content(line: dict) -> tuple[bool, int]:
     return calls > 0 or any(map(_has_text, blocks)), calls
 
 
-def pieces_of(line: dict) -> list[tuple[int, str]]:
+def pieces_of(line: dict[str, Any]) -> list[tuple[int, str]]:
     """The pieces of an answer (`Exchange.events`), or none where any is of another shape."""
     listed = line.get("events")
     pieces = [tuple(e) for e in listed if isinstance(e, list)] if isinstance(listed, list) else []

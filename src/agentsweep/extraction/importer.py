@@ -6,9 +6,11 @@ files alone: not on the order in which the file system lists them, the machine o
 """
 
 from array import array
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentsweep.agents.claude_code.records import Trace
 from agentsweep.agents.claude_code.trace import parse_file, parse_sources
@@ -23,12 +25,17 @@ from agentsweep.extraction.linked_run import (
 )
 from agentsweep.extraction.run_directory import Damage, Fields, number, whole, word
 from agentsweep.extraction.run_row import trace_counts, trace_evidence
-from agentsweep.extraction.time_split import TIME_PARTS, time_parts
+from agentsweep.extraction.time_split import TIME_COLUMNS, time_parts
 from agentsweep.tables import parquet
+from agentsweep.tables.rows import NewRow
 from agentsweep.units import parse_cpus, parse_size
+from agentsweep.vocabulary import CpuSource, FileStatus, ModelMode, PeakSource, RunSource
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+
+_Limit = TypeVar("_Limit")
 
 TABLES = ("runs", "tool_calls", "messages", "samples")
 
@@ -62,6 +69,16 @@ def import_runs(directory: Path | str, name: str, attempts: str, out: Path | str
     return {table: writer.rows for table, writer in writers.items()}
 
 
+@dataclass(frozen=True)
+class _Placed:
+    """A sample at its time in UTC."""
+
+    utc_ns: int
+    memory_bytes: int | None
+    cpu_percent: float | None
+    dead: bool
+
+
 class _ImportedRun:
     """One attempt, its files linked."""
 
@@ -88,29 +105,35 @@ class _ImportedRun:
         ]
         return min((time for time in times if time is not None), default=None)
 
-    def _placed(self, samples: list[Sample]) -> list[Sample]:
+    def _placed(self, samples: list[Sample]) -> list[_Placed]:
         """The samples with a time in UTC, in its order; one without it is counted as bad."""
-        placed = [sample for sample in samples if self._utc_ns(sample) is not None]
-        placed.sort(key=self._utc_ns)
+        placed = [
+            _Placed(utc_ns, sample.memory_bytes, sample.cpu_percent, sample.dead)
+            for sample in samples
+            if (utc_ns := self._utc_ns(sample)) is not None
+        ]
+        placed.sort(key=lambda sample: sample.utc_ns)
         if len(placed) < len(samples):
             self.damage.add("samples", f"{len(samples) - len(placed)} have no epoch")
-            self.samples_status = "damaged"
+            self.samples_status = FileStatus.DAMAGED
         return placed
 
     def _utc_ns(self, sample: Sample) -> int | None:
         if sample.utc_ns is not None:
             return sample.utc_ns
-        return None if self.zone_ns is None else sample.local_ns - self.zone_ns
+        if self.zone_ns is None or sample.local_ns is None:
+            return None
+        return sample.local_ns - self.zone_ns
 
     def _window(self) -> tuple[int, int] | None:
         """The agent's phase: from the first sample (it is the container's first command) to the
         session's last record; None where neither samples nor session tell it."""
-        times = [self._utc_ns(sample) for sample in self.live]
+        times = [sample.utc_ns for sample in self.live]
         start = times[0] if times else self.trace.first_utc_ns
         end = self.trace.last_utc_ns
         if end is None:
             end = times[-1] if times else None
-        return None if None in (start, end) or end < start else (start, end)
+        return None if start is None or end is None or end < start else (start, end)
 
     def tables(self, samples_schema: "pa.Schema") -> dict[str, object]:
         """The rows of each table; `samples` is a record batch."""
@@ -130,8 +153,8 @@ class _ImportedRun:
         import numpy as np
         import pyarrow as pa
 
-        times = array("q", (self._utc_ns(sample) for sample in self.samples))
-        columns: dict[str, list] = {
+        times = array("q", (sample.utc_ns for sample in self.samples))
+        columns: dict[str, list[Any]] = {
             "stats_memory_bytes": [sample.memory_bytes for sample in self.samples],
             "stats_cpu_percent": [sample.cpu_percent for sample in self.samples],
         }
@@ -149,7 +172,7 @@ class _ImportedRun:
                 arrays.append(pa.nulls(len(times), field.type))
         return pa.RecordBatch.from_arrays(arrays, schema=schema), used
 
-    def _cpu(self, utc_ns) -> tuple[list[int | None], list[int | None]]:
+    def _cpu(self, utc_ns: "np.ndarray") -> tuple[list[int | None], list[int | None]]:
         """Cumulative CPU time and its uncertainty at each sample, in us."""
         import numpy as np
 
@@ -180,16 +203,16 @@ class _ImportedRun:
         known = [
             usec
             for sample, usec in zip(self.samples, used, strict=True)
-            if usec is not None and self._utc_ns(sample) <= self.window[1]
+            if usec is not None and sample.utc_ns <= self.window[1]
         ]
         return known[-1] if known else None
 
     # --- tool calls ---
 
-    def _call_rows(self) -> list[dict]:
+    def _call_rows(self) -> list[NewRow]:
         curve = Curve(near_ns=_NEAR_NS)
         for sample in self.live:
-            curve.t_ns.append(self._utc_ns(sample))
+            curve.t_ns.append(sample.utc_ns)
             curve.memory_bytes.append(-1 if sample.memory_bytes is None else sample.memory_bytes)
         if not self.trace.messages:
             rows = self._listed_rows()
@@ -200,12 +223,12 @@ class _ImportedRun:
             ]
         return [row | sampled_memory(row, curve) for row in rows]
 
-    def _listed_rows(self) -> list[dict]:
+    def _listed_rows(self) -> list[NewRow]:
         """The calls that tool_calls.json lists; those whose time nobody can place are noted."""
         entries = self.files.tool_calls
         span = None
         if self.live:
-            span = self._utc_ns(self.live[0]), self._utc_ns(self.live[-1])
+            span = self.live[0].utc_ns, self.live[-1].utc_ns
         zone_ns = agentcgroup_layout.listed_zone_ns(entries, span, self.zone_ns)
         rows = [
             agentcgroup_layout.listed_call(self.run_id, place, entry, zone_ns)
@@ -222,15 +245,15 @@ class _ImportedRun:
 
     # --- the run ---
 
-    def _run_row(self, calls: list[dict], used: list[int | None]) -> dict:
+    def _run_row(self, calls: list[NewRow], used: list[int | None]) -> NewRow:
         results, trace, window = self.results, self.trace, self.window
         known = [s.memory_bytes for s in self.live if s.memory_bytes is not None]
-        times = [self._utc_ns(sample) for sample in self.samples]
+        times = [sample.utc_ns for sample in self.samples]
         image = word(results("image"))
         return {
             "run_id": self.run_id,
             "dataset": self.dataset,
-            "source": "imported",
+            "source": RunSource.IMPORTED,
             "selected": self.selected,
             "task": self.task,
             "instance_id": agentcgroup_layout.instance_id(self.task, image),
@@ -238,7 +261,7 @@ class _ImportedRun:
             "agent_version": word(trace.version),
             "model": next(iter(trace.models(subagents=False)), None),
             "model_requested": word(results("model")),
-            "model_mode": "live",
+            "model_mode": ModelMode.LIVE,
             "subagent_models": ", ".join(trace.models(subagents=True)) or None,
             "attempt": whole(self.attempt.number),
             "attempt_id": self.attempt.place,
@@ -248,10 +271,10 @@ class _ImportedRun:
             "exit_code": whole(results("claude_output", "exit_code")),
             "outcome_detail": (word(results("error")) or "").strip() or None,
             "prompt_issue_chars": _length(agentcgroup_layout.issue_text(trace.prompt)),
-            "cpu_source": None if all(usec is None for usec in used) else "reconstructed",
+            "cpu_source": None if all(usec is None for usec in used) else CpuSource.RECONSTRUCTED,
             "cpu_usage_usec": self._cpu_in_phase(used),
             "mem_peak_bytes": max(known, default=None),
-            "mem_peak_source": "sampled" if known else None,
+            "mem_peak_source": PeakSource.SAMPLED if known else None,
             **self._times(),
             **self._time_parts(calls),
             **(trace_counts(trace, calls) if trace.messages else _listed(calls)),
@@ -274,15 +297,15 @@ class _ImportedRun:
             "trace_last_utc_ns": trace.last_utc_ns,
         }
 
-    def _times(self) -> dict:
+    def _times(self) -> NewRow:
         """Start, end and phases. Nothing is a residual: the container was created between the end
         of the phases before it and its first sample."""
         results = self.results
         pull, fix = number(results("pull_time")), number(results("permission_fix_time"))
         started = agentcgroup_layout.utc_of(results("start_time"), self.zone_ns)
         create = None
-        if self.live and None not in (pull, fix, started):
-            create = (self._utc_ns(self.live[0]) - started) / 1e9 - pull - fix
+        if self.live and pull is not None and fix is not None and started is not None:
+            create = (self.live[0].utc_ns - started) / 1e9 - pull - fix
         return {
             "started_utc_ns": started,
             "ended_utc_ns": agentcgroup_layout.utc_of(results("end_time"), self.zone_ns),
@@ -293,16 +316,17 @@ class _ImportedRun:
             "create_s": create if create is None or create >= 0 else None,
         }
 
-    def _time_parts(self, calls: list[dict]) -> dict:
+    def _time_parts(self, calls: list[NewRow]) -> NewRow:
         """Where the agent's time went; model times are those of the trace, whose bounds are wide:
         from the record before a message to its last."""
         if self.window is None or not self.trace.messages:
-            return dict.fromkeys(TIME_PARTS)
+            return dict.fromkeys(TIME_COLUMNS)
         asked = (
-            (message.start_utc_ns, message.last_utc_ns)
+            (start, last)
             for message in self.trace.messages
             if message.role == "assistant"
-            and None not in (message.start_utc_ns, message.last_utc_ns)
+            and (start := message.start_utc_ns) is not None
+            and (last := message.last_utc_ns) is not None
         )
         return time_parts(self.window, asked, tool_intervals(calls, self.window[1]))
 
@@ -313,14 +337,14 @@ def _read_trace(path: Path, damage: Damage) -> tuple[Trace, str]:
         trace = parse_file(path)
     except FileNotFoundError:
         damage.add(path.name, "is missing")
-        return parse_sources(()), "missing"
+        return parse_sources(()), FileStatus.MISSING
     except OSError as error:
         damage.add(path.name, str(error.strerror))
-        return parse_sources(()), "missing"
+        return parse_sources(()), FileStatus.MISSING
     return trace, trace.status
 
 
-def _listed(calls: list[dict]) -> dict:
+def _listed(calls: list[NewRow]) -> NewRow:
     """What is known of a run from the list of its calls alone, where no message is readable."""
     return {
         "n_tool_calls": len(calls) or None,
@@ -334,7 +358,7 @@ def _image_bytes(results: Fields) -> int | None:
     return size if size is not None or binary_mb is None else whole(round(binary_mb * 2**20))
 
 
-def _parsed(parse, text: object):
+def _parsed(parse: Callable[[str], _Limit], text: object) -> _Limit | None:
     """A limit as results.json has it; None for none or for what is no limit."""
     if isinstance(text, int | float) and not isinstance(text, bool):
         text = str(text)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agentsweep.tables.arrays import Floats
+
 # The column has two decimals; the recorder's clock is read some time after the counters are.
 ROUNDING_PERCENT = 0.005
 CLOCK_ERROR_S = 0.02
@@ -33,15 +35,15 @@ class CpuSeries:
     later it may be.
     """
 
-    used_s: np.ndarray
-    error_s: np.ndarray
-    load_percent: np.ndarray
-    load_error_percent: np.ndarray
+    used_s: Floats
+    error_s: Floats
+    load_percent: Floats
+    load_error_percent: Floats
     start_s: float
     start_error_s: float
 
 
-def reconstruct(t_s: np.ndarray, percent: np.ndarray) -> CpuSeries:
+def reconstruct(t_s: Floats, percent: Floats) -> CpuSeries:
     """The CPU series behind averages since the start.
 
     `t_s`: times of the samples in seconds, rising; `percent`: the averages, in percent of one
@@ -79,7 +81,7 @@ def reconstruct(t_s: np.ndarray, percent: np.ndarray) -> CpuSeries:
     )
 
 
-def _start(tau: np.ndarray, percent: np.ndarray) -> tuple[float, float]:
+def _start(tau: Floats, percent: Floats) -> tuple[float, float]:
     """The container's start and the earliest that it can be, in seconds after the first sample."""
     before, after, fall = percent[:-1], percent[1:], percent[:-1] - percent[1:]
     # What rounding alone can make is no fall.

@@ -6,7 +6,7 @@ from the gateway; the rest comes from the trace with its bounds, and says so.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +26,10 @@ from agentsweep.extraction.run_directory import (
     whole,
     word,
 )
-from agentsweep.extraction.time_split import TIME_PARTS, leaf_rows, time_parts
+from agentsweep.extraction.time_split import TIME_COLUMNS, leaf_rows, time_parts
 from agentsweep.intervals import Interval
+from agentsweep.tables.rows import NewRow
+from agentsweep.vocabulary import FileStatus, PeakSource, TimeSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,9 +76,9 @@ class Curve:
     """
 
     near_ns: int = 1_000_000_000
-    t_ns: array = field(default_factory=lambda: array("q"))
-    memory_bytes: array = field(default_factory=lambda: array("q"))  # -1: not known
-    offsets_ns: array = field(default_factory=lambda: array("q"))
+    t_ns: "array[int]" = field(default_factory=lambda: array("q"))
+    memory_bytes: "array[int]" = field(default_factory=lambda: array("q"))  # -1: not known
+    offsets_ns: "array[int]" = field(default_factory=lambda: array("q"))
 
     def add(self, batch: "pa.RecordBatch") -> None:
         """Take the samples of one batch; those that go back in time are left out."""
@@ -136,12 +138,14 @@ class Run:
         keep = keep_content or self.is_replay
         self.trace, self.trace_status = read_trace(run_dir, session_id, damage, keep)
         if prompt_was_garbled(run_dir / "trace.jsonl", word(result("spec", "prompt_sha256"))):
-            self.trace_status = "damaged"
+            self.trace_status = FileStatus.DAMAGED
             damage.add("trace.jsonl", "the agent got a garbled prompt, not that of the spec")
         self.offset_ns = self._offset()
         start, end = whole(result("agent_start_ns")), whole(result("agent_end_ns"))
         # The agent's phase on the monotonic clock.
-        self.window = (start, end) if None not in (start, end) and start <= end else None
+        self.window: Interval | None = None
+        if start is not None and end is not None and start <= end:
+            self.window = start, end
         bash = [call for call in self.trace.tool_calls if call.name == "Bash"]
         matched = match_marks(self.marks, bash)
         self._marks = {id(call): self.marks[index] for index, call in matched.items()}
@@ -164,7 +168,7 @@ class Run:
         """The time on the host's monotonic clock; None where the clocks cannot be compared."""
         return _difference(utc_ns, self.offset_ns)
 
-    def _tool_call_row(self, call: ToolCall) -> dict:
+    def _tool_call_row(self, call: ToolCall) -> NewRow:
         """A tool call: exact where the wrapper marked it, else as the trace says."""
         row = trace_call_row(self.run_id, call, self.monotonic)
         mark = self._marks.get(id(call))
@@ -181,7 +185,7 @@ class Run:
             row |= replay_columns(recorded or {}, comparison)
             yield comparison
 
-    def api_call_rows(self) -> list[dict]:
+    def api_call_rows(self) -> list[NewRow]:
         """A row for each request to the model: the gateway's record, else the trace's own."""
         if self.exchanges:
             return [_api_call_row(self.run_id, i, e) for i, e in enumerate(self.exchanges, 1)]
@@ -202,11 +206,11 @@ class Run:
             for i, attempt in enumerate(self.trace.api_attempts, 1)
         ]
 
-    def time_split(self) -> dict[str, float | None]:
+    def time_split(self) -> Mapping[str, float | None]:
         """Where the agent's time went (`time_split.time_parts`); calls that only start sub-agents
         are no tools. None where it is not known when the model was asked."""
         if self.window is None or not self.exchanges_known:
-            return dict.fromkeys(TIME_PARTS)
+            return dict.fromkeys(TIME_COLUMNS)
         high = self.window[1]
         asked = (
             interval
@@ -217,7 +221,7 @@ class Run:
         return time_parts(self.window, asked, tool_intervals(self.tool_rows, high))
 
 
-def tool_intervals(rows: Sequence[dict], open_end_ns: int) -> Iterator[Interval]:
+def tool_intervals(rows: Sequence[NewRow], open_end_ns: int) -> Iterator[Interval]:
     """When tools worked; a call without an end lasts to `open_end_ns`."""
     for row in leaf_rows(rows):
         interval = _interval(row["start_ns"], row["end_ns"], open_end_ns)
@@ -227,7 +231,7 @@ def tool_intervals(rows: Sequence[dict], open_end_ns: int) -> Iterator[Interval]
 
 def trace_call_row(
     run_id: str, call: ToolCall, monotonic: Callable[[int | None], int | None]
-) -> dict:
+) -> NewRow:
     """A tool call as the trace says; `monotonic` brings UTC to the clock of the samples."""
     return {
         "run_id": run_id,
@@ -260,7 +264,7 @@ def trace_call_row(
     }
 
 
-def replay_columns(recorded: dict, comparison: Comparison) -> dict:
+def replay_columns(recorded: NewRow, comparison: Comparison) -> NewRow:
     """What is said of a replayed call beside itself: its recording, and how close it came."""
     text = recorded.get("text")
     return {
@@ -273,7 +277,7 @@ def replay_columns(recorded: dict, comparison: Comparison) -> dict:
     }
 
 
-def sampled_memory(row: dict, curve: Curve) -> dict:
+def sampled_memory(row: NewRow, curve: Curve) -> NewRow:
     """The memory columns of a call from the samples around it; empty where it has no times."""
     if row["start_ns"] is None or row["end_ns"] is None:
         return {}
@@ -282,11 +286,11 @@ def sampled_memory(row: dict, curve: Curve) -> dict:
         "mem_before_bytes": before,
         "mem_peak_bytes": peak,
         "mem_after_bytes": after,
-        "mem_peak_source": None if peak is None else "sampled",
+        "mem_peak_source": None if peak is None else PeakSource.SAMPLED,
     }
 
 
-def _exact(mark: Mark) -> dict:
+def _exact(mark: Mark) -> NewRow:
     """What the wrapper's mark says of a call, in the place of what the trace says."""
     line = mark.line
     code = whole(line.get("exit_code"))
@@ -298,7 +302,7 @@ def _exact(mark: Mark) -> dict:
         "end_utc_ns": mark.end_utc_ns,
         "duration_s": seconds,
         "duration_lower_s": seconds,
-        "time_source": "exact",
+        "time_source": TimeSource.EXACT,
         # A wrapper that was killed could not say how its command ended; the trace may.
         **({"exit_code": code, "killed": code == 137} if code is not None else {}),
         "mem_before_bytes": whole(line.get("mem_before_bytes")),
@@ -312,7 +316,7 @@ def _exact(mark: Mark) -> dict:
     }
 
 
-def _api_call_row(run_id: str, place: int, line: dict) -> dict:
+def _api_call_row(run_id: str, place: int, line: NewRow) -> NewRow:
     sequence, turn = whole(line.get("seq")), whole(line.get("turn"))
     return {
         "run_id": run_id,
@@ -325,7 +329,7 @@ def _api_call_row(run_id: str, place: int, line: dict) -> dict:
     }
 
 
-def message_row(run_id: str, message: Message) -> dict:
+def message_row(run_id: str, message: Message) -> NewRow:
     """A row for an API message or a user record."""
     answered = message.role == "assistant" and message.kind != "error"
     usage = message.whole_usage if answered else None
@@ -356,8 +360,10 @@ def message_row(run_id: str, message: Message) -> dict:
 
 def _interval(start: object, end: object, open_end_ns: int) -> Interval | None:
     """An interval whose end may be unknown: then it goes on to `open_end_ns`."""
-    start, end = whole(start), whole(end)
-    return None if start is None else (start, open_end_ns if end is None else end)
+    begin, known_end = whole(start), whole(end)
+    if begin is None:
+        return None
+    return begin, open_end_ns if known_end is None else known_end
 
 
 def _difference(end: object, start: object) -> int | None:

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agentsweep import seal, untrusted
 from agentsweep.agents.claude_code import trace
@@ -19,6 +20,7 @@ from agentsweep.agents.claude_code.lines import LineReport, read_records
 from agentsweep.agents.claude_code.records import SYNTHETIC_MODEL, is_session_record
 from agentsweep.errors import ConfigError
 from agentsweep.extraction.agentcgroup_layout import ATTEMPT
+from agentsweep.vocabulary import ModelMode
 
 # Runs further down in a directory of runs are not found.
 DEPTH = 5
@@ -150,9 +152,10 @@ def _look(root: Path, directory: Path, depth: int) -> Iterator[_Run]:
 def _run_of_ours(directory: Path) -> Iterator[_Run]:
     """The run of a directory with result.json; nothing where that is a replay, or says no task."""
     try:
-        result = untrusted.read_json(directory / _RESULT)
+        # Another shape is one of the errors below.
+        result: Any = untrusted.read_json(directory / _RESULT)
         names, spec = result["names"], result["spec"]
-        if spec["model"]["mode"] != "replay":
+        if spec["model"]["mode"] != ModelMode.REPLAY:
             task, instance_id = frozenset([names["task"]]), frozenset([names["instance_id"]])
             yield _Run(directory, True, task, instance_id, spec["replicate"])
     except (ValueError, KeyError, TypeError):
@@ -198,7 +201,7 @@ def _check(main: Path) -> None:
     )
 
 
-def _is_answer(record: dict) -> bool:
+def _is_answer(record: dict[str, Any]) -> bool:
     """Whether a record of the main conversation is the model's, and not the CLI's in its place."""
     message = record.get("message")
     return (

@@ -11,12 +11,14 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agentsweep import untrusted
 from agentsweep.agents.claude_code.mark_matching import Mark
 from agentsweep.agents.claude_code.records import Trace
 from agentsweep.agents.claude_code.trace import Source, agent_id_of, parse_sources
 from agentsweep.hashes import text_sha256
+from agentsweep.vocabulary import FileStatus
 
 _ARCHIVE = "session.tar"
 _COMPARED_BYTES = 256
@@ -55,9 +57,9 @@ def number(value: object) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    if type(value) not in (int, float) or value != value or abs(value) > 1e300:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    return None if value != value or abs(value) > 1e300 else float(value)
 
 
 def word(value: object) -> str | None:
@@ -99,7 +101,7 @@ def read_result(run_dir: Path, damage: Damage) -> Fields:
     return Fields(value)
 
 
-def read_lines(path: Path, damage: Damage) -> Iterator[dict]:
+def read_lines(path: Path, damage: Damage) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file with one on each line; others are counted."""
     try:
         lines = os.fdopen(untrusted.open_untrusted(path, follow=True), "rb")
@@ -117,7 +119,7 @@ def read_lines(path: Path, damage: Damage) -> Iterator[dict]:
                 except ValueError:
                     value = None
                 bad = not isinstance(value, dict)
-                if not bad:
+                if isinstance(value, dict):
                     yield value
             if bad:
                 damage.lines[path.name] = damage.lines.get(path.name, 0) + 1
@@ -128,11 +130,12 @@ def read_marks(run_dir: Path, damage: Damage) -> list[Mark]:
     marks = []
     for line in read_lines(run_dir / "marks.jsonl", damage):
         start, end = whole(line.get("start_utc_ns")), whole(line.get("end_utc_ns"))
-        times = (start, end, whole(line.get("start_ns")), whole(line.get("end_ns")))
-        if None in times or not isinstance(line.get("command"), str):
+        monotonic = whole(line.get("start_ns")), whole(line.get("end_ns"))
+        command = line.get("command")
+        if start is None or end is None or None in monotonic or not isinstance(command, str):
             damage.lines["marks.jsonl"] = damage.lines.get("marks.jsonl", 0) + 1
             continue
-        marks.append(Mark(line, line["command"], start, end))
+        marks.append(Mark(line, command, start, end))
     return marks
 
 
@@ -149,10 +152,10 @@ def read_trace(
     with session_sources(run_dir, session_id, damage) as sources:
         trace = parse_sources(sources, keep_content)
     status = trace.status
-    if not present and status == "empty":
-        status = "missing"
-    if status == "ok" and any(note.startswith(_ARCHIVE) for note in damage.notes):
-        status = "damaged"  # sub-agents may be missing
+    if not present and status == FileStatus.EMPTY:
+        status = FileStatus.MISSING
+    if status == FileStatus.OK and any(note.startswith(_ARCHIVE) for note in damage.notes):
+        status = FileStatus.DAMAGED  # sub-agents may be missing
     return trace, status
 
 
@@ -259,7 +262,7 @@ def _source(
     value = None
     if meta is not None:
         try:
-            whole = b"".join(_tolerant(archive.extractfile(meta)))
+            whole = b"".join(_tolerant(archive.extractfile(meta) or ()))
             value = untrusted.loads(whole) if meta.size <= _META_BYTES else None
         except ValueError:
             value = None
@@ -291,17 +294,17 @@ def _of_session(archive: tarfile.TarFile, member: tarfile.TarInfo, session_id: s
     if session_id is None:
         return True
     file = archive.extractfile(member)
-    head = b"".join(line for line, _ in zip(_tolerant(file), range(20), strict=False))
+    head = b"".join(line for line, _ in zip(_tolerant(file or ()), range(20), strict=False))
     return f'"sessionId":"{session_id}"'.encode() in head
 
 
 def samples_status(path: Path, rows: int, damage: Damage) -> str:
     """`missing` without the file, `damaged` where some of it could not be read, `empty`, `ok`."""
     if not path.is_file():
-        return "missing"
+        return FileStatus.MISSING
     if any(note.startswith(f"{path.name}:") for note in damage.notes):
-        return "damaged"
-    return "ok" if rows else "empty"
+        return FileStatus.DAMAGED
+    return FileStatus.OK if rows else FileStatus.EMPTY
 
 
 class SampleReader:

@@ -10,7 +10,9 @@ from agentsweep.extraction.gateway_facts import MESSAGES
 from agentsweep.extraction.linked_run import TOKENS, Run
 from agentsweep.extraction.run_directory import Fields, number, truth, whole, word
 from agentsweep.host.oom_kills import Survived, before_agent
+from agentsweep.tables.rows import NewRow
 from agentsweep.units import parse_cpus, parse_size
+from agentsweep.vocabulary import CpuSource, Outcome, RunSource, TimeSource
 
 _PHASES = (
     "agent_s",
@@ -62,12 +64,12 @@ _TIMES = (
 _LEFT_AT = re.compile(r"(?:turn (\d{1,9}) of|the end of) [^:]+: (.*)", re.DOTALL)
 
 
-def run_row(run: Run, n_samples: int) -> dict:
+def run_row(run: Run, n_samples: int) -> NewRow:
     """The row. What result.json does not say is None; a damaged one loses nothing else."""
     phases = {name: number(run.result("phases", name)) for name in _PHASES}
     return {
         "run_id": run.run_id,
-        "source": "measured",
+        "source": RunSource.MEASURED,
         "selected": True,
         **_identity(run),
         **_limits(run),
@@ -88,7 +90,7 @@ def run_row(run: Run, n_samples: int) -> dict:
     }
 
 
-def _identity(run: Run) -> dict:
+def _identity(run: Run) -> NewRow:
     """Who ran what. A recalled run keeps the names of its first time; the cell's own ones win."""
     result, trace = run.result, run.trace
     cell = _cell(run.run_id)
@@ -112,7 +114,7 @@ def _identity(run: Run) -> dict:
     }
 
 
-def _limits(run: Run) -> dict:
+def _limits(run: Run) -> NewRow:
     asked, found = (
         Fields(run.result("limits", "requested")),
         Fields(run.result("limits", "effective")),
@@ -122,12 +124,12 @@ def _limits(run: Run) -> dict:
     return {
         "mem_limit_bytes": _size(cell.get("mem")) if memory is None else memory,
         "mem_effective_bytes": whole(found("memory_bytes")),
-        "mem_level": word(found("memory_level")),
+        "mem_cgroup": word(found("memory_level")),
         "swap_limit_bytes": whole(asked("swap_bytes")),
         "swap_effective_bytes": whole(found("swap_bytes")),
         "cpu_limit": _cpus(_unmoded(cell.get("cpus"))) if cpus is None else cpus,
         "cpu_effective": _cpus_in_force(asked, found),
-        "cpu_level": word(found("cpu_level")),
+        "cpu_cgroup": word(found("cpu_level")),
         "cpu_mode": word(asked("cpu_mode")),
         "cpuset": word(found("cpuset")),
         "nproc": whole(found("nproc")),
@@ -146,7 +148,7 @@ def _cpus_in_force(asked: Fields, found: Fields) -> float | None:
     return min(known, default=None)
 
 
-def _outcome(result: Fields) -> dict:
+def _outcome(result: Fields) -> NewRow:
     said = Fields(result("stream", "result"))
     tools = _tool_kills(result)
     return {
@@ -176,7 +178,7 @@ def _outcome(result: Fields) -> dict:
     }
 
 
-def _endpoint(result: Fields) -> dict:
+def _endpoint(result: Fields) -> NewRow:
     """What a live run could ask of its endpoint; nothing is known of runs from before there were
     rules, and of other modes."""
     said = Fields(result("endpoint"))
@@ -201,7 +203,7 @@ def _differing(run: Run) -> str | None:
     return "; ".join(f"{name}: {word(said)}" for name, said in found.items()) or None
 
 
-def _broke_off(exchange: dict) -> bool:
+def _broke_off(exchange: NewRow) -> bool:
     return exchange.get("status") == 200 and (
         exchange.get("message_id") is None or exchange.get("error") is not None
     )
@@ -231,7 +233,7 @@ def _tool_kills(result: Fields) -> Survived:
     return Survived(count, count)
 
 
-def _counters(result: Fields) -> dict:
+def _counters(result: Fields) -> NewRow:
     """Totals of the agent's phase from the kernel's counters at its start and end."""
     grown = {}
     for column, counter in _GROWING.items():
@@ -239,7 +241,7 @@ def _counters(result: Fields) -> dict:
         end = whole(result("counters", "end", counter))
         grown[column] = None if start is None or end is None else end - start
     return {
-        "cpu_source": None if grown["cpu_usage_usec"] is None else "counter",
+        "cpu_source": None if grown["cpu_usage_usec"] is None else CpuSource.COUNTER,
         "mem_start_bytes": whole(result("counters", "start", "memory_current_bytes")),
         "mem_peak_bytes": whole(result("memory", "peak_bytes")),
         "mem_peak_source": word(result("memory", "peak_source")),
@@ -247,7 +249,7 @@ def _counters(result: Fields) -> dict:
     }
 
 
-def _counts(run: Run) -> dict:
+def _counts(run: Run) -> NewRow:
     return {
         **trace_counts(run.trace, run.tool_rows),
         "n_api_calls": sum(map(_requests, run.exchanges)) if run.exchanges_known else None,
@@ -258,7 +260,7 @@ def _counts(run: Run) -> dict:
     }
 
 
-def _replay(run: Run) -> dict:
+def _replay(run: Run) -> NewRow:
     """How much of its recording a replay played, and how closely; nothing for another run."""
     if not run.is_replay:
         return {}
@@ -276,11 +278,11 @@ def _replay(run: Run) -> dict:
     }
 
 
-def _diverged(result: Fields, said: Fields) -> dict:
+def _diverged(result: Fields, said: Fields) -> NewRow:
     """Where and why a replay left its recording. The gateway says it of an agent that asked for
     what is not there; of one that ended before its recording the outcome says it."""
     turn, reason = whole(said("diverged", "turn")), word(said("diverged", "reason"))
-    if turn is None and reason is None and word(result("outcome")) == "diverged":
+    if turn is None and reason is None and word(result("outcome")) == Outcome.DIVERGED:
         detail = word(result("outcome_detail")) or ""
         named = _LEFT_AT.match(detail)
         reason = (named[2] if named else detail) or "the agent ended before its recording"
@@ -290,11 +292,15 @@ def _diverged(result: Fields, said: Fields) -> dict:
     return {"diverged_turn": turn, "diverged_reason": reason}
 
 
-def trace_counts(trace: Trace, rows: list[dict]) -> dict:
+def trace_counts(trace: Trace, rows: list[NewRow]) -> NewRow:
     """What the session and its tool calls add up to."""
     sources = {row["time_source"] for row in rows}
     return {
-        "tool_time_source": "trace" if "trace" in sources else "exact" if sources else None,
+        "tool_time_source": TimeSource.TRACE
+        if TimeSource.TRACE in sources
+        else TimeSource.EXACT
+        if sources
+        else None,
         "n_messages": len(trace.messages),
         "n_assistant_messages": sum(map(_is_of_model, trace.messages)),
         "n_tool_calls": len(rows),
@@ -308,7 +314,7 @@ def trace_counts(trace: Trace, rows: list[dict]) -> dict:
     }
 
 
-def _tokens(messages: list[Message]) -> dict:
+def _tokens(messages: list[Message]) -> NewRow:
     """Tokens of all messages, each counted once; None without any message."""
     usages = [m.whole_usage for m in messages if _is_of_model(m) and m.usage is not None]
     if not usages:
@@ -317,7 +323,7 @@ def _tokens(messages: list[Message]) -> dict:
     return {**totals, "output_tokens_final": all(usage.output_final for usage in usages)}
 
 
-def trace_evidence(trace: Trace) -> dict:
+def trace_evidence(trace: Trace) -> NewRow:
     """How much of the session's files could be used."""
     unknown = sum(n for kind, n in trace.record_types.items() if kind not in KNOWN_TYPES)
     return {
@@ -327,7 +333,7 @@ def trace_evidence(trace: Trace) -> dict:
     }
 
 
-def _evidence(run: Run, n_samples: int) -> dict:
+def _evidence(run: Run, n_samples: int) -> NewRow:
     sampler, t_ns = Fields(run.result("sampler")), run.curve.t_ns
     return {
         "trace_status": run.trace_status,
@@ -344,7 +350,7 @@ def _evidence(run: Run, n_samples: int) -> dict:
     }
 
 
-def _place(result: Fields) -> dict:
+def _place(result: Fields) -> NewRow:
     """Image, host, engine and code."""
     image, host, engine = (Fields(result(name)) for name in ("image", "host", "engine"))
     return {
@@ -374,8 +380,9 @@ def _place(result: Fields) -> dict:
 
 
 def _sum(parts: Iterable[float | None]) -> float | None:
-    known = list(parts)
-    return None if None in known else sum(known)
+    listed = list(parts)
+    known = [part for part in listed if part is not None]
+    return sum(known) if len(known) == len(listed) else None
 
 
 def _grown(host: Fields, name: str) -> int | None:
@@ -383,13 +390,13 @@ def _grown(host: Fields, name: str) -> int | None:
     return None if start is None or end is None else end - start
 
 
-def _requests(exchange: dict) -> int:
+def _requests(exchange: NewRow) -> int:
     """How many requests a line of api.jsonl stands for; those of before stand for one each."""
     requests = whole(exchange.get("requests"))
     return 1 if requests is None else requests
 
 
-def _failed(exchange: dict) -> bool:
+def _failed(exchange: NewRow) -> bool:
     return exchange.get("error") is not None or exchange.get("status") != 200
 
 

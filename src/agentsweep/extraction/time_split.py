@@ -1,23 +1,24 @@
 """Where an agent's time goes: start-up, model, tools, both, and the rest."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from agentsweep.intervals import Interval, length, union
+from agentsweep.tables.rows import Row
+from agentsweep.vocabulary import AGENT_CATEGORY
 
-TIME_PARTS = ("startup_s", "model_s", "tool_s", "overlap_s", "other_s")
-# Calls whose time is that of a model and of other calls, not of a tool.
-_AGENT_CATEGORY = "agent"
+# The columns of `runs` that `time_parts` fills.
+TIME_COLUMNS = ("startup_s", "model_s", "tool_s", "overlap_s", "other_s")
 
 
-def leaf_rows(rows: Sequence[Mapping]) -> list[Mapping]:
+def leaf_rows(rows: Sequence[Row]) -> list[Row]:
     """The calls in which a tool works: not those whose time is that of a sub-agent."""
     # An id that a server gives to several calls is that of the one that starts agents.
-    agents = {row["tool_call_id"] for row in rows if row["category"] == _AGENT_CATEGORY}
+    agents = {row["tool_call_id"] for row in rows if row["category"] == AGENT_CATEGORY}
     parents = {row["parent_id"] for row in rows} - agents
     return [
         row
         for row in rows
-        if row["category"] != _AGENT_CATEGORY and row["tool_call_id"] not in parents
+        if row["category"] != AGENT_CATEGORY and row["tool_call_id"] not in parents
     ]
 
 
@@ -43,4 +44,4 @@ def time_parts(
         length(model_time) + length(tool_time) - either,
         high - first - either,
     )
-    return {name: ns / 1e9 for name, ns in zip(TIME_PARTS, split, strict=True)}
+    return {name: ns / 1e9 for name, ns in zip(TIME_COLUMNS, split, strict=True)}

@@ -13,16 +13,22 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from agentsweep import seal, untrusted
 from agentsweep.errors import AgentsweepError
 from agentsweep.files import write_durably
 from agentsweep.grading import pytest_reports, witness
-from agentsweep.grading.verdict import KINDS, Command
+from agentsweep.grading.verdict import KINDS, TestCommandResult
 from agentsweep.hashes import file_sha256
 
+# What `grade.json` holds: schemas/evidence.schema.yaml says what each field is.
+Record = dict[str, Any]
+
 RECORD, ARCHIVE = "grade.json", "evidence.tar.gz"
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _MEMBER_BYTES = 64 * 2**20
 # Of a task's row; each leaves some files.
@@ -31,18 +37,19 @@ _MOST_COMMANDS = 10_000
 _ARCHIVE_BYTES = 2**30
 
 
-def read(folder: Path) -> tuple[dict, list[Command]]:
+def read(folder: Path) -> tuple[Record, list[TestCommandResult]]:
     """A grading's `grade.json` and what each of its test commands left.
 
     Raises AgentsweepError for files that are not those that the grading wrote.
     """
     try:
-        record = untrusted.read_json(folder / RECORD)
-        whole = _is_record(record) and record["evidence_sha256"] == digest(folder)
+        record = _record(untrusted.read_json(folder / RECORD))
+        if record is not None and record["evidence_sha256"] != digest(folder):
+            record = None
     except (OSError, ValueError):
-        whole = False
+        record = None
     found = seal.check(folder, (RECORD, ARCHIVE), (RECORD, ARCHIVE))
-    if not whole or found.state == seal.DAMAGED:
+    if record is None or found.state == seal.DAMAGED:
         why = f" ({found.sentence})" if found.wrong else ""
         raise AgentsweepError(
             f"the grading in {folder} is damaged or not whole{why}: remove that folder and run "
@@ -54,7 +61,7 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
     for number in numbers:
         ended = left.get(f"exit-{number}", b"").strip()
         commands.append(
-            Command(
+            TestCommandResult(
                 exit_code=int(ended) if re.fullmatch(rb"[0-9]{1,3}", ended) else None,
                 report=pytest_reports.parse_report(left.get(f"report-{number}.xml")),
                 log=left.get(f"log-{number}", b"").decode(errors="replace"),
@@ -64,9 +71,13 @@ def read(folder: Path) -> tuple[dict, list[Command]]:
     return record, commands
 
 
-def _is_record(record: object) -> bool:
-    """Whether it has what a verdict asks of a grading's record, each of its type."""
-    if not isinstance(record, dict) or not isinstance(record.get("evidence_sha256"), str):
+def _record(value: object) -> Record | None:
+    """The record of a grading, if it has what a verdict asks of one, each of its type."""
+    return value if isinstance(value, dict) and _is_record(value) else None
+
+
+def _is_record(record: Record) -> bool:
+    if not isinstance(record.get("evidence_sha256"), str):
         return False
     commands, why = record.get("n_commands"), record.get("ungraded")
     if type(commands) is not int or not 0 <= commands <= _MOST_COMMANDS:
@@ -90,13 +101,13 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
-def ungraded(folder: Path, patch: bytes, grader, reason: str) -> dict:
+def ungraded(folder: Path, patch: bytes, grader: "DataclassInstance", reason: str) -> Record:
     """Write the record of a grading that could not be made into a folder, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     # Of what was there before.
     (folder / seal.SEAL).unlink(missing_ok=True)
     write_durably(folder / ARCHIVE, b"")
-    record = {
+    record: Record = {
         "schema": 1,
         "ungraded": reason,
         "patch_sha256": hashlib.sha256(patch).hexdigest(),
@@ -128,19 +139,21 @@ def members(archive: Path, numbers: Iterable[int] = range(1, 1000)) -> dict[str,
     with (
         contextlib.suppress(Exception),
         gzip.open(archive) as content,
-        tarfile.open(fileobj=_Bounded(content), mode="r|") as tar,
+        # In this mode nothing but `read` is called.
+        tarfile.open(fileobj=cast(IO[bytes], _Bounded(content)), mode="r|") as tar,
     ):
         for member in tar:
             name = member.name.removeprefix("./")
             if member.isreg() and name in wanted:
-                found[name] = tar.extractfile(member).read(_MEMBER_BYTES)
+                file = tar.extractfile(member)
+                found[name] = file.read(_MEMBER_BYTES) if file is not None else b""
     return found
 
 
 class _Bounded:
     """The beginning of a stream, as far as _ARCHIVE_BYTES."""
 
-    def __init__(self, stream: BinaryIO):
+    def __init__(self, stream: gzip.GzipFile):
         self._stream, self._left = stream, _ARCHIVE_BYTES
 
     def read(self, size: int) -> bytes:

@@ -11,7 +11,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,6 +53,11 @@ _OVERRIDE = ("DAC_OVERRIDE",)
 # What the tests of a patch may write in their container, and what is kept of what they leave.
 _LAYER_BYTES, _EVIDENCE_BYTES = disk.BUDGET_BYTES, 256 * 2**20
 _PACK_S = 60
+
+
+FindEngine = Callable[[], Engine]
+# A context that holds the room of a grading on this machine.
+Room = Callable[[Need], AbstractContextManager[object]]
 
 
 class CannotGrade(AgentsweepError):
@@ -109,8 +115,8 @@ def grade(
     ground: Ground,
     grader: Grader,
     patch: bytes,
-    engine,
-    room,
+    engine: FindEngine,
+    room: Room,
     repeat: int = 0,
     place: image_distribution.Place | None = None,
 ) -> Attempt:
@@ -164,7 +170,7 @@ def _made(
     ground: Ground,
     grader: Grader,
     patch: bytes,
-    engine,
+    engine: FindEngine,
     place: image_distribution.Place | None,
 ) -> Attempt:
     with kept_unsealed(store, attempt), disk_errors(attempt.path):
@@ -189,7 +195,7 @@ def _graded(
     grader: Grader,
     patch: bytes,
     place: image_distribution.Place | None,
-) -> dict:
+) -> evidence.Record:
     """Grade in a container of its own; the evidence goes into the attempt."""
     wanted = (ground.reference, ground.digest, ground.config_digest)
     pulled = image_distribution.pull(engine, *wanted, place)
@@ -207,7 +213,7 @@ def _in_container(
     patch: bytes,
     image: str,
     capabilities: tuple[str, ...],
-) -> dict:
+) -> evidence.Record:
     begin = time.monotonic()
     folder = scratch.create(f"grading-{attempt.id}-{os.getpid()}")
     try:
@@ -317,8 +323,8 @@ def _give(folder: Path, ground: Ground, grader: Grader, patch: bytes) -> None:
     }
     if row.eval_script is not None:
         files["eval.sh"] = row.eval_script.encode()
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    for name, whole in files.items():
+        (folder / name).write_bytes(whole)
     scratch.open_to_all(folder)
 
 
@@ -348,8 +354,8 @@ cd {left} && for name in {names}; do [ ! -e $name ] || sed "s/^/$name /" $name; 
     done = engine.exec(container.id, "sh", "-c", script, check=False)
     if done.returncode in grading_script.CANNOT:
         reason = grading_script.CANNOT[done.returncode]
-        found = done.stdout.split("\n")[:-1]
-        named = f" {', '.join(found)}" if found else ""
+        culprits = done.stdout.split("\n")[:-1]
+        named = f" {', '.join(culprits)}" if culprits else ""
         kind = _LockedTree if done.returncode == grading_script.LOCKED else CannotGrade
         raise kind(f"{reason}{named}")
     if done.returncode != 0:

@@ -90,6 +90,8 @@ def test_files(row: TaskRow) -> list[str]:
 def apply_script(row: TaskRow, workdir: str, empty: bool) -> str:
     """For `sh`: apply the patch, restore what decides how tests are run, bring the tests.
 
+    Long, because a script is read from its first line to its last.
+
     Leaves in LEFT: `applied_by`, `restored` and `settings` (paths, a line each), and, where the
     test patch applied, `tests_applied` and `placed` (SHA-256 of each of `test_files`, in their
     order, a line each) (APPLIED). Ends with 0 unless something of CANNOT is so, before anything was
@@ -290,7 +292,7 @@ def plugins(row: TaskRow, workdir: str, plugin: str) -> dict[str, str]:
     """The files in PLUGINS: for each command the plugin and what it reads, by name."""
     witness = resources.files("agentsweep") / "data" / "grading_witness.py"
     source = witness.read_text(encoding="utf-8")
-    found = {}
+    found: dict[str, str] = {}
     for number in range(1, len(commands(row)) + 1):
         name = plugin_name(plugin, number)
         given = {"out": f"{LEFT}/seen-{number}", "tree": workdir, "files": test_files(row)}

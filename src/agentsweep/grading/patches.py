@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from agentsweep import untrusted
 from agentsweep.errors import AgentsweepError
 from agentsweep.files import write_durably
 from agentsweep.hashes import file_sha256
+from agentsweep.vocabulary import PatchStatus
 
 
 def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:
@@ -19,8 +21,10 @@ def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:
     """
     found: dict[tuple[str, str], Path] = {}
     for task, folder in runs:
-        patch = untrusted.read_json(folder / "result.json")["patch"]
-        if patch["status"] != "ok" or (task, patch["sha256"]) in found:
+        # A sealed result, which is ours.
+        result: Any = untrusted.read_json(folder / "result.json")
+        patch = result["patch"]
+        if patch["status"] != PatchStatus.OK or (task, patch["sha256"]) in found:
             continue
         if file_sha256(folder / "patch.diff") != patch["sha256"]:
             raise AgentsweepError(
@@ -36,16 +40,17 @@ def collect(runs: Iterable[tuple[str, Path]], out: Path) -> int:
     return len(rows)
 
 
-def read(path: Path) -> list[dict]:
+def read(path: Path) -> list[dict[str, str]]:
     """What `collect` wrote; AgentsweepError where somebody else did."""
     try:
-        rows = untrusted.read_json(path)
+        rows: Any = untrusted.read_json(path)
         whole = isinstance(rows, list) and all(map(_is_row, rows))
     except ValueError:
         whole = False
     if not whole:
         raise AgentsweepError(f"{path} is no list of patches: remove it and run again")
-    return rows
+    listed: list[dict[str, str]] = rows
+    return listed
 
 
 def _is_row(row: object) -> bool:
@@ -64,6 +69,6 @@ def find(path: Path, task: str, patch_sha256: str) -> Path:
     raise AgentsweepError(f"{path} lists no patch {patch_sha256} of {task}: name another target")
 
 
-def grading_folder(path: Path, patch: dict) -> Path:
+def grading_folder(path: Path, patch: dict[str, str]) -> Path:
     """Where the grading of a patch is, beside the list that names the patch."""
     return path.parent / patch["task"] / patch["patch_sha256"]

@@ -75,7 +75,8 @@ def parse_report(content: bytes | None) -> list[Reported] | None:
         # What a piece is refused for is only said at its end.
         for start in range(0, len(content), _PIECE_BYTES):
             parser.feed(content[start : start + _PIECE_BYTES])
-        cases = parser.close()
+        # It gives what the `close` of its target does; the types know of elements alone.
+        cases: list[tuple[dict[str, str], str]] = parser.close()  # type: ignore[assignment]
     except (ElementTree.ParseError, ValueError, LookupError):
         return None
     files = {reported_name(file): file for file in (case.get("file") for case, _ in cases) if file}
@@ -104,7 +105,7 @@ class _Cases:
     its size.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._cases: list[tuple[dict[str, str], str]] = []
         self._depth = 0
         self._passes = 0
@@ -221,7 +222,7 @@ def settle(
         touched = set()
         for line in lines:
             name, outcome = names.read(line)
-            if name is not None:
+            if name is not None and outcome is not None:
                 names.said[name].add(outcome)
                 touched.add(name)
         for name in sorted(touched):

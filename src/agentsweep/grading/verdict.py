@@ -3,30 +3,27 @@
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
 
 from agentsweep.grading import pytest_reports
 from agentsweep.grading.pytest_reports import Reported, reported_name
 from agentsweep.grading.row_names import Names, from_start, is_pytest_id
 from agentsweep.grading.witness import Origin, Witness
-
-# What a grading came to. Only `graded` ones can have resolved anything; no other is an error of
-# the sweep. `ungraded`: nothing is known (no patch to be had, tests that are not pytest's, a
-# grading that could not be made); `invalid_task`: the task's own fix does not resolve it.
-STATUSES = (
-    *("graded", "no_patch", "patch_failed", "tests_not_applied"),
-    *("timed_out", "no_report", "inconsistent", "ungraded", "invalid_task"),
-)
+from agentsweep.vocabulary import GradeStatus
 
 # A benchmark's two lists of tests.
 KINDS = ("fail_to_pass", "pass_to_pass")
 
 
 @dataclass(frozen=True)
-class Command:
+class TestCommandResult:
     """One test command: exit status (None: it never ended), report (None: none) and output.
 
     witness: what the grading's own plugin saw of it; None where it saw nothing.
     """
+
+    # It is no test of ours, whatever its name begins with.
+    __test__: ClassVar[bool] = False
 
     exit_code: int | None
     report: Sequence[Reported] | None
@@ -49,7 +46,7 @@ class Gold:
     before: frozenset[str] = frozenset()
     witnessed: bool = False
 
-    def content(self) -> dict:
+    def content(self) -> dict[str, Any]:
         """As JSON has it: what `of_content` reads."""
         return {
             "xfailed": sorted(self.xfailed),
@@ -59,7 +56,7 @@ class Gold:
         }
 
     @classmethod
-    def of_content(cls, content: Mapping) -> "Gold":
+    def of_content(cls, content: Mapping[str, Any]) -> "Gold":
         """From `content`, which is this host's own."""
         return cls(
             frozenset(content["xfailed"]),
@@ -69,12 +66,14 @@ class Gold:
         )
 
 
-def gold_of(gradings: Iterable[tuple[Mapping, Sequence[Command]]]) -> Gold | None:
+def gold_of(
+    gradings: Iterable[tuple[Mapping[str, Any], Sequence[TestCommandResult]]],
+) -> Gold | None:
     """From gradings of the row's own patch; None where no one of them is whole."""
     golds = [
         gold
         for record, commands in gradings
-        if judge(record, commands, gold := _own(record, commands)).status == "graded"
+        if judge(record, commands, gold := _own(record, commands)).status == GradeStatus.GRADED
     ]
     if not golds:
         return None
@@ -84,7 +83,7 @@ def gold_of(gradings: Iterable[tuple[Mapping, Sequence[Command]]]) -> Gold | Non
     return Gold(xfailed, first.origins, first.before, first.witnessed)
 
 
-def _own(record: Mapping, commands: Sequence[Command]) -> Gold:
+def _own(record: Mapping[str, Any], commands: Sequence[TestCommandResult]) -> Gold:
     """What a grading itself came to, as if it were that of the row's own patch."""
     found = [_Found(record, command) for command in commands]
     reported = [one for one in found if one.reported]
@@ -99,24 +98,24 @@ def _own(record: Mapping, commands: Sequence[Command]) -> Gold:
     )
 
 
-def own_judge(record: Mapping, commands: Sequence[Command]) -> "Verdict":
+def own_judge(record: Mapping[str, Any], commands: Sequence[TestCommandResult]) -> "Verdict":
     """The verdict on a grading of the row's own patch."""
     return judge(record, commands, _own(record, commands))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`status` is one of STATUSES, `detail` why; `tests` are the rows of `tests` so far.
+    """What a grading came to; `detail` says why; `tests` are the rows of `tests` so far.
 
     resolved: true if and only if each test of the row's two lists passed, by the report, the
     printed summary and the grading's plugin; None where the status says that nothing is known.
     evidence: which of them there were, `EVIDENCE` or `OLD_EVIDENCE`; None where no test ran.
     """
 
-    status: str
+    status: GradeStatus
     detail: str | None
     resolved: bool | None
-    tests: list[dict]
+    tests: list[dict[str, Any]]
     evidence: str | None = None
 
 
@@ -125,7 +124,9 @@ class Verdict:
 EVIDENCE, OLD_EVIDENCE = "report, summary, plugin", "report, summary"
 
 
-def judge(record: Mapping, commands: Sequence[Command], gold: Gold | None = None) -> Verdict:
+def judge(
+    record: Mapping[str, Any], commands: Sequence[TestCommandResult], gold: Gold | None = None
+) -> Verdict:
     """The verdict on a grading: its `grade.json` and what its test commands left.
 
     A test that was skipped or is missing did not pass. One that failed as expected did, as the
@@ -133,15 +134,15 @@ def judge(record: Mapping, commands: Sequence[Command], gold: Gold | None = None
     `pytest.xfail`. Without `gold`, nothing counts that must be compared with it.
     """
     if record.get("ungraded"):
-        return Verdict("ungraded", record["ungraded"], None, [])
+        return Verdict(GradeStatus.UNGRADED, record["ungraded"], None, [])
     found = [_Found(record, command) for command in commands]
     tests = _expected(record, found) + _others(found)
     foreign = foreign_name(record)
     if foreign is not None:
-        return Verdict("ungraded", foreign, None, tests)
+        return Verdict(GradeStatus.UNGRADED, foreign, None, tests)
     status, detail = _status(record, found, gold)
     wanted = [test["outcome"] in pytest_reports.PASSING for test in tests if test["kind"]]
-    resolved = status == "graded" and bool(wanted) and all(wanted)
+    resolved = status == GradeStatus.GRADED and bool(wanted) and all(wanted)
     if resolved and (doubt := _xfailed(found, gold)):
         resolved, detail = False, doubt
     reported = [one for one in found if one.reported]
@@ -173,12 +174,12 @@ def _xfailed(found: Sequence["_Found"], gold: Gold | None) -> str | None:
     )
 
 
-def _has_witness(record: Mapping) -> bool:
+def _has_witness(record: Mapping[str, Any]) -> bool:
     """Whether a grading was made with the plugin: its record says what tests were put in place."""
     return isinstance(record.get("placed"), dict)
 
 
-def foreign_name(lists: Mapping) -> str | None:
+def foreign_name(lists: Mapping[str, Any]) -> str | None:
     """Why the names in a row's two lists are not those of pytest; None where they are."""
     for kind in KINDS:
         for name in lists[kind]:
@@ -197,7 +198,7 @@ class _Found:
     origins: what its plugin says of where tests came from, by the names that the report has.
     """
 
-    def __init__(self, record: Mapping, command: Command):
+    def __init__(self, record: Mapping[str, Any], command: TestCommandResult):
         self.command, self.witness = command, command.witness
         wanted = [test_id for kind in KINDS for test_id in record[kind]]
         self.reported = from_start(command.report or (), wanted)
@@ -205,13 +206,15 @@ class _Found:
         self.tests = {test_id: names.find(test_id) for test_id in wanted}
         self.counted = {test.name for tests in self.tests.values() for test in tests}
         absent = {reported_name(name) for name, tests in self.tests.items() if not tests}
-        self.outcomes, self.problem = {}, None
+        self.outcomes: dict[str, str] = {}
+        self.problem: str | None = None
         if self.reported:
             self.outcomes, self.problem = pytest_reports.settle(
                 self.reported, command.log, self.counted, absent
             )
 
-        self.origins, self._seen = {}, {}
+        self.origins: dict[str, Origin] = {}
+        self._seen: dict[str, str] = {}
         if self.witness:
             for test in from_start(self.witness.named(), wanted):
                 self._seen[test.name] = test.outcome
@@ -233,7 +236,7 @@ class _Found:
             return f"pytest ended with status 0 and {bad} of the row's tests failed"
         return self.problem
 
-    def contradiction(self, record: Mapping, gold: Gold | None) -> str | None:
+    def contradiction(self, record: Mapping[str, Any], gold: Gold | None) -> str | None:
         """Where the plugin saw something else than the report says, or another file's tests."""
         if not self.reported or not _has_witness(record):
             return None
@@ -263,7 +266,7 @@ class _Found:
 
     def _moved(self, test: Reported, path: str, sha256: str, gold: Gold | None) -> str | None:
         """Why a test is not that of the file that the grading put in place."""
-        if self.witness.files.get(path) != sha256:
+        if self.witness is None or self.witness.files.get(path) != sha256:
             return f"{path} was not what the grading put there when the tests were run"
         origin = self.origins.get(test.name)
         known = gold.origins.get(test.name) if gold is not None and gold.witnessed else None
@@ -284,24 +287,29 @@ class _Found:
         return None
 
 
-def _status(record: Mapping, found: Sequence[_Found], gold: Gold | None) -> tuple[str, str | None]:
+def _status(
+    record: Mapping[str, Any], found: Sequence[_Found], gold: Gold | None
+) -> tuple[GradeStatus, str | None]:
     if record["applied_by"] is None:
-        return "patch_failed", "no way of applying the patch works"
+        return GradeStatus.PATCH_FAILED, "no way of applying the patch works"
     if not record["tests_applied"]:
-        return "tests_not_applied", "the test patch does not apply on top of the patch"
+        return GradeStatus.TESTS_NOT_APPLIED, "the test patch does not apply on top of the patch"
     if record["timed_out"]:
-        return "timed_out", f"the tests did not end within {record['grader']['timeout_s']:g} s"
+        return (
+            GradeStatus.TIMED_OUT,
+            f"the tests did not end within {record['grader']['timeout_s']:g} s",
+        )
     if not any(one.reported for one in found):
         memory = ": the container ran out of memory" if record["oom_kill_count"] else ""
-        return "no_report", f"pytest left no report of any test{memory}"
+        return GradeStatus.NO_REPORT, f"pytest left no report of any test{memory}"
     for one in found:
         problem = one.inconsistency() or one.contradiction(record, gold)
         if problem:
-            return "inconsistent", problem
-    return "graded", None
+            return GradeStatus.INCONSISTENT, problem
+    return GradeStatus.GRADED, None
 
 
-def _expected(record: Mapping, found: Sequence[_Found]) -> list[dict]:
+def _expected(record: Mapping[str, Any], found: Sequence[_Found]) -> list[dict[str, Any]]:
     rows = []
     for kind in KINDS:
         for test_id in record[kind]:
@@ -314,7 +322,7 @@ def _expected(record: Mapping, found: Sequence[_Found]) -> list[dict]:
     return rows
 
 
-def _others(found: Sequence[_Found]) -> list[dict]:
+def _others(found: Sequence[_Found]) -> list[dict[str, Any]]:
     return [
         _test_row(test.test_id, None, test.outcome, test.duration_s)
         for one in found
@@ -323,7 +331,9 @@ def _others(found: Sequence[_Found]) -> list[dict]:
     ]
 
 
-def _test_row(test_id: str, kind: str | None, outcome: str | None, seconds: float | None) -> dict:
+def _test_row(
+    test_id: str, kind: str | None, outcome: str | None, seconds: float | None
+) -> dict[str, Any]:
     return {
         "test_id": test_id,
         "kind": kind,

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from agentsweep.grading.pytest_reports import Reported, reported_name
 
@@ -89,7 +90,7 @@ def parse(content: bytes | None) -> Witness | None:
     return found if begun else None
 
 
-def _lines(content: bytes) -> Iterator[Mapping]:
+def _lines(content: bytes) -> Iterator[Mapping[str, Any]]:
     start = 0
     for _ in range(_MOST_LINES):
         end = content.find(b"\n", start)
@@ -105,16 +106,16 @@ def _lines(content: bytes) -> Iterator[Mapping]:
         start = end + 1
 
 
-def _list(value: object) -> Sequence:
+def _list(value: object) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
 
 
-def _escaped(match: re.Match) -> str:
+def _escaped(match: re.Match[str]) -> str:
     number = ord(match[0])
     return f"#x{number:02X}" if number <= 0xFF else f"#x{number:04X}"
 
 
-def _add_origin(origins: dict[str, Origin], name: str, line: Mapping) -> None:
+def _add_origin(origins: dict[str, Origin], name: str, line: Mapping[str, Any]) -> None:
     path, code, number, where = (line.get(key) for key in ("path", "code", "line", "where"))
     if not isinstance(path, str) or code not in CODES:
         return
@@ -131,7 +132,7 @@ def _add_origin(origins: dict[str, Origin], name: str, line: Mapping) -> None:
         origins[name] = origin
 
 
-def _add_outcome(outcomes: dict[str, str], name: str, line: Mapping) -> None:
+def _add_outcome(outcomes: dict[str, str], name: str, line: Mapping[str, Any]) -> None:
     outcome = line.get("outcome")
     if outcome == "skipped" and line.get("xfail") is True:
         outcome = "xfailed"

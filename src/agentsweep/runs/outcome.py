@@ -15,23 +15,9 @@ from typing import Any
 
 from agentsweep.extraction.gateway_facts import Facts
 from agentsweep.host.oom_kills import Kills, Survived
+from agentsweep.vocabulary import Outcome
 
-OUTCOMES = (
-    "completed",
-    "no_work",
-    "agent_error",
-    "api_error",
-    "timed_out",
-    "stalled",
-    "oom_agent",
-    "oom_container",
-    "over_budget",
-    "diverged",
-    "disk_full",
-)
-
-# The limits have nothing to do with these: the provider failed, or the money was spent.
-UNRELATED_OUTCOMES = ("api_error", "over_budget")
+OUTCOMES = tuple(Outcome)
 
 SIGKILL_EXIT = 137
 # What the CLI ends with by itself where it does not complete its work.

@@ -1,5 +1,5 @@
 """Prints docs/data_dictionary.md."""
 
-from agentsweep.tables.parquet import data_dictionary
+from agentsweep.tables.data_dictionary import data_dictionary
 
 print(data_dictionary(), end="")

@@ -4,14 +4,17 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentsweep.errors import AgentsweepError
 from agentsweep.tables import parquet
+from agentsweep.tables.rows import NewRow
+from agentsweep.vocabulary import GradeStatus
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
+
+    from agentsweep.tables.arrays import Bools, Numbers
 
 # How many cells were wanted and how many have a run: an archive may be incomplete.
 CELLS = "cells.json"
@@ -45,10 +48,10 @@ class Dataset:
 
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
-        self.left_out: list[dict] = []
+        self.left_out: list[NewRow] = []
         found = self.rows("runs")
-        self.left_out = [run for run in found if run["grade_status"] == "invalid_task"]
-        self.runs = [run for run in found if run["grade_status"] != "invalid_task"]
+        self.left_out = [run for run in found if run["grade_status"] == GradeStatus.INVALID_TASK]
+        self.runs = [run for run in found if run["grade_status"] != GradeStatus.INVALID_TASK]
         if not found:
             raise AgentsweepError(
                 f"{self.directory} holds no run: run the sweep first (`snakemake runs`)"
@@ -59,11 +62,12 @@ class Dataset:
                 f"{found[0]['grade_detail']}): set grading.keep_invalid: true to keep them"
             )
 
-    def rows(self, table: str, columns: Sequence[str] | None = None) -> list[dict]:
+    def rows(self, table: str, columns: Sequence[str] | None = None) -> list[NewRow]:
         """A table's rows as dictionaries; not for `samples`, which may not fit in memory."""
         path = self.directory / f"{table}.parquet"
         if not self.left_out:
-            return parquet.read(table, path, columns).to_pylist()
+            whole: list[NewRow] = parquet.read(table, path, columns).to_pylist()
+            return whole
         out = {run["run_id"] for run in self.left_out}
         wanted = None if columns is None else list(dict.fromkeys([*columns, "run_id"]))
         kept = (
@@ -75,7 +79,7 @@ class Dataset:
 
     def samples(
         self, columns: Sequence[str], run_ids: Iterable[str] | None = None
-    ) -> Iterator[tuple[str, dict[str, "np.ndarray"]]]:
+    ) -> Iterator[tuple[str, dict[str, "Numbers"]]]:
         """Each run's samples in turn, as `sample_arrays` has them."""
         if run_ids is None and self.left_out:
             run_ids = [run["run_id"] for run in self.runs]
@@ -84,7 +88,7 @@ class Dataset:
 
 def sample_arrays(
     directory: Path, columns: Sequence[str], run_ids: Iterable[str] | None = None
-) -> Iterator[tuple[str, dict[str, "np.ndarray"]]]:
+) -> Iterator[tuple[str, dict[str, "Numbers"]]]:
     """Each run's samples in turn: times as integers, other columns as floats, null as NaN.
 
     Holds one row group and one run at a time. `run_ids` leaves out the other runs.
@@ -92,8 +96,8 @@ def sample_arrays(
     wanted = None if run_ids is None else set(run_ids)
     path = directory / "samples.parquet"
     names = list(dict.fromkeys(["t_ns", *columns]))
-    waiting: list = []
-    current = None
+    waiting: list[Any] = []
+    current = ""
     for group in parquet.row_groups("samples", path, ["run_id", *names], wanted):
         for run_id, piece in _by_run(group):
             if run_id != current and waiting:
@@ -115,7 +119,7 @@ def _by_run(group: "pa.Table") -> Iterator[tuple[str, "pa.Table"]]:
         yield run_ids[start], group.slice(start, end - start)
 
 
-def _arrays(pieces: list, columns: Sequence[str]) -> dict[str, "np.ndarray"]:
+def _arrays(pieces: list[Any], columns: Sequence[str]) -> dict[str, "Numbers"]:
     import numpy as np
     import pyarrow as pa
 
@@ -137,7 +141,7 @@ def _whole(column: "pa.ChunkedArray") -> "pa.Array":
     return joined.combine_chunks() if hasattr(joined, "chunks") else joined
 
 
-def _values(column: "pa.Array") -> "np.ndarray":
+def _values(column: "pa.Array") -> "Numbers":
     """The numbers of a column, anything where it is null; `to_numpy` would import pandas."""
     import numpy as np
 
@@ -146,7 +150,7 @@ def _values(column: "pa.Array") -> "np.ndarray":
     return found[column.offset :]
 
 
-def _known(column: "pa.Array") -> "np.ndarray":
+def _known(column: "pa.Array") -> "Bools":
     """Which rows are not null."""
     import numpy as np
 

@@ -8,6 +8,7 @@ are cut into batches. Nothing here imports pandas, which would cost more than th
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentsweep.errors import AgentsweepError
-from agentsweep.tables.schemas import SCHEMAS, TABLE_DESCRIPTIONS, VERSION
+from agentsweep.tables.schemas import SCHEMAS, VERSION
 
 __all__ = [
     "SCHEMAS",
@@ -24,7 +25,6 @@ __all__ = [
     "Writer",
     "column",
     "concat",
-    "data_dictionary",
     "read",
     "row_groups",
     "schema_of",
@@ -218,30 +218,6 @@ def schema_of(table: str) -> pa.Schema:
         ) from None
 
 
-def data_dictionary() -> str:
-    """All tables and columns, with type, unit and meaning, as Markdown."""
-    names = {pa.int64(): "int64", pa.float64(): "float64", pa.bool_(): "bool", pa.string(): "text"}
-    lines = [
-        "# Data dictionary",
-        "",
-        "Generated from `agentsweep.tables.schemas` by `python -m agentsweep.tables`; do not edit.",
-        "",
-        f"The tables are Parquet files in `results/dataset/`, schema version {VERSION}. `_ns` is",
-        "the host's monotonic clock (imported runs have none: theirs is UTC too), `_utc_ns` is UTC",
-        "since 1970. A value that nobody knows is null, never 0. Columns marked * always have a",
-        "value.",
-    ]
-    for table, schema in SCHEMAS.items():
-        lines += ["", f"## {table}", "", TABLE_DESCRIPTIONS[table], ""]
-        lines += ["| column | type | unit | meaning |", "| --- | --- | --- | --- |"]
-        for field in schema:
-            star = "" if field.nullable else " *"
-            unit = field.metadata.get(b"unit", b"").decode()
-            meaning = field.metadata[b"description"].decode()
-            lines.append(f"| `{field.name}`{star} | {names[field.type]} | {unit} | {meaning} |")
-    return "\n".join(lines) + "\n"
-
-
 def _names(table: str, columns: Sequence[str] | None) -> list[str]:
     schema = schema_of(table)
     unknown = sorted(set(columns or ()) - set(schema.names))
@@ -323,7 +299,8 @@ def _exactly(value: Any, kind: type, absent: Any) -> Any:
     """The value if it is of this very type (True is no integer)."""
     if value is None:
         return absent
-    if type(value) is not kind:
+    # A word of agentsweep.vocabulary is a text.
+    if type(value) is not kind and not (kind is str and isinstance(value, StrEnum)):
         raise TypeError(f"{value!r:.80} is {type(value).__name__}, must be {kind.__name__}")
     return value
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from agentsweep.containers.image_names import benchmark_image, image_problems, qualified
 from agentsweep.errors import ConfigError, show
+from agentsweep.tasks import diff_headers
 from agentsweep.tasks.log_parsers import own_program
 from agentsweep.tasks.task_row import DEFAULT_LOG_PARSER, DEFAULT_TEST_COMMAND, TaskRow
 from agentsweep.utf8 import is_text
@@ -174,13 +175,7 @@ def _read(fields: _Fields) -> TaskRow | None:
             test_commands = () if own_program(repo) else (DEFAULT_TEST_COMMAND,)
         else:
             fields.wrong.append("install_config.test_cmd: missing; write what runs the tests")
-    log_parser = _log_parser(fields, config)
-    if log_parser is None:
-        if language != "python":
-            fields.wrong.append(
-                f"install_config.log_parser: missing; rows in {language} must name theirs"
-            )
-        log_parser = None if own_program(repo) else DEFAULT_LOG_PARSER
+    log_parser = _parser_or_default(fields, config, language, repo)
     environment = _environment(config, fields)
     # What is None was missing, and is wrong.
     if fields.wrong or not (instance_id and repo and base_commit and statement):
@@ -327,6 +322,21 @@ def _log_parser(fields: _Fields, config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _parser_or_default(
+    fields: _Fields, config: Mapping[str, Any], language: str, repo: str | None
+) -> str | None:
+    """The row's log parser; that of pytest for Python, unless the repository runs its tests by a
+    program of its own."""
+    log_parser = _log_parser(fields, config)
+    if log_parser is None:
+        if language != "python":
+            fields.wrong.append(
+                f"install_config.log_parser: missing; rows in {language} must name theirs"
+            )
+        log_parser = None if own_program(repo) else DEFAULT_LOG_PARSER
+    return log_parser
+
+
 def _environment(config: Mapping[str, Any], fields: _Fields) -> tuple[tuple[str, str], ...]:
     value = _value(config, "env_vars")
     found = _plain_mapping(value)
@@ -355,37 +365,10 @@ def _patch_problems(patch: str) -> Iterator[str]:
     if not re.search(r"^diff --git \S", patch, re.MULTILINE) or not _CHANGE.search(patch):
         yield "it is not a unified diff with git's headers; write what `git diff` prints"
         return
-    for path in dict.fromkeys(_paths(patch)):
+    headers = diff_headers.read(patch)
+    for path in dict.fromkeys(name for header in headers for name in header.names):
         if path.startswith("/") or ".." in path.split("/"):
             yield f"{show(path)} is outside of the repository; write paths below its root"
-
-
-def _paths(patch: str) -> Iterator[str]:
-    """The paths in the headers of a diff, without `a/` and `b/`; hunks are passed over.
-
-    A removed line that begins with `-- ` looks like a header, so that the lines of a hunk are
-    counted. Counts may be wrong (SWE-rebench V2 applies with `--recount`): a new file ends one.
-    """
-    old = new = 0
-    # Not splitlines, which also splits at form feeds and the like inside of a line.
-    for line in patch.split("\n"):
-        if (old > 0 or new > 0) and not line.startswith("diff --git "):
-            old -= line[:1] in (" ", "-", "")
-            new -= line[:1] in (" ", "+", "")
-            continue
-        old = new = 0
-        hunk = re.match(r"@@ -\d+(?:,([0-9]{1,18}))? \+\d+(?:,([0-9]{1,18}))? @@", line)
-        if hunk:
-            old, new = (1 if count is None else int(count) for count in hunk.groups())
-        elif line.startswith(("--- ", "+++ ")):
-            path = line[4:].split("\t")[0].rstrip("\r").strip('"')
-            if path != "/dev/null":
-                yield re.sub(r"^[ab]/", "", path)
-        elif line.startswith("diff --git "):
-            for word in line[11:].split(" "):
-                yield re.sub(r"^[ab]/", "", word.strip('"\r'))
-        elif line.startswith(("rename from ", "rename to ", "copy from ", "copy to ")):
-            yield line.split(" ", 2)[2].rstrip("\r").strip('"')
 
 
 def _value(mapping: Mapping[str, Any], key: str) -> Any:

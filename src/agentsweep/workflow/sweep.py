@@ -21,7 +21,7 @@ from agentsweep.config.load import load
 from agentsweep.errors import AgentsweepError, ConfigError
 from agentsweep.extraction.agentcgroup_layout import AttemptDir, attempts_in
 from agentsweep.gateway import credentials
-from agentsweep.grading import grading_job
+from agentsweep.grading import grading_job, grading_plan
 from agentsweep.host.capacity import Machine
 from agentsweep.runs.live_run_count import Ledger
 from agentsweep.runs.recall import is_run_of
@@ -54,7 +54,7 @@ class Sweep:
         self.config = load(merged, files=files)
         self.cells = self.config.cells()
         self.gradable = [
-            task for task in self.config.task_names() if grading_job.gradable(self.config, task)
+            task for task in self.config.task_names() if grading_plan.gradable(self.config, task)
         ]
         if self.config.sweep.skip_unfit and announce and machine is not None:
             self._skip_unfit(machine, stream or sys.stderr)
@@ -175,7 +175,7 @@ class Sweep:
 
         limits.check_limits(self.config)
         graded = [cell for cell in running if cell.task in self.gradable]
-        reason = grading_job.misfit(self.config, Machine.here()) if graded else None
+        reason = grading_plan.misfit(self.config, Machine.here()) if graded else None
         if reason is not None:
             print(
                 f"agentsweep: the patches of {len(graded)} of {len(running)} runs cannot be graded "
@@ -192,7 +192,7 @@ class Sweep:
         """The validations of gradable tasks (default: all), each with the first task it is of."""
         found: dict[str, str] = {}
         for task in self.gradable if tasks is None else tasks:
-            found.setdefault(grading_job.validation_id(self.config, task), task)
+            found.setdefault(grading_plan.plan(self.config, task).validation_id, task)
         return found
 
     def validated(self) -> dict[str, str]:
@@ -204,12 +204,12 @@ class Sweep:
         if not self.config.grading.validations:
             return {}
         tasks = dict.fromkeys(cell.task for cell in self.graded_cells())
-        return {task: grading_job.validation_id(self.config, task) for task in tasks}
+        return {task: grading_plan.plan(self.config, task).validation_id for task in tasks}
 
     def ungradable(self) -> dict[str, str]:
         """The tasks of the sweep whose tests cannot be graded, and why."""
         tasks = dict.fromkeys(cell.task for cell in self.wanted())
-        reasons = {task: grading_job.ungradable(self.config, task) for task in tasks}
+        reasons = {task: grading_plan.ungradable(self.config, task) for task in tasks}
         return {task: reason for task, reason in reasons.items() if reason is not None}
 
     def cell_pattern(self) -> str:
@@ -267,7 +267,9 @@ class Sweep:
         made does not change when the sweep that found the task out has ended.
         """
         for task in dict.fromkeys(cell.task for cell in self.cells):
-            reason = grading_job.invalidity(self.config, task)
+            if task not in self.gradable:
+                continue
+            reason = grading_job.invalidity(grading_plan.plan(self.config, task))
             if reason is not None:
                 self.cells = [
                     cell for cell in self.cells if cell.task != task or self.has_run(cell)

@@ -10,8 +10,9 @@ import cohort_maker
 import pytest
 import synthetic
 
-from agentsweep.analysis import claims, cohort, metrics
-from agentsweep.analysis.metrics import CORRECTED, PAPER, Value
+from agentsweep.analysis import claims, cohort
+from agentsweep.analysis.run_metrics import CORRECTED, MODES, PAPER
+from agentsweep.analysis.values import Value
 from agentsweep.errors import AgentsweepError
 from agentsweep.extraction import importer
 
@@ -285,7 +286,7 @@ def test_modes_name_their_definitions(real):
     computed, _ = real
     said = {(r.claim.split("/")[0], r.mode): r.value.definition for r in computed}
     for claim in claims.CLAIMS:
-        both = [said.get((claim, mode)) for mode in metrics.MODES]
+        both = [said.get((claim, mode)) for mode in MODES]
         assert any(both), claim
         if claim not in ("memory_peak_min",):
             assert both[0] != both[1], claim

@@ -3,7 +3,6 @@
 Where AgentCgroup's definition has a defect, both modes have the same runs and other numbers.
 """
 
-import inspect
 from statistics import correlation as pearson
 from statistics import fmean, stdev
 
@@ -12,21 +11,28 @@ import pytest
 from cohort_maker import call, group, message, ns, run, series
 from recorded_sessions import RUNS, needs_runs
 
-from agentsweep.analysis import metrics, run_metrics
+from agentsweep.analysis import (
+    change_rates,
+    claims,
+    claims_cpu,
+    claims_memory,
+    claims_session,
+    claims_time,
+    claims_tools,
+    run_metrics,
+)
 from agentsweep.analysis.cohort import load
-from agentsweep.analysis.metrics import CORRECTED, MODES, PAPER, Value
+from agentsweep.analysis.run_metrics import CORRECTED, MODES, PAPER
+from agentsweep.analysis.values import Value
 from agentsweep.extraction.importer import import_runs
 from agentsweep.extraction.lifetime_cpu import CpuSeries
 
+# The published ones, and what only figures show.
 CLAIMS = [
-    function
-    for name, function in vars(metrics).items()
-    if inspect.isfunction(function)
-    and function.__module__ == metrics.__name__
-    and not name.startswith("_")
-    and list(inspect.signature(function).parameters) == ["cohort", "mode"]
-    and inspect.signature(function).return_annotation
-    in (Value, Value | None, metrics.Values, dict[str, Value])
+    *claims.CLAIMS.values(),
+    claims_time.active_split,
+    claims_cpu.cpu_change_rate_max,
+    change_rates.steps_over_threshold,
 ]
 
 
@@ -56,11 +62,22 @@ def numbers(result) -> list[Value]:
 # --- what is not known ---
 
 
-def test_there_are_as_many_claims_as_there_should_be():
-    names = {claim.__name__ for claim in CLAIMS}
-    assert len(names) >= 39
-    first, last = "task_duration_mean", "test_interpreter"
-    assert {first, last, "cpu_max", "retry_loop_tasks", "prompt_without_issue"} <= names
+def test_each_claim_is_found_by_its_own_name_and_none_is_left_out():
+    assert {name: claim.__name__ for name, claim in claims.CLAIMS.items()} == {
+        name: name for name in claims.CLAIMS
+    }
+    modules = (claims_cpu, claims_memory, claims_session, claims_time, claims_tools)
+    public = {
+        name
+        for module in modules
+        for name, made in vars(module).items()
+        if getattr(made, "__module__", None) == module.__name__ and not name.startswith("_")
+    }
+    figures_alone = {
+        *("active_split", "burstiest", "calls_by_decile", "cpu_change_rate_max"),
+        *("image_sizes_gb", "large_shares", "memory_trajectories"),
+    }
+    assert public == {*claims.CLAIMS, *figures_alone}
 
 
 BARE = {
@@ -199,10 +216,10 @@ def test_a_run_without_a_part_adds_nothing_to_a_claim_that_takes_it(claim, missi
 
 def test_task_durations_are_the_containers_or_the_agents():
     runs = [run(container_s=c, agent_s=a) for c, a in ((100, 40), (200, 60), (600, 50), (None, 9))]
-    assert both(metrics.task_duration_mean, *runs) == close(300, 159 / 4)
-    assert both(metrics.task_duration_median, *runs) == close(200, 45)
+    assert both(claims_time.task_duration_mean, *runs) == close(300, 159 / 4)
+    assert both(claims_time.task_duration_median, *runs) == close(200, 45)
     cohort = group(*runs)
-    assert [metrics.task_duration_mean(cohort, mode).n for mode in MODES] == [3, 4]
+    assert [claims_time.task_duration_mean(cohort, mode).n for mode in MODES] == [3, 4]
 
 
 def session_run(calls, **values):
@@ -222,31 +239,31 @@ def session_run(calls, **values):
 def test_overlapping_calls_count_once():
     calls = [call("Bash", 0, 30), call("Bash", 10, 40)]
     made = session_run(calls, tool_s=40.0)
-    assert both(metrics.tool_share_of_active_mean, made) == close(60, 40)
+    assert both(claims_time.tool_share_of_active_mean, made) == close(60, 40)
 
 
 def test_a_tasks_time_is_its_subagents_tools():
     calls = [call("Task", 0, 90, tool_call_id="x"), call("Read", 5, 15, parent_id="x")]
     made = session_run(calls, tool_s=10.0)
-    assert both(metrics.tool_share_of_active_mean, made) == close(100, 10)
+    assert both(claims_time.tool_share_of_active_mean, made) == close(100, 10)
 
 
 def test_a_share_of_tools_over_everything_is_the_papers_only():
     calls = [call("Task", 0, 100, tool_call_id="x"), call("Bash", 0, 50, parent_id="x")]
     made = session_run(calls, tool_s=50.0)
-    assert both(metrics.tool_share_of_active_max, made) == close(150, 50)
+    assert both(claims_time.tool_share_of_active_max, made) == close(150, 50)
 
 
 def test_mean_median_and_maximum_of_the_tool_share():
     runs = [session_run([call("Read", 0, s)], tool_s=float(s)) for s in (10, 20, 60)]
-    assert both(metrics.tool_share_of_active_mean, *runs) == close(30, 30)
-    assert both(metrics.tool_share_of_active_median, *runs) == close(20, 20)
-    assert both(metrics.tool_share_of_active_max, *runs) == close(60, 60)
+    assert both(claims_time.tool_share_of_active_mean, *runs) == close(30, 30)
+    assert both(claims_time.tool_share_of_active_median, *runs) == close(20, 20)
+    assert both(claims_time.tool_share_of_active_max, *runs) == close(60, 60)
 
 
 def test_the_paper_takes_the_containers_time_where_the_session_has_no_span():
     made = session_run([call("Read", 0, 10)], trace_last_utc_ns=ns(0), tool_s=10.0)
-    assert both(metrics.tool_share_of_active_mean, made) == close(5, 10)
+    assert both(claims_time.tool_share_of_active_mean, made) == close(5, 10)
 
 
 def test_the_tool_share_has_the_least_that_it_can_be_as_its_lower_bound():
@@ -254,29 +271,29 @@ def test_the_tool_share_has_the_least_that_it_can_be_as_its_lower_bound():
     calls = [call("Bash", 0, 30), call("Read", 40, 50)]
     old = session_run(calls, tool_s=40.0, agent_version="2.0.0")
     new = session_run(calls, tool_s=40.0)
-    found = metrics.tool_share_of_active_mean(group(old), CORRECTED)
+    found = claims_time.tool_share_of_active_mean(group(old), CORRECTED)
     assert (found.low, found.value, found.high) == close(10, 40, 40)
-    found = metrics.tool_share_of_active_mean(group(new), CORRECTED)
+    found = claims_time.tool_share_of_active_mean(group(new), CORRECTED)
     assert (found.low, found.value, found.high) == close(40, 40, 40)
-    assert metrics.tool_share_of_active_mean(group(old), PAPER).low is None
+    assert claims_time.tool_share_of_active_mean(group(old), PAPER).low is None
 
 
 def test_no_call_is_no_tool_time_only_if_the_session_says_so():
     silent = session_run([], tool_s=None, trace_status="missing")
     quiet = session_run([], tool_s=0.0)
-    assert both(metrics.tool_share_of_active_mean, silent) == (None, None)
-    assert both(metrics.tool_share_of_active_mean, quiet) == close(0, 0)
-    assert metrics.tool_share_of_active_mean(group(silent, quiet), PAPER).n == 1
+    assert both(claims_time.tool_share_of_active_mean, silent) == (None, None)
+    assert both(claims_time.tool_share_of_active_mean, quiet) == close(0, 0)
+    assert claims_time.tool_share_of_active_mean(group(silent, quiet), PAPER).n == 1
 
 
 def test_the_papers_start_up_is_a_residual():
     """The session ends 20 s before the container: that is no start-up."""
     made = session_run([], create_s=60.0, startup_s=10.0, container_s=200.0)
-    assert both(metrics.startup_share_mean, made) == close(50, 35)
+    assert both(claims_time.startup_share_mean, made) == close(50, 35)
     parts = {"start_s": 4.0, "verify_s": 1.0, "exec_s": 5.0}
     measured = session_run([], create_s=60.0, container_s=200.0, **parts)
-    assert both(metrics.startup_share_mean, measured) == close(50, 40)
-    assert both(metrics.startup_share_mean, session_run([])) == close(50, None)
+    assert both(claims_time.startup_share_mean, measured) == close(50, 40)
+    assert both(claims_time.startup_share_mean, session_run([])) == close(50, None)
 
 
 def test_start_up_is_told_apart_by_whether_the_image_was_ready():
@@ -285,32 +302,32 @@ def test_start_up_is_told_apart_by_whether_the_image_was_ready():
     warm = session_run([], create_s=0.5, container_s=104.0)
     unknown = session_run([])
     runs = [cold, edge, warm, unknown]
-    assert both(metrics.startup_cold_mean, *runs) == close(100, 60)
-    assert both(metrics.startup_warm_mean, *runs) == close(4, 10.5)
-    assert [metrics.startup_cold_mean(group(*runs), mode).n for mode in MODES] == [2, 2]
+    assert both(claims_time.startup_cold_mean, *runs) == close(100, 60)
+    assert both(claims_time.startup_warm_mean, *runs) == close(4, 10.5)
+    assert [claims_time.startup_cold_mean(group(*runs), mode).n for mode in MODES] == [2, 2]
 
 
 def test_model_and_os_share():
     """Tools 40 s twice at once, a model at work for 70 s, creation 50 s."""
     calls = [call("Read", 0, 40), call("Read", 0, 40)]
     made = session_run(calls, tool_s=40.0, model_s=70.0, create_s=50.0)
-    assert both(metrics.model_share_mean, made) == close(10, 35)
-    assert both(metrics.os_share_mean, made) == close(90, 50)
+    assert both(claims_time.model_share_mean, made) == close(10, 35)
+    assert both(claims_time.os_share_mean, made) == close(90, 50)
 
 
 def test_model_and_os_share_are_bounded_by_what_may_be_either():
     calls = [call("Bash", 0, 30), call("Read", 40, 50)]
     known = {"tool_s": 40.0, "model_s": 70.0, "create_s": 50.0}
     made = session_run(calls, agent_version="2.0.0", **known)
-    model = metrics.model_share_mean(group(made), CORRECTED)
+    model = claims_time.model_share_mean(group(made), CORRECTED)
     assert (model.low, model.high) == close(35, 50)
-    system = metrics.os_share_mean(group(made), CORRECTED)
+    system = claims_time.os_share_mean(group(made), CORRECTED)
     assert (system.low, system.high) == close(35, 50)
 
 
 def test_a_share_without_its_bound_stands_alone():
     made = session_run([], model_s=70.0, tool_s=None)
-    found = metrics.model_share_mean(group(made), CORRECTED)
+    found = claims_time.model_share_mean(group(made), CORRECTED)
     assert (found.low, found.value, found.high) == close(35, 35, 35)
 
 
@@ -325,10 +342,10 @@ def test_the_tools_shares_of_time():
         call("Read", 40, 50),
         call("Read", 55, None),
     ]
-    paper, corrected = shares(metrics.tool_time_share, run(calls))
+    paper, corrected = shares(claims_tools.tool_time_share, run(calls))
     assert paper == pytest.approx({"Task": 6000 / 110, "Bash": 4000 / 110, "Read": 1000 / 110})
     assert corrected == pytest.approx({"Bash": 75, "Read": 25})
-    found = metrics.tool_time_share(group(run(calls)), PAPER)
+    found = claims_tools.tool_time_share(group(run(calls)), PAPER)
     assert {name: value.n for name, value in found.items()} == {"Task": 1, "Bash": 2, "Read": 2}
     assert list(found) == ["Task", "Bash", "Read"]
 
@@ -337,7 +354,7 @@ def test_request_to_result_is_more_than_the_tools_time():
     """The paper counts from the request; a tool waits for its message to end."""
     late = call("Bash", 5, 10, requested_utc_ns=ns(0))
     read = call("Read", 20, 25)
-    paper, corrected = shares(metrics.tool_time_share, run([late, read]))
+    paper, corrected = shares(claims_tools.tool_time_share, run([late, read]))
     assert paper == pytest.approx({"Bash": 200 / 3, "Read": 100 / 3})
     assert corrected == pytest.approx({"Bash": 50, "Read": 50})
 
@@ -377,10 +394,10 @@ def test_kinds_of_commands_by_words_or_by_programs():
         call("Bash", 60, 120, "pytest", category="test"),
         call("Read", 0, 500),
     ]
-    paper, corrected = shares(metrics.bash_time_share, run(calls))
+    paper, corrected = shares(claims_tools.bash_time_share, run(calls))
     assert paper == pytest.approx({"test": 90, "explore": 10})
     assert corrected == pytest.approx({"test": 60, "explore": 30, "snippet": 10})
-    unsorted = metrics.bash_time_share(group(run([call("Bash", 0, 1)])), CORRECTED)
+    unsorted = claims_tools.bash_time_share(group(run([call("Bash", 0, 1)])), CORRECTED)
     assert list(unsorted) == ["unknown"]
 
 
@@ -396,23 +413,23 @@ def test_any_three_commands_in_a_row_are_a_retry_loop_for_the_paper():
     same = run(bash("pytest a", "cd /x && pytest a | tail -3", "pytest a  2>&1 | head"))
     others = run(bash("pytest a", "pytest b", "pytest c"))
     two = run(bash("pytest a", "pytest a"))
-    assert both(metrics.retry_loop_tasks, varied, same, others, two) == (3, 1)
-    assert metrics.retry_loop_tasks(group(two, run()), PAPER) == Value(
-        0.0, 1, "tasks", metrics.retry_loop_tasks(group(), PAPER).definition
+    assert both(claims_tools.retry_loop_tasks, varied, same, others, two) == (3, 1)
+    assert claims_tools.retry_loop_tasks(group(two, run()), PAPER) == Value(
+        0.0, 1, "tasks", claims_tools.retry_loop_tasks(group(), PAPER).definition
     )
 
 
 def test_an_edit_between_two_tests_breaks_the_papers_loop_only():
     edit = call("Edit", 1, 2)
     first, second, third = bash("pytest a", "pytest a", "pytest a")
-    assert both(metrics.retry_loop_tasks, run([first, edit, second, edit, third])) == (0, 1)
+    assert both(claims_tools.retry_loop_tasks, run([first, edit, second, edit, third])) == (0, 1)
 
 
 def test_another_command_between_them_breaks_the_loop_and_chains_are_apart():
     broken = run(bash("pytest a", "pytest a", "ls", "pytest a"))
     apart = run([*bash("pytest a", "pytest a"), *bash("pytest a", agent_id="s")])
-    assert both(metrics.retry_loop_tasks, broken, apart) == (2, 0)
-    assert both(metrics.retry_loop_tasks, run(bash("ls", "ls", "ls"))) == (1, 0)
+    assert both(claims_tools.retry_loop_tasks, broken, apart) == (2, 0)
+    assert both(claims_tools.retry_loop_tasks, run(bash("ls", "ls", "ls"))) == (1, 0)
 
 
 # --- CPU ---
@@ -430,17 +447,17 @@ def lifetime_run(count=101, busy_s=10.0, late_s=0.5, **values):
 def test_the_mean_of_averages_is_not_the_average():
     """9.5 s of CPU time between samples over 100 s."""
     made = lifetime_run()
-    found = metrics.cpu_mean(group(made), CORRECTED)
+    found = claims_cpu.cpu_mean(group(made), CORRECTED)
     assert found.low <= 9.5 <= found.high
     assert found.high - found.low < 2.5
     expected = made.series.mean_cpu_percent.mean()
-    assert metrics.cpu_mean(group(made), PAPER).value == pytest.approx(expected)
+    assert claims_cpu.cpu_mean(group(made), PAPER).value == pytest.approx(expected)
     assert expected > 30
 
 
 def test_the_mean_is_over_the_common_tasks():
     runs = [lifetime_run(task="a"), lifetime_run(task="b", busy_s=0.0)]
-    found = [metrics.cpu_mean(group(*runs, common={"b"}), mode) for mode in MODES]
+    found = [claims_cpu.cpu_mean(group(*runs, common={"b"}), mode) for mode in MODES]
     assert [(value.value, value.n) for value in found] == [(0.0, 1), (0.0, 1)]
 
 
@@ -448,15 +465,15 @@ def test_a_dead_sample_lowers_the_papers_mean_only():
     mean, mb = [50.0] * 4, [100] * 4
     samples = series([*mb, 0], [*mean, 0.0], [0.5, 1.0, 1.5, 2.0, np.nan])
     made = run(samples=samples, cpu_source="counter")
-    assert both(metrics.cpu_mean, made) == close(40, 50)
+    assert both(claims_cpu.cpu_mean, made) == close(40, 50)
 
 
 def test_counted_cpu_time_has_no_bounds():
     samples = series([100] * 4, used=[0, 0.5, 1.0, 2.5])
-    found = metrics.cpu_mean(group(run(samples=samples, cpu_source="counter")), CORRECTED)
+    found = claims_cpu.cpu_mean(group(run(samples=samples, cpu_source="counter")), CORRECTED)
     assert found.value == pytest.approx(2.5 / 3 * 100)
     assert (found.low, found.high) == (None, None)
-    most = metrics.cpu_max(group(run(samples=samples, cpu_source="counter")), CORRECTED)
+    most = claims_cpu.cpu_max(group(run(samples=samples, cpu_source="counter")), CORRECTED)
     assert (most.value, most.n, most.low, most.high) == (pytest.approx(150), 3, None, None)
 
 
@@ -466,7 +483,7 @@ def test_the_greatest_load_is_lost_in_an_average():
     used = np.clip(t_s - 60, 0, 5) * 8
     mean = np.round(100 * used / (t_s + 0.5), 2)
     made = run(samples=series([100] * 100, mean, used), cpu_source="reconstructed")
-    paper, corrected = (metrics.cpu_max(group(made), mode) for mode in MODES)
+    paper, corrected = (claims_cpu.cpu_max(group(made), mode) for mode in MODES)
     assert paper.value == pytest.approx(round(4000 / 65.5, 2))
     assert corrected.low <= 800 <= corrected.high
     assert corrected.value == pytest.approx(800, rel=0.02)
@@ -476,7 +493,7 @@ def test_the_greatest_load_is_lost_in_an_average():
 def test_how_often_half_a_core_is_in_use():
     """Busy 10 of 100 s; the average is above 50 % until second 20."""
     made = lifetime_run()
-    paper, corrected = (metrics.cpu_samples_over_50(group(made), mode) for mode in MODES)
+    paper, corrected = (claims_cpu.cpu_samples_over_50(group(made), mode) for mode in MODES)
     assert (paper.value, paper.n) == (pytest.approx(100 * 20 / 101), 101)
     assert (corrected.value, corrected.n) == (pytest.approx(10.0), 100)
     assert corrected.low <= corrected.value <= corrected.high
@@ -489,20 +506,20 @@ def test_the_correlation_of_an_average_has_another_sign():
     used = np.r_[0, np.cumsum(busy[1:])] * 1.0
     samples = series(np.where(busy, 300, 100), np.linspace(90, 10, 200), used)
     made = run(samples=samples, cpu_source="counter")
-    paper, corrected = both(metrics.cpu_memory_correlation_mean, made)
+    paper, corrected = both(claims_cpu.cpu_memory_correlation_mean, made)
     assert corrected == pytest.approx(1.0)
     mb = np.where(busy, 300.0, 100.0)
     assert paper == pytest.approx(pearson(np.linspace(90, 10, 200).tolist(), mb.tolist()))
     assert paper < 0
     short = run(samples=series([1, 2, 3], [1, 2, 3], [1, 2, 4]), cpu_source="counter")
-    assert both(metrics.cpu_memory_correlation_mean, short) == (None, None)
+    assert both(claims_cpu.cpu_memory_correlation_mean, short) == (None, None)
 
 
 def test_the_correlation_is_bounded_by_the_memory_at_the_steps_start():
     memory = [100.0] * 20 + [500.0] * 20
     used = np.r_[np.arange(20) * 0.1, 1.9 + np.arange(1, 21) * 0.9]
     made = run(samples=series(memory, used=used), cpu_source="counted")
-    value = metrics.cpu_memory_correlation_mean(group(made), CORRECTED)
+    value = claims_cpu.cpu_memory_correlation_mean(group(made), CORRECTED)
     assert value.value == value.high == pytest.approx(1.0)
     assert value.low == pytest.approx(pearson([10.0] * 19 + [90.0] * 20, memory[:-1]))
 
@@ -548,7 +565,7 @@ def test_cpu_bursts_in_tools():
     mean = np.round(100 * used / (t_s + 0.01), 2)
     samples = series([100] * 100, mean, used)
     made = run([call("Bash", 60, 65)], samples=samples, cpu_source="counter")
-    paper, corrected = (metrics.cpu_bursts_in_tools(group(made), mode) for mode in MODES)
+    paper, corrected = (claims_cpu.cpu_bursts_in_tools(group(made), mode) for mode in MODES)
     # The averages of seconds 1 to 6 are over 30 %: 100 % until 2, then 2/t.
     assert (paper.value, paper.n) == (0.0, 6)
     # The load is over 30 % in seven steps, five of them within the call.
@@ -560,9 +577,9 @@ def test_bursts_of_runs_whose_calls_are_lost_say_nothing():
     lost = run(samples=samples, cpu_source="counter")
     told = run(samples=samples, cpu_source="counter", trace_status="ok")
     for claim in (
-        metrics.cpu_bursts_in_tools,
-        metrics.memory_bursts_in_tools,
-        metrics.memory_burst_time_share,
+        claims_cpu.cpu_bursts_in_tools,
+        claims_memory.memory_bursts_in_tools,
+        claims_memory.memory_burst_time_share,
     ):
         assert both(claim, lost) == (None, None)
         assert both(claim, told) == (0.0, 0.0)
@@ -573,23 +590,23 @@ def test_bursts_of_runs_whose_calls_are_lost_say_nothing():
 
 def test_the_baseline_is_the_first_tenth_without_the_first_sample():
     made = run(samples=series([5, 100, 110, *[500] * 27]))
-    assert both(metrics.memory_baseline_mean, made) == close(105, 105)
+    assert both(claims_memory.memory_baseline_mean, made) == close(105, 105)
     short = run(samples=series([5, 100, 900]))
-    assert both(metrics.memory_baseline_mean, short) == close(100, 100)
-    assert both(metrics.memory_baseline_mean, run(samples=series([5]))) == (None, None)
+    assert both(claims_memory.memory_baseline_mean, short) == close(100, 100)
+    assert both(claims_memory.memory_baseline_mean, run(samples=series([5]))) == (None, None)
 
 
 def test_a_gigabyte_has_1024_megabytes_for_the_paper():
     made = run(samples=series([5, 2000, 2000, 2000]))
-    assert both(metrics.memory_baseline_mean, made) == close(2048, 2000)
+    assert both(claims_memory.memory_baseline_mean, made) == close(2048, 2000)
     jump = run(samples=series([500, 1000]))
-    assert both(metrics.memory_change_rate_max, jump) == close(524, 500)
+    assert both(claims_memory.memory_change_rate_max, jump) == close(524, 500)
 
 
 def test_a_dead_sample_shortens_the_corrected_tenth():
     """Ten dead samples at the end: a tenth of 30 is three, of 20 two."""
     made = run(samples=series([5, 100, 200, *[300] * 17, *[0] * 10]))
-    assert both(metrics.memory_baseline_mean, made) == close(150, 100)
+    assert both(claims_memory.memory_baseline_mean, made) == close(150, 100)
 
 
 def test_memory_that_was_not_read_is_left_out_by_both():
@@ -598,21 +615,21 @@ def test_memory_that_was_not_read_is_left_out_by_both():
         samples=series([np.nan] * 12, [5.0] * 12, np.arange(12.0)),
     )
     for claim in (
-        metrics.memory_baseline_mean,
-        metrics.memory_change_rate_max,
-        metrics.test_call_memory_rise_p95,
-        metrics.peak_position_mean,
-        metrics.memory_peak_max,
-        metrics.peak_to_average_mean,
-        metrics.cpu_memory_correlation_mean,
+        claims_memory.memory_baseline_mean,
+        claims_memory.memory_change_rate_max,
+        claims_memory.test_call_memory_rise_p95,
+        claims_memory.peak_position_mean,
+        claims_memory.memory_peak_max,
+        claims_memory.peak_to_average_mean,
+        claims_cpu.cpu_memory_correlation_mean,
     ):
         assert both(claim, made) == (None, None), claim
     gap = run(
         [call("Bash", 3, 6, "pytest", category="test")],
         samples=series([100, 100, 100, np.nan, 150, np.nan, 120, 100]),
     )
-    assert both(metrics.test_call_memory_rise_p95, gap)[1] == 50
-    assert both(metrics.memory_change_rate_max, gap) == close(20, 20)
+    assert both(claims_memory.test_call_memory_rise_p95, gap)[1] == 50
+    assert both(claims_memory.memory_change_rate_max, gap) == close(20, 20)
 
 
 @pytest.mark.parametrize(
@@ -639,7 +656,7 @@ def test_the_papers_readings_of_the_printed_text(memory_bytes, cut, listed):
 def test_memory_bursts_and_the_cut_text():
     """400 MB is printed without decimals: the paper reads 40."""
     made = run([call("Bash", 0, 1)], samples=series([350.5, 400, 350.5, 100, 0]))
-    paper, corrected = (metrics.memory_bursts_in_tools(group(made), mode) for mode in MODES)
+    paper, corrected = (claims_memory.memory_bursts_in_tools(group(made), mode) for mode in MODES)
     assert (paper.value, paper.n) == (50.0, 2)
     assert (corrected.value, corrected.n) == (pytest.approx(200 / 3), 3)
 
@@ -647,25 +664,25 @@ def test_memory_bursts_and_the_cut_text():
 def test_memory_bursts_in_a_task_are_not_in_a_tool():
     calls = [call("Task", 0, 9, tool_call_id="x"), call("Read", 0, 2, parent_id="x")]
     made = run(calls, samples=series([350.5] * 10))
-    assert both(metrics.memory_bursts_in_tools, made) == close(100, 30)
-    assert both(metrics.memory_burst_time_share, made) == close(100, 100 * 2 / 9)
+    assert both(claims_memory.memory_bursts_in_tools, made) == close(100, 30)
+    assert both(claims_memory.memory_burst_time_share, made) == close(100, 100 * 2 / 9)
 
 
 def test_the_time_with_tools_is_of_the_live_samples():
     made = run([call("Bash", 2, 6)], samples=series([*[100] * 9, 0, 0]))
     # Five of eleven samples; four of eight seconds.
-    assert both(metrics.memory_burst_time_share, made) == close(500 / 11, 50)
-    assert metrics.memory_burst_time_share(group(made), CORRECTED).n == 1
+    assert both(claims_memory.memory_burst_time_share, made) == close(500 / 11, 50)
+    assert claims_memory.memory_burst_time_share(group(made), CORRECTED).n == 1
 
 
 def test_the_rise_of_a_test_call():
     """Sampled: 100.5 MB before, 340.5 within, read with their decimals cut off."""
     calls = [call("Bash", 2, 4, "pytest", category="test")]
     made = run(calls, samples=series([50.5, 100.5, 200.5, 340.5, 150.5, 100.5]))
-    assert both(metrics.test_call_memory_rise_p95, made) == close(240, 240)
+    assert both(claims_memory.test_call_memory_rise_p95, made) == close(240, 240)
     cut = run(calls, samples=series([50.5, 100.5, 200, 340, 150, 100.5]))
     # 20, 34 and 15 MB within, 100 before.
-    assert both(metrics.test_call_memory_rise_p95, cut) == close(-66, 239.5)
+    assert both(claims_memory.test_call_memory_rise_p95, cut) == close(-66, 239.5)
 
 
 def test_a_watermark_tells_the_rise_better_than_samples():
@@ -676,7 +693,7 @@ def test_a_watermark_tells_the_rise_better_than_samples():
         "mem_peak_source": "watermark",
     }
     made = run([call("Bash", 2, 4, "pytest", **exact)], samples=series([100.5] * 6))
-    assert both(metrics.test_call_memory_rise_p95, made) == close(0, 800)
+    assert both(claims_memory.test_call_memory_rise_p95, made) == close(0, 800)
 
 
 def test_only_tests_of_a_tenth_of_a_second_with_a_sample_count():
@@ -688,7 +705,9 @@ def test_only_tests_of_a_tenth_of_a_second_with_a_sample_count():
         call("Bash", 2, 3, "pip install tox", category="install"),
     ]
     made = run(calls, samples=series([100.5, 110.5, 150.5, 130.5, 100.5]))
-    paper, corrected = (metrics.test_call_memory_rise_p95(group(made), mode) for mode in MODES)
+    paper, corrected = (
+        claims_memory.test_call_memory_rise_p95(group(made), mode) for mode in MODES
+    )
     # `pip install tox` is a test for the paper.
     assert (paper.value, paper.n) == (40.0, 1)
     assert (corrected.value, corrected.n) == (None, 0)
@@ -702,59 +721,61 @@ def test_the_95th_percentile_is_over_the_calls_of_all_runs():
         )
         for i in range(101)
     ]
-    assert both(metrics.test_call_memory_rise_p95, *runs) == close(95, 95)
-    assert metrics.test_call_memory_rise_p95(group(*runs), CORRECTED).n == 101
+    assert both(claims_memory.test_call_memory_rise_p95, *runs) == close(95, 95)
+    assert claims_memory.test_call_memory_rise_p95(group(*runs), CORRECTED).n == 101
 
 
 def test_the_fastest_change_leaves_out_the_end_of_the_container():
     made = run(samples=series([100, 130, 120, 0]))
-    assert both(metrics.memory_change_rate_max, made) == close(120, 30)
-    assert [metrics.memory_change_rate_max(group(made), mode).n for mode in MODES] == [3, 2]
+    assert both(claims_memory.memory_change_rate_max, made) == close(120, 30)
+    assert [claims_memory.memory_change_rate_max(group(made), mode).n for mode in MODES] == [3, 2]
 
 
 def test_steps_of_two_seconds_or_more_say_nothing_about_a_second():
     made = run(samples=series([100, 400, 500, 560], at=[0, 2, 3.5, 5.5]))
-    assert both(metrics.memory_change_rate_max, made) == close(100 / 1.5, 100 / 1.5)
-    assert [metrics.memory_change_rate_max(group(made), mode).n for mode in MODES] == [1, 1]
+    assert both(claims_memory.memory_change_rate_max, made) == close(100 / 1.5, 100 / 1.5)
+    assert [claims_memory.memory_change_rate_max(group(made), mode).n for mode in MODES] == [1, 1]
 
 
 def test_the_papers_intervals_are_bursts_of_another_kind():
     """Steps: +60 MB, +30 % of CPU, +150 MB, nothing, the container's end."""
     samples = series([100, 160, 160, 310, 310, 0], mean=[1, 1, 31, 31, 31, 31])
     made = run(samples=samples)
-    paper, corrected = (metrics.intervals_memory_over_100mb(group(made), mode) for mode in MODES)
+    paper, corrected = (
+        claims_memory.intervals_memory_over_100mb(group(made), mode) for mode in MODES
+    )
     assert (paper.value, paper.n) == (pytest.approx(80), 5)
     assert (corrected.value, corrected.n) == (pytest.approx(25), 4)
 
 
 def test_the_peaks_position_by_samples_or_by_time():
     made = run(samples=series([1, 2, 9, 3, 3, 0], at=[0, 1, 2, 3, 10, 11]))
-    assert both(metrics.peak_position_mean, made) == close(40, 20)
-    assert both(metrics.peak_position_mean, run(samples=series([4]))) == (None, None)
+    assert both(claims_memory.peak_position_mean, made) == close(40, 20)
+    assert both(claims_memory.peak_position_mean, run(samples=series([4]))) == (None, None)
 
 
 def test_peak_to_average_by_samples_or_by_time():
     """100 MB for nine seconds, 300 MB at the last sample."""
     made = run(samples=series([100, 100, 300, 0], at=[0, 8, 9, 10]))
-    assert both(metrics.peak_to_average_mean, made) == close(1.8, 300 / (1000 / 9))
+    assert both(claims_memory.peak_to_average_mean, made) == close(1.8, 300 / (1000 / 9))
     flat = run(samples=series([100, 100, 100]))
-    assert both(metrics.peak_to_average_mean, made, flat)[0] == pytest.approx(1.4)
-    assert both(metrics.peak_to_average_max, made, flat)[0] == pytest.approx(1.8)
+    assert both(claims_memory.peak_to_average_mean, made, flat)[0] == pytest.approx(1.4)
+    assert both(claims_memory.peak_to_average_max, made, flat)[0] == pytest.approx(1.8)
 
 
 def test_the_kernels_peak_is_higher_than_any_sample():
     low = run(samples=series([50, 100, 80]), mem_peak_bytes=400_000_000)
     high = run(samples=series([50, 200]))
-    assert both(metrics.memory_peak_min, low, high) == close(100, 200)
-    assert both(metrics.memory_peak_max, low, high) == close(200, 400)
-    assert both(metrics.memory_peak_cv, low, high) == close(
+    assert both(claims_memory.memory_peak_min, low, high) == close(100, 200)
+    assert both(claims_memory.memory_peak_max, low, high) == close(200, 400)
+    assert both(claims_memory.memory_peak_cv, low, high) == close(
         100 * stdev([100, 200]) / 150, 100 * stdev([400, 200]) / 300
     )
-    assert both(metrics.peak_to_average_max, low)[1] == pytest.approx(400 / 82.5)
+    assert both(claims_memory.peak_to_average_max, low)[1] == pytest.approx(400 / 82.5)
 
 
 def test_one_peak_does_not_vary_in_a_known_way():
-    found = metrics.memory_peak_cv(group(run(samples=series([5, 6]))), PAPER)
+    found = claims_memory.memory_peak_cv(group(run(samples=series([5, 6]))), PAPER)
     assert (found.value, found.n) == (None, 1)
 
 
@@ -769,8 +790,8 @@ def test_image_sizes_are_of_tasks_or_of_images():
     ]
     paper = [2, 2, 4e9 / 2**30, 5e9 / 2**30]
     corrected = [2 * 2**30 / 1e9, 9, 4, 5]
-    assert both(metrics.image_size_mean, *runs) == close(fmean(paper), fmean(corrected))
-    assert both(metrics.image_size_median, *runs) == close((2 + 4e9 / 2**30) / 2, 4.5)
+    assert both(claims_session.image_size_mean, *runs) == close(fmean(paper), fmean(corrected))
+    assert both(claims_session.image_size_median, *runs) == close((2 + 4e9 / 2**30) / 2, 4.5)
 
 
 # --- the conversation ---
@@ -819,18 +840,18 @@ def talk_runs():
 
 def test_rounds_are_records_for_the_paper_and_messages_in_truth():
     runs, known = talk_runs()
-    assert both(metrics.rounds_duration_correlation, *runs) == close(
+    assert both(claims_session.rounds_duration_correlation, *runs) == close(
         pearson(known["records"], known["c"]), pearson(known["messages"], known["a"])
     )
-    assert both(metrics.rounds_peak_correlation, *runs) == close(
+    assert both(claims_session.rounds_peak_correlation, *runs) == close(
         pearson(known["records"], known["sampled"]), pearson(known["messages"], known["peak"])
     )
-    assert metrics.rounds_peak_correlation(group(*runs), PAPER).n == 12
+    assert claims_session.rounds_peak_correlation(group(*runs), PAPER).n == 12
 
 
 def test_tokens_are_summed_over_records_by_the_paper():
     runs, known = talk_runs()
-    assert both(metrics.tokens_peak_correlation, *runs) == close(
+    assert both(claims_session.tokens_peak_correlation, *runs) == close(
         pearson(known["sums"], known["sampled"]), pearson(known["tokens"], known["peak"])
     )
 
@@ -839,18 +860,18 @@ def test_placeholders_of_tokens_are_no_numbers_of_tokens():
     runs, _ = talk_runs()
     for made in runs:
         made.row["output_tokens_final"] = False
-    found = [metrics.tokens_peak_correlation(group(*runs), mode) for mode in MODES]
+    found = [claims_session.tokens_peak_correlation(group(*runs), mode) for mode in MODES]
     assert found[0].value is not None and found[0].n == 12
     assert (found[1].value, found[1].n) == (None, 0)
 
 
 def test_a_correlation_takes_ten_runs_and_some_variation():
     runs, _ = talk_runs()
-    assert both(metrics.rounds_peak_correlation, *runs[:9]) == (None, None)
-    assert metrics.rounds_peak_correlation(group(*runs[:9]), PAPER).n == 9
+    assert both(claims_session.rounds_peak_correlation, *runs[:9]) == (None, None)
+    assert claims_session.rounds_peak_correlation(group(*runs[:9]), PAPER).n == 9
     for made in runs:
         made.row["agent_s"] = 5.0
-    assert metrics.rounds_duration_correlation(group(*runs), CORRECTED).value is None
+    assert claims_session.rounds_duration_correlation(group(*runs), CORRECTED).value is None
 
 
 def test_models_are_those_that_answered_not_those_asked_for():
@@ -860,19 +881,19 @@ def test_models_are_those_that_answered_not_those_asked_for():
         run(model_requested="haiku", model="haiku-3.5"),
         run(model_requested="haiku"),
     ]
-    paper, corrected = shares(metrics.models_main, *runs)
+    paper, corrected = shares(claims_session.models_main, *runs)
     assert paper == {"haiku": 4}
     assert corrected == {"haiku-3.5": 2, "haiku-4.5": 1}
-    paper, corrected = shares(metrics.models_subagent, *runs)
+    paper, corrected = shares(claims_session.models_subagent, *runs)
     assert paper == {}
     assert corrected == {"sonnet-4.5": 2, "haiku-3.5": 1}
-    assert {v.n for v in metrics.models_subagent(group(*runs), CORRECTED).values()} == {3}
+    assert {v.n for v in claims_session.models_subagent(group(*runs), CORRECTED).values()} == {3}
 
 
 def test_prompts_without_an_issue():
     runs = [run(prompt_issue_chars=n) for n in (0, 0, 120, None)]
-    assert metrics.prompt_without_issue(group(*runs), PAPER) is None
-    found = metrics.prompt_without_issue(group(*runs), CORRECTED)
+    assert claims_session.prompt_without_issue(group(*runs), PAPER) is None
+    found = claims_session.prompt_without_issue(group(*runs), CORRECTED)
     assert (found.value, found.n) == (2, 3)
 
 
@@ -883,8 +904,8 @@ def test_the_interpreter_of_the_tests():
         run([call()]),
         run(),
     ]
-    assert metrics.test_interpreter(group(*runs), PAPER) == {}
-    found = metrics.test_interpreter(group(*runs), CORRECTED)
+    assert claims_session.test_interpreter(group(*runs), PAPER) == {}
+    found = claims_session.test_interpreter(group(*runs), CORRECTED)
     assert {name: (v.value, v.n) for name, v in found.items()} == {
         "3.12.3": (2, 2),
         "3.9.1": (1, 2),
@@ -958,7 +979,7 @@ PUBLISHED = [
 @pytest.mark.parametrize(("claim", "name", "printed", "factor"), PUBLISHED)
 def test_the_paper_mode_gives_the_published_value(recorded, claim, name, printed, factor):
     decimals = len(printed.partition(".")[2])
-    value = getattr(metrics, claim)(recorded[name], PAPER).value * factor
+    value = claims.CLAIMS[claim](recorded[name], PAPER).value * factor
     assert f"{value:.{decimals}f}" == printed
 
 
@@ -977,7 +998,7 @@ def test_the_paper_mode_gives_the_published_value(recorded, claim, name, printed
     ],
 )
 def test_the_paper_mode_gives_the_published_shares(recorded, claim, data, name, printed):
-    assert f"{getattr(metrics, claim)(recorded[data], PAPER)[name].value:.1f}" == printed
+    assert f"{claims.CLAIMS[claim](recorded[data], PAPER)[name].value:.1f}" == printed
 
 
 @needs_runs
@@ -990,14 +1011,14 @@ def test_the_recorded_data_sets_and_their_common_tasks(recorded):
 
 @needs_runs
 def test_what_the_paper_says_of_all_images(recorded):
-    sizes = metrics.image_sizes_gb(recorded["H+L"], PAPER)
+    sizes = claims_session.image_sizes_gb(recorded["H+L"], PAPER)
     assert len(sizes) == 114
     assert (f"{min(sizes):.1f}", f"{max(sizes):.1f}") == ("2.9", "17.3")
 
 
 @needs_runs
 def test_the_mean_of_both_baselines_is_printed_as_185(recorded):
-    means = [metrics.memory_baseline_mean(recorded[n], PAPER).value for n in ("H", "L")]
+    means = [claims_memory.memory_baseline_mean(recorded[n], PAPER).value for n in ("H", "L")]
     assert abs(fmean(means) - 185) < 1
 
 
@@ -1005,33 +1026,35 @@ def test_the_mean_of_both_baselines_is_printed_as_185(recorded):
 def test_the_corrections_of_recorded_runs_go_where_they_must(recorded):
     h, l_ = recorded["H"], recorded["L"]
     # Only Task calls were counted twice, and only H has many.
-    assert metrics.tool_share_of_active_mean(h, CORRECTED).value < 20
-    assert metrics.tool_share_of_active_mean(l_, CORRECTED).value == pytest.approx(35.2, abs=0.1)
+    assert claims_time.tool_share_of_active_mean(h, CORRECTED).value < 20
+    assert claims_time.tool_share_of_active_mean(l_, CORRECTED).value == pytest.approx(
+        35.2, abs=0.1
+    )
     for cohort in (h, l_):
-        assert metrics.tool_share_of_active_max(cohort, CORRECTED).value < 100
-        assert metrics.cpu_memory_correlation_mean(cohort, CORRECTED).value > 0.2
-        assert metrics.cpu_max(cohort, CORRECTED).value > 5 * 100
-        assert set(metrics.test_interpreter(cohort, CORRECTED)) == {"3.12.3"}
+        assert claims_time.tool_share_of_active_max(cohort, CORRECTED).value < 100
+        assert claims_cpu.cpu_memory_correlation_mean(cohort, CORRECTED).value > 0.2
+        assert claims_cpu.cpu_max(cohort, CORRECTED).value > 5 * 100
+        assert set(claims_session.test_interpreter(cohort, CORRECTED)) == {"3.12.3"}
         for claim in CLAIMS:
             value = claim(cohort, CORRECTED)
             for found in numbers(value):
                 if found.low is not None:
                     assert found.low <= found.value <= found.high, claim
-    assert metrics.prompt_without_issue(l_, CORRECTED).value == 21
-    assert list(metrics.models_subagent(h, CORRECTED)) == ["claude-sonnet-4-5-20250929"]
+    assert claims_session.prompt_without_issue(l_, CORRECTED).value == 21
+    assert list(claims_session.models_subagent(h, CORRECTED)) == ["claude-sonnet-4-5-20250929"]
     # Nobody knows the tokens of H: every message has the placeholder only.
-    assert metrics.tokens_peak_correlation(h, CORRECTED).n == 0
+    assert claims_session.tokens_peak_correlation(h, CORRECTED).n == 0
 
 
 def test_a_tool_of_which_no_call_has_a_time_has_no_share():
     made = run(
         calls=[call("Bash", 0, 4, "ls"), call("Read")], source="measured", outcome="completed"
     )
-    shares = metrics.tool_time_share(group(made), metrics.CORRECTED)
+    shares = claims_tools.tool_time_share(group(made), CORRECTED)
     assert (shares["Bash"].value, shares["Read"].value, shares["Read"].n) == (100.0, None, 1)
     untimed = run(calls=[call("Bash"), call("Read")], source="measured", outcome="completed")
-    nothing = metrics.tool_time_share(group(untimed), metrics.CORRECTED)
-    shown = metrics.large_shares([shares, nothing])
+    nothing = claims_tools.tool_time_share(group(untimed), CORRECTED)
+    shown = claims_tools.large_shares([shares, nothing])
     assert shown[0]["Bash"].value == 100.0
     assert {value.value for value in shown[1].values()} == {None}
 
@@ -1047,11 +1070,15 @@ def test_the_paper_mode_pools_what_the_corrected_one_leaves_out():
         for name, outcome, s in (("a", "completed", 50.0), ("b", "oom_agent", 5.0))
     ]  # fmt: skip
     for metric in (
-        metrics.task_duration_mean, metrics.task_duration_median, metrics.memory_peak_min,
-        metrics.memory_peak_max, metrics.peak_to_average_mean, metrics.peak_position_mean,
-        metrics.memory_baseline_mean,
-    ):  # fmt: skip
-        alone = metric(group(made[0]), metrics.CORRECTED)
-        assert metric(group(*made), metrics.CORRECTED) == alone
-        assert metric(group(*made), metrics.PAPER).n == 2
-    assert len(metrics.memory_trajectories(group(*made), metrics.CORRECTED)) == 1
+        claims_time.task_duration_mean,
+        claims_time.task_duration_median,
+        claims_memory.memory_peak_min,
+        claims_memory.memory_peak_max,
+        claims_memory.peak_to_average_mean,
+        claims_memory.peak_position_mean,
+        claims_memory.memory_baseline_mean,
+    ):
+        alone = metric(group(made[0]), CORRECTED)
+        assert metric(group(*made), CORRECTED) == alone
+        assert metric(group(*made), PAPER).n == 2
+    assert len(claims_memory.memory_trajectories(group(*made), CORRECTED)) == 1

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from cohort_maker import SECOND, call, ns, row, run, series
 
-from agentsweep.analysis import cohort, metrics, run_metrics
+from agentsweep.analysis import cohort, run_metrics
 from agentsweep.analysis.cohort import counts, covered_s, intervals_of, load
 from agentsweep.analysis.run_metrics import within
+from agentsweep.analysis.values import datasets, everything
 from agentsweep.errors import AgentsweepError
 from agentsweep.extraction.importer import import_runs
 from agentsweep.tables import parquet
@@ -130,12 +131,12 @@ def test_measured_and_imported_runs_are_not_mixed(tmp_path):
         ("H+L", True),
     ]
     assert [len(c.common) for c in found] == [1, 1, 1, 2]
-    assert [c.name for c in metrics.datasets(found)] == ["demo", "L", "H"]
+    assert [c.name for c in datasets(found)] == ["demo", "L", "H"]
     # A panel that shows all runs shows those of both sources, with or without a union beside them.
     for several in (found, load([own, h])):
-        whole = metrics.everything(several)
-        assert len(whole.runs) == whole.attempts == len(metrics.datasets(several))
-    assert metrics.everything(load([h])).name == "H"
+        whole = everything(several)
+        assert len(whole.runs) == whole.attempts == len(datasets(several))
+    assert everything(load([h])).name == "H"
 
 
 def test_a_run_that_is_there_twice_is_refused(tmp_path):

@@ -16,11 +16,10 @@ from figure_checks import check_layout, check_vector_files, load_script, shown_t
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from agentsweep.analysis import captions, figure_style, metrics
-from agentsweep.extraction import fidelity
-from agentsweep.runs.outcome import OUTCOMES
+from agentsweep.analysis import captions, figure_style, sweep_metrics
 from agentsweep.tables import parquet
 from agentsweep.tables.dataset import Dataset
+from agentsweep.vocabulary import Outcome, ReplayStatus
 
 ROOT = Path(__file__).parents[3]
 SCRIPTS = ROOT / "workflow" / "scripts" / "figures"
@@ -73,7 +72,7 @@ def partly_replays():
     runs = synthetic.replays(
         tasks=["logstats", "a-task-with-a-name-of-some-length__repo-12345"], replicates=2
     )
-    statuses = [*fidelity.STATUSES, None]
+    statuses = [*ReplayStatus, None]
     for number, call in enumerate(call for run in runs for call in run.tool_calls):
         call["replay_status"] = statuses[number % len(statuses)]
     for number, run in enumerate(runs):
@@ -290,9 +289,7 @@ def test_outcome_map_of_several_runs_shows_shares(datasets):
 
 def test_every_outcome_has_a_look_and_a_name():
     assert (
-        list(figure_style.OUTCOME_LOOK)
-        == list(figure_style.OUTCOME_NAMES)
-        == [*OUTCOMES, "unknown"]
+        list(figure_style.OUTCOME_LOOK) == list(figure_style.OUTCOME_NAMES) == [*Outcome, "unknown"]
     )
     looks = [look[:2] for look in figure_style.OUTCOME_LOOK.values()]
     assert len(set(looks)) == len(looks)
@@ -379,12 +376,12 @@ def test_fidelity_shows_replays_alone(datasets):
     plt.close(figure)
     numbers = module.caption(dataset).numbers
     replays = [run for run in dataset.runs if run["model_mode"] == "replay"]
-    known = [run for run in metrics.completed(replays) if run["fidelity"] is not None]
+    known = [run for run in sweep_metrics.completed(replays) if run["fidelity"] is not None]
     assert 0 < len(known) < len(replays) < len(dataset.runs)
     assert (numbers["n_runs"], numbers["n_fidelity"]) == (len(replays), len(known))
     assert numbers["source"]["model_modes"] == ["replay"]
-    assert list(numbers["fates"]) == list(metrics.FATES)
-    assert list(module._LOOKS) == list(metrics.FATES)
+    assert list(numbers["fates"]) == list(sweep_metrics.FATES)
+    assert list(module._LOOKS) == list(sweep_metrics.FATES)
 
 
 def test_fidelity_says_that_there_is_no_replay(datasets):
@@ -429,7 +426,7 @@ def test_fidelity_caption_counts_patches_and_fates(datasets):
     fates = caption.numbers["fates"]
     limited = (fates["killed"] + fates["timed_out"]) / sum(fates.values())
     assert caption.numbers["limited_share"] == pytest.approx(limited)
-    many = {f"t{n}": metrics.Patches(1, 2, 1, n > 2) for n in range(9)}
+    many = {f"t{n}": sweep_metrics.Patches(1, 2, 1, n > 2) for n in range(9)}
     assert load("fidelity")._patches_sentence(many) == (
         "In 6 of 9 tasks all completed replays of a recording left the same patch."
     )
@@ -443,7 +440,7 @@ def test_captions_say_how_many_runs_a_number_rests_on(datasets):
         ("time_split", "n_split", "a division of their time"),
     ):
         caption = load(name).caption(dataset)
-        known, done = caption.numbers[key], len(metrics.completed(dataset.runs))
+        known, done = caption.numbers[key], len(sweep_metrics.completed(dataset.runs))
         assert 0 < known < done < len(dataset.runs)
         expected = (
             f"n = {known} of {len(dataset.runs)} runs: {done} of {len(dataset.runs)} completed "

@@ -12,7 +12,9 @@ import synthetic
 from figure_checks import check_layout, check_vector_files, load_script, shown_texts
 from matplotlib import pyplot as plt
 
-from agentsweep.analysis import captions, cohort, figure_style, metrics
+from agentsweep.analysis import captions, claims_memory, claims_time, cohort, figure_style
+from agentsweep.analysis.run_metrics import CORRECTED, MODES, PAPER
+from agentsweep.analysis.values import Value, datasets, everything
 from agentsweep.extraction.importer import import_runs
 
 ROOT = Path(__file__).parents[3]
@@ -110,7 +112,7 @@ def test_every_figure_has_a_script_and_a_caption():
         assert text.rstrip().endswith(".. include:: {{ snakemake.output.caption }}")
 
 
-@pytest.mark.parametrize("mode", metrics.MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", EXPECTED)
 def test_texts_can_be_read_and_captions_name_their_n(sets, name, shape, mode):
@@ -126,7 +128,7 @@ def test_texts_can_be_read_and_captions_name_their_n(sets, name, shape, mode):
     said = " ".join(caption.sentences)
     assert "n = " in said
     assert f"Mode {mode}: " in said
-    for one in metrics.datasets(cohorts):
+    for one in datasets(cohorts):
         assert f"{one.name} (" in said
         assert caption.numbers["datasets"][one.name]["n_runs"] == len(one.runs)
     json.dumps(caption.numbers)
@@ -142,12 +144,10 @@ def test_files_are_the_same_each_time_and_differ_by_mode(sets, tmp_path, name):
         figure_style.paper_main(module.draw, module.caption, [*arguments, "--out", str(out)])
         made.append({path.name: path.read_bytes() for path in out.parent.iterdir()})
     assert sorted(made[0]) == sorted(
-        f"{name}_{mode}.{suffix}"
-        for mode in metrics.MODES
-        for suffix in ("pdf", "svg", "json", "rst")
+        f"{name}_{mode}.{suffix}" for mode in MODES for suffix in ("pdf", "svg", "json", "rst")
     )
     assert made[0] == made[1]
-    for mode in metrics.MODES:
+    for mode in MODES:
         check_vector_files(tmp_path / "first" / f"{name}_{mode}")
     assert made[0][f"{name}_paper.svg"] != made[0][f"{name}_corrected.svg"]
     for content in made[0].values():
@@ -159,19 +159,19 @@ def numbers(name, sets, shape, mode):
     return load(name).caption(cohorts, mode).numbers, cohorts
 
 
-@pytest.mark.parametrize("mode", metrics.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_numbers_of_captions_are_those_of_the_metrics(sets, mode):
     said, cohorts = numbers("exec_overview", sets, "two sets", mode)
     for one in cohorts:
-        assert said["duration_mean"][one.name] == vars(metrics.task_duration_mean(one, mode))
+        assert said["duration_mean"][one.name] == vars(claims_time.task_duration_mean(one, mode))
     said, cohorts = numbers("change_rates", sets, "two sets", mode)
-    found = metrics.memory_change_rate_max(cohorts[0], mode)
+    found = claims_memory.memory_change_rate_max(cohorts[0], mode)
     assert said["memory_change_rate_max"]["H"] == vars(found)
 
 
 def test_the_corrected_time_series_shows_the_load_and_not_its_average(sets):
-    paper, _ = numbers("timeseries", sets, "two sets", metrics.PAPER)
-    corrected, _ = numbers("timeseries", sets, "two sets", metrics.CORRECTED)
+    paper, _ = numbers("timeseries", sets, "two sets", PAPER)
+    corrected, _ = numbers("timeseries", sets, "two sets", CORRECTED)
     assert paper["shown"]["H"]["run_id"] == corrected["shown"]["H"]["run_id"]
     # Two CPUs at work half of the time; the averages fall towards one.
     assert corrected["shown"]["H"]["cpu_max_percent"] == pytest.approx(200, abs=5)
@@ -181,15 +181,15 @@ def test_the_corrected_time_series_shows_the_load_and_not_its_average(sets):
 @pytest.mark.parametrize("name", ["exec_overview", "resource_profile", "tool_pattern"])
 def test_a_panel_of_all_runs_has_those_of_every_source(sets, name):
     cohorts = cohort.load(sets("own beside imported"))
-    whole = metrics.everything(cohorts)
+    whole = everything(cohorts)
     assert len(whole.runs) == sum(len(one.runs) for one in cohorts) > len(cohorts[-1].runs)
-    said, _ = numbers(name, sets, "own beside imported", metrics.CORRECTED)
+    said, _ = numbers(name, sets, "own beside imported", CORRECTED)
     assert said["n_runs"] == len(whole.runs)
     module = load(name)
-    said = " ".join(module.caption(cohorts, metrics.CORRECTED).sentences)
+    said = " ".join(module.caption(cohorts, CORRECTED).sentences)
     shown = {
         "exec_overview": f"n = {len(whole.runs)} runs",
-        "resource_profile": f"n = {len(metrics.memory_trajectories(whole, metrics.CORRECTED))} ",
+        "resource_profile": f"n = {len(claims_memory.memory_trajectories(whole, CORRECTED))} ",
         "tool_pattern": f"n = {sum(len(run.leaf_calls) for run in whole.runs)} calls",
     }[name]
     assert shown in said
@@ -201,9 +201,9 @@ def test_a_panel_of_all_runs_has_those_of_every_source(sets, name):
 )
 def test_bounds_are_drawn_where_there_are_some(sets, name, entry):
     for shape, mode, there in (
-        ("two sets", metrics.CORRECTED, True),
-        ("two sets", metrics.PAPER, False),
-        ("own", metrics.CORRECTED, False),
+        ("two sets", CORRECTED, True),
+        ("two sets", PAPER, False),
+        ("own", CORRECTED, False),
     ):
         figure = load(name).draw(cohort.load(sets(shape)), mode)
         assert (entry in [text for text, _ in shown_texts(figure)]) is there, (shape, mode)
@@ -212,7 +212,7 @@ def test_bounds_are_drawn_where_there_are_some(sets, name, entry):
 
 def test_an_exact_value_has_no_bounds_in_a_caption():
     def said(low, high):
-        return captions.number(metrics.Value(43.58, 3, "%", "A definition.", low, high))
+        return captions.number(Value(43.58, 3, "%", "A definition.", low, high))
 
     assert said(None, None) == said(43.58, 43.581) == "43.6 %"
     assert said(1.8, 43.58) == "43.6 % (1.8 to 43.6)"

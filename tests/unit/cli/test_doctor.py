@@ -440,7 +440,7 @@ def test_the_report_and_the_exit_code(sweep, monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
     assert main.main(["doctor", "--config", "config.yaml"]) == 1
     text = capsys.readouterr().out
-    assert text.startswith("fail engine ") and "mend: run `make system`" in text
+    assert text.startswith("fail  engine ") and "mend: run `make system`" in text
     assert main.main(["doctor", "--config", "config.yaml", "--json"]) == 1
     checks = json.loads(capsys.readouterr().out)
     assert {"name", "state", "detail", "cure"} == set(checks[0])

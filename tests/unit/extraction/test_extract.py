@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import recorded_calls
 from run_maker import (
     MIB,
     RUN_ID,
@@ -87,19 +88,7 @@ def replay(run):
 
 
 def recorded(call_id, **more):
-    return {
-        "id": call_id,
-        "name": "Bash",
-        "sent_name": "Bash",
-        "offered": True,
-        "has_result": True,
-        "is_error": False,
-        "exit_code": 0,
-        "timed_out": False,
-        "killed": False,
-        "text": "done",
-        **more,
-    }
+    return recorded_calls.recorded(**{"id": call_id, "text": "done"} | more)
 
 
 def tables_of(run_dir, run_id=RUN_ID):

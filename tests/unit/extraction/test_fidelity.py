@@ -4,31 +4,16 @@ import re
 import time
 
 import pytest
+from recorded_calls import recorded
 from recorded_sessions import EXAMPLES, needs_examples
 
 from agentsweep.agents.claude_code.trace import file_sources, parse_sources
 from agentsweep.extraction import fidelity
 from agentsweep.extraction.fidelity import Comparison, compare, normalised, similarity, summarise
+from agentsweep.vocabulary import ReplayStatus
 
 PATH = "/testbed/a.py"
 UUID = "0f0e0d0c-0b0a-4908-8706-050403020100"
-
-
-def recorded(text="out", **more):
-    """What the gateway notes of a recorded call, and sent on under the same name."""
-    return {
-        "id": "t1",
-        "name": "Bash",
-        "sent_name": "Bash",
-        "offered": True,
-        "has_result": True,
-        "is_error": False,
-        "exit_code": 0,
-        "timed_out": False,
-        "killed": False,
-        "text": text,
-        **more,
-    }
 
 
 def row(**more):
@@ -95,7 +80,7 @@ NO_TOOL = "<tool_use_error>Error: No such tool available: Glob. Use `find`.</too
 def test_status(before, after, text, status):
     found = compare(recorded(**before), row(**after), text)
     assert found.status == status
-    assert status in fidelity.STATUSES
+    assert status in [*ReplayStatus]
     if status in ("unavailable", "unrecorded"):
         assert (found.fidelity, found.similarity) == (None, None)
     elif status == "same":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import agentcgroup_maker
 import agentcgroup_maker as maker
 import numpy as np
 import pyarrow.parquet as pq
@@ -43,16 +44,7 @@ from agentsweep.extraction.lifetime_cpu import ROUNDING_PERCENT
 @pytest.fixture
 def one(tmp_path):
     """Writes a data set with one attempt and returns the rows of its tables."""
-    number = 0
-
-    def make(name="a__b-1/attempt_1", **files):
-        nonlocal number
-        number += 1
-        data, out = tmp_path / f"data{number}", tmp_path / f"out{number}"
-        attempt(data / name, **files)
-        return imported(data, out)
-
-    return make
+    return agentcgroup_maker.one_attempt(tmp_path)
 
 
 def the_run(tables):

@@ -7,6 +7,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import agentcgroup_maker
 import pytest
 from agentcgroup_maker import (
     BEGIN,
@@ -41,15 +42,7 @@ NAMES = st.text("abcdefgh", min_size=1, max_size=5)
 @pytest.fixture
 def one(tmp_path):
     """Writes a data set with one attempt and returns the rows of its tables."""
-    number = 0
-
-    def make(name="a__b-1/attempt_1", **files):
-        nonlocal number
-        number += 1
-        attempt(tmp_path / f"data{number}" / name, **files)
-        return imported(tmp_path / f"data{number}", tmp_path / f"out{number}")
-
-    return make
+    return agentcgroup_maker.one_attempt(tmp_path)
 
 
 def the_run(tables):

@@ -19,7 +19,7 @@ from agentsweep.cli import plan
 from agentsweep.config.load import load as load_config
 from agentsweep.containers.engine import Container
 from agentsweep.errors import AgentsweepError, InfraError
-from agentsweep.grading import evidence, grading, grading_job, patches, verdict
+from agentsweep.grading import evidence, grading, grading_job, grading_plan, patches, verdict
 from agentsweep.host.capacity import Machine
 from agentsweep.runs import watch
 from agentsweep.runs.store import Store
@@ -57,15 +57,19 @@ def load(tmp_path, monkeypatch):
     return loaded
 
 
+def planned(config):
+    return grading_plan.plan(config, "fix")
+
+
 def test_only_rows_whose_tests_pytest_runs_are_graded(load):
-    assert grading_job.gradable(load(), "fix")
+    assert grading_plan.gradable(load(), "fix")
     other = row_maker.changed(row_maker.first(), "install_config", "log_parser", "parse_log_django")
-    assert not grading_job.gradable(load(row=other), "fix")
+    assert not grading_plan.gradable(load(row=other), "fix")
 
 
 def test_everything_that_decides_a_grading_is_in_its_spec(load):
     def spec(patch=EMPTY, **changes):
-        return grading_job.spec(load(**changes), "fix", patch)
+        return planned(load(**changes)).spec(patch)
 
     usual = spec()
     assert spec() == usual
@@ -83,15 +87,15 @@ def test_everything_that_decides_a_grading_is_in_its_spec(load):
 
 
 def test_each_row_that_is_not_graded_has_a_reason(load):
-    assert grading_job.ungradable(load(), "fix") is None
+    assert grading_plan.ungradable(load(), "fix") is None
     first = row_maker.first(repo="django/django", install_config=None, log_parser=None)
     first |= {"language": None, "image": small_sweep_image()}
-    reason = grading_job.ungradable(load(row=first), "fix")
+    reason = grading_plan.ungradable(load(row=first), "fix")
     assert "django/django are run by its own tests/runtests.py" in reason
     named = row_maker.first(FAIL_TO_PASS=["test_add (basic.tests.AddTests)"])
-    assert "'test_add (basic.tests.AddTests)'" in grading_job.ungradable(load(row=named), "fix")
+    assert "'test_add (basic.tests.AddTests)'" in grading_plan.ungradable(load(row=named), "fix")
     other = row_maker.changed(row_maker.first(), "install_config", "log_parser", "parse_log_jest")
-    assert grading_job.ungradable(load(row=other), "fix").endswith("log_parser is parse_log_jest")
+    assert grading_plan.ungradable(load(row=other), "fix").endswith("log_parser is parse_log_jest")
 
 
 def small_sweep_image():
@@ -104,7 +108,7 @@ def test_a_grading_that_never_fits_leaves_a_record_that_says_why(load, tmp_path)
     def no_engine():
         raise AssertionError("nothing is started")
 
-    found = grading_job.grade(loaded, "fix", b"patch", tmp_path / "out", no_engine)
+    found = grading_job.grade(planned(loaded), b"patch", tmp_path / "out", no_engine)
     assert (found.status, found.resolved) == ("ungraded", None)
     assert "grading needs 989560465 MB of memory, and this machine" in found.detail
     assert "set grading.memory" in found.detail
@@ -112,18 +116,18 @@ def test_a_grading_that_never_fits_leaves_a_record_that_says_why(load, tmp_path)
     assert record["patch_sha256"] == hashlib.sha256(b"patch").hexdigest()
     assert verdict.judge(record, commands) == found
     # A larger machine makes it.
-    assert not list(grading_job.store(loaded).root.glob("*/attempt-*"))
-    validation = grading_job.validate(loaded, "fix", no_engine)
+    assert not list(planned(loaded).store.root.glob("*/attempt-*"))
+    validation = grading_job.validate(planned(loaded), no_engine)
     assert (validation["valid"], validation["problems"]) == (None, [])
     assert "grading needs" in validation["unknown"]
-    assert grading_job.validation(loaded, "fix") is None
+    assert grading_job.validation(planned(loaded)) is None
 
 
 def test_without_an_engine_a_validation_is_not_known(load):
     def no_engine():
         raise InfraError("no engine works here")
 
-    record = grading_job.validate(load({"memory": "64MiB", "cpus": 1}), "fix", no_engine)
+    record = grading_job.validate(planned(load({"memory": "64MiB", "cpus": 1})), no_engine)
     assert record["valid"] is None
     assert record["unknown"] == "no container can be started here: no engine works here"
 
@@ -139,8 +143,8 @@ def test_without_an_engine_a_validation_is_not_known(load):
 )
 def test_what_an_earlier_version_could_not_apply_is_graded_again(load, record, again):
     loaded = load({"memory": "64MiB", "cpus": 1})
-    graded = grading_job.store(loaded)
-    key = grading.spec_sha256(grading_job.spec(loaded, "fix", hashlib.sha256(b"patch").hexdigest()))
+    graded = planned(loaded).store
+    key = grading.spec_sha256(planned(loaded).spec(hashlib.sha256(b"patch").hexdigest()))
     with graded.locked(key, "{}"):
         attempt = graded.begin(key)
         write(attempt.path, {"exit-1": "0"}, fail_to_pass=[], pass_to_pass=[], **record)
@@ -156,10 +160,10 @@ def test_a_patch_that_lost_its_last_newline_has_it():
 
 def test_tasks_with_the_same_row_and_image_share_a_validation(load):
     loaded = load()
-    usual = grading_job.validation_id(loaded, "fix")
+    usual = planned(loaded).validation_id
     assert usual.startswith(row_maker.first()["instance_id"] + "~")
-    assert grading_job.validation_id(load(digest="c"), "fix") != usual
-    assert grading_job.validation_id(load({"memory": "1GiB"}), "fix") != usual
+    assert planned(load(digest="c")).validation_id != usual
+    assert planned(load({"memory": "1GiB"})).validation_id != usual
 
 
 def made_up(tmp_path, resolved):
@@ -206,17 +210,17 @@ def write(folder, members, **record):
 def test_a_task_is_valid_when_its_patch_resolves_it_each_time(load, tmp_path, monkeypatch):
     monkeypatch.setattr(grading_job.grading, "grade", made_up(tmp_path, [True] * 3))
     loaded = load({"validations": 3})
-    record = grading_job.validate(loaded, "fix", None)
+    record = grading_job.validate(planned(loaded), None)
     assert (record["valid"], record["problems"], record["repeats"]) == (True, [], 3)
-    assert grading_job.validation(loaded, "fix") == record
-    assert grading_job.invalidity(loaded, "fix") is None
+    assert grading_job.validation(planned(loaded)) == record
+    assert grading_job.invalidity(planned(loaded)) is None
 
 
 def test_a_task_that_is_not_valid_is_left_out_until_it_is_kept(load, tmp_path, monkeypatch):
     monkeypatch.setattr(grading_job.grading, "grade", made_up(tmp_path, [True, False]))
     loaded = load()
-    assert grading_job.invalidity(loaded, "fix") is None
-    record = grading_job.validate(loaded, "fix", None)
+    assert grading_job.invalidity(planned(loaded)) is None
+    record = grading_job.validate(planned(loaded), None)
     test = row_maker.first()["FAIL_TO_PASS"][0]
     problem = f"gold patch, time 2: not resolved: {test} failed"
     assert not record["valid"]
@@ -238,21 +242,21 @@ def test_a_task_that_is_not_valid_is_left_out_until_it_is_kept(load, tmp_path, m
     # A job's process finds whatever cell it was given.
     assert len(Sweep(load.merged, announce=False, machine=LARGE, stream=said).cells) == 8
     kept = load({"keep_invalid": True})
-    assert grading_job.invalidity(kept, "fix") is None
+    assert grading_job.invalidity(planned(kept)) is None
     assert len(Sweep(load.merged, announce=True, machine=LARGE, stream=said).cells) == 8
     # Of another image, nothing is known.
-    assert grading_job.invalidity(load(digest="c"), "fix") is None
+    assert grading_job.invalidity(planned(load(digest="c"))) is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"valid": false, "problems": []}'])
 def test_a_damaged_validation_is_none(load, tmp_path, monkeypatch, content):
     monkeypatch.setattr(grading_job.grading, "grade", made_up(tmp_path, [False] * 2))
     loaded = load()
-    grading_job.validate(loaded, "fix", None)
-    (path,) = grading_job.store(loaded).root.glob("validations/*.json")
+    grading_job.validate(planned(loaded), None)
+    (path,) = planned(loaded).store.root.glob("validations/*.json")
     path.write_text(content, encoding="utf-8")
-    assert grading_job.validation(loaded, "fix") is None
-    assert grading_job.invalidity(loaded, "fix") is None
+    assert grading_job.validation(planned(loaded)) is None
+    assert grading_job.invalidity(planned(loaded)) is None
 
 
 @pytest.fixture
@@ -398,9 +402,9 @@ def test_a_signal_leaves_an_interrupted_grading_and_no_partial_one(load, monkeyp
     monkeypatch.setattr(grading, "_graded", graded)
     loaded = load()
     with pytest.raises(AgentsweepError, match=f"interrupted by {number.name}; nothing was sealed"):
-        grading_job.grade(loaded, "fix", b"patch", None, lambda: None)
-    (key,) = grading_job.store(loaded).keys()
-    assert [a.state for a in grading_job.store(loaded).attempts(key)] == ["interrupted"]
+        grading_job.grade(planned(loaded), b"patch", None, lambda: None)
+    (key,) = planned(loaded).store.keys()
+    assert [a.state for a in planned(loaded).store.attempts(key)] == ["interrupted"]
 
 
 def test_what_was_put_in_place_is_read_whatever_the_names():
@@ -487,5 +491,5 @@ def test_what_a_grading_leaves_is_packed_up_to_its_limit(tmp_path):
 def test_gradings_are_no_attempts_of_runs(load):
     """They lie in the same store, and nothing that looks for runs may find them."""
     loaded = load()
-    (grading_job.store(loaded).root / ("a" * 64) / "attempt-1").mkdir(parents=True)
+    (planned(loaded).store.root / ("a" * 64) / "attempt-1").mkdir(parents=True)
     assert Store(loaded.store().root).keys() == []

@@ -4,27 +4,20 @@ import string
 import subprocess
 import sys
 
+import grade_maker
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from timing import LIMIT, growth
 
 from agentsweep.grading.pytest_reports import Reported, parse_report, reported_name, settle
-from agentsweep.grading.verdict import Command, own_judge
+from agentsweep.grading.verdict import TestCommandResult, own_judge
 
 HEADER = "=========================== short test summary info ============================"
 MINE = ("tests/test_a.py::test_new", "tests/test_a.py::test_p[a b - c]")
 BAD = "tests/test_b.py::test_bad"
 WORDS = {"passed": "PASSED", "failed": "FAILED", "error": "ERROR", "xfailed": "XFAIL"}
-RECORD = {
-    "applied_by": "git apply",
-    "tests_applied": True,
-    "timed_out": False,
-    "oom_kill_count": 0,
-    "grader": {"version": 1, "timeout_s": 60},
-    "fail_to_pass": [MINE[0]],
-    "pass_to_pass": [MINE[1]],
-}
+RECORD = grade_maker.record([MINE[0]], [MINE[1]])
 
 # What messages of failed tests are made of: anything, and what looks like parts of a summary.
 LINES = st.one_of(
@@ -60,7 +53,7 @@ def printed(outcomes, messages=None, stats="=== 1 failed, 2 passed in 0.12s ==="
 
 
 def verdict_on(outcomes, log, exit_code=1):
-    return own_judge(RECORD, [Command(exit_code, reported(**outcomes), log)])
+    return own_judge(RECORD, [TestCommandResult(exit_code, reported(**outcomes), log)])
 
 
 @given(MESSAGES, st.sampled_from(["failed", "error", "xfailed"]))
@@ -133,7 +126,7 @@ def test_what_report_and_summary_come_to(name):
 def test_a_row_with_names_of_another_program_is_not_judged(kind):
     record = RECORD | {kind: ["test_add (basic.tests.AddTests)"]}
     outcomes = dict.fromkeys(MINE, "passed")
-    found = own_judge(record, [Command(0, reported(**outcomes), printed(outcomes))])
+    found = own_judge(record, [TestCommandResult(0, reported(**outcomes), printed(outcomes))])
     assert (found.status, found.resolved) == ("ungraded", None)
     assert "is no name that pytest has for a test" in found.detail
 
@@ -201,11 +194,11 @@ def test_a_root_of_pytest_that_is_not_where_it_was_started(tmp_path, root, start
     )
     report = parse_report((tmp_path / "r.xml").read_bytes())
     record = RECORD | {"fail_to_pass": [f"{given}::test_new"], "pass_to_pass": []}
-    found = own_judge(record, [Command(0, report, done.stdout)])
+    found = own_judge(record, [TestCommandResult(0, report, done.stdout)])
     assert (found.status, found.resolved) == ("graded", True), found.detail
     # Not what a test elsewhere, which was printed by its own id, came to.
     elsewhere = done.stdout.replace(f"PASSED {given}", "PASSED other/tests/test_a.py")
-    assert own_judge(record, [Command(0, report, elsewhere)]).resolved is False
+    assert own_judge(record, [TestCommandResult(0, report, elsewhere)]).resolved is False
 
 
 def test_a_summary_is_read_in_linear_time():

@@ -4,24 +4,18 @@ import hashlib
 import json
 import time
 
+import grade_maker
 import pytest
 
 from agentsweep.errors import AgentsweepError
 from agentsweep.grading import evidence, run_grades, verdict
 from agentsweep.grading.grading import Grader
 from agentsweep.grading.pytest_reports import Reported, parse_report, reported_name
-from agentsweep.grading.verdict import Command, judge
+from agentsweep.grading.verdict import TestCommandResult, judge
+from agentsweep.vocabulary import GradeStatus
 
 F2P, P2P = "tests/test_a.py::test_new", "tests/test_a.py::test_old"
-RECORD = {
-    "applied_by": "git apply",
-    "tests_applied": True,
-    "timed_out": False,
-    "oom_kill_count": 0,
-    "grader": {"version": 1, "timeout_s": 60},
-    "fail_to_pass": [F2P],
-    "pass_to_pass": [P2P],
-}
+RECORD = grade_maker.record([F2P], [P2P])
 
 
 def sha256(content):
@@ -40,7 +34,7 @@ def command(exit_code=0, said=None, **outcomes):
     report = [reported(f"tests/test_a.py::test_{n}", o, 0.5) for n, o in outcomes.items()]
     lines = [f"{WORDS[t.outcome]} {t.test_id}" for t in report if t.outcome in WORDS]
     log = "\n".join(["=== short test summary info ===", *lines, "=== 2 passed in 0.1s ==="])
-    return Command(exit_code, report, log if said is None else said)
+    return TestCommandResult(exit_code, report, log if said is None else said)
 
 
 def status(*commands, **changes):
@@ -92,7 +86,7 @@ PASSED = {"new": "passed", "old": "passed"}
         ([command(**PASSED)], {"tests_applied": False}, "tests_not_applied"),
         ([command(**PASSED)], {"timed_out": True}, "timed_out"),
         ([], {}, "no_report"),
-        ([Command(0, None, "PASSED tests/test_a.py::test_new")], {}, "no_report"),
+        ([TestCommandResult(0, None, "PASSED tests/test_a.py::test_new")], {}, "no_report"),
         ([command()], {}, "no_report"),
         ([command(None, **PASSED)], {}, "inconsistent"),
         ([command(0, new="passed", old="failed")], {}, "inconsistent"),
@@ -102,7 +96,7 @@ PASSED = {"new": "passed", "old": "passed"}
 )
 def test_what_is_not_a_whole_and_consistent_grading_resolves_nothing(commands, changes, expected):
     assert status(*commands, **changes) == (expected, False)
-    assert expected in verdict.STATUSES
+    assert expected in [*GradeStatus]
 
 
 def test_a_cut_id_stands_for_all_tests_that_share_it():
@@ -113,7 +107,9 @@ def test_a_cut_id_stands_for_all_tests_that_share_it():
         report = [reported(names[0], "passed", 1.0), reported(names[1], second, None)]
         worst = f"{WORDS[second]} {names[1]}\nPASSED {names[0]}"
         code = 0 if second == "passed" else 1
-        return judge(record, [Command(code, report, f"=== short test summary info ===\n{worst}")])
+        return judge(
+            record, [TestCommandResult(code, report, f"=== short test summary info ===\n{worst}")]
+        )
 
     assert both("passed").resolved
     assert not both("failed").resolved
@@ -135,7 +131,7 @@ def test_an_inherited_test_is_the_one_that_the_row_names():
     )
     log = f"=== short test summary info ===\nPASSED {wanted}"
     record = RECORD | {"fail_to_pass": [wanted], "pass_to_pass": []}
-    found = judge(record, [Command(0, report, log)])
+    found = judge(record, [TestCommandResult(0, report, log)])
     assert (found.status, found.resolved) == ("graded", True), found.detail
     assert [test["test_id"] for test in found.tests] == [wanted]
 
@@ -227,7 +223,7 @@ def test_what_is_known_of_a_task_comes_before_its_gradings(graded, judged, chang
     graded._judged = {"t": judged}
     found = graded.of(run_row(**changes))
     assert (found["grade_status"], found["grade_detail"], found["resolved"]) == expected
-    assert expected[0] in verdict.STATUSES
+    assert expected[0] in [*GradeStatus]
 
 
 def test_a_task_whose_gradings_cannot_be_made_has_no_graded_run(tmp_path):
@@ -316,7 +312,7 @@ def test_what_a_grading_came_to_and_why():
 
 @pytest.mark.parametrize(("kills", "says"), [(0, "test"), (1, "the container ran out of memory")])
 def test_no_report_for_want_of_memory_is_said(kills, says):
-    found = judge(RECORD | {"oom_kill_count": kills}, [Command(137, None, "")])
+    found = judge(RECORD | {"oom_kill_count": kills}, [TestCommandResult(137, None, "")])
     assert found.status == "no_report"
     assert found.detail.endswith(says)
 
@@ -430,4 +426,4 @@ def test_a_test_of_two_commands_has_the_worse_outcome_and_the_time_of_both():
 def test_what_a_verdict_is_from():
     assert judge(RECORD, [command(**PASSED)]).evidence == verdict.OLD_EVIDENCE
     assert judge(RECORD, []).evidence is None
-    assert judge(RECORD, [Command(0, None, "")]).evidence is None
+    assert judge(RECORD, [TestCommandResult(0, None, "")]).evidence is None

@@ -2,27 +2,19 @@
 
 import json
 
+import grade_maker
 import pytest
 
 from agentsweep.grading import verdict
 from agentsweep.grading.pytest_reports import Reported, reported_name
-from agentsweep.grading.verdict import EVIDENCE, OLD_EVIDENCE, Command, Gold, judge
+from agentsweep.grading.verdict import EVIDENCE, OLD_EVIDENCE, Gold, TestCommandResult, judge
 from agentsweep.grading.witness import Origin, Witness
 
 FILE, OTHER = "tests/test_a.py", "tests/test_b.py"
 NEW, OLD, ELSEWHERE = f"{FILE}::test_new", f"{FILE}::TestOld::test_old", f"{OTHER}::test_else"
 NEW_NAME, OLD_NAME, ELSE_NAME = (reported_name(test_id) for test_id in (NEW, OLD, ELSEWHERE))
 PLACED_SHA256 = "5a" * 32
-RECORD = {
-    "applied_by": "git apply",
-    "tests_applied": True,
-    "timed_out": False,
-    "oom_kill_count": 0,
-    "grader": {"version": 2, "timeout_s": 60},
-    "fail_to_pass": [NEW],
-    "pass_to_pass": [OLD, ELSEWHERE],
-    "placed": {FILE: PLACED_SHA256},
-}
+RECORD = grade_maker.record([NEW], [OLD, ELSEWHERE], version=2, placed={FILE: PLACED_SHA256})
 WORDS = {"passed": "PASSED", "failed": "FAILED", "xfailed": "XFAIL"}
 PASSED = {NEW: "passed", OLD: "passed", ELSEWHERE: "passed"}
 DIRECT = {NEW_NAME: Origin(FILE, "direct", 3), OLD_NAME: Origin(FILE, "direct", 9)}
@@ -42,13 +34,13 @@ def saw(outcomes=None, before=(), files=None, **origins) -> Witness:
     )
 
 
-def command(witness, outcomes=None, exit_code=0) -> Command:
+def command(witness, outcomes=None, exit_code=0) -> TestCommandResult:
     """A test command whose report and summary have these outcomes."""
     said = PASSED | (outcomes or {})
     report = [Reported(test_id, reported_name(test_id), one, 0.5) for test_id, one in said.items()]
     lines = [f"{WORDS[one]} {test_id}" for test_id, one in said.items()]
     log = "\n".join(["=== short test summary info ===", *lines, "=== 3 in 0.1s ==="])
-    return Command(exit_code, report, log, witness)
+    return TestCommandResult(exit_code, report, log, witness)
 
 
 GOLD = Gold(origins=DIRECT, before=frozenset({"known"}), witnessed=True)
@@ -91,7 +83,7 @@ def test_each_command_that_reports_needs_the_plugin():
     found = judge(RECORD, both, OLD_GOLD)
     assert (found.resolved, found.evidence) == (True, OLD_EVIDENCE)
     # One that reports nothing has no test to see.
-    silent = Command(0, None, "", None)
+    silent = TestCommandResult(0, None, "", None)
     assert judge(RECORD, [silent, command(saw())], GOLD).evidence == EVIDENCE
     assert judge(RECORD, [silent], GOLD).evidence is None
 
@@ -231,7 +223,7 @@ def test_what_the_rows_own_patch_came_to():
     extra = saw({OLD: "xfailed"}, before=["known"])
     extra.origins["tests.test_a.test_extra"] = Origin(FILE, "direct", 20)
     left = command(extra, {OLD: "xfailed"})
-    silent = Command(0, None, "", saw(before=["not counted"]))
+    silent = TestCommandResult(0, None, "", saw(before=["not counted"]))
     made = verdict.gold_of([(RECORD, [left, silent])])
     assert made == Gold(frozenset({OLD_NAME}), DIRECT, frozenset({"known"}), True)
     assert judge(RECORD, [left], made).resolved

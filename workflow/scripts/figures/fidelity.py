@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from agentsweep.analysis import captions, figure_style, metrics
-from agentsweep.analysis.metrics import Row
+from agentsweep.analysis import captions, figure_style, sweep_metrics
+from agentsweep.extraction.fidelity import LIMITED
 from agentsweep.tables.dataset import Dataset
+from agentsweep.tables.rows import Row
 
 _NO_REPLAY = "no run replays a recording"
 _NO_CALL = "no call to compare"
@@ -40,7 +41,7 @@ _SPREAD = 0.84
 
 def draw(dataset: Dataset) -> Figure:
     """Two panels for each task: a point for each run, and a bar for each pair of limits."""
-    runs = metrics.replayed(dataset.runs)
+    runs = sweep_metrics.replayed(dataset.runs)
     if not runs:
         figure, (panel,) = figure_style.panels(1, _PANEL_HEIGHT)
         figure_style.say_instead(panel, _NO_REPLAY)
@@ -50,15 +51,15 @@ def draw(dataset: Dataset) -> Figure:
     for call in calls:
         calls_of.setdefault(call["run_id"], []).append(call)
     axis = _Axis(runs)
-    subjects = figure_style.shown_subjects(metrics.by_subject(runs))
+    subjects = figure_style.shown_subjects(sweep_metrics.by_subject(runs))
     wide = min(len(subjects), 3 if len(axis.ticks) <= 4 else 2)
-    handles = _handles(axis, runs, metrics.fates(runs, calls))
+    handles = _handles(axis, runs, sweep_metrics.fates(runs, calls))
     figure, pairs = _panels(len(subjects), wide, handles)
     inches = figure.get_figwidth() / wide - 0.4
     for place, ((above, below), (name, group)) in enumerate(
         zip(pairs, subjects.items(), strict=True)
     ):
-        cells = metrics.by_cell(group)
+        cells = sweep_metrics.by_cell(group)
         _draw_fidelity(above, axis, cells)
         _draw_fates(below, axis, cells, calls_of)
         above.set_title(figure_style.short(name, inches))
@@ -74,7 +75,7 @@ class _Axis:
     memory limit there is nothing to see along it: then it is the other way round."""
 
     def __init__(self, runs: Sequence[Row]):
-        memory, cpus = metrics.memory_limits(runs), metrics.cpu_limits(runs)
+        memory, cpus = sweep_metrics.memory_limits(runs), sweep_metrics.cpu_limits(runs)
         self.by_memory = len(memory) > 1 or len(cpus) == 1
         self.ticks, self.series = (memory, cpus) if self.by_memory else (cpus, memory)
         self.looks = figure_style.ordered_series(self.series)
@@ -129,7 +130,7 @@ def _draw_fidelity(panel: Axes, axis: _Axis, cells: dict) -> None:
         medians = []
         for x, tick in enumerate(axis.ticks):
             here = axis.cell(cells, tick, value)
-            known = [run for run in here if metrics.run_fidelity(run) is not None]
+            known = [run for run in here if sweep_metrics.run_fidelity(run) is not None]
             if not known:
                 continue
             middle = x + axis.offset(number)
@@ -137,11 +138,11 @@ def _draw_fidelity(panel: Axes, axis: _Axis, cells: dict) -> None:
                 known, figure_style.spread(len(known), 0.5 / len(axis.series)), strict=True
             ):
                 panel.plot(
-                    middle + (aside if len(known) > 1 else 0), metrics.run_fidelity(run), zorder=3,
-                    **figure_style.run_point(run, colour, marker),
+                    middle + (aside if len(known) > 1 else 0), sweep_metrics.run_fidelity(run),
+                    zorder=3, **figure_style.run_point(run, colour, marker),
                 )  # fmt: skip
             drawn = True
-            median = metrics.estimate(known, metrics.run_fidelity).value
+            median = sweep_metrics.estimate(known, sweep_metrics.run_fidelity).value
             # No line across limits under which no run completed.
             medians.append((middle, nan if median is None else median))
         if medians:
@@ -162,13 +163,13 @@ def _draw_fates(panel: Axes, axis: _Axis, cells: dict, calls_of: dict[str, list[
         for x, tick in enumerate(axis.ticks):
             here = axis.cell(cells, tick, value)
             calls = [call for run in here for call in calls_of.get(run["run_id"], ())]
-            counts = metrics.fates(here, calls)
+            counts = sweep_metrics.fates(here, calls)
             if not counts:
                 continue
             drawn = True
             middle, bottom = x + axis.offset(number), 0.0
             for fate in counts:
-                height = 100 * metrics.fate_share(counts, fate)
+                height = 100 * sweep_metrics.fate_share(counts, fate)
                 panel.bar(middle, height, width, bottom=bottom, **_look(fate))
                 bottom += height
             low, high = _STRIP
@@ -185,7 +186,7 @@ def _draw_fates(panel: Axes, axis: _Axis, cells: dict, calls_of: dict[str, list[
 
 def _look(fate: str) -> dict:
     colour, hatch, _ = _LOOKS[fate]
-    if fate in metrics.LIMITED:
+    if fate in LIMITED:
         edge = {"edgecolor": figure_style.BLACK, "linewidth": 0.7, "zorder": 3}
     else:
         edge = {
@@ -207,23 +208,24 @@ def caption(dataset: Dataset) -> captions.Caption:
     """Fidelity at each pair of limits, the calls' fates, and how many patches the runs left."""
 
     def median(here: list[Row]) -> str | None:
-        found = metrics.estimate(here, metrics.run_fidelity).value
+        found = sweep_metrics.estimate(here, sweep_metrics.run_fidelity).value
         return None if found is None else f"{found:.3f}"
 
     def numbers(here: list[Row]) -> dict:
-        found = metrics.estimate(here, metrics.run_fidelity)
+        found = sweep_metrics.estimate(here, sweep_metrics.run_fidelity)
         return {"median_fidelity": found.value, "n": found.n}
 
-    runs = metrics.replayed(dataset.runs)
+    runs = sweep_metrics.replayed(dataset.runs)
     if not runs:
         count = captions.count(len(dataset.runs), "run")
         said = f"n = 0 of {count} (the others are no replays)."
         return captions.describe(dataset.runs, [said], n_replayed=0)
-    counts = metrics.fates(runs, dataset.rows("tool_calls", _CALL_COLUMNS))
-    overall = metrics.estimate(runs, metrics.run_fidelity)
-    diverged = sum(map(metrics.has_diverged, runs))
+    counts = sweep_metrics.fates(runs, dataset.rows("tool_calls", _CALL_COLUMNS))
+    overall = sweep_metrics.estimate(runs, sweep_metrics.run_fidelity)
+    diverged = sum(map(sweep_metrics.has_diverged, runs))
     patches = {
-        name: metrics.distinct_patches(group) for name, group in metrics.by_subject(runs).items()
+        name: sweep_metrics.distinct_patches(group)
+        for name, group in sweep_metrics.by_subject(runs).items()
     }
     return captions.describe(
         runs,
@@ -239,7 +241,7 @@ def caption(dataset: Dataset) -> captions.Caption:
         median_fidelity=overall.value,
         by_limits=captions.numbers_by_limits(runs, numbers),
         fates=counts,
-        limited_share=metrics.limited_share(counts),
+        limited_share=sweep_metrics.limited_share(counts),
         runs_diverged=diverged,
         patches={name: vars(found) for name, found in patches.items()},
     )
@@ -249,12 +251,13 @@ def _fates_sentence(counts: dict[str, int]) -> str:
     if not counts:
         return "No recorded call is known."
     parts = [
-        f"{_LOOKS[fate][2]} {captions.percent(metrics.fate_share(counts, fate))}" for fate in counts
+        f"{_LOOKS[fate][2]} {captions.percent(sweep_metrics.fate_share(counts, fate))}"
+        for fate in counts
     ]
     return f"Of {captions.count(sum(counts.values()), 'recorded call')}: {', '.join(parts)}."
 
 
-def _patches_sentence(patches: dict[str, metrics.Patches]) -> str:
+def _patches_sentence(patches: dict[str, sweep_metrics.Patches]) -> str:
     """Each task's distinct patches in completed runs; of many tasks, how many have one for each
     recording."""
     if len(patches) > figure_style.MOST_SUBJECTS:

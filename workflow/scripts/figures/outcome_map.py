@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 
-from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.analysis import captions, figure_style, sweep_metrics
 from agentsweep.tables.dataset import Dataset
 
 _CELL_HEIGHT = 0.44
@@ -19,8 +19,8 @@ _BAR = 0.4
 
 def draw(dataset: Dataset) -> Figure:
     """Memory limit across, CPU limit up; cells of several runs show the share of each outcome."""
-    memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
-    subjects = figure_style.shown_subjects(metrics.by_subject(dataset.runs))
+    memory, cpus = sweep_metrics.memory_limits(dataset.runs), sweep_metrics.cpu_limits(dataset.runs)
+    subjects = figure_style.shown_subjects(sweep_metrics.by_subject(dataset.runs))
     wide = 3 if len(memory) <= 3 else 2 if len(memory) <= 6 else 1
     figure, axes = figure_style.panels(
         len(subjects), max(1.1, 0.55 + _CELL_HEIGHT * len(cpus)), wide=wide
@@ -28,10 +28,10 @@ def draw(dataset: Dataset) -> Figure:
     cell_inches = (figure.get_figwidth() / min(len(subjects), wide) - 0.55) / len(memory)
     # One look for all cells: a single run fills its cell, several share it.
     shares = any(
-        len(cell) > 1 for runs in subjects.values() for cell in metrics.by_cell(runs).values()
+        len(cell) > 1 for runs in subjects.values() for cell in sweep_metrics.by_cell(runs).values()
     )
     for place, (panel, (name, runs)) in enumerate(zip(axes, subjects.items(), strict=True)):
-        cells = metrics.by_cell(runs)
+        cells = sweep_metrics.by_cell(runs)
         for x, m in enumerate(memory):
             for y, c in enumerate(cpus):
                 _draw_cell(panel, x, y, cells.get((m, c), []), cell_inches, shares)
@@ -44,12 +44,12 @@ def draw(dataset: Dataset) -> Figure:
         panel.tick_params(length=0)
         panel.spines[:].set_visible(False)
     handles = []
-    for outcome in metrics.outcome_counts(dataset.runs):
+    for outcome in sweep_metrics.outcome_counts(dataset.runs):
         colour, hatch, _ = _look(outcome)
         handles.append(
             figure_style.swatch(colour, figure_style.OUTCOME_NAMES.get(outcome, outcome), hatch)
         )
-    if any(_kills(metrics.tool_kills([run])) for run in dataset.runs):
+    if any(_kills(sweep_metrics.tool_kills([run])) for run in dataset.runs):
         handles.append(
             Line2D([], [], linestyle="", marker=((-1, 1), (1, 1), (1, -1), (-1, 1)), markersize=5,
                    color=figure_style.VERMILION, label="the kernel killed tools (number)")
@@ -66,20 +66,20 @@ def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float, shares: b
             x, y, "no run", ha="center", va="center", fontsize=_SIZE, color=figure_style.GREY
         )
         return
-    counts = metrics.outcome_counts(runs)
-    kills = _kills(metrics.tool_kills(runs))
+    counts = sweep_metrics.outcome_counts(runs)
+    kills = _kills(sweep_metrics.tool_kills(runs))
     named = inches >= _LEAST_NAMED
     killed = [f"{kills} tool OOM" if named else f"{kills} OOM"] if kills else []
     if shares:
         _fill(panel, left, bottom, width, height, "#f4f4f4", "")
-        countable = metrics.countable(runs)
-        done = f"{len(metrics.completed(countable))}/{len(countable)}"
+        countable = sweep_metrics.countable(runs)
+        done = f"{len(sweep_metrics.completed(countable))}/{len(countable)}"
         if len(countable) < len(runs):
             lines = [f"{done} (+{len(runs) - len(countable)})", *killed]
         else:
             lines = [f"{done} completed" if inches >= _LEAST_SHARED else done, *killed]
         start = left
-        for outcome, count in metrics.outcome_counts(countable).items():
+        for outcome, count in sweep_metrics.outcome_counts(countable).items():
             share = count / len(countable) * width
             colour, hatch, _ = _look(outcome)
             _fill(panel, start, bottom, share, height * _BAR, colour, hatch)
@@ -106,7 +106,7 @@ def _draw_cell(panel: Axes, x: int, y: int, runs: list, inches: float, shares: b
     )  # fmt: skip
 
 
-def _kills(found: metrics.ToolKills | None) -> str:
+def _kills(found: sweep_metrics.ToolKills | None) -> str:
     """The kills of a cell, `0-3` where they are not known, nothing where there are none."""
     if found is None or found.most == 0:
         return ""
@@ -138,8 +138,8 @@ def _look(outcome: str) -> tuple[str, str, str]:
 def caption(dataset: Dataset) -> captions.Caption:
     """How many runs came to which outcome, and how many tools the kernel killed."""
     runs = dataset.runs
-    counts = metrics.outcome_counts(runs)
-    kills = metrics.tool_kills(runs)
+    counts = sweep_metrics.outcome_counts(runs)
+    kills = sweep_metrics.tool_kills(runs)
     said = ", ".join(
         f"{n} {figure_style.OUTCOME_NAMES.get(name, name)}" for name, n in counts.items()
     )
@@ -151,9 +151,9 @@ def caption(dataset: Dataset) -> captions.Caption:
             _kills_sentence(kills),
         ],
         outcomes=counts,
-        left_out=metrics.left_out_counts(runs),
-        n_countable=len(metrics.countable(runs)),
-        completed_share=metrics.completed_share(runs),
+        left_out=sweep_metrics.left_out_counts(runs),
+        n_countable=len(sweep_metrics.countable(runs)),
+        completed_share=sweep_metrics.completed_share(runs),
         tool_oom_count=None if kills is None or kills.runs_unknown else kills.least,
         tool_oom_count_max=None if kills is None else kills.most,
         runs_with_tool_oom=None if kills is None else kills.runs_known,
@@ -162,7 +162,7 @@ def caption(dataset: Dataset) -> captions.Caption:
     )
 
 
-def _kills_sentence(kills: metrics.ToolKills | None) -> str:
+def _kills_sentence(kills: sweep_metrics.ToolKills | None) -> str:
     if kills is None:
         return "No run has a count of OOM kills."
     said = (

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.analysis import captions, figure_style, sweep_metrics
 from agentsweep.tables.dataset import Dataset
 
 _MIB = 2**20
@@ -17,14 +17,14 @@ _MIB = 2**20
 
 def draw(dataset: Dataset) -> Figure:
     """A point for each run, on a scale of powers of two; a bar at each limit that was set."""
-    memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
-    subjects = figure_style.shown_subjects(metrics.by_subject(dataset.runs))
+    memory, cpus = sweep_metrics.memory_limits(dataset.runs), sweep_metrics.cpu_limits(dataset.runs)
+    subjects = figure_style.shown_subjects(sweep_metrics.by_subject(dataset.runs))
     wide = 3 if len(memory) <= 4 else 2
     figure, axes = figure_style.panels(len(subjects), 1.9, wide=wide)
     inches = figure.get_figwidth() / min(len(subjects), wide) - 0.5
     looks = figure_style.ordered_series(cpus)
     for place, (panel, (name, runs)) in enumerate(zip(axes, subjects.items(), strict=True)):
-        cells = metrics.by_cell(runs)
+        cells = sweep_metrics.by_cell(runs)
         for x, limit in enumerate(memory):
             if limit is not None:
                 panel.plot(
@@ -48,7 +48,7 @@ def draw(dataset: Dataset) -> Figure:
         for cpu, colour, marker in looks
     ]
     handles += figure_style.censored_handles(dataset.runs)
-    if any(map(metrics.had_oom, metrics.completed(dataset.runs))):
+    if any(map(sweep_metrics.had_oom, sweep_metrics.completed(dataset.runs))):
         handles.append(
             Line2D([], [], linestyle="", marker="o", markersize=4.2, markerfacecolor="#ffffff",
                    markeredgecolor=figure_style.VERMILION, markeredgewidth=1.1,
@@ -61,12 +61,12 @@ def draw(dataset: Dataset) -> Figure:
 
 
 def _draw_points(panel: Axes, runs: list, x: float, width: float, colour, marker: str) -> None:
-    known = [run for run in runs if metrics.peak_memory_bytes(run)]
+    known = [run for run in runs if sweep_metrics.peak_memory_bytes(run)]
     for run, offset in zip(known, figure_style.spread(len(known), width), strict=True):
-        here = (x + (offset if len(known) > 1 else 0), metrics.peak_memory_bytes(run))
+        here = (x + (offset if len(known) > 1 else 0), sweep_metrics.peak_memory_bytes(run))
         look = figure_style.run_point(run, colour, marker)
-        oom = metrics.had_oom(run)
-        if oom and metrics.is_completed(run):
+        oom = sweep_metrics.had_oom(run)
+        if oom and sweep_metrics.is_completed(run):
             look |= {
                 "markersize": 4.2,
                 "markeredgewidth": 1.1,
@@ -76,7 +76,7 @@ def _draw_points(panel: Axes, runs: list, x: float, width: float, colour, marker
 
 
 def _set_scale(panel: Axes, runs: list, memory: list) -> None:
-    levels = [peak for run in runs if (peak := metrics.peak_memory_bytes(run))]
+    levels = [peak for run in runs if (peak := sweep_metrics.peak_memory_bytes(run))]
     if not levels:
         figure_style.say_instead(panel, "no run has a peak")
         return
@@ -97,21 +97,21 @@ def _set_scale(panel: Axes, runs: list, memory: list) -> None:
 def caption(dataset: Dataset) -> captions.Caption:
     """Peaks of completed runs at each pair of limits, and where they come from."""
     runs = dataset.runs
-    known = metrics.estimate(runs, metrics.peak_memory_bytes).n
-    sources = metrics.peak_sources(runs)
-    oom = sum(map(metrics.had_oom, runs))
+    known = sweep_metrics.estimate(runs, sweep_metrics.peak_memory_bytes).n
+    sources = sweep_metrics.peak_sources(runs)
+    oom = sum(map(sweep_metrics.had_oom, runs))
 
     def peak(here: list) -> str | None:
-        found = metrics.estimate(here, metrics.peak_memory_bytes).value
+        found = sweep_metrics.estimate(here, sweep_metrics.peak_memory_bytes).value
         if found is None:
             return None
-        share = metrics.estimate(here, metrics.peak_share_of_limit).value
+        share = sweep_metrics.estimate(here, sweep_metrics.peak_share_of_limit).value
         of_limit = "" if share is None else f" ({captions.percent(share)} of the limit)"
         return f"{found / _MIB:.0f} MiB{of_limit}"
 
     def numbers(here: list) -> dict:
-        found = metrics.estimate(here, metrics.peak_memory_bytes)
-        share = metrics.estimate(here, metrics.peak_share_of_limit)
+        found = sweep_metrics.estimate(here, sweep_metrics.peak_memory_bytes)
+        share = sweep_metrics.estimate(here, sweep_metrics.peak_share_of_limit)
         return {
             "median_peak_bytes": found.value,
             "median_share_of_limit": share.value,

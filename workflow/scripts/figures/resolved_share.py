@@ -7,16 +7,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from agentsweep.analysis import captions, figure_style, metrics, resolved_share
-from agentsweep.analysis.metrics import Row
+from agentsweep.analysis import captions, figure_style, resolved_share, sweep_metrics
 from agentsweep.tables.dataset import Dataset
+from agentsweep.tables.rows import Row
 
 _NOTHING = "no run's patch was graded"
 
 
 def draw(dataset: Dataset) -> Figure:
     """Memory limit across, a colour for each CPU limit, a panel for each agent."""
-    memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
+    memory, cpus = sweep_metrics.memory_limits(dataset.runs), sweep_metrics.cpu_limits(dataset.runs)
     agents = figure_style.shown_subjects(_by_agent(dataset.runs))
     wide = 2 if len(memory) > 2 else 3
     figure, axes = figure_style.panels(len(agents), 1.9, wide=wide)
@@ -79,7 +79,7 @@ def _draw_series(panel: Axes, runs: list[Row], memory: list, look: tuple, dodge:
 def _by_agent(runs: list[Row]) -> dict[str, list[Row]]:
     """The runs of each agent, and of each CPU mode where there are several."""
     found: dict[str, list[Row]] = {}
-    for mode, own in metrics.by_cpu_mode(runs).items():
+    for mode, own in sweep_metrics.by_cpu_mode(runs).items():
         for run in own:
             name = f"{run['agent']} ({mode})" if mode else run["agent"]
             found.setdefault(name, []).append(run)
@@ -91,7 +91,7 @@ def caption(dataset: Dataset) -> captions.Caption:
     runs = dataset.runs
     numbers = {}
     for agent, own in _by_agent(runs).items():
-        for (memory, cpus), here in metrics.by_cell(own).items():
+        for (memory, cpus), here in sweep_metrics.by_cell(own).items():
             found = resolved_share.resolved(here)
             if found is not None:
                 name = f"{agent}, {figure_style.memory_name(memory)}, {figure_style.cpu_name(cpus)}"
@@ -101,7 +101,7 @@ def caption(dataset: Dataset) -> captions.Caption:
                     "share": found.share,
                     "lower": found.lower,
                     "upper": found.upper,
-                    "left_out": metrics.left_out_counts(here),
+                    "left_out": sweep_metrics.left_out_counts(here),
                 }
     everything = resolved_share.resolved(runs)
     said = "No run was graded."
@@ -112,8 +112,8 @@ def caption(dataset: Dataset) -> captions.Caption:
             f"{captions.percent(everything.lower)} to {captions.percent(everything.upper)})."
         )
     graded = everything.n if everything else 0
-    tasks = len({r["task"] for r in metrics.countable(runs) if r["resolved"] is not None})
-    countable = metrics.countable(runs)
+    tasks = len({r["task"] for r in sweep_metrics.countable(runs) if r["resolved"] is not None})
+    countable = sweep_metrics.countable(runs)
     sentences = [
         said,
         f"Tasks with graded runs: {tasks}.",
@@ -126,7 +126,7 @@ def caption(dataset: Dataset) -> captions.Caption:
         n_graded=graded,
         n_tasks=tasks,
         n_countable=len(countable),
-        left_out=metrics.left_out_counts(runs),
+        left_out=sweep_metrics.left_out_counts(runs),
         by_limits=numbers,
     )
 

@@ -11,23 +11,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from agentsweep.analysis import captions, figure_style, metrics
-from agentsweep.analysis.metrics import Row
+from agentsweep.analysis import captions, figure_style, sweep_metrics
 from agentsweep.tables.dataset import Dataset
+from agentsweep.tables.rows import Row
 
 _NOTHING = "no run has CFS bandwidth counters"
 
 
 def draw(dataset: Dataset) -> Figure:
     """A point for each run, a line through the medians of each task's completed ones."""
-    cpus = metrics.cpu_limits(dataset.runs)
-    subjects = figure_style.shown_subjects(metrics.by_subject(dataset.runs))
+    cpus = sweep_metrics.cpu_limits(dataset.runs)
+    subjects = figure_style.shown_subjects(sweep_metrics.by_subject(dataset.runs))
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(figure_style.TEXT * 0.75, 2.2), layout="constrained"
     )
-    _draw_metric(left, subjects, cpus, lambda run: _times(metrics.throttled_period_share(run), 100))
+    _draw_metric(
+        left, subjects, cpus, lambda run: _times(sweep_metrics.throttled_period_share(run), 100)
+    )
     left.set_ylabel("throttled CFS periods (%)")
-    _draw_metric(right, subjects, cpus, metrics.throttled_s_per_s)
+    _draw_metric(right, subjects, cpus, sweep_metrics.throttled_s_per_s)
     right.set_ylabel("throttled time, summed\nover CPUs (s per s)")
     if left.axison:
         left.set_ylim(-3, 103)
@@ -70,7 +72,7 @@ def _draw_metric(
                     alpha=0.8 if len(known) < 10 else 0.4,
                     **figure_style.run_point(run, colour, marker),
                 )  # fmt: skip
-            middle = metrics.estimate(here, metric).value
+            middle = sweep_metrics.estimate(here, metric).value
             # No line across limits under which no run completed.
             medians.append((x + dodge, nan if middle is None else middle))
         if medians:
@@ -92,12 +94,12 @@ def caption(dataset: Dataset) -> captions.Caption:
     runs = dataset.runs
 
     def share(here: list[Row]) -> str | None:
-        found = metrics.estimate(here, metrics.throttled_period_share)
+        found = sweep_metrics.estimate(here, sweep_metrics.throttled_period_share)
         return None if found.value is None else f"{captions.percent(found.value)} (n = {found.n})"
 
     def numbers(here: list[Row]) -> dict:
-        found = metrics.estimate(here, metrics.throttled_period_share)
-        rate = metrics.estimate(here, metrics.throttled_s_per_s)
+        found = sweep_metrics.estimate(here, sweep_metrics.throttled_period_share)
+        rate = sweep_metrics.estimate(here, sweep_metrics.throttled_s_per_s)
         return {
             "median_period_share": found.value,
             "n_period_share": found.n,
@@ -105,7 +107,7 @@ def caption(dataset: Dataset) -> captions.Caption:
             "n_s_per_s": rate.n,
         }
 
-    n = metrics.estimate(runs, metrics.throttled_period_share).n
+    n = sweep_metrics.estimate(runs, sweep_metrics.throttled_period_share).n
     return captions.describe(
         runs,
         [

@@ -3,9 +3,9 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agentsweep.analysis import captions, figure_style, metrics
-from agentsweep.analysis.metrics import Row
+from agentsweep.analysis import captions, figure_style, sweep_metrics
 from agentsweep.tables.dataset import Dataset
+from agentsweep.tables.rows import Row
 
 _LOOKS = {
     "startup": (figure_style.GREY, "start-up", ""),
@@ -43,7 +43,7 @@ def draw(dataset: Dataset) -> Figure:
 
 def _shown_bars(dataset: Dataset) -> tuple[dict[str, list], bool]:
     """The bars of each panel, and whether one bar stands for all memory limits."""
-    subjects = figure_style.shown_subjects(metrics.by_subject(dataset.runs))
+    subjects = figure_style.shown_subjects(sweep_metrics.by_subject(dataset.runs))
     for pooled in (False, True):
         bars = {name: _bars(runs, pooled) for name, runs in subjects.items()}
         if _height(bars) * -(-len(bars) // _WIDE) <= figure_style.PAGE_HEIGHT - 0.4:
@@ -57,8 +57,8 @@ def _height(bars: dict[str, list]) -> float:
 
 def _bars(runs: list[Row], pooled: bool) -> list[tuple[str, dict[str, float], int, int]]:
     """Label, mean seconds by part, and of how many completed runs of how many, from the top."""
-    cells = metrics.by_cell(runs)
-    memory, cpus = metrics.memory_limits(runs), metrics.cpu_limits(runs)
+    cells = sweep_metrics.by_cell(runs)
+    memory, cpus = sweep_metrics.memory_limits(runs), sweep_metrics.cpu_limits(runs)
     if pooled:
         groups = {
             figure_style.cpus_name(c): [run for run in runs if run["cpu_limit"] == c] for c in cpus
@@ -70,7 +70,7 @@ def _bars(runs: list[Row], pooled: bool) -> list[tuple[str, dict[str, float], in
             for c in cpus
             if (m, c) in cells
         }
-    return [(label, *metrics.mean_time_split(g), len(g)) for label, g in groups.items()]
+    return [(label, *sweep_metrics.mean_time_split(g), len(g)) for label, g in groups.items()]
 
 
 def _draw_bars(panel: Axes, bars: list[tuple[str, dict[str, float], int, int]]) -> None:
@@ -104,17 +104,21 @@ def _draw_bars(panel: Axes, bars: list[tuple[str, dict[str, float], int, int]]) 
 def caption(dataset: Dataset) -> captions.Caption:
     """The median share of each part over the completed runs at each pair of limits."""
     runs = dataset.runs
-    n = metrics.time_share(runs, "model").n
+    n = sweep_metrics.time_share(runs, "model").n
     _, pooled = _shown_bars(dataset)
 
     def said(here: list[Row]) -> str | None:
-        found = {part: metrics.time_share(here, part).value for part in ("model", "both", "tools")}
+        found = {
+            part: sweep_metrics.time_share(here, part).value for part in ("model", "both", "tools")
+        }
         known = [(part, share) for part, share in found.items() if share]
         return ", ".join(f"{_LOOKS[part][1]} {captions.percent(s)}" for part, s in known) or None
 
     def numbers(here: list[Row]) -> dict:
-        mean_s, n_split = metrics.mean_time_split(here)
-        median = {part: metrics.time_share(here, part).value for part in metrics.TIME_PARTS}
+        mean_s, n_split = sweep_metrics.mean_time_split(here)
+        median = {
+            part: sweep_metrics.time_share(here, part).value for part in sweep_metrics.TIME_PARTS
+        }
         return {"mean_s": mean_s, "median_share": median, "n": n_split}
 
     short = n < len(runs)

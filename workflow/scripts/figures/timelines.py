@@ -11,7 +11,7 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.analysis import captions, figure_style, sweep_metrics
 from agentsweep.analysis.curves import (
     Curve,
     kill_times,
@@ -20,9 +20,10 @@ from agentsweep.analysis.curves import (
     tool_bands,
     working_set_bytes,
 )
-from agentsweep.analysis.metrics import Row
+from agentsweep.analysis.run_metrics import UNKNOWN
 from agentsweep.cpu_modes import CPUSET
 from agentsweep.tables.dataset import Dataset
+from agentsweep.tables.rows import Row
 
 _COUNTERS = (
     "memory_current_bytes", "memory_anon_bytes", "memory_inactive_file_bytes",
@@ -98,7 +99,7 @@ def selection(runs: Sequence[Row]) -> list[Row]:
     ordered = _ordered(runs)
     if len(ordered) <= _SELECTED:
         return ordered
-    memory, cpus = metrics.memory_limits(runs), metrics.cpu_limits(runs)
+    memory, cpus = sweep_metrics.memory_limits(runs), sweep_metrics.cpu_limits(runs)
     corners = {(m, c) for m in (memory[0], memory[-1]) for c in (cpus[0], cpus[-1])}
     seen, chosen = set(), []
     for run in ordered:
@@ -235,15 +236,15 @@ def _title(run: Row) -> str:
     limits = f"{memory_limit}, {figure_style.cpus_name(run['cpu_limit'])}"
     if run["cpu_mode"] == CPUSET:
         limits += " pinned"
-    outcome = figure_style.OUTCOME_NAMES.get(run["outcome"] or metrics.UNKNOWN, run["outcome"])
-    least, most = metrics.tool_kill_bounds(run)
+    outcome = figure_style.OUTCOME_NAMES.get(run["outcome"] or UNKNOWN, run["outcome"])
+    least, most = sweep_metrics.tool_kill_bounds(run)
     kills = f", {least} tool OOM" if least else ""
     if least is None and run["oom_kill_count"]:
         kills = f", 0-{most} tool OOM"
     replicate = f", #{run['replicate']}" if run["replicate"] else ""
     rest = f", {limits}{replicate}: {outcome}{kills}"
     room = _TITLE_INCHES - figure_style.width_inches(rest, 6.5)
-    return figure_style.short(run["task"] or metrics.UNKNOWN, room, 6.5) + rest
+    return figure_style.short(run["task"] or UNKNOWN, room, 6.5) + rest
 
 
 def _draw_strip(panel: Axes, timeline: _Timeline) -> None:
@@ -285,7 +286,7 @@ def _draw_memory(panel: Axes, timeline: _Timeline) -> None:
         if not curve.empty:
             panel.plot(curve.t_s, curve.value / _MIB, color=colour, **line)
             highest = max(highest, float(np.nanmax(curve.value)) / _MIB)
-    limit_bytes = metrics.memory_limit_bytes(timeline.run)
+    limit_bytes = sweep_metrics.memory_limit_bytes(timeline.run)
     top = highest * 1.12 or 1.0
     if limit_bytes is not None:
         limit = limit_bytes / _MIB

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.analysis import captions, figure_style, sweep_metrics
 from agentsweep.tables.dataset import Dataset
 
 _COLUMNS = [
@@ -25,7 +25,7 @@ def draw(dataset: Dataset) -> Figure:
     """
     calls = dataset.rows("tool_calls", _COLUMNS)
     subjects = _subjects(dataset)
-    order = list(metrics.category_use(calls))
+    order = list(sweep_metrics.category_use(calls))
     height = 0.78 / len(subjects)
     figure, (left, right) = plt.subplots(
         1, 2, sharey=True, layout="constrained",
@@ -40,8 +40,8 @@ def draw(dataset: Dataset) -> Figure:
     handles, kinds = [], set()
     for number, (name, runs) in enumerate(subjects.items()):
         colour = figure_style.SUBJECT_COLOURS[number]
-        done = metrics.completed(runs)
-        censored = [run for run in runs if not metrics.is_completed(run)]
+        done = sweep_metrics.completed(runs)
+        censored = [run for run in runs if not sweep_metrics.is_completed(run)]
         y = (number - (len(subjects) - 1) / 2) * height
         # Above the completed ones; below, where there are some, the others.
         above = 0.55 if censored else 0.92
@@ -81,7 +81,7 @@ def _draw_bars(
 ) -> set[str]:  # fmt: skip
     """The means over these runs; which kinds of calls occur, `known` and `unknown` results."""
     ours = {run["run_id"] for run in runs}
-    use = metrics.category_use(call for call in calls if call["run_id"] in ours)
+    use = sweep_metrics.category_use(call for call in calls if call["run_id"] in ours)
     for category, this in use.items():
         here = order.index(category) + y
         left.barh(here, this.calls / len(runs), height, **look)
@@ -96,7 +96,7 @@ def _draw_bars(
 
 def _subjects(dataset: Dataset) -> dict[str, list]:
     """The runs of each task, or of all tasks together."""
-    subjects = metrics.by_subject(dataset.runs)
+    subjects = sweep_metrics.by_subject(dataset.runs)
     if len(subjects) > _MOST_TASKS:
         subjects = {f"all {len(subjects)} tasks": list(dataset.runs)}
     return subjects
@@ -105,17 +105,17 @@ def _subjects(dataset: Dataset) -> dict[str, list]:
 def caption(dataset: Dataset) -> captions.Caption:
     """Calls, errors and time in completed runs, how exact the times are, and what is left out."""
     runs = dataset.runs
-    counted = {run["run_id"] for run in metrics.completed(runs)}
+    counted = {run["run_id"] for run in sweep_metrics.completed(runs)}
     every = dataset.rows("tool_calls", _COLUMNS)
     calls = [call for call in every if call["run_id"] in counted]
-    use = metrics.category_use(calls)
+    use = sweep_metrics.category_use(calls)
     errors, unknown = (
         sum(getattr(u, name) for u in use.values()) for name in ("errors", "unknown")
     )
     timed = [u.seconds for u in use.values() if u.seconds is not None]
     seconds = sum(timed) if timed else None
     untimed = sum(u.untimed for u in use.values())
-    exact = metrics.exact_time_share(calls)
+    exact = sweep_metrics.exact_time_share(calls)
     first = next(iter(use), None)
     most = ""
     if first is not None and seconds and use[first].seconds:

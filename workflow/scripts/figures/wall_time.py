@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.analysis import captions, figure_style, sweep_metrics
 from agentsweep.tables.dataset import Dataset
 
 # From this ratio of the longest to the shortest on, seconds are on a logarithmic axis.
@@ -18,24 +18,24 @@ _LOG_FROM = 30
 
 def draw(dataset: Dataset) -> Figure:
     """A point for each run, a line through the medians of the completed ones."""
-    memory, cpus = metrics.memory_limits(dataset.runs), metrics.cpu_limits(dataset.runs)
+    memory, cpus = sweep_metrics.memory_limits(dataset.runs), sweep_metrics.cpu_limits(dataset.runs)
     # With one memory limit there is nothing to see along it: then the CPU limit is the axis.
     by_memory = len(memory) > 1 or len(cpus) == 1
     ticks, series = (memory, cpus) if by_memory else (cpus, memory)
-    subjects = figure_style.shown_subjects(metrics.by_subject(dataset.runs))
+    subjects = figure_style.shown_subjects(sweep_metrics.by_subject(dataset.runs))
     wide = 3 if len(ticks) <= 4 else 2
     figure, axes = figure_style.panels(len(subjects), 1.9, wide=wide)
     inches = figure.get_figwidth() / min(len(subjects), wide) - 0.4
     looks = figure_style.ordered_series(series)
     for place, (panel, (name, runs)) in enumerate(zip(axes, subjects.items(), strict=True)):
-        cells = metrics.by_cell(runs)
+        cells = sweep_metrics.by_cell(runs)
         for number, (value, colour, marker) in enumerate(looks):
             dodge = 0.5 * ((number + 0.5) / len(series) - 0.5)
             medians = []
             for x, tick in enumerate(ticks):
                 here = cells.get((tick, value) if by_memory else (value, tick), [])
                 _draw_points(panel, here, x + dodge, 0.4 / len(series), colour, marker)
-                median = metrics.estimate(here, metrics.agent_wall_s).value
+                median = sweep_metrics.estimate(here, sweep_metrics.agent_wall_s).value
                 # No line across limits under which no run completed.
                 medians.append(nan if here and median is None else median)
             known = [(x + dodge, m) for x, m in enumerate(medians) if m is not None]
@@ -61,10 +61,10 @@ def draw(dataset: Dataset) -> Figure:
 
 
 def _draw_points(panel, runs: list, x: float, width: float, colour, marker: str) -> None:
-    timed = [run for run in runs if metrics.agent_wall_s(run) is not None]
+    timed = [run for run in runs if sweep_metrics.agent_wall_s(run) is not None]
     for run, offset in zip(timed, figure_style.spread(len(timed), width), strict=True):
         panel.plot(
-            x + (offset if len(timed) > 1 else 0), metrics.agent_wall_s(run), zorder=3,
+            x + (offset if len(timed) > 1 else 0), sweep_metrics.agent_wall_s(run), zorder=3,
             alpha=1.0 if len(timed) < 10 else 0.5, **figure_style.run_point(run, colour, marker),
         )  # fmt: skip
 
@@ -87,14 +87,14 @@ def caption(dataset: Dataset) -> captions.Caption:
     runs = dataset.runs
 
     def median_s(here: list) -> str | None:
-        found = metrics.estimate(here, metrics.agent_wall_s).value
+        found = sweep_metrics.estimate(here, sweep_metrics.agent_wall_s).value
         return None if found is None else f"{found:.1f} s"
 
     def numbers(here: list) -> dict:
-        found = metrics.estimate(here, metrics.agent_wall_s)
+        found = sweep_metrics.estimate(here, sweep_metrics.agent_wall_s)
         return {"median_s": found.value, "n": found.n}
 
-    overall = metrics.estimate(runs, metrics.agent_wall_s)
+    overall = sweep_metrics.estimate(runs, sweep_metrics.agent_wall_s)
     return captions.describe(
         runs,
         [

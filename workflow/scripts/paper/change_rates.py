@@ -10,21 +10,29 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from agentsweep.analysis import captions, figure_style, metrics, run_metrics
+from agentsweep.analysis import (
+    captions,
+    change_rates,
+    claims_cpu,
+    claims_memory,
+    figure_style,
+)
 from agentsweep.analysis.cohort import Cohort
+from agentsweep.analysis.run_metrics import CORRECTED, PAPER
+from agentsweep.analysis.values import Value, datasets
 
 # Rates below this share one bin, at which the scale turns from linear to logarithmic.
 _LINEAR_BELOW = 1.0
 _BINS_A_DECADE = 10
 _DASHES = ("-", (0, (4, 1.2)), (0, (1.2, 1.2)))
 _PANELS = (
-    ("(a) CPU", "change (% of a core per second)", run_metrics.RATE_BURST_CPU),
-    ("(b) memory", "change (MB/s)", run_metrics.RATE_BURST_MEMORY_MB),
+    ("(a) CPU", "change (% of a core per second)", change_rates.RATE_BURST_CPU),
+    ("(b) memory", "change (MB/s)", change_rates.RATE_BURST_MEMORY_MB),
 )
 _DEFINITIONS = {
-    metrics.PAPER: "CPU is the printed average since the container's start, whose changes are not "
+    PAPER: "CPU is the printed average since the container's start, whose changes are not "
     "those of the load; memory is the printed text with 1 GB as 1024 MB.",
-    metrics.CORRECTED: "CPU is the load between live samples, counted or reconstructed from the "
+    CORRECTED: "CPU is the load between live samples, counted or reconstructed from the "
     "averages since the start; memory is of live samples, in MB of 10⁶ bytes.",
 }
 
@@ -35,7 +43,7 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     looks = figure_style.dataset_colours(cohorts)
     for place, (panel, (title, label, threshold)) in enumerate(zip(panels, _PANELS, strict=True)):
         panel.set_title(title)
-        rates = [metrics.all_rates(cohort, mode, place) for cohort, _ in looks]
+        rates = [change_rates.all_rates(cohort, mode, place) for cohort, _ in looks]
         _draw_rates(panel, rates, [colour for _, colour in looks], label, threshold)
     handles = [
         Line2D(
@@ -91,11 +99,13 @@ def _dashes(number: int):
 
 def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     """The fastest changes, and the share of steps over the thresholds."""
-    sets = metrics.datasets(cohorts)
-    over = {cohort.name: metrics.steps_over_threshold(cohort, mode) for cohort in sets}
+    sets = datasets(cohorts)
+    over = {cohort.name: change_rates.steps_over_threshold(cohort, mode) for cohort in sets}
     most = {
-        "cpu": {cohort.name: metrics.cpu_change_rate_max(cohort, mode) for cohort in sets},
-        "memory": {cohort.name: metrics.memory_change_rate_max(cohort, mode) for cohort in sets},
+        "cpu": {cohort.name: claims_cpu.cpu_change_rate_max(cohort, mode) for cohort in sets},
+        "memory": {
+            cohort.name: claims_memory.memory_change_rate_max(cohort, mode) for cohort in sets
+        },
     }
     said = {
         kind: captions.each({name: _said(over[name][kind], most[kind][name]) for name in over})
@@ -105,8 +115,8 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
         cohorts,
         mode,
         [
-            f"(a) Changes of over {run_metrics.RATE_BURST_CPU:g} %/s: {said['cpu']}.",
-            f"(b) Changes of over {run_metrics.RATE_BURST_MEMORY_MB:g} MB/s: {said['memory']}.",
+            f"(a) Changes of over {change_rates.RATE_BURST_CPU:g} %/s: {said['cpu']}.",
+            f"(b) Changes of over {change_rates.RATE_BURST_MEMORY_MB:g} MB/s: {said['memory']}.",
             _DEFINITIONS[mode],
         ],
         steps_over_threshold=captions.plain(over),
@@ -115,7 +125,7 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     )
 
 
-def _said(share: metrics.Value, most: metrics.Value) -> str:
+def _said(share: Value, most: Value) -> str:
     steps = captions.count(share.n, "step")
     return f"{captions.number(share)} of n = {steps}, at most {captions.number(most)}"
 

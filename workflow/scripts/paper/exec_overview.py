@@ -9,8 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from agentsweep.analysis import captions, figure_style, metrics, run_metrics
+from agentsweep.analysis import (
+    captions,
+    claims_time,
+    figure_style,
+    run_metrics,
+    sweep_metrics,
+)
 from agentsweep.analysis.cohort import Cohort
+from agentsweep.analysis.run_metrics import CORRECTED, PAPER
+from agentsweep.analysis.values import counted, datasets, everything
 
 # Colour, name and hatch of the parts of a bar.
 _LOOKS = {
@@ -20,17 +28,17 @@ _LOOKS = {
     "other": (figure_style.PALE, "neither", ""),
 }
 _SUMMARIES = (
-    ("mean", metrics.task_duration_mean, "-"),
-    ("median", metrics.task_duration_median, (0, (3, 1.5))),
+    ("mean", claims_time.task_duration_mean, "-"),
+    ("median", claims_time.task_duration_median, (0, (3, 1.5))),
 )
 _BINS = 20
 # A part of less than this, in percent, cannot be seen and needs no entry in the legend.
 _VISIBLE = 0.4
 _BOUNDS = {"color": figure_style.BLACK, "linewidth": 0.9, "marker": "|", "markersize": 4}
 _DEFINITIONS = {
-    metrics.PAPER: "A duration is the container's time, its creation included; the tools' share "
+    PAPER: "A duration is the container's time, its creation included; the tools' share "
     "sums request-to-result times over the session's span, and the rest is called the model's.",
-    metrics.CORRECTED: "A duration is the agent's phase, its start to its last record; shares are "
+    CORRECTED: "A duration is the agent's phase, its start to its last record; shares are "
     "of that phase after its start-up, in which time with several tools at work counts once and a "
     "sub-agent's model is model.",
 }
@@ -59,16 +67,16 @@ def _draw_durations(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
     panel.hist(minutes, bins, color=[colour for _, colour in looks], rwidth=0.9)
     handles = figure_style.dataset_swatches(cohorts)
     for name, metric, dashes in _SUMMARIES:
-        value = metric(metrics.everything(cohorts), mode).value / 60
+        value = metric(everything(cohorts), mode).value / 60
         panel.axvline(value, color=figure_style.BLACK, linewidth=1, linestyle=dashes)
-        whose = "all" if mode == metrics.PAPER else "completed"
+        whose = "all" if mode == PAPER else "completed"
         label = f"{name} of {whose}: {value:.3g} min"
         handles.append(
             Line2D([], [], color=figure_style.BLACK, linewidth=1, linestyle=dashes, label=label)
         )
     panel.set_xlim(0, bins[-1])
-    if mode == metrics.CORRECTED:
-        handles += _draw_censored(panel, metrics.everything(cohorts), bins[-1])
+    if mode == CORRECTED:
+        handles += _draw_censored(panel, everything(cohorts), bins[-1])
     panel.set_xlabel("duration (min)")
     panel.set_ylabel("runs")
     panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -78,7 +86,7 @@ def _draw_durations(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
 
 def _draw_censored(panel: Axes, cohort: Cohort, longest: float) -> list:
     """A star on the axis for each run that did not complete; their handles."""
-    rows = [run.row for run in cohort.runs if not metrics.is_completed(run.row)]
+    rows = [run.row for run in cohort.runs if not sweep_metrics.is_completed(run.row)]
     known = [row for row in rows if row["agent_s"] is not None]
     for row in known:
         minutes = row["agent_s"] / 60
@@ -95,13 +103,12 @@ def _draw_censored(panel: Axes, cohort: Cohort, longest: float) -> list:
 
 
 def _minutes(cohort: Cohort, mode: str) -> np.ndarray:
-    counted = metrics.counted(cohort, mode)
-    seconds = [run_metrics.duration_s(run, mode) for run in counted.runs]
+    seconds = [run_metrics.duration_s(run, mode) for run in counted(cohort, mode).runs]
     return np.array([s / 60 for s in seconds if s is not None])
 
 
 def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
-    splits = [(c, metrics.active_split(c, mode)) for c in metrics.datasets(cohorts)]
+    splits = [(c, claims_time.active_split(c, mode)) for c in datasets(cohorts)]
     known = [(cohort, split) for cohort, split in splits if split]
     if not known:
         figure_style.say_instead(panel, "no run has a division of its time")
@@ -118,7 +125,7 @@ def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
                     edgecolor="#ffffff", linewidth=0.3,
                 )  # fmt: skip
                 left += width
-        tools = metrics.tool_share_of_active_mean(cohort, mode)
+        tools = claims_time.tool_share_of_active_mean(cohort, mode)
         if tools.low is not None and tools.high - tools.low > _VISIBLE:
             panel.plot([tools.low, tools.high], [place + 0.38] * 2, **_BOUNDS)
             bounded = True
@@ -139,14 +146,14 @@ def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
 
 def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     """Mean and median duration, and the shares of tools and model."""
-    sets = metrics.datasets(cohorts)
-    mean, middle = (metric(metrics.everything(cohorts), mode) for _, metric, _ in _SUMMARIES)
+    sets = datasets(cohorts)
+    mean, middle = (metric(everything(cohorts), mode) for _, metric, _ in _SUMMARIES)
     said = "unknown"
     if mean.value is not None:
         said = f"mean {mean.value / 60:.3g} min, median {middle.value / 60:.3g} min"
-    splits = {cohort.name: metrics.active_split(cohort, mode) for cohort in sets}
+    splits = {cohort.name: claims_time.active_split(cohort, mode) for cohort in sets}
     shares = {
-        cohort.name: captions.number(metrics.tool_share_of_active_mean(cohort, mode))
+        cohort.name: captions.number(claims_time.tool_share_of_active_mean(cohort, mode))
         + (f" (n = {splits[cohort.name]['tools'].n})" if splits[cohort.name] else "")
         for cohort in sets
     }
@@ -158,10 +165,10 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
             f"(b) Mean share of the tools: {captions.each(shares)}.",
             _DEFINITIONS[mode],
         ],
-        duration_mean=captions.of_each(metrics.task_duration_mean, cohorts, mode),
-        duration_median=captions.of_each(metrics.task_duration_median, cohorts, mode),
-        tool_share_mean=captions.of_each(metrics.tool_share_of_active_mean, sets, mode),
-        active_split=captions.of_each(metrics.active_split, sets, mode),
+        duration_mean=captions.of_each(claims_time.task_duration_mean, cohorts, mode),
+        duration_median=captions.of_each(claims_time.task_duration_median, cohorts, mode),
+        tool_share_mean=captions.of_each(claims_time.tool_share_of_active_mean, sets, mode),
+        active_split=captions.of_each(claims_time.active_split, sets, mode),
     )
 
 

@@ -9,16 +9,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from agentsweep.analysis import captions, figure_style, metrics, run_metrics
+from agentsweep.analysis import (
+    captions,
+    claims_memory,
+    claims_session,
+    figure_style,
+    run_metrics,
+)
 from agentsweep.analysis.cohort import Cohort
+from agentsweep.analysis.run_metrics import CORRECTED, PAPER
+from agentsweep.analysis.values import everything
 
 _BINS = 20
 # Percentiles that a band lies between, and its colour.
 _BANDS = ((10, 90, "#d6e6f2"), (25, 75, "#8fbfdf"))
 _DEFINITIONS = {
-    metrics.PAPER: "One image a task, in GB of 1024³ bytes; memory as printed, 1 GB being 1024 MB, "
+    PAPER: "One image a task, in GB of 1024³ bytes; memory as printed, 1 GB being 1024 MB, "
     "over the number of the sample, those after the container's end included.",
-    metrics.CORRECTED: "Distinct images, in GB of 10⁹ bytes, layers that they share counted in "
+    CORRECTED: "Distinct images, in GB of 10⁹ bytes, layers that they share counted in "
     "each; memory of live samples, in MB of 10⁶ bytes, over the time between them.",
 }
 
@@ -30,8 +38,8 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     )
     left.set_title("(a) image size")
     right.set_title("(b) memory in the course of a run")
-    _draw_images(left, metrics.image_sizes_gb(metrics.everything(cohorts), mode))
-    _draw_memory(right, metrics.memory_trajectories(metrics.everything(cohorts), mode))
+    _draw_images(left, claims_session.image_sizes_gb(everything(cohorts), mode))
+    _draw_memory(right, claims_memory.memory_trajectories(everything(cohorts), mode))
     return figure
 
 
@@ -75,9 +83,9 @@ def _draw_memory(panel: Axes, memory_mb: np.ndarray) -> None:
 
 def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     """Sizes of images, and what the memory is on average at both ends."""
-    together = metrics.everything(cohorts)
-    images = metrics.image_size_median(together, mode)
-    memory_mb = metrics.memory_trajectories(together, mode)
+    together = everything(cohorts)
+    images = claims_session.image_size_median(together, mode)
+    memory_mb = claims_memory.memory_trajectories(together, mode)
     mean_mb = memory_mb.mean(axis=0) if len(memory_mb) else None
     said = "unknown"
     if mean_mb is not None:
@@ -92,9 +100,9 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
             f"{run_metrics.TRAJECTORY_POINTS} points; their mean is {said}.",
             _DEFINITIONS[mode],
         ],
-        image_size_median=captions.of_each(metrics.image_size_median, [together], mode),
-        image_size_mean=captions.of_each(metrics.image_size_mean, [together], mode),
-        memory_baseline=captions.of_each(metrics.memory_baseline_mean, [together], mode),
+        image_size_median=captions.of_each(claims_session.image_size_median, [together], mode),
+        image_size_mean=captions.of_each(claims_session.image_size_mean, [together], mode),
+        memory_baseline=captions.of_each(claims_memory.memory_baseline_mean, [together], mode),
         n_trajectories=len(memory_mb),
         mean_memory_mb=None if mean_mb is None else mean_mb.tolist(),
     )

@@ -8,20 +8,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from agentsweep.analysis import captions, figure_style, metrics, run_metrics
+from agentsweep.analysis import (
+    captions,
+    change_rates,
+    claims_cpu,
+    figure_style,
+    run_metrics,
+)
 from agentsweep.analysis.cohort import Cohort, CohortRun
+from agentsweep.analysis.run_metrics import CORRECTED, PAPER
+from agentsweep.analysis.values import datasets
 
 _MOST_WIDE = 2
 _BAND = "#b9d7ea"
 _TOOLS = "#e9e9e9"
 _CPU_LABELS = {
-    metrics.PAPER: "CPU, mean since\nthe start (% of a core)",
-    metrics.CORRECTED: "CPU load\n(% of a core)",
+    PAPER: "CPU, mean since\nthe start (% of a core)",
+    CORRECTED: "CPU load\n(% of a core)",
 }
 _DEFINITIONS = {
-    metrics.PAPER: "CPU is the printed average since the container's start, memory the printed "
+    PAPER: "CPU is the printed average since the container's start, memory the printed "
     "text with 1 GB as 1024 MB; a tool works from a call's request to its result.",
-    metrics.CORRECTED: "CPU is the load between live samples, counted or reconstructed from the "
+    CORRECTED: "CPU is the load between live samples, counted or reconstructed from the "
     "averages since the start, with the bounds of its error; memory is of live samples, in MB of "
     "10⁶ bytes; a tool works while a leaf call runs.",
 }
@@ -29,7 +37,7 @@ _DEFINITIONS = {
 
 def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     """A pair of panels for each data set."""
-    sets = metrics.datasets(cohorts)
+    sets = datasets(cohorts)
     columns = min(len(sets), _MOST_WIDE)
     rows = -(-len(sets) // columns)
     figure, grid = plt.subplots(
@@ -61,7 +69,7 @@ def _draw_pair(
     upper: Axes, lower: Axes, cohort: Cohort, mode: str, inches: float, first: bool
 ) -> bool:
     """Whether the CPU has bounds of an error, which the legend has to name."""
-    run = metrics.burstiest(cohort)
+    run = claims_cpu.burstiest(cohort)
     name = cohort.name if run is None else f"{cohort.name}: {run.row['task'] or run.row['run_id']}"
     upper.set_title(figure_style.short(name, inches))
     if run is None:
@@ -97,7 +105,7 @@ def _draw_cpu(panel: Axes, run: CohortRun, mode: str) -> bool:
         panel.stairs(
             percent + error, t_s, baseline=np.maximum(percent - error, 0), fill=True, color=_BAND
         )
-    if mode == metrics.PAPER:
+    if mode == PAPER:
         panel.plot(t_s[:-1], percent, color=figure_style.BLUE, linewidth=0.9)
     else:
         panel.stairs(percent, t_s, baseline=None, color=figure_style.BLUE, linewidth=0.6)
@@ -119,7 +127,7 @@ def _draw_tools(panel: Axes, run: CohortRun, mode: str) -> None:
 
 def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     """Which runs are shown, and the most of CPU and memory in each."""
-    shown = {cohort.name: _shown(cohort, mode) for cohort in metrics.datasets(cohorts)}
+    shown = {cohort.name: _shown(cohort, mode) for cohort in datasets(cohorts)}
     said = {
         name: "no run"
         if found is None
@@ -135,8 +143,8 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
         mode,
         [
             "Of each data set (n = 1 run) the run with the most steps in which printed CPU changes "
-            f"by over {run_metrics.RATE_BURST_CPU:g} %/s or memory by over "
-            f"{run_metrics.RATE_BURST_MEMORY_MB:g} MB/s.",
+            f"by over {change_rates.RATE_BURST_CPU:g} %/s or memory by over "
+            f"{change_rates.RATE_BURST_MEMORY_MB:g} MB/s.",
             f"Shown: {captions.each(said)}.",
             _DEFINITIONS[mode],
         ],
@@ -145,7 +153,7 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
 
 
 def _shown(cohort: Cohort, mode: str) -> dict | None:
-    run = metrics.burstiest(cohort)
+    run = claims_cpu.burstiest(cohort)
     if run is None:
         return None
     _, percent, _ = run_metrics.cpu_over_time(run, mode)
@@ -155,7 +163,7 @@ def _shown(cohort: Cohort, mode: str) -> dict | None:
         "run_id": run.row["run_id"],
         "outcome": run.row["outcome"],
         "n_samples": len(memory_mb),
-        "burst_steps": run_metrics.burst_steps(run),
+        "burst_steps": change_rates.burst_steps(run),
         "cpu_max_percent": float(known.max()) if len(known) else None,
         "memory_max_mb": float(memory_mb.max()),
     }

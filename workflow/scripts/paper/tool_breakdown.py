@@ -6,27 +6,29 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agentsweep.analysis import captions, figure_style, metrics
+from agentsweep.analysis import captions, claims_tools, figure_style
 from agentsweep.analysis.cohort import Cohort
+from agentsweep.analysis.run_metrics import CORRECTED, PAPER
+from agentsweep.analysis.values import Values, datasets
 
 _LEAST_PERCENT = 1.0
 _DEFINITIONS = {
-    metrics.PAPER: "A call's time is from its request to its result, each call's counted, "
+    PAPER: "A call's time is from its request to its result, each call's counted, "
     "sub-agents' calls and the calls that start them alike; the kind of a command is the first "
     "pattern that its line matches.",
-    metrics.CORRECTED: "Time is that with the tool or kind at work in each run, overlaps once, "
+    CORRECTED: "Time is that with the tool or kind at work in each run, overlaps once, "
     "without the calls that start sub-agents; the kind of a command is that of the programs that "
     "it starts.",
 }
 _PANELS = (
-    ("(a) tools", "share of tool time (%)", metrics.tool_time_share, "no tool call"),
-    ("(b) shell commands", "share of Bash time (%)", metrics.bash_time_share, "no Bash call"),
+    ("(a) tools", "share of tool time (%)", claims_tools.tool_time_share, "no tool call"),
+    ("(b) shell commands", "share of Bash time (%)", claims_tools.bash_time_share, "no Bash call"),
 )
 
 
 def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     """Two panels: a group of bars for each tool and each kind of command."""
-    sets = metrics.datasets(cohorts)
+    sets = datasets(cohorts)
     shares = [_shares(metric, sets, mode) for _, _, metric, _ in _PANELS]
     most = max(3, *(len(found[0]) for found in shares))
     bar = 0.12 if len(sets) > 1 else 0.16
@@ -49,11 +51,11 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     return figure
 
 
-def _shares(metric, sets: Sequence[Cohort], mode: str) -> list[metrics.Values]:
-    return metrics.large_shares([metric(cohort, mode) for cohort in sets], _LEAST_PERCENT)
+def _shares(metric, sets: Sequence[Cohort], mode: str) -> list[Values]:
+    return claims_tools.large_shares([metric(cohort, mode) for cohort in sets], _LEAST_PERCENT)
 
 
-def _draw_bars(panel: Axes, shares: list[metrics.Values], looks: list, most: int) -> None:
+def _draw_bars(panel: Axes, shares: list[Values], looks: list, most: int) -> None:
     height = 0.84 / len(shares)
     for number, (values, (_, colour)) in enumerate(zip(shares, looks, strict=True)):
         for place, share in enumerate(values.values()):
@@ -79,7 +81,7 @@ def _draw_bars(panel: Axes, shares: list[metrics.Values], looks: list, most: int
 
 def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     """The largest share of each data set, and how many calls there are."""
-    sets = metrics.datasets(cohorts)
+    sets = datasets(cohorts)
     found = [{c.name: metric(c, mode) for c in sets} for _, _, metric, _ in _PANELS]
     tools, kinds = ({name: _said(shares) for name, shares in each.items()} for each in found)
     return captions.of_cohorts(
@@ -96,7 +98,7 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     )
 
 
-def _said(shares: metrics.Values) -> str:
+def _said(shares: Values) -> str:
     calls = f"n = {captions.count(sum(share.n for share in shares.values()), 'call')}"
     largest = next(iter(shares), None)
     if largest is None or shares[largest].value is None:

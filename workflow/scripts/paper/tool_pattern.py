@@ -8,8 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from agentsweep.analysis import captions, figure_style, metrics, run_metrics
+from agentsweep.analysis import (
+    captions,
+    claims_time,
+    claims_tools,
+    figure_style,
+    run_metrics,
+)
 from agentsweep.analysis.cohort import Cohort
+from agentsweep.analysis.run_metrics import CORRECTED, PAPER
+from agentsweep.analysis.values import counted, datasets, everything
 
 _COLOURS = (
     *(
@@ -24,10 +32,10 @@ _COLOURS = (
 )
 _BIN_PERCENT = 5
 _DEFINITIONS = {
-    metrics.PAPER: "A share sums request-to-result times over the session's span (overlaps and "
+    PAPER: "A share sums request-to-result times over the session's span (overlaps and "
     "sub-agents count again, so it can exceed 100 %); a call's place is that of its request "
     "between the first and the last sample.",
-    metrics.CORRECTED: "A share is the time with a leaf tool at work over the agent's phase after "
+    CORRECTED: "A share is the time with a leaf tool at work over the agent's phase after "
     "its start-up; a call's place is that of the start of a leaf call between the agent's start "
     "and its end.",
 }
@@ -41,7 +49,7 @@ def draw(cohorts: Sequence[Cohort], mode: str) -> Figure:
     left.set_title("(a) tool share of active time")
     right.set_title("(b) tool calls in the course of a run")
     _draw_shares(left, cohorts, mode)
-    _draw_deciles(right, metrics.calls_by_decile(metrics.everything(cohorts), mode))
+    _draw_deciles(right, claims_tools.calls_by_decile(everything(cohorts), mode))
     return figure
 
 
@@ -65,8 +73,7 @@ def _draw_shares(panel: Axes, cohorts: Sequence[Cohort], mode: str) -> None:
 
 
 def _percents(cohort: Cohort, mode: str) -> np.ndarray:
-    counted = metrics.counted(cohort, mode)
-    shares = [run_metrics.tool_share(run, mode) for run in counted.runs]
+    shares = [run_metrics.tool_share(run, mode) for run in counted(cohort, mode).runs]
     return np.array([100 * share for share in shares if share is not None])
 
 
@@ -97,10 +104,10 @@ def _draw_deciles(panel: Axes, calls: dict[str, list[int]]) -> None:
 
 def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
     """Median shares and the number of calls."""
-    sets = metrics.datasets(cohorts)
-    shares = {cohort.name: metrics.tool_share_of_active_median(cohort, mode) for cohort in sets}
+    sets = datasets(cohorts)
+    shares = {cohort.name: claims_time.tool_share_of_active_median(cohort, mode) for cohort in sets}
     said = {name: f"{captions.number(share)} (n = {share.n})" for name, share in shares.items()}
-    calls = metrics.calls_by_decile(metrics.everything(cohorts), mode)
+    calls = claims_tools.calls_by_decile(everything(cohorts), mode)
     total = sum(map(sum, calls.values()))
     return captions.of_cohorts(
         cohorts,
@@ -110,9 +117,9 @@ def caption(cohorts: Sequence[Cohort], mode: str) -> captions.Caption:
             f"(b) n = {captions.count(total, 'call')} of all data sets together.",
             _DEFINITIONS[mode],
         ],
-        tool_share_mean=captions.of_each(metrics.tool_share_of_active_mean, sets, mode),
-        tool_share_median=captions.of_each(metrics.tool_share_of_active_median, sets, mode),
-        tool_share_max=captions.of_each(metrics.tool_share_of_active_max, sets, mode),
+        tool_share_mean=captions.of_each(claims_time.tool_share_of_active_mean, sets, mode),
+        tool_share_median=captions.of_each(claims_time.tool_share_of_active_median, sets, mode),
+        tool_share_max=captions.of_each(claims_time.tool_share_of_active_max, sets, mode),
         n_calls=total,
         calls_by_decile=calls,
     )
