@@ -28,7 +28,7 @@ from typing import Any, Protocol, TextIO
 import uvloop
 
 from agentsweep.errors import AgentsweepError, ConfigError
-from agentsweep.gateway import http_server, messages_api, scenario
+from agentsweep.gateway import messages_api, scenario, sockets
 from agentsweep.gateway.budget import Budget, OverBudget, Reservation
 from agentsweep.gateway.endpoint_tools import NotAllowed, Rules
 from agentsweep.gateway.exchanges import Exchange, ExchangeLog
@@ -361,7 +361,7 @@ def _say(content: dict[str, Any]) -> None:
 async def serve(settings: Settings, commands: _Commands) -> str | None:
     """Serve until told to end; returns what went wrong with the record, if anything did."""
     async with _model(settings) as model:
-        listening, address = http_server.bind(settings.listen)
+        listening, address = sockets.bind(settings.listen)
         try:
             log = ExchangeLog(settings.log)
             rules = Rules(settings.endpoint_tools, settings.models)
