@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import cast
 
 from agentsweep.gateway import content_coding, http_head
 from agentsweep.gateway.http_head import (
@@ -185,7 +186,7 @@ class HttpServer:
         self.bodies_bytes = 0
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
-        self._clock: asyncio.Task | None = None
+        self._clock: asyncio.Task[None] | None = None
 
     async def start(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -196,10 +197,14 @@ class HttpServer:
     def enter(self, connection: "_Connection") -> None:
         """Take a new connection in, for which another one may have to go."""
         if len(self._connections) >= self.bounds.connections:
-            idle = [other for other in self._connections if other.idle_since is not None]
+            idle = [
+                (since, other)
+                for other in self._connections
+                if (since := other.idle_since) is not None
+            ]
             # Where all of them have work in hand it is the new one that has to go.
-            min(idle, key=lambda other: other.idle_since, default=connection).cut_off()
-            self._connections -= {other for other in idle if other.is_gone}
+            min(idle, key=lambda item: item[0], default=(0.0, connection))[1].cut_off()
+            self._connections -= {other for _, other in idle if other.is_gone}
         self._connections.add(connection)
 
     def leave(self, connection: "_Connection") -> None:
@@ -243,7 +248,7 @@ class _Connection(asyncio.Protocol):
         self._gone = False
         self._wanted = 0
         self._held = 0
-        self._task: asyncio.Task | None = None
+        self._task: asyncio.Task[None] | None = None
         self._first_byte: tuple[int, int] | None = None
         self._trusted = False
         self._in_head = self._in_body = self._late = self._draining = False
@@ -256,8 +261,9 @@ class _Connection(asyncio.Protocol):
 
     # What asyncio calls
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # What the loop makes of a stream socket is one.
+        self._transport = cast(asyncio.Transport, transport)
         self._server.enter(self)
         if not self._gone:
             self._task = asyncio.get_running_loop().create_task(self._serve())

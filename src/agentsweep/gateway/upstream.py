@@ -15,6 +15,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import httpx2
@@ -130,7 +131,7 @@ class Upstream:
         await self._transport.__aenter__()
         return self
 
-    async def __aexit__(self, *exception) -> None:
+    async def __aexit__(self, *exception: Any) -> None:
         await self._transport.__aexit__(*exception)
 
     async def probe(self) -> None:
@@ -262,7 +263,7 @@ class Upstream:
         if isinstance(cause, socket.gaierror):
             said = f"the name of {place} cannot be resolved ({cause.strerror})"
         elif cause is not None:
-            said = f"{place} cannot be reached ({os.strerror(cause.errno)})"
+            said = f"{place} cannot be reached ({os.strerror(cause.errno or 0)})"
         else:
             said = f"{place} cannot be reached"
         return UpstreamUnreachable(kind, f"{said}; check {mend} and the network")
