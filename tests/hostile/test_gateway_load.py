@@ -17,7 +17,7 @@ import pytest
 from gateway_client import TOKEN, active, raw, request, send_only, starter, user, wait_until
 from run_parts import attempt_run
 
-from agentsweep.gateway import exchanges, http_server, messages_api
+from agentsweep.gateway import exchanges, http_head, http_server, messages_api, sockets
 from agentsweep.gateway.exchanges import Exchange, ExchangeLog
 from agentsweep.gateway.messages_api import BadRequest, MessagesRequest
 from agentsweep.host.processes import OVERWHELMED, LineService, ServiceLost
@@ -40,7 +40,7 @@ def start(tmp_path):
 
 
 def post(headers: bytes, body: bytes = b"", path: bytes = b"/v1/messages") -> bytes:
-    return b"POST %s HTTP/1.1\r\n%s\r\n%s" % (path, headers, body)
+    return b"POST %s HTTP/1.1\r\nhost: x\r\n%s\r\n%s" % (path, headers, body)
 
 
 def sized(body: bytes, headers: bytes = KEY) -> bytes:
@@ -90,8 +90,8 @@ def test_a_body_without_the_token_is_never_read(start, framing, token):
 
 def test_a_probe_without_the_token_may_have_no_body(start):
     gateway = start(QUICK)
-    head = b"GET /api/hello HTTP/1.1\r\ncontent-length: 50\r\n\r\n"
-    answer = raw(gateway, head + b"HEAD / HTTP/1.1\r\n\r\n")
+    head = b"GET /api/hello HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n"
+    answer = raw(gateway, head + b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n")
     # What followed was no second request.
     assert answer.count(b"HTTP/1.1 200 ") == 1
     assert len(gateway.exchanges(1)) == 1
@@ -190,7 +190,7 @@ def test_the_most_that_is_allowed_keeps_within_the_bound(start):
     wide = request([user("\U0001f40d" + "x" * (28 * MIB))])
     wide["metadata"] = [{"a": {}}] * (messages_api.MAX_VALUES // 5)
     body = json.dumps(wide, ensure_ascii=False, separators=(",", ":")).encode()
-    assert len(body) < http_server.BODY_LIMIT_BYTES
+    assert len(body) < http_head.BODY_LIMIT_BYTES
     assert status_line(gateway, sized(body)) == b"HTTP/1.1 200 OK"
     assert memory_mib(gateway, "VmHWM") < MEMORY_MIB
 
@@ -246,7 +246,7 @@ def serve_here(bounds, handler=None):
     import asyncio
 
     ready, loop = threading.Event(), asyncio.new_event_loop()
-    listening, address = http_server.bind("tcp:127.0.0.1:0")
+    listening, address = sockets.bind("tcp:127.0.0.1:0")
 
     async def answer(request, reply):
         if request.problem:
@@ -284,7 +284,7 @@ def serve_here(bounds, handler=None):
         (b"GET / HT", {"head_s": 0.3}, b""),
         (post(b"content-length: 9\r\n", b"x"), {"body_s": 0.3}, b"HTTP/1.1 408 "),
         (post(b"transfer-encoding: chunked\r\n", b"9\r\nx"), {"body_s": 0.3}, b"HTTP/1.1 408 "),
-        (b"GET / HTTP/1.1\r\n\r\n", {"idle_s": 0.3, "head_s": 0.4}, b"HTTP/1.1 200 "),
+        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", {"idle_s": 0.3, "head_s": 0.4}, b"HTTP/1.1 200 "),
     ],
 )
 def test_slow_clients_are_left(sent, bounds, answer):
@@ -323,7 +323,7 @@ def read_all(connection: socket.socket) -> None:
 
 def test_many_requests_in_one_packet_keep_nobody_waiting(start):
     gateway = start(QUICK)
-    flood = b"HEAD / HTTP/1.1\r\n\r\n" * 20_000
+    flood = b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n" * 20_000
     with gateway.socket() as connection:
         reading = threading.Thread(target=read_all, args=(connection,))
         sending = threading.Thread(target=lambda: connection.sendall(flood))
@@ -397,7 +397,7 @@ def test_what_a_request_says_of_itself_is_cut(start):
     gateway = start(QUICK)
     paths = [b"\xff" * 60_000, b"/" + b"x" * 60_000, b"/short"]
     for path in paths:
-        status_line(gateway, b"GET " + path + b" HTTP/1.1\r\n" + KEY + b"\r\n")
+        status_line(gateway, b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n" + KEY + b"\r\n")
     status_line(gateway, b"G" * 60_000 + b" / HTTP/1.1\r\n\r\n")
     rows = gateway.exchanges(4)
     assert rows[0]["path"].endswith("… (60000 characters)")
@@ -408,7 +408,7 @@ def test_what_a_request_says_of_itself_is_cut(start):
 
 def test_refused_requests_beyond_a_thousand_are_counted(start):
     gateway = start(QUICK)
-    flood = b"GET /" + b"\xff" * 5000 + b" HTTP/1.1\r\n\r\n"
+    flood = b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nhost: x\r\n\r\n"
     total = exchanges.SINGLE_LINES + 700
     for _ in range(total):
         with gateway.socket() as connection:

@@ -27,8 +27,8 @@ from typing import Any, Protocol, TextIO
 
 import uvloop
 
-from agentsweep.errors import AgentsweepError, ConfigError
-from agentsweep.gateway import http_server, messages_api, scenario
+from agentsweep.errors import AgentsweepError, ConfigError, InfraError
+from agentsweep.gateway import messages_api, scenario, sockets
 from agentsweep.gateway.budget import Budget, OverBudget, Reservation
 from agentsweep.gateway.endpoint_tools import NotAllowed, Rules
 from agentsweep.gateway.exchanges import Exchange, ExchangeLog
@@ -114,10 +114,10 @@ class Settings:
             raise ConfigError("gateway: the first line on stdin must be a JSON object")
         problems = []
         mode = content.get("mode")
-        known = isinstance(mode, str) and mode in MODES
-        if mode is not None and not known:
+        needed = MODES.get(mode) if isinstance(mode, str) else None
+        if mode is not None and needed is None:
             problems.append(f"gateway: mode: {mode!r} is not allowed; write {' or '.join(MODES)}")
-        for key in ("mode", "listen", "log", "token", *(MODES[mode] if known else ())):
+        for key in ("mode", "listen", "log", "token", *(needed or ())):
             if not isinstance(content.get(key), str) or not content[key]:
                 problems.append(f"gateway: {key}: missing; write a text")
         scale = content.get("latency_scale", 1.0)
@@ -153,7 +153,7 @@ class Gateway:
         self.stopping = False
         self._token = token.encode()
         self._seq = 0
-        self._tasks: set[asyncio.Task] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def active(self) -> int:
@@ -177,6 +177,7 @@ class Gateway:
             request_bytes=len(request.body),
         )
         task = asyncio.current_task()
+        assert task is not None, "a handler is a task of the server's"
         self._tasks.add(task)
         try:
             await self._route(request, exchange, reply)
@@ -361,7 +362,7 @@ def _say(content: dict[str, Any]) -> None:
 async def serve(settings: Settings, commands: _Commands) -> str | None:
     """Serve until told to end; returns what went wrong with the record, if anything did."""
     async with _model(settings) as model:
-        listening, address = http_server.bind(settings.listen)
+        listening, address = sockets.bind(settings.listen)
         try:
             log = ExchangeLog(settings.log)
             rules = Rules(settings.endpoint_tools, settings.models)
@@ -398,12 +399,15 @@ async def serve(settings: Settings, commands: _Commands) -> str | None:
 @contextlib.asynccontextmanager
 async def _model(settings: Settings) -> AsyncIterator[Model]:
     """What answers in this mode. Raises AgentsweepError where it cannot."""
+    # `Settings.parse` has seen to it that each mode has what it needs.
     if settings.mode == "scripted":
+        assert settings.scenario is not None
         yield ScriptedModel(scenario.load(settings.scenario), settings.latency_scale)
     elif settings.mode == "replay":
         from agentsweep.gateway import recording
         from agentsweep.gateway.replay import ReplayModel
 
+        assert settings.recording is not None
         yield ReplayModel(recording.load(settings.recording), settings.latency_scale)
     else:
         # It loads an HTTP client, which the other modes have no use for.
@@ -416,8 +420,10 @@ async def _model(settings: Settings) -> AsyncIterator[Model]:
 def _bound_memory() -> None:
     """The last line of defence: what none of the bounds holds ends this process, not its host."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    data_kib = int(re.search(r"^VmData:\s+(\d+) kB$", status, re.MULTILINE)[1])
-    limit = data_kib * 1024 + MEMORY_BOUND_BYTES
+    found = re.search(r"^VmData:\s+(\d+) kB$", status, re.MULTILINE)
+    if found is None:
+        raise InfraError("/proc/self/status has no VmData: the gateway needs Linux")
+    limit = int(found[1]) * 1024 + MEMORY_BOUND_BYTES
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     if most == resource.RLIM_INFINITY or most > limit:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -446,8 +452,9 @@ def _end_in_time() -> None:
     """End this process in any case, whatever it is at: its parent kills it otherwise."""
 
     def end() -> None:
-        sys.__stderr__.write(f"the gateway did not come to its end within {_END_WITHIN_S} s\n")
-        sys.__stderr__.flush()
+        if sys.__stderr__ is not None:
+            sys.__stderr__.write(f"the gateway did not come to its end within {_END_WITHIN_S} s\n")
+            sys.__stderr__.flush()
         os._exit(processes.OVERWHELMED)
 
     timer = threading.Timer(_END_WITHIN_S, end)

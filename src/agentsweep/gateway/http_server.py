@@ -11,34 +11,29 @@ Clients are hostile until shown otherwise. A request's head is read first, and i
 
 import asyncio
 import contextlib
-import errno
-import os
+import re
 import socket
-import stat
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
+from typing import cast
 
-from agentsweep.errors import ConfigError, InfraError
+from agentsweep.gateway import content_coding, http_head
+from agentsweep.gateway.http_head import (
+    BODY_LIMIT_BYTES,
+    HEAD_LIMIT_BYTES,
+    Head,
+    Refused,
+    too_large,
+)
 
-HEAD_LIMIT_BYTES = 64 * 1024
-HEADER_LIMIT = 128
-# As the Messages API has it; of an unpacked body too.
-BODY_LIMIT_BYTES = 32 * 1024 * 1024
-# JSON packs to a tenth. What unpacks to more than this times its size was made to do so; small
-# bodies may, since they cost nothing.
-_UNPACKED_RATIO = 100
-_UNPACKED_FREELY_BYTES = 1024 * 1024
-_LOOPBACK = {"127.0.0.1": socket.AF_INET, "[::1]": socket.AF_INET6}
-# sun_path of unix(7) has 108 bytes, and the last one is a NUL.
-_SOCKET_PATH_LIMIT_BYTES = 107
 _READ_AHEAD_BYTES = 64 * 1024
-# Work on a body goes on for so many bytes before others have their turn.
-_SLICE_BYTES = 256 * 1024
-_LENGTH_DIGITS = 18
+# RFC 9112, section 7.1: the size and its extensions. h11's reader lets blanks follow the size and a
+# lone CR stand in an extension, and tells no size before the chunk is there, so that one that is
+# too large could not be refused at once.
+_TRAILER_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 
 
 @dataclass(frozen=True)
@@ -73,14 +68,19 @@ class Request:
 
     method: str
     path: str
+    query: str
     headers: dict[str, str]
     start_ns: int
     start_utc_ns: int
-    query: str = ""
     body: bytes = b""
     problem: tuple[int, str] | None = None
     keep_alive: bool = True
     admitted: bool = True
+
+    def take(self, head: Head) -> None:
+        """What its head says."""
+        self.method, self.path, self.query = head.method, head.path, head.query
+        self.headers, self.keep_alive = head.headers, head.keep_alive
 
 
 class Reply:
@@ -186,7 +186,7 @@ class HttpServer:
         self.bodies_bytes = 0
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
-        self._clock: asyncio.Task | None = None
+        self._clock: asyncio.Task[None] | None = None
 
     async def start(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -197,10 +197,14 @@ class HttpServer:
     def enter(self, connection: "_Connection") -> None:
         """Take a new connection in, for which another one may have to go."""
         if len(self._connections) >= self.bounds.connections:
-            idle = [other for other in self._connections if other.idle_since is not None]
+            idle = [
+                (since, other)
+                for other in self._connections
+                if (since := other.idle_since) is not None
+            ]
             # Where all of them have work in hand it is the new one that has to go.
-            min(idle, key=lambda other: other.idle_since, default=connection).cut_off()
-            self._connections -= {other for other in idle if other.is_gone}
+            min(idle, key=lambda item: item[0], default=(0.0, connection))[1].cut_off()
+            self._connections -= {other for _, other in idle if other.is_gone}
         self._connections.add(connection)
 
     def leave(self, connection: "_Connection") -> None:
@@ -228,81 +232,6 @@ class HttpServer:
         self.last_byte_ns = time.monotonic_ns()
 
 
-def bind(listen: str) -> tuple[socket.socket, str]:
-    """A listening socket for `tcp:127.0.0.1:<port>`, `tcp:[::1]:<port>` or `unix:<path>`, and
-    its address as a client writes it.
-
-    Port 0 takes a free one. The socket file gets mode 0666, because the agent's user is not ours;
-    who can reach it is decided by the directory. Raises ConfigError for any other place, since
-    whoever reaches the gateway can spend what it can spend; InfraError when the place is taken.
-    """
-    kind, _, place = listen.partition(":")
-    if kind == "unix" and place.startswith("/"):
-        return _bind_unix(listen, place), f"unix:{place}"
-    host, _, port = place.rpartition(":")
-    if kind == "tcp" and host in _LOOPBACK and port.isascii() and port.isdigit():
-        if int(port) > 65535:
-            raise ConfigError(f"listen: {listen!r} has no valid port; write 0 to 65535")
-        listening = _bind_tcp(listen, host, int(port))
-        return listening, f"http://{host}:{listening.getsockname()[1]}"
-    raise ConfigError(
-        f"listen: {listen!r} is not allowed; write tcp:127.0.0.1:<port>, tcp:[::1]:<port> or "
-        "unix:<absolute path>, because the gateway serves this host only"
-    )
-
-
-def _bind_tcp(listen: str, host: str, port: int) -> socket.socket:
-    listening = socket.socket(_LOOPBACK[host], socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host.strip("[]"), port))
-        listening.listen(512)
-    except OSError as error:
-        listening.close()
-        raise _cannot_listen(listen, error) from None
-    return listening
-
-
-def _bind_unix(listen: str, path: str) -> socket.socket:
-    if len(os.fsencode(path)) > _SOCKET_PATH_LIMIT_BYTES:
-        raise ConfigError(
-            f"listen: {listen!r} is too long for a socket ({len(os.fsencode(path))} bytes, at most "
-            f"{_SOCKET_PATH_LIMIT_BYTES}); choose a shorter directory, for example with TMPDIR"
-        )
-    _remove_stale(Path(path))
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listening.bind(path)
-        Path(path).chmod(0o666)
-        listening.listen(512)
-    except OSError as error:
-        listening.close()
-        raise _cannot_listen(listen, error) from None
-    return listening
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove a socket file whose server is dead; anything else in its place stays."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return
-    except OSError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-        except OSError:
-            return
-
-
-def _cannot_listen(listen: str, error: OSError) -> InfraError:
-    if error.errno == errno.EADDRINUSE:
-        return InfraError(f"listen: {listen} is in use by another process; choose another one")
-    return InfraError(f"listen: {listen} cannot be used: {error.strerror}")
-
-
 class _Connection(asyncio.Protocol):
     """One client: requests are served one after another by one task.
 
@@ -319,7 +248,7 @@ class _Connection(asyncio.Protocol):
         self._gone = False
         self._wanted = 0
         self._held = 0
-        self._task: asyncio.Task | None = None
+        self._task: asyncio.Task[None] | None = None
         self._first_byte: tuple[int, int] | None = None
         self._trusted = False
         self._in_head = self._in_body = self._late = self._draining = False
@@ -332,8 +261,9 @@ class _Connection(asyncio.Protocol):
 
     # What asyncio calls
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # What the loop makes of a stream socket is one.
+        self._transport = cast(asyncio.Transport, transport)
         self._server.enter(self)
         if not self._gone:
             self._task = asyncio.get_running_loop().create_task(self._serve())
@@ -466,24 +396,25 @@ class _Connection(asyncio.Protocol):
     async def _read_request(self) -> Request:
         if self._buffer and self._first_byte is None:
             self._first_byte = (time.monotonic_ns(), time.time_ns())
-        head = await self._read_head()
+        raw = await self._read_head()
         start_ns, start_utc_ns = self._first_byte or (time.monotonic_ns(), time.time_ns())
-        request = Request("", "", {}, start_ns, start_utc_ns)
+        request = Request(*http_head.request_line(raw), {}, start_ns, start_utc_ns)
         try:
-            if head is None:
-                raise _Refused(431, f"the request's head is longer than {HEAD_LIMIT_BYTES} bytes")
-            _parse_head(head, request)
-            coding, length = _framing(request.headers)
+            if len(raw) > HEAD_LIMIT_BYTES:
+                raise http_head.too_long(raw)
+            head = http_head.parse(raw)
+            request.take(head)
             request.admitted = self._server.admits(request)
             if request.admitted:
                 self._trusted, self.idle_since = True, None
                 self._in_body = True
                 self._deadline = time.monotonic() + self._server.bounds.body_s
-                packed = await self._read_body(request, coding, length)
-                request.body = await self._decoded(packed, request.headers)
-            elif coding or length:
+                packed = await self._read_body(head)
+                coding = request.headers.get("content-encoding", "")
+                request.body = await content_coding.unpack(packed, coding, self._hold)
+            elif head.is_chunked or head.length:
                 request.keep_alive = False
-        except _Refused as refused:
+        except Refused as refused:
             request.problem = (refused.status, refused.said)
             # What follows on this connection is no longer known to be a request.
             request.keep_alive = False
@@ -491,65 +422,75 @@ class _Connection(asyncio.Protocol):
         self._first_byte = None
         return request
 
-    async def _read_head(self) -> bytes | None:
-        """Up to the empty line; None when it is too long."""
-        while (end := self._buffer.find(b"\r\n\r\n")) < 0:
-            if len(self._buffer) > HEAD_LIMIT_BYTES:
-                return None
+    async def _read_head(self) -> bytes:
+        """All up to the empty line and with it; more than HEAD_LIMIT_BYTES where none comes."""
+        searched = 0
+        while True:
+            # Empty lines before a request are passed over (RFC 9112, section 2.2).
+            while self._buffer.startswith(b"\r\n"):
+                self._take(2)
+                searched = 0
+            found = http_head.END.search(self._buffer, max(0, searched - 3))
+            if found is not None and found.end() <= HEAD_LIMIT_BYTES:
+                self._in_head = False
+                return self._take(found.end())
+            if found is not None or len(self._buffer) > HEAD_LIMIT_BYTES:
+                self._in_head = False
+                return self._take(HEAD_LIMIT_BYTES + 1)
+            searched = len(self._buffer)
             if self._buffer and not self._in_head:
                 self._in_head = True
                 self._deadline = time.monotonic() + self._server.bounds.head_s
             await self._wait_for_more()
-        self._in_head = False
-        if end > HEAD_LIMIT_BYTES:
-            return None
-        return self._take(end + 4)
 
-    async def _read_body(self, request: Request, coding: str, length: int) -> bytes:
-        if request.headers.get("expect", "").lower() == "100-continue":
+    async def _read_body(self, head: Head) -> bytes:
+        if head.expects_continue:
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if coding:
+        if head.is_chunked:
             return await self._read_chunks()
-        return await self._read_exactly(length)
+        return await self._read_exactly(head.length)
 
     async def _read_chunks(self) -> bytes:
         body = bytearray()
-        trailers = 0
         done = 0
         while True:
             done += 1
             if done % 1024 == 0:
                 # Chunks of one byte are legal, and slow to read.
                 await asyncio.sleep(0)
-            line = await self._read_line()
-            try:
-                size = int(line.split(b";")[0].strip(), 16)
-            except ValueError:
-                raise _Refused(400, "a chunk has no valid size") from None
-            if size < 0:
-                raise _Refused(400, "a chunk has no valid size")
+            line = _CHUNK_LINE.fullmatch(await self._read_line())
+            if line is None:
+                raise Refused(400, "a chunk has no valid size")
+            size = int(line[1], 16)
             if size == 0:
-                while line := await self._read_line():
-                    trailers += len(line)
-                    if trailers > HEAD_LIMIT_BYTES:
-                        raise _Refused(431, "the trailers are longer than a head may be")
+                await self._read_trailers()
                 return bytes(body)
             if len(body) + size > BODY_LIMIT_BYTES:
-                raise _too_large()
+                raise too_large()
             body += await self._read_exactly(size)
             if await self._read_exactly(2) != b"\r\n":
-                raise _Refused(400, "a chunk is longer than it says")
+                raise Refused(400, "a chunk is longer than it says")
+
+    async def _read_trailers(self) -> None:
+        """Read them and leave them: nothing here has a use for what comes after a body."""
+        size = 0
+        while line := await self._read_line():
+            size += len(line)
+            if size > HEAD_LIMIT_BYTES:
+                raise Refused(431, "the trailers are longer than a head may be")
+            if not _TRAILER_LINE.fullmatch(line):
+                raise Refused(400, "a trailer is not `name: value`")
 
     async def _read_line(self) -> bytes:
         while (end := self._buffer.find(b"\r\n")) < 0:
             if len(self._buffer) > HEAD_LIMIT_BYTES:
-                raise _Refused(400, "a chunk has no valid size")
+                raise Refused(400, "a chunk has no valid size")
             await self._wait_for_more()
         return self._take(end + 2)[:-2]
 
     async def _read_exactly(self, size: int) -> bytes:
         if size > BODY_LIMIT_BYTES:
-            raise _too_large()
+            raise too_large()
         self._wanted, held = size, 0
         while (there := min(size, len(self._buffer))) < size:
             # Counted as they come: who only announces a large body keeps nobody else from sending.
@@ -564,41 +505,13 @@ class _Connection(asyncio.Protocol):
         """Count bytes of a body against what all bodies may take; they stay counted until the
         request is answered."""
         if self._server.bodies_bytes + size > self._server.bounds.bodies_bytes:
-            raise _Refused(
+            raise Refused(
                 503,
                 "the bodies of all requests together are larger than "
                 f"{self._server.bounds.bodies_bytes} bytes",
             )
         self._server.bodies_bytes += size
         self._held += size
-
-    async def _decoded(self, body: bytes, headers: dict[str, str]) -> bytes:
-        coding = headers.get("content-encoding", "identity").lower()
-        if coding == "identity" or not body:
-            return body
-        if coding not in ("gzip", "x-gzip", "deflate"):
-            raise _Refused(415, f"content-encoding {coding[:64]} is not supported; send gzip")
-        limit = min(BODY_LIMIT_BYTES, max(_UNPACKED_FREELY_BYTES, len(body) * _UNPACKED_RATIO))
-        # 32 added to the window size: zlib recognises gzip and zlib heads by itself.
-        decoder = zlib.decompressobj(32 + zlib.MAX_WBITS)
-        decoded = bytearray()
-        rest = memoryview(body)
-        try:
-            while rest and not decoder.eof:
-                packed, rest = bytes(rest[:_SLICE_BYTES]), rest[_SLICE_BYTES:]
-                while packed and not decoder.eof:
-                    piece = decoder.decompress(packed, _SLICE_BYTES)
-                    if len(decoded) + len(piece) > limit:
-                        raise _too_large(limit)
-                    self._hold(len(piece))
-                    decoded += piece
-                    packed = decoder.unconsumed_tail
-                    await asyncio.sleep(0)
-        except zlib.error:
-            raise _Refused(400, f"the body is not valid {coding}") from None
-        if not decoder.eof:
-            raise _Refused(400, f"the body is not valid {coding}")
-        return bytes(decoded)
 
     def _take(self, size: int) -> bytes:
         taken = bytes(memoryview(self._buffer)[:size])
@@ -612,55 +525,8 @@ class _Connection(asyncio.Protocol):
         self._transport.resume_reading()
         await self._more.wait()
         if self._late:
-            raise _Refused(408, f"the body did not come within {self._server.bounds.body_s:g} s")
+            raise Refused(408, f"the body did not come within {self._server.bounds.body_s:g} s")
 
 
 class _ClientGone(Exception):
     """The client left before it had sent a whole request."""
-
-
-class _Refused(Exception):
-    def __init__(self, status: int, said: str):
-        super().__init__(said)
-        self.status, self.said = status, said
-
-
-def _too_large(limit: int = BODY_LIMIT_BYTES) -> _Refused:
-    what = "body" if limit == BODY_LIMIT_BYTES else "unpacked body"
-    return _Refused(413, f"the request's {what} is larger than {limit} bytes")
-
-
-def _framing(headers: dict[str, str]) -> tuple[str, int]:
-    """The transfer coding of the body that a head announces, and without one its length."""
-    coding = headers.get("transfer-encoding", "").lower()
-    if coding not in ("", "chunked"):
-        raise _Refused(501, f"transfer-encoding {coding[:64]} is not supported")
-    length = headers.get("content-length", "0")
-    if not (length.isascii() and length.isdigit() and len(length) <= _LENGTH_DIGITS):
-        raise _Refused(400, "content-length is not a number that a body can have")
-    if not coding and int(length) > BODY_LIMIT_BYTES:
-        raise _too_large()
-    return coding, int(length)
-
-
-def _parse_head(head: bytes, request: Request) -> None:
-    lines = head.decode("latin-1").split("\r\n")
-    try:
-        request.method, target, version = lines[0].split(" ")
-    except ValueError:
-        raise _Refused(400, "the request line is not HTTP") from None
-    if version not in ("HTTP/1.1", "HTTP/1.0"):
-        raise _Refused(400 if not version.startswith("HTTP/") else 505, "only HTTP/1.1 is spoken")
-    request.path, _, request.query = target.partition("?")
-    if len(lines) - 3 > HEADER_LIMIT:
-        raise _Refused(431, f"the request has more than {HEADER_LIMIT} header lines")
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            request.headers[name.strip().lower()] = value.strip()
-        elif line:
-            raise _Refused(400, "a header line has no colon")
-    connection = request.headers.get("connection", "").lower()
-    request.keep_alive = connection == "keep-alive" or (
-        version == "HTTP/1.1" and connection != "close"
-    )

@@ -52,7 +52,7 @@ class LocalModel:
         """Nothing goes on for a client that has left."""
 
 
-async def send_json(status: int, content: dict, reply: Reply) -> None:
+async def send_json(status: int, content: dict[str, Any], reply: Reply) -> None:
     await reply.send(status, JSON_HEADERS, json.dumps(content).encode())
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from agentsweep.agents.claude_code import trace
 from agentsweep.agents.claude_code.records import AGENT_TOOLS, ToolCall, Trace
 from agentsweep.agents.claude_code.records import Message as SessionMessage
+from agentsweep.agents.claude_code.records import Usage as SessionUsage
 from agentsweep.agents.claude_code.trace import Source
 from agentsweep.errors import ConfigError
 from agentsweep.extraction import gateway_facts
@@ -140,7 +141,7 @@ def _sources(path: Path) -> Iterator[list[Source]]:
         yield sources
 
 
-def _clean(block: Any) -> dict | None:
+def _clean(block: Any) -> dict[str, Any] | None:
     """A block as the API sends it, without what the CLI adds; None for one that says nothing."""
     if not isinstance(block, dict) or not isinstance(block.get("type"), str):
         return None
@@ -212,9 +213,10 @@ class _Maker:
             and message.agent_id == agent_id
             and not message.abandoned
         ]
-        if all(message.position is not None for message in said):
+        placed = [(message.position, message) for message in said if message.position is not None]
+        if len(placed) == len(said):
             # Clocks may step back; links do not.
-            said.sort(key=lambda message: message.position)
+            said = [message for _, message in sorted(placed, key=lambda item: item[0])]
         return Conversation(name, prompt, tuple(map(self._turn, said)))
 
     def subagents(self) -> Iterator[Conversation]:
@@ -258,7 +260,8 @@ class _Maker:
                 calls.append(_recorded(block, call))
             content.append(block)
             times_ns.append(time_ns)
-        usage = message.usage
+        # What an assistant's message without one took nobody knows; its texts are counted.
+        usage = message.usage or SessionUsage()
         said = Message(
             # The CLI takes answers of one id for one answer.
             id=message.key,
@@ -289,7 +292,9 @@ class _Maker:
         if message.start_source != "previous" or message.first_utc_ns is None:
             return asked_ns
         for error in self._session.api_errors:
-            if error.agent_id != message.agent_id or None in (error.utc_ns, error.retry_in_ms):
+            if error.agent_id != message.agent_id or asked_ns is None:
+                continue
+            if error.utc_ns is None or error.retry_in_ms is None:
                 continue
             if asked_ns <= error.utc_ns <= message.first_utc_ns:
                 again_ns = error.utc_ns + round(error.retry_in_ms * 1e6)
@@ -333,7 +338,7 @@ def _gave_report(call: ToolCall) -> bool:
     return call.finished and call.is_error is not True
 
 
-def _derived_events(message: Message, start_ns: int | None, times_ns: list) -> Events:
+def _derived_events(message: Message, start_ns: int | None, times_ns: list[Any]) -> Events:
     """A block goes when the session has noted it, all of it at once; the message opens with its
     first block and closes with its last."""
     offsets, latest_s = [], 0.0
@@ -348,7 +353,7 @@ def _derived_events(message: Message, start_ns: int | None, times_ns: list) -> E
     return (*events, *((latest_s, event) for event in messages_api.end_events(message)))
 
 
-def _recorded(block: dict, call: ToolCall | None) -> RecordedCall:
+def _recorded(block: dict[str, Any], call: ToolCall | None) -> RecordedCall:
     done = call if call is not None and call.finished else None
     return RecordedCall(
         id=block["id"],

@@ -150,7 +150,7 @@ def load(path: Path | str) -> Scenario:
         scenario = reader.scenario(content)
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply, or an alias that holds itself") from None
-    if reader.problems:
+    if scenario is None or reader.problems:
         raise ConfigError([f"{path}: {problem}" for problem in reader.problems])
     return scenario
 
@@ -162,7 +162,7 @@ class _Reader:
     that a key can follow.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.problems: list[str] = []
 
     def wrong(self, where: str, said: str) -> None:
@@ -177,7 +177,7 @@ class _Reader:
         if not self.mapping("", content, _TOP_KEYS):
             return None
         pace = self.pace("defaults.", self.optional_mapping(content, "defaults", _PACE_KEYS))
-        description = self.text("description", content.get("description"), default="")
+        description = self.text("description", content.get("description")) or ""
         main = self.script("main", None, content.get("turns"), pace, "")
         subagents = self.subagents(content.get("subagents"), pace)
         if self.problems:
@@ -211,13 +211,13 @@ class _Reader:
         return tuple(scripts)
 
     def markers(self, scripts: list[Script]) -> None:
-        marked = [script for script in scripts if script.marker]
-        for index, script in enumerate(marked):
-            for other in marked[:index]:
-                if script.marker in other.marker or other.marker in script.marker:
+        marked = [(script.name, script.marker) for script in scripts if script.marker]
+        for index, (name, marker) in enumerate(marked):
+            for other_name, other in marked[:index]:
+                if marker in other or other in marker:
                     self.wrong(
-                        f"subagent {script.name}: marker",
-                        f"{script.marker!r} cannot be told from {other.marker!r} of {other.name}; "
+                        f"subagent {name}: marker",
+                        f"{marker!r} cannot be told from {other!r} of {other_name}; "
                         "no marker may hold another",
                     )
 
@@ -234,7 +234,7 @@ class _Reader:
             self.graph(parsed, where)
         return Script(name, marker, tuple(parsed))
 
-    def ids(self, turns: list, where: str) -> dict[str, int]:
+    def ids(self, turns: list[Any], where: str) -> dict[str, int]:
         """Index of each turn that has an id."""
         known: dict[str, int] = {}
         for index, body in enumerate(turns):
@@ -290,11 +290,12 @@ class _Reader:
             branches=self.branches(f"{where}next", body.get("next"), ids),
         )
 
-    def pace(self, where: str, body: Mapping, defaults: Pace | None = None) -> Pace:
+    def pace(self, where: str, body: Mapping[str, Any], defaults: Pace | None = None) -> Pace:
         pace = defaults or Pace()
-        for key in ("latency_s", "chunk_s"):
-            if key in body:
-                pace = replace(pace, **{key: self.seconds(f"{where}{key}", body[key])})
+        if "latency_s" in body:
+            pace = replace(pace, latency_s=self.seconds(f"{where}latency_s", body["latency_s"]))
+        if "chunk_s" in body:
+            pace = replace(pace, chunk_s=self.seconds(f"{where}chunk_s", body["chunk_s"]))
         if "chunk_chars" in body:
             chunk_chars = self.whole(f"{where}chunk_chars", body["chunk_chars"], least=1)
             pace = replace(pace, chunk_chars=chunk_chars)
@@ -386,7 +387,7 @@ class _Reader:
         if not _is_whole(value) or value < 1:
             self.refuse(where, value, f"a whole number from 1, or {FOREVER}")
             return 1
-        return value
+        return int(value)
 
     def branches(self, where: str, body: Any, ids: Mapping[str, int]) -> tuple[Branch, ...]:
         if body is None:
@@ -409,7 +410,7 @@ class _Reader:
             branches.append(Branch(ids[target] if target else 0, matches, is_error))
         return tuple(branches)
 
-    def condition(self, where: str, entry: Mapping) -> tuple[str | None, bool | None]:
+    def condition(self, where: str, entry: Mapping[str, Any]) -> tuple[str | None, bool | None]:
         if "if" not in entry:
             return None, None
         body = entry["if"]
@@ -475,7 +476,9 @@ class _Reader:
                 self.wrong(where, f"unknown key {key!r}; allowed are {', '.join(allowed)}")
         return True
 
-    def optional_mapping(self, content: Mapping, key: str, allowed: tuple[str, ...]) -> Mapping:
+    def optional_mapping(
+        self, content: Mapping[str, Any], key: str, allowed: tuple[str, ...]
+    ) -> Mapping[str, Any]:
         value = content.get(key)
         return value if value is not None and self.mapping(key, value, allowed) else {}
 
@@ -497,7 +500,7 @@ class _Reader:
         if not _is_whole(value) or value < least:
             self.refuse(where, value, f"a whole number from {least}")
             return least
-        return value
+        return int(value)
 
     def refuse(self, where: str, value: Any, allowed: str) -> None:
         said = "missing" if value is None else f"{_show(value)} is not allowed"

@@ -12,6 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from agentsweep.gateway import messages_api
 from agentsweep.gateway.exchanges import Attempts, Exchange
@@ -56,9 +57,9 @@ class ScriptedModel(LocalModel):
         self.scenario = scenario
         self.latency_scale = latency_scale
         self._attempts = Attempts()
-        self._salts: dict[tuple, str] = {}
+        self._salts: dict[tuple[Any, ...], str] = {}
         self._twins: Counter[str] = Counter()
-        self._resume: dict[tuple, Place | None] = {}
+        self._resume: dict[tuple[Any, ...], Place | None] = {}
 
     async def answer(
         self,
@@ -87,7 +88,7 @@ class ScriptedModel(LocalModel):
             # A conversation whose script calls tools offers some: this is the client's own errand.
             return self._side(request, exchange)
         place = self._place(request, script) if script is not None else None
-        if place is None:
+        if script is None or place is None:
             exchange.error = EXHAUSTED
             self._attempts.count(exchange, request.sha256)
             return self._plain(request, exchange, _EXHAUSTED_TEXT)
@@ -107,7 +108,7 @@ class ScriptedModel(LocalModel):
         A sub-agent without a known marker has none; it must not act out the main script.
         """
         for script in self.scenario.subagents:
-            if any(script.marker in text for text in request.opening):
+            if script.marker and any(script.marker in text for text in request.opening):
                 return script
         known = self._salts.keys() if request.agent_id is not None else ()
         for script in self.scenario.subagents:
@@ -122,9 +123,10 @@ class ScriptedModel(LocalModel):
         salt = self._salt(request, script)
         place = Place(script.turns[0], 0)
         if request.summary == "given" and conversation in self._resume:
-            place = self._resume[conversation]
-            if place is None:
+            resumed = self._resume[conversation]
+            if resumed is None:
                 return None
+            place = resumed
         called, answered = set(request.tool_calls), set()
         while called.intersection(calls := _tool_ids(self.scenario, salt, place)):
             answered.update(calls)
@@ -157,7 +159,7 @@ class ScriptedModel(LocalModel):
     def _message(self, request: MessagesRequest, script: Script, place: Place) -> Message:
         turn, salt = place.turn, self._salt(request, script)
         identity = _identity(self.scenario, salt, place)
-        content: list[dict] = []
+        content: list[dict[str, Any]] = []
         if turn.thinking:
             signature = hashlib.sha512(f"{identity}/{turn.thinking}".encode()).digest()
             content.append(
@@ -201,7 +203,7 @@ class ScriptedModel(LocalModel):
         )
 
 
-def _conversation(request: MessagesRequest, script: Script) -> tuple:
+def _conversation(request: MessagesRequest, script: Script) -> tuple[Any, ...]:
     """Who is speaking. CLIs that send no agent id have their sub-agents told apart by prompt."""
     if script.marker is not None and request.agent_id is None:
         # By a hash: this is kept for the whole run, and an opening may have millions of bytes.
@@ -222,7 +224,7 @@ def _digest(prefix: str, *parts: str) -> str:
     return f"{prefix}_{hashlib.sha256('/'.join(parts).encode()).hexdigest()[:24]}"
 
 
-def _estimate(request: MessagesRequest, content: tuple[dict, ...]) -> Usage:
+def _estimate(request: MessagesRequest, content: tuple[dict[str, Any], ...]) -> Usage:
     return Usage(request.input_tokens, messages_api.output_tokens(content))
 
 
@@ -253,7 +255,11 @@ async def _perform(
 
 
 async def _fail(
-    status: int, retry_after_s: int | None, exchange: Exchange, reply: Reply, headers: dict
+    status: int,
+    retry_after_s: int | None,
+    exchange: Exchange,
+    reply: Reply,
+    headers: dict[str, Any],
 ) -> None:
     exchange.error = messages_api.error_type(status)
     if retry_after_s is not None:
@@ -263,7 +269,7 @@ async def _fail(
     await reply.send(status, {**JSON_HEADERS, **headers}, body)
 
 
-async def _stream(plan: Plan, exchange: Exchange, reply: Reply, headers: dict) -> None:
+async def _stream(plan: Plan, exchange: Exchange, reply: Reply, headers: dict[str, Any]) -> None:
     fault, pace = plan.fault, plan.pace
     if fault is not None and fault.kind == "malformed" and fault.value == "body":
         exchange.error = "malformed"
@@ -300,7 +306,7 @@ def _spoiled(parts: list[bytes], fault: Fault, exchange: Exchange) -> list[bytes
     return [parts[0], messages_api.broken_event()]
 
 
-async def _whole(plan: Plan, exchange: Exchange, reply: Reply, headers: dict) -> None:
+async def _whole(plan: Plan, exchange: Exchange, reply: Reply, headers: dict[str, Any]) -> None:
     fault = plan.fault
     if fault is not None and fault.kind == "stream_error":
         status = 529 if fault.value == "overloaded_error" else 500
