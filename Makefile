@@ -6,6 +6,8 @@ export PATH := $(CURDIR)/$(VENV):/usr/local/sbin:/usr/sbin:/sbin:$(PATH)
 export PYTHONUNBUFFERED := 1
 # Paths and standard streams are UTF-8, whatever the locale.
 export PYTHONUTF8 := 1
+# What the first of several interpreters compiled serves the others, whatever the caller's shell says.
+export PYTHONDONTWRITEBYTECODE :=
 MAKEFLAGS += --no-print-directory
 
 DEMO_IMAGES := images/starlette-1147.json images/logstats.json
@@ -101,9 +103,9 @@ lint: env ## ruff, layers of packages, spelling, encodings, snakefmt, snakemake 
 bench: setup ## the benchmarks of docs/performance.md
 	@for script in benchmarks/*.py; do echo "$$script"; python "$$script" || exit 1; done
 
-test-unit: env ## the tests that need no container engine, some minutes
+test-unit: env ## the quick tests that need no container engine, a minute
 	@python tools/fetch_atif_model.py
-	pytest tests/unit
+	pytest -m "not slow" --numprocesses 2 --dist loadfile tests/unit
 
 test-containers: setup ## real containers, the real agent, and what they leave, under Podman
 	@sh tools/system.sh test

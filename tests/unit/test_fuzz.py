@@ -11,6 +11,8 @@ from fuzz_checks import Fault, Target, grows, smaller, tried
 from fuzz_driver import fuzz, run, save
 from fuzz_mutations import mutate
 
+pytestmark = pytest.mark.slow
+
 SEED = b'{"type": "user", "ids": [1, 22, 333]}\n{"type": "x"}\n'
 
 
