@@ -949,26 +949,17 @@ def change_one(value, chance: random.Random) -> None:
 # --- the data themselves ---
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
-    """The paper's two data sets, imported."""
-    out = tmp_path_factory.mktemp("imported")
-    rows = {}
-    for name, folder in (("H", "all_images_haiku"), ("L", "all_images_local")):
-        rows[name] = import_runs(RUNS / folder, name, "last", out / name)
-    return out, rows
-
-
 def recorded_runs(out, name):
     return pq.read_table(out / name / "runs.parquet").to_pylist()
 
 
+@pytest.mark.slow
 @needs_runs
 @pytest.mark.parametrize(
     ("name", "attempts", "counting", "failed"), [("H", 58, 33, 3), ("L", 126, 111, 13)]
 )
-def test_recorded_attempts_all_have_a_row(recorded, name, attempts, counting, failed):
-    out, rows = recorded
+def test_recorded_attempts_all_have_a_row(recorded_data_sets, name, attempts, counting, failed):
+    out, rows = recorded_data_sets
     assert rows[name]["runs"] == attempts
     runs = recorded_runs(out, name)
     assert len(runs) == len({run["run_id"] for run in runs}) == attempts
@@ -984,9 +975,10 @@ def test_recorded_attempts_all_have_a_row(recorded, name, attempts, counting, fa
     assert all(run["started_utc_ns"] for run in runs if run["n_samples"])
 
 
+@pytest.mark.slow
 @needs_runs
-def test_recorded_runs_without_a_trace_have_their_calls(recorded):
-    out, _ = recorded
+def test_recorded_runs_without_a_trace_have_their_calls(recorded_data_sets):
+    out, _ = recorded_data_sets
     lost = [
         run
         for run in recorded_runs(out, "L")
@@ -998,10 +990,11 @@ def test_recorded_runs_without_a_trace_have_their_calls(recorded):
         assert run["n_messages"] is None
 
 
+@pytest.mark.slow
 @needs_runs
-def test_recorded_sessions_add_up(recorded):
+def test_recorded_sessions_add_up(recorded_data_sets):
     """Against an independent reading of the files."""
-    out, _ = recorded
+    out, _ = recorded_data_sets
     for name, folder in (("H", "all_images_haiku"), ("L", "all_images_local")):
         calls, tokens, summed = set(), {}, 0
         for path in (RUNS / folder).rglob("trace.jsonl"):
@@ -1028,10 +1021,11 @@ def test_recorded_sessions_add_up(recorded):
         assert {c["tool_call_id"] for c in listed} == calls
 
 
+@pytest.mark.slow
 @needs_runs
-def test_the_last_printed_average_times_the_time_is_the_cpu_time(recorded):
+def test_the_last_printed_average_times_the_time_is_the_cpu_time(recorded_data_sets):
     """Within the rounding: u = c * (t - s) / 100, with the start that was found."""
-    out, _ = recorded
+    out, _ = recorded_data_sets
     for name in ("H", "L"):
         table = pq.read_table(out / name / "samples.parquet").to_pandas()
         checked = 0
@@ -1055,9 +1049,10 @@ def test_the_last_printed_average_times_the_time_is_the_cpu_time(recorded):
         assert checked >= {"H": 33, "L": 111}[name]
 
 
+@pytest.mark.slow
 @needs_runs
-def test_recorded_times_are_plausible(recorded):
-    out, _ = recorded
+def test_recorded_times_are_plausible(recorded_data_sets):
+    out, _ = recorded_data_sets
     for name in ("H", "L"):
         for run in recorded_runs(out, name):
             if run["agent_s"] is None:
@@ -1071,6 +1066,7 @@ def test_recorded_times_are_plausible(recorded):
             assert run["agent_start_utc_ns"] > BEGIN_NS - 90 * 86_400 * SECOND
 
 
+@pytest.mark.slow
 @needs_runs
 def test_the_recorded_run_without_an_attempts_level(tmp_path):
     (folder,) = RUNS.glob("sweb.eval.x86_64.encode_1776_starlette-1147_*")
