@@ -1,6 +1,7 @@
 """What all tests share: how signals are handled when they begin, and their options."""
 
 import contextlib
+import os
 import signal
 
 import pytest
@@ -12,6 +13,14 @@ signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     # Under nohup: a handler lets this process live on as it should, and is not inherited.
     signal.signal(signal.SIGHUP, lambda *_: None)
+
+# Properties are tried with so many inputs in a search that may take longer (docs/testing.md); else
+# each test has the number that it says, or hypothesis's own.
+if "AGENTSWEEP_EXAMPLES" in os.environ:
+    from hypothesis import settings
+
+    settings.register_profile("thorough", max_examples=int(os.environ["AGENTSWEEP_EXAMPLES"]))
+    settings.load_profile("thorough")
 
 
 def pytest_addoption(parser):

@@ -90,7 +90,8 @@ def check_references(made: dict) -> None:
 
 
 def table(folder: Path, name: str, tmp_path: Path) -> list[dict]:
-    extract.extract(folder, export_maker.CELL, tmp_path / "tables")
+    if not (tmp_path / "tables").exists():
+        extract.extract(folder, export_maker.CELL, tmp_path / "tables")
     return pq.read_table(tmp_path / "tables" / f"{name}.parquet").to_pylist()
 
 

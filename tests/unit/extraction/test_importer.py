@@ -880,15 +880,22 @@ def test_a_broken_file_loses_only_what_it_alone_tells(one, name, content):
     assert len(tables["tool_calls"]) == 3
 
 
-def test_wrong_types_in_results_json_are_null(one):
-    for odd in (None, [], {}, "text", -1, 1.5, True, 10**30, float("1e308"), "\ud800"):
-        row = the_run(one(result=dict.fromkeys(results(), odd)))
-        assert (row["n_samples"], row["n_tool_calls"], row["n_messages"]) == (12, 3, 8)
+def test_wrong_types_in_results_json_are_null(tmp_path):
     keys = results()
-    for key in ("image_info", "claude_output", "resource_samples", "traces"):
-        for inner in keys[key]:
-            for odd in (None, [], "x", 10**30, 1e300):
-                one(result=results(**{key: keys[key] | {inner: odd}}))
+    odd = (None, [], {}, "text", -1, 1.5, True, 10**30, float("1e308"), "\ud800")
+    everywhere = [dict.fromkeys(keys, value) for value in odd]
+    inside = [
+        results(**{key: keys[key] | {inner: value}})
+        for key in ("image_info", "claude_output", "resource_samples", "traces")
+        for inner in keys[key]
+        for value in (None, [], "x", 10**30, 1e300)
+    ]
+    for number, result in enumerate(everywhere + inside):
+        attempt(tmp_path / "data" / f"a__b-{number:03}" / "attempt_1", result=result)
+    rows = imported(tmp_path / "data", tmp_path / "out")["runs"]
+    assert len(rows) == len(everywhere + inside) > 50
+    for row in rows[: len(everywhere)]:
+        assert (row["n_samples"], row["n_tool_calls"], row["n_messages"]) == (12, 3, 8)
 
 
 def test_200_random_mutations_never_raise_and_never_lose_a_run(tmp_path):
@@ -899,14 +906,17 @@ def test_200_random_mutations_never_raise_and_never_lose_a_run(tmp_path):
     originals = {path: path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
     chance = random.Random(20260301)
     changed = 0
-    for number in range(200):
-        path = chance.choice(sorted(originals))
-        path.write_bytes(mutated(originals[path], chance))
-        changed += path.read_bytes() != originals[path]
+    # One in each attempt, for an import takes longer than a mutation.
+    for number in range(200 // len(places)):
+        for place in places:
+            path = chance.choice(sorted(p for p in originals if p.is_relative_to(data / place)))
+            path.write_bytes(mutated(originals[path], chance))
+            changed += path.read_bytes() != originals[path]
         tables = imported(data, tmp_path / "out")
         assert [row["attempt_id"] for row in tables["runs"]] == list(places), number
         assert [row["selected"] for row in tables["runs"]] == [False, True, True, True]
-        path.write_bytes(originals[path])
+        for path, content in originals.items():
+            path.write_bytes(content)
     assert changed > 150
 
 
