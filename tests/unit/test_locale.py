@@ -67,6 +67,7 @@ def check():
     return module
 
 
+@pytest.mark.slow
 def test_all_text_of_this_project_has_an_encoding(check, capsys):
     assert check.main([]) == 0, capsys.readouterr().out
 
@@ -133,6 +134,7 @@ def test_bytes_and_stated_encodings_are_not(check, code):
 # The command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", locales.NAMES)
 def test_a_configuration_on_standard_input_is_utf8(sweep, locale):
     """Paths in it are the same files in every locale, and the run is the same run."""
@@ -155,6 +157,7 @@ def test_a_configuration_on_standard_input_is_utf8(sweep, locale):
         assert [name for name, sealed in states.items() if sealed] == [cell.id]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", locales.NAMES)
 @pytest.mark.parametrize(
     ("name", "shown"),
@@ -231,6 +234,7 @@ def test_lists_of_paths_are_split_at_line_feeds_alone(tmp_path):
     assert records.lines(path) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", locales.NAMES)
 def test_what_reads_and_writes_text_passes_its_tests_in_every_locale(locale, tmp_path):
     """In the locale's own encoding: the tests' process is not in Python's UTF-8 mode."""
@@ -319,6 +323,7 @@ def folder(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(text=st.text(prompt_characters, min_size=1).filter(str.strip), escaped=st.booleans())
 def test_any_text_reaches_the_agent_as_it_was_written(folder, text, escaped):

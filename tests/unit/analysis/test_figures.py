@@ -158,6 +158,7 @@ def test_every_figure_has_a_script_and_a_caption():
         assert text.rstrip().endswith(".. include:: {{ snakemake.output.caption }}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", sorted(SHAPES.keys() - WRITTEN - {"four"}))
 @pytest.mark.parametrize("name", EXPECTED)
 def test_no_text_overlaps_another_or_leaves_the_figure(datasets, name, shape):
@@ -170,6 +171,7 @@ def test_no_text_overlaps_another_or_leaves_the_figure(datasets, name, shape):
     plt.close(figure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 @pytest.mark.parametrize("shape", sorted(WRITTEN))
 def test_files(datasets, tmp_path, name, shape):
@@ -208,6 +210,7 @@ def test_files(datasets, tmp_path, name, shape):
     assert "n = " in said["caption"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_runs_of_which_nothing_is_known(tmp_path, name):
     module = load(name)
@@ -231,6 +234,7 @@ def test_empty_data_set_is_one_line(tmp_path, monkeypatch, name):
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["outcome_map", "timelines"])
 def test_same_data_give_the_same_bytes(datasets, tmp_path, name):
     """Whatever the time, the user's matplotlib settings, time zone, hash seed and directory are."""
@@ -254,6 +258,7 @@ def test_same_data_give_the_same_bytes(datasets, tmp_path, name):
         assert (one / f"{name}.{suffix}").read_bytes() == (two / f"{name}.{suffix}").read_bytes()
 
 
+@pytest.mark.slow
 def test_timelines_pdf_has_every_run_and_the_picture_the_corners(datasets):
     figure_style.apply()
     module = load("timelines")
@@ -284,6 +289,7 @@ def test_timeline_shows_limits_kills_and_which_memory(datasets):
     plt.close(figure)
 
 
+@pytest.mark.slow
 def test_outcome_map_names_each_cell_and_counts_kills(datasets):
     figure_style.apply()
     figure = load("outcome_map").draw(Dataset(datasets("sweep")))
@@ -293,6 +299,7 @@ def test_outcome_map_names_each_cell_and_counts_kills(datasets):
     plt.close(figure)
 
 
+@pytest.mark.slow
 def test_outcome_map_of_several_runs_shows_shares(datasets):
     figure_style.apply()
     dataset = Dataset(datasets("mixed"))
@@ -386,6 +393,7 @@ def test_fidelity_divides_the_calls_of_each_cell_and_frames_what_limits_did(data
     plt.close(figure)
 
 
+@pytest.mark.slow
 def test_fidelity_shows_replays_alone(datasets):
     figure_style.apply()
     dataset = Dataset(datasets("partly_replays"))

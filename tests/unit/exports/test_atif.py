@@ -165,6 +165,7 @@ def test_calls_results_and_texts_are_those_of_the_session(exported, path):
     assert Counter(thought) == Counter(b["thinking"] for b in blocks if b["thinking"])
 
 
+@pytest.mark.slow
 @needs_examples
 @pytest.mark.parametrize("path", parameters())
 def test_steps_are_the_rows_of_our_tables(exported, path, tmp_path):

@@ -398,6 +398,7 @@ IMPORT = (
 )
 
 
+@pytest.mark.slow
 def test_the_machines_zone_and_language_change_no_byte(tmp_path):
     listed = samples()
     del listed[3]["epoch"]
@@ -528,6 +529,7 @@ def test_the_session_in_other_versions(one):
     assert (row["trace_status"], row["trace_unknown_records"], row["n_tool_calls"]) == ("ok", 1, 3)
 
 
+@pytest.mark.slow
 def test_prompts_with_and_without_an_issue_and_of_another_form(one):
     def chars(prompt):
         return the_run(one(trace=session(prompt=prompt)))["prompt_issue_chars"]
@@ -820,6 +822,7 @@ def several(data: Path, backwards: bool) -> None:
         attempt(data / place, listed=samples(12 + number))
 
 
+@pytest.mark.slow
 def test_neither_the_order_on_disk_nor_the_directory_changes_a_byte(tmp_path, monkeypatch):
     several(tmp_path / "here" / "first", backwards=False)
     several(tmp_path / "there" / "below" / "second", backwards=True)
@@ -880,6 +883,7 @@ def test_a_broken_file_loses_only_what_it_alone_tells(one, name, content):
     assert len(tables["tool_calls"]) == 3
 
 
+@pytest.mark.slow
 def test_wrong_types_in_results_json_are_null(tmp_path):
     keys = results()
     odd = (None, [], {}, "text", -1, 1.5, True, 10**30, float("1e308"), "\ud800")
@@ -898,6 +902,7 @@ def test_wrong_types_in_results_json_are_null(tmp_path):
         assert (row["n_samples"], row["n_tool_calls"], row["n_messages"]) == (12, 3, 8)
 
 
+@pytest.mark.slow
 def test_200_random_mutations_never_raise_and_never_lose_a_run(tmp_path):
     data = tmp_path / "data"
     places = ("a__b-1/attempt_1", "a__b-1/attempt_2", "c__d-2/attempt_1", "e__f-3")

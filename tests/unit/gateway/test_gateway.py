@@ -198,6 +198,7 @@ def test_a_coding_that_is_not_known(start):
     assert "zstd is not supported" in json.loads(body)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_body_that_unpacks_to_more_than_is_allowed(start):
     bomb = gzip.compress(bytes(130 * 1024 * 1024))
     status, _, body = start().call(
@@ -285,6 +286,7 @@ def test_a_big_request(start):
     assert row["input_tokens"] > 3_000_000
 
 
+@pytest.mark.slow
 def test_many_connections_at_once(start):
     gateway = start("turns: [{text: x, latency_s: 0.5}]")
     texts = []
@@ -344,12 +346,14 @@ def test_ipv6_loopback(start):
     assert gateway.call("HEAD", "/")[0] == 200
 
 
+@pytest.mark.slow
 def test_a_port_in_use(start):
     port = start().address.rsplit(":", 1)[1]
     with pytest.raises(InfraError, match=f"listen: tcp:127.0.0.1:{port} is in use by another"):
         start(listen=f"tcp:127.0.0.1:{port}")
 
 
+@pytest.mark.slow
 def test_the_unix_socket(start, tmp_path):
     path = tmp_path / "api.sock"
     gateway = start(listen=f"unix:{path}")
@@ -364,6 +368,7 @@ def test_the_unix_socket(start, tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_a_dead_gateways_socket_is_replaced_and_a_file_is_not(start, tmp_path):
     path = tmp_path / "api.sock"
     first = start(listen=f"unix:{path}")
@@ -408,6 +413,7 @@ def test_a_client_that_leaves_while_the_model_thinks_is_written_down(start):
     assert (row["status"], row["error"]) == (None, "client_disconnected")
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_holds_up_nobody_else(start):
     gateway = start("turns: [{text: %s, chunk_chars: 1000000}]" % ("x" * 20_000_000))
     with send_only(gateway):
@@ -418,6 +424,7 @@ def test_a_client_that_does_not_read_holds_up_nobody_else(start):
     assert errors == {"/": None, "/v1/messages": "gateway_stopped"}
 
 
+@pytest.mark.slow
 def test_a_client_that_sends_without_end_is_held_back(start):
     gateway = start("turns: [{text: x, latency_s: 60}]")
     with send_only(gateway) as connection:
@@ -619,6 +626,7 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_a_thousand_connections_leave_nothing_open(start):
     gateway = start("turns: [{text: x}]")
     descriptors = Path(f"/proc/{gateway.pid}/fd")

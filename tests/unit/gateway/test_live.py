@@ -16,6 +16,8 @@ from agentsweep.errors import InfraError
 from agentsweep.gateway import live as live_model
 from agentsweep.gateway.exchanges import Exchange
 
+pytestmark = pytest.mark.slow
+
 UPSTREAM_KEY = "sk-upstream-canary-91"
 # The upstream gateway takes its own token for the key.
 CREDENTIAL = {"kind": "x-api-key", "secret": UPSTREAM_KEY}
