@@ -1,6 +1,5 @@
 """The fuzzer finds what it is for, in readers with a fault that is put there."""
 
-import gc
 import os
 import random
 import signal
@@ -71,10 +70,6 @@ def small(monkeypatch):
     monkeypatch.setattr(fuzz_checks, "_MEASURED_S", 0.001)
     monkeypatch.setattr(fuzz_checks, "_MEMORY_BYTES", 2**20)
     monkeypatch.setattr(fuzz_checks, "_COUNTED_BYTES", 2**12)
-    # Each measurement begins with a collection, which need not walk all that the tests imported.
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def test_what_takes_quadratic_time_is_found_and_what_is_linear_is_not(small):

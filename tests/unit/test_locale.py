@@ -179,6 +179,7 @@ def test_a_name_that_is_not_ascii_ends_in_a_sentence(sweep, locale, name, shown)
         assert done.stderr.count(b"\n") == 1 and shown.encode() in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", locales.NAMES)
 def test_files_of_any_name_are_read_and_written(tmp_path, locale):
     run, tables = (tmp_path / f"größe→ 🙂 {name}" for name in ("run", "tables"))
@@ -188,6 +189,7 @@ def test_files_of_any_name_are_read_and_written(tmp_path, locale):
     assert (tables / "runs.parquet").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", locales.NAMES)
 def test_a_name_that_arrow_cannot_open_is_refused_in_a_sentence(tmp_path, locale):
     run = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xf6\xdfe"))
@@ -198,6 +200,7 @@ def test_a_name_that_arrow_cannot_open_is_refused_in_a_sentence(tmp_path, locale
     assert b"the name is not UTF-8: rename it" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_what_a_stream_cannot_encode_is_written_as_an_escape(encoding, sweep):
     done = agentsweep(
@@ -206,6 +209,7 @@ def test_what_a_stream_cannot_encode_is_written_as_an_escape(encoding, sweep):
     assert "größe→" in done.stderr.decode() and done.returncode == 1
 
 
+@pytest.mark.slow
 def test_standard_input_that_is_not_utf8_is_refused(sweep):
     done = agentsweep("ISO-8859-1", "plan", "--config", "-", input=b'{"dataset": "\xe9"}')
     assert done.returncode == 1
@@ -349,6 +353,7 @@ def test_any_text_reaches_the_agent_as_it_was_written(folder, text, escaped):
     assert json.loads(again.spec(again.cells()[0])) == spec
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(text=st.text(prompt_characters).filter(str.strip))
 def test_any_issue_is_in_the_prompt_as_it_was_written(folder, text):

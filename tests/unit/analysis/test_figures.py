@@ -275,6 +275,7 @@ def test_timelines_pdf_has_every_run_and_the_picture_the_corners(datasets):
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_timeline_shows_limits_kills_and_which_memory(datasets):
     figure_style.apply()
     module = load("timelines")
