@@ -64,16 +64,16 @@ def helpers(path: Path) -> dict[str, ast.FunctionDef]:
     )
 
 
+@functools.cache
 def called(node: ast.AST) -> set[str]:
     """The names of all that is called within, without what they belong to."""
     calls = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
     return {f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls}
 
 
-def checks(
-    node: ast.AST, known: dict[str, ast.FunctionDef], seen: frozenset[str] = frozenset()
-) -> bool:
-    """Whether a function can fail a test: by itself, or by a helper of the tests that it calls."""
+@functools.cache
+def checks_itself(node: ast.AST) -> bool:
+    """Whether the code of a function can fail a test, without what it calls."""
     for inner in ast.walk(node):
         # A constant is true whatever the code does.
         if isinstance(inner, ast.Assert) and not isinstance(inner.test, ast.Constant):
@@ -86,7 +86,16 @@ def checks(
             )
         ):
             return True
-    more = (called(node) & set(known)) - seen
+    return False
+
+
+def checks(
+    node: ast.AST, known: dict[str, ast.FunctionDef], seen: frozenset[str] = frozenset()
+) -> bool:
+    """Whether a function can fail a test: by itself, or by a helper of the tests that it calls."""
+    if checks_itself(node):
+        return True
+    more = (called(node) & known.keys()) - seen
     return any(checks(known[name], known, seen | more) for name in more)
 
 
