@@ -311,6 +311,7 @@ def test_many_connections_at_once(start):
 # Where it listens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "listen",
     [
@@ -516,6 +517,7 @@ def run_gateway(line: bytes) -> tuple[int, str, str]:
     return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -552,6 +554,7 @@ def test_settings_that_cannot_be_served(tmp_path, change, expected):
     assert TOKEN not in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [b"", b"\n", b"[]\n", b"{\n", b"\xff\n"])
 def test_a_first_line_that_is_no_settings(line):
     code, said, errors = run_gateway(line)

@@ -270,6 +270,7 @@ def test_a_sub_agent_without_a_script_gets_a_plain_answer(start):
     assert exhausted(gateway, message, 1)["kind"] == "subagent"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, 5, "text", [], [None, 7], [{"type": "tool_use"}]])
 def test_odd_messages_do_no_harm(start, content):
     gateway = start()
@@ -389,6 +390,7 @@ def fault(kind, text="text: a longer text that can be cut"):
     return f"turns: [{{{text}, chunk_chars: 5, fault: {{{kind}}}}}]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "kind"),
     [

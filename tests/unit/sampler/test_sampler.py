@@ -369,6 +369,7 @@ def test_nothing_to_do_is_no_error():
     assert (process.returncode, out, err) == (0, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setup", "complaint"),
     [
