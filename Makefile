@@ -103,9 +103,9 @@ lint: env ## ruff, layers of packages, spelling, encodings, snakefmt, snakemake 
 bench: setup ## the benchmarks of docs/performance.md
 	@for script in benchmarks/*.py; do echo "$$script"; python "$$script" || exit 1; done
 
-test-unit: env ## the tests that need no container engine, some minutes
+test-unit: env ## the quick tests that need no container engine, a minute
 	@python tools/fetch_atif_model.py
-	pytest tests/unit
+	pytest -m "not slow" --numprocesses 2 --dist loadfile tests/unit
 
 test-containers: setup ## real containers, the real agent, and what they leave, under Podman
 	@sh tools/system.sh test

@@ -1,9 +1,12 @@
 """What all tests share: how signals are handled when they begin, and their options."""
 
 import contextlib
+import gc
+import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # A shell that starts something in the background has it ignore two signals, nohup a third, and
 # every process below inherits that: tests of how ours take a signal would then test the shell.
@@ -12,6 +15,15 @@ signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     # Under nohup: a handler lets this process live on as it should, and is not inherited.
     signal.signal(signal.SIGHUP, lambda *_: None)
+
+# A machine on which other things run makes inputs slowly, which is no fault of a test.
+settings.register_profile(
+    "tests",
+    max_examples=int(os.environ.get("AGENTSWEEP_EXAMPLES", "100")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser):
@@ -31,6 +43,13 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     for name in ("podman", "docker"):
         config.addinivalue_line("markers", f"{name}(reason): run with `--engine {name}` alone")
+
+
+def pytest_collection_finish():
+    """What was imported stays, so that no collection of garbage need walk it: not those that a
+    test asks for before it measures, nor those that Python begins by itself."""
+    gc.collect()
+    gc.freeze()
 
 
 _POOLS = []

@@ -10,6 +10,7 @@ environment the first time) inputs that reach new lines are changed further.
 """
 
 import argparse
+import gc
 import hashlib
 import mmap
 import os
@@ -200,6 +201,8 @@ def _child(child: _Child, scratch: str, guided: bool, corpus: Sequence[bytes]) -
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     _bound_memory()
+    # Collections before each measurement then leave out what the parent had.
+    gc.freeze()
     seeds = [*child.target.seeds(), *corpus]
     if guided:
         _guided(child, seeds, Path(scratch))

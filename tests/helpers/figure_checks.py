@@ -20,8 +20,8 @@ def load_script(path: Path) -> ModuleType:
     return module
 
 
-def check_layout(figure) -> None:
-    """Texts lie within the figure and not on each other; it fits a page."""
+def check_layout(figure) -> list[str]:
+    """The texts of a figure, which lie within it and not on each other; it fits a page."""
     texts = list(shown_texts(figure))
     assert texts
     width, height = figure.canvas.get_width_height()
@@ -33,6 +33,7 @@ def check_layout(figure) -> None:
     inches = figure.get_size_inches()
     assert inches[0] <= figure_style.TEXT + 1e-9
     assert inches[1] <= figure_style.PAGE_HEIGHT + 1e-9
+    return [text for text, _ in texts]
 
 
 def check_vector_files(out) -> None:

@@ -94,6 +94,7 @@ def test_every_system_package_is_justified():
         assert re.search(rf"^\|.*\b{re.escape(package)}\b.*\|", system, re.M), package
 
 
+@pytest.mark.slow
 def test_committed_files_name_no_package_index():
     found = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],

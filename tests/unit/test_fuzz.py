@@ -10,6 +10,8 @@ from fuzz_checks import Fault, Target, grows, smaller, tried
 from fuzz_driver import fuzz, run, save
 from fuzz_mutations import mutate
 
+pytestmark = pytest.mark.slow
+
 SEED = b'{"type": "user", "ids": [1, 22, 333]}\n{"type": "x"}\n'
 
 
@@ -67,6 +69,7 @@ def small(monkeypatch):
     monkeypatch.setattr(fuzz_checks, "_MOST_BYTES", 2**16)
     monkeypatch.setattr(fuzz_checks, "_MEASURED_S", 0.001)
     monkeypatch.setattr(fuzz_checks, "_MEMORY_BYTES", 2**20)
+    monkeypatch.setattr(fuzz_checks, "_COUNTED_BYTES", 2**12)
 
 
 def test_what_takes_quadratic_time_is_found_and_what_is_linear_is_not(small):

@@ -68,6 +68,7 @@ def check():
     return module
 
 
+@pytest.mark.slow
 def test_all_text_of_this_project_has_an_encoding(check, capsys):
     assert check.main([]) == 0, capsys.readouterr().out
 
@@ -134,6 +135,7 @@ def test_bytes_and_stated_encodings_are_not(check, code):
 # The command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", locales.NAMES)
 def test_a_configuration_on_standard_input_is_utf8(sweep, locale):
     """Paths in it are the same files in every locale, and the run is the same run."""
@@ -156,6 +158,7 @@ def test_a_configuration_on_standard_input_is_utf8(sweep, locale):
         assert [name for name, sealed in states.items() if sealed] == [cell.id]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", locales.NAMES)
 @pytest.mark.parametrize(
     ("name", "shown"),
@@ -177,6 +180,7 @@ def test_a_name_that_is_not_ascii_ends_in_a_sentence(sweep, locale, name, shown)
         assert done.stderr.count(b"\n") == 1 and shown.encode() in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", locales.NAMES)
 def test_files_of_any_name_are_read_and_written(tmp_path, locale):
     run, tables = (tmp_path / f"größe→ 🙂 {name}" for name in ("run", "tables"))
@@ -186,6 +190,7 @@ def test_files_of_any_name_are_read_and_written(tmp_path, locale):
     assert (tables / "runs.parquet").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", locales.NAMES)
 def test_a_name_that_arrow_cannot_open_is_refused_in_a_sentence(tmp_path, locale):
     run = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xf6\xdfe"))
@@ -196,6 +201,7 @@ def test_a_name_that_arrow_cannot_open_is_refused_in_a_sentence(tmp_path, locale
     assert b"the name is not UTF-8: rename it" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_what_a_stream_cannot_encode_is_written_as_an_escape(encoding, sweep):
     done = agentsweep(
@@ -204,6 +210,7 @@ def test_what_a_stream_cannot_encode_is_written_as_an_escape(encoding, sweep):
     assert "größe→" in done.stderr.decode() and done.returncode == 1
 
 
+@pytest.mark.slow
 def test_standard_input_that_is_not_utf8_is_refused(sweep):
     done = agentsweep("ISO-8859-1", "plan", "--config", "-", input=b'{"dataset": "\xe9"}')
     assert done.returncode == 1
@@ -232,6 +239,7 @@ def test_lists_of_paths_are_split_at_line_feeds_alone(tmp_path):
     assert records.lines(path) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", locales.NAMES)
 def test_what_reads_and_writes_text_passes_its_tests_in_every_locale(locale, tmp_path):
     """In the locale's own encoding: the tests' process is not in Python's UTF-8 mode."""
@@ -320,6 +328,7 @@ def folder(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(text=st.text(prompt_characters, min_size=1).filter(str.strip), escaped=st.booleans())
 def test_any_text_reaches_the_agent_as_it_was_written(folder, text, escaped):
@@ -345,6 +354,7 @@ def test_any_text_reaches_the_agent_as_it_was_written(folder, text, escaped):
     assert json.loads(again.spec(again.cells()[0])) == spec
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(text=st.text(prompt_characters).filter(str.strip))
 def test_any_issue_is_in_the_prompt_as_it_was_written(folder, text):

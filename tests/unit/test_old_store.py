@@ -153,6 +153,7 @@ def copies(root: Path, count: int) -> None:
             (folder / "spec.json").write_text(text, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_specs_of_a_large_store_are_read_once(old, monkeypatch):
     copies(old / "store", recall._WORTH_KEEPING)
     cell = load().cell(STARLETTE)
@@ -167,6 +168,7 @@ def test_specs_of_a_large_store_are_read_once(old, monkeypatch):
     assert load().choice(cell).attempt is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["", "[]", '{"a": 1}', "\x00"])
 def test_a_damaged_index_is_made_again(old, damage):
     copies(old / "store", recall._WORTH_KEEPING)

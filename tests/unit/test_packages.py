@@ -33,6 +33,7 @@ def lint(source: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "line", "broken"),
     [
@@ -52,6 +53,7 @@ def test_an_import_upwards_breaks_the_contract(tmp_path, file, line, broken):
     assert broken is None or broken in done.stdout
 
 
+@pytest.mark.slow
 def test_a_new_package_needs_a_layer(tmp_path):
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

@@ -174,6 +174,7 @@ def test_a_job_whose_shell_is_asked_to_end_is_not_started_again(tmp_path):
     assert (code, starts, slept_s) == (137, 1, ["5"])
 
 
+@pytest.mark.slow
 def test_a_job_whose_snakemake_has_gone_is_not_started_again(tmp_path):
     # The shell that starts the job's ends at once, and what it leaves is another's child.
     prefix = shell_prefix(SOURCE, tmp_path / "bin" / "python", False)

@@ -31,6 +31,7 @@ def test_an_event_is_given_with_the_piece_that_ends_it():
     assert reader.feed(b"\n") == [{"type": "a"}]
 
 
+@pytest.mark.slow
 def test_a_long_event_in_small_pieces_is_read_once():
     """Not once for each of them."""
 

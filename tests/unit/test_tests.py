@@ -5,52 +5,75 @@ left of a test that was to be.
 """
 
 import ast
+import functools
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TREES = {
-    path: ast.parse(path.read_text(encoding="utf-8"))
-    for path in sorted(ROOT.rglob("*.py"))
-    if "data" not in path.relative_to(ROOT).parts
-}
-FUNCTIONS: dict[Path, dict[str, ast.FunctionDef]] = {
-    path: {
-        node.name: node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+SLOW = "pytest.mark.slow"
+
+
+# Read when they are first asked for: whoever runs a single test collects this file too.
+
+
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    return {
+        path: ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted(ROOT.rglob("*.py"))
+        if "data" not in path.relative_to(ROOT).parts
     }
-    for path, tree in TREES.items()
-}
-TESTS = [
-    (path, node)
-    for path, tree in TREES.items()
-    for node in ast.walk(tree)
-    if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-]
+
+
+@functools.cache
+def functions() -> dict[Path, dict[str, ast.FunctionDef]]:
+    return {
+        path: {
+            node.name: node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        for path, tree in trees().items()
+    }
+
+
+@functools.cache
+def all_tests() -> list[tuple[Path, ast.FunctionDef]]:
+    return [
+        (path, node)
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+
+
 # They do nothing by themselves, so that a test which only asks for one forgot it.
 PASSIVE = {"tmp_path", "tmp_path_factory", "monkeypatch", "capsys", "caplog", "request"}
 CHECKS = {"pytest.raises", "pytest.fail", "pytest.warns"}
 
 
+@functools.cache
 def helpers(path: Path) -> dict[str, ast.FunctionDef]:
     """The functions that a file of tests may call: its own, and those of files that are none."""
-    shared = [made for other, made in FUNCTIONS.items() if not other.name.startswith("test_")]
-    return {name: node for made in shared for name, node in made.items()} | FUNCTIONS.get(path, {})
+    shared = [made for other, made in functions().items() if not other.name.startswith("test_")]
+    return {name: node for made in shared for name, node in made.items()} | functions().get(
+        path, {}
+    )
 
 
+@functools.cache
 def called(node: ast.AST) -> set[str]:
     """The names of all that is called within, without what they belong to."""
     calls = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
     return {f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls}
 
 
-def checks(
-    node: ast.AST, known: dict[str, ast.FunctionDef], seen: frozenset[str] = frozenset()
-) -> bool:
-    """Whether a function can fail a test: by itself, or by a helper of the tests that it calls."""
+@functools.cache
+def checks_itself(node: ast.AST) -> bool:
+    """Whether the code of a function can fail a test, without what it calls."""
     for inner in ast.walk(node):
         # A constant is true whatever the code does.
         if isinstance(inner, ast.Assert) and not isinstance(inner.test, ast.Constant):
@@ -63,7 +86,16 @@ def checks(
             )
         ):
             return True
-    more = (called(node) & set(known)) - seen
+    return False
+
+
+def checks(
+    node: ast.AST, known: dict[str, ast.FunctionDef], seen: frozenset[str] = frozenset()
+) -> bool:
+    """Whether a function can fail a test: by itself, or by a helper of the tests that it calls."""
+    if checks_itself(node):
+        return True
+    more = (called(node) & known.keys()) - seen
     return any(checks(known[name], known, seen | more) for name in more)
 
 
@@ -93,10 +125,10 @@ def unused(node: ast.FunctionDef, known: dict[str, ast.FunctionDef]) -> list[str
 
 
 def test_every_test_can_fail():
-    assert len(TESTS) > 500
+    assert len(all_tests()) > 500
     found = [
         f"{path}:{node.lineno}: {node.name}"
-        for path, node in TESTS
+        for path, node in all_tests()
         if not checks(node, helpers(path))
     ]
     assert found == []
@@ -104,7 +136,8 @@ def test_every_test_can_fail():
 
 def test_every_test_uses_what_it_asks_for():
     left = {
-        f"{path}:{node.lineno}: {node.name}": unused(node, helpers(path)) for path, node in TESTS
+        f"{path}:{node.lineno}: {node.name}": unused(node, helpers(path))
+        for path, node in all_tests()
     }
     assert {place: names for place, names in left.items() if names} == {}
 
@@ -129,6 +162,24 @@ def test_the_check_sees_what_is_not_used():
     assert unused(node, {}) == ["tmp_path"]
 
 
+def test_slow_tests_are_those_of_the_units_and_left_out_of_one_target_alone():
+    """Elsewhere all are slow; what another target left out, nobody would run."""
+    marked = {
+        path.relative_to(ROOT).parts[0]
+        for path, tree in trees().items()
+        if any(isinstance(n, ast.Attribute) and ast.unparse(n) == SLOW for n in ast.walk(tree))
+    }
+    assert marked == {"unit"}
+    makefile = (ROOT.parent / "Makefile").read_text(encoding="utf-8")
+    recipes = dict(re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)*)", makefile, re.MULTILINE))
+    # What all targets share lies in no recipe.
+    assert makefile.count("slow") == recipes["test-unit"].count("not slow") == 1
+    settings = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    settings = settings["tool"]["pytest"]["ini_options"]
+    assert [line.split(":")[0] for line in settings["markers"]] == ["slow"]
+    assert "slow" not in settings["addopts"]
+
+
 NAMED = re.compile(r"`((?:hostile|integration|unit)/[\w/]+\.py)?(?:::)?(test_\w+)?`")
 
 
@@ -139,7 +190,7 @@ def test_the_tests_that_the_page_on_security_names_are_there():
     for file, test in NAMED.findall(text):
         path = ROOT / file if file else path
         if file or test:
-            assert path in FUNCTIONS, path
-            assert not test or test in FUNCTIONS[path], f"{path}::{test}"
+            assert path in functions(), path
+            assert not test or test in functions()[path], f"{path}::{test}"
             named += 1
     assert named > 50

@@ -11,6 +11,8 @@ import small_sweep
 
 from agentsweep import codehash
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

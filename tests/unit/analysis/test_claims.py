@@ -2,30 +2,22 @@
 
 import csv
 import json
-import os
 import re
 from pathlib import Path
 
 import cohort_maker
 import pytest
 import synthetic
+from recorded_sessions import needs_runs
 
 from agentsweep.analysis import claims, cohort
 from agentsweep.analysis.run_metrics import CORRECTED, MODES, PAPER
 from agentsweep.analysis.values import Value
 from agentsweep.errors import AgentsweepError
-from agentsweep.extraction import importer
 
 ROOT = Path(__file__).resolve().parents[3]
-SHARED = Path(os.environ.get("AGENTSWEEP_SHARED", ROOT.parent / "shared"))
-RUNS = SHARED / "data" / "agentcgroup"
 PUBLISHED = ROOT / "config" / "agentcgroup-published.csv"
 HEADER = "claim,dataset,printed,number,factor,remark\n"
-
-needs_runs = pytest.mark.skipif(
-    not RUNS.is_dir(),
-    reason=f"NOT CHECKED against recorded runs: {RUNS} is absent (set AGENTSWEEP_SHARED)",
-)
 
 SINGLE = [
     "task_duration_mean",
@@ -198,14 +190,13 @@ def test_a_sweep_of_ones_own_has_every_claim_and_exact_cpu_times(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    out = tmp_path_factory.mktemp("imported")
-    for name, folder in (("H", "all_images_haiku"), ("L", "all_images_local")):
-        importer.import_runs(RUNS / folder, name, "last", out / name)
+def real(recorded_data_sets):
+    out, _ = recorded_data_sets
     cohorts = cohort.load([out / "H", out / "L"])
     return claims.compute(cohorts), claims.read_published(PUBLISHED)
 
 
+@pytest.mark.slow
 @needs_runs
 def test_every_claim_has_a_row_for_each_data_set(real):
     computed, _ = real
@@ -220,6 +211,7 @@ def test_every_claim_has_a_row_for_each_data_set(real):
             assert (row.claim, row.dataset) == ("tokens_peak_correlation", "H")
 
 
+@pytest.mark.slow
 @needs_runs
 def test_what_is_printed_comes_out_or_the_difference_is_explained(real):
     computed, printed = real
@@ -230,6 +222,7 @@ def test_what_is_printed_comes_out_or_the_difference_is_explained(real):
     assert len(agreeing) == 47
 
 
+@pytest.mark.slow
 @needs_runs
 def test_the_table_in_the_docs_is_what_comes_out(real):
     computed, printed = real
@@ -244,6 +237,7 @@ def test_the_table_in_the_docs_is_what_comes_out(real):
     assert [remark for remark in remarks if " ".join(remark.split()) not in flat] == []
 
 
+@pytest.mark.slow
 @needs_runs
 def test_the_numbers_in_the_docs_are_those_of_the_claims(real):
     """The sentences of docs/agentcgroup.md, number by number."""
@@ -281,6 +275,7 @@ def test_the_numbers_in_the_docs_are_those_of_the_claims(real):
     assert f"{low.low:.1f} % to {low.high:.0f} % for L" in text
 
 
+@pytest.mark.slow
 @needs_runs
 def test_modes_name_their_definitions(real):
     computed, _ = real

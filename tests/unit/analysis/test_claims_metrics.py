@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 import numpy as np
 import pytest
 from cohort_maker import call, group, message, ns, run, series
-from recorded_sessions import RUNS, needs_runs
+from recorded_sessions import needs_runs
 
 from agentsweep.analysis import (
     change_rates,
@@ -24,7 +24,6 @@ from agentsweep.analysis import (
 from agentsweep.analysis.cohort import load
 from agentsweep.analysis.run_metrics import CORRECTED, MODES, PAPER
 from agentsweep.analysis.values import Value
-from agentsweep.extraction.importer import import_runs
 from agentsweep.extraction.lifetime_cpu import CpuSeries
 
 # The published ones, and what only figures show.
@@ -916,11 +915,9 @@ def test_the_interpreter_of_the_tests():
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
+def recorded(recorded_data_sets):
     """The paper's data sets H and L, and both together."""
-    out = tmp_path_factory.mktemp("cohorts")
-    for name, folder in (("H", "all_images_haiku"), ("L", "all_images_local")):
-        import_runs(RUNS / folder, name, "last", out / name)
+    out, _ = recorded_data_sets
     return {cohort.name: cohort for cohort in load([out / "H", out / "L"])}
 
 
@@ -975,6 +972,7 @@ PUBLISHED = [
 ]
 
 
+@pytest.mark.slow
 @needs_runs
 @pytest.mark.parametrize(("claim", "name", "printed", "factor"), PUBLISHED)
 def test_the_paper_mode_gives_the_published_value(recorded, claim, name, printed, factor):
@@ -983,6 +981,7 @@ def test_the_paper_mode_gives_the_published_value(recorded, claim, name, printed
     assert f"{value:.{decimals}f}" == printed
 
 
+@pytest.mark.slow
 @needs_runs
 @pytest.mark.parametrize(
     ("claim", "data", "name", "printed"),
@@ -1001,6 +1000,7 @@ def test_the_paper_mode_gives_the_published_shares(recorded, claim, data, name, 
     assert f"{claims.CLAIMS[claim](recorded[data], PAPER)[name].value:.1f}" == printed
 
 
+@pytest.mark.slow
 @needs_runs
 def test_the_recorded_data_sets_and_their_common_tasks(recorded):
     h, l_, both_ = recorded["H"], recorded["L"], recorded["H+L"]
@@ -1009,6 +1009,7 @@ def test_the_recorded_data_sets_and_their_common_tasks(recorded):
     assert len({made.row["task"] for made in both_.runs}) == 114
 
 
+@pytest.mark.slow
 @needs_runs
 def test_what_the_paper_says_of_all_images(recorded):
     sizes = claims_session.image_sizes_gb(recorded["H+L"], PAPER)
@@ -1016,12 +1017,14 @@ def test_what_the_paper_says_of_all_images(recorded):
     assert (f"{min(sizes):.1f}", f"{max(sizes):.1f}") == ("2.9", "17.3")
 
 
+@pytest.mark.slow
 @needs_runs
 def test_the_mean_of_both_baselines_is_printed_as_185(recorded):
     means = [claims_memory.memory_baseline_mean(recorded[n], PAPER).value for n in ("H", "L")]
     assert abs(fmean(means) - 185) < 1
 
 
+@pytest.mark.slow
 @needs_runs
 def test_the_corrections_of_recorded_runs_go_where_they_must(recorded):
     h, l_ = recorded["H"], recorded["L"]

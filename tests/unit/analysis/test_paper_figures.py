@@ -112,6 +112,7 @@ def test_every_figure_has_a_script_and_a_caption():
         assert text.rstrip().endswith(".. include:: {{ snakemake.output.caption }}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", EXPECTED)
@@ -121,9 +122,9 @@ def test_texts_can_be_read_and_captions_name_their_n(sets, name, shape, mode):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = module.draw(cohorts, mode)
-        check_layout(figure)
+        texts = check_layout(figure)
         caption = module.caption(cohorts, mode)
-    assert not [text for text, _ in shown_texts(figure) if "$" in text or "mathdefault" in text]
+    assert not [text for text in texts if "$" in text or "mathdefault" in text]
     plt.close(figure)
     said = " ".join(caption.sentences)
     assert "n = " in said
@@ -134,6 +135,7 @@ def test_texts_can_be_read_and_captions_name_their_n(sets, name, shape, mode):
     json.dumps(caption.numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_files_are_the_same_each_time_and_differ_by_mode(sets, tmp_path, name):
     module = load(name)
@@ -195,6 +197,7 @@ def test_a_panel_of_all_runs_has_those_of_every_source(sets, name):
     assert shown in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "entry"),
     [("exec_overview", "bounds of tools"), ("timeseries", "CPU, bounds of the error")],
@@ -218,6 +221,7 @@ def test_an_exact_value_has_no_bounds_in_a_caption():
     assert said(1.8, 43.58) == "43.6 % (1.8 to 43.6)"
 
 
+@pytest.mark.slow
 def test_nothing_that_counts_is_one_line(tmp_path):
     write_set(tmp_path, "H", 1, result={"claude_time": 80.0})
     maker.attempt(tmp_path / "short" / "a__b-1" / "attempt_1")

@@ -382,6 +382,7 @@ def test_a_damaged_result_is_listed_and_shown_as_such(run, sweep, text):
     assert code == 0 and "result.json is damaged" in out
 
 
+@pytest.mark.slow
 def test_show_is_short_however_large_the_attempt(run, sweep):
     attempt = put(sweep / "store")
     result = json.loads((attempt.path / "result.json").read_text(encoding="utf-8"))

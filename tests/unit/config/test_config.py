@@ -743,6 +743,7 @@ NEEDED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_schema_tells_truly_which_keys_rerun_agents(project):
     Path("config/agents.lock.yaml").write_text(
         AGENTS_LOCK.replace("}}", '}, "2.1.331": {binary_sha256: "' + "e" * 64 + '"}}'),

@@ -25,6 +25,7 @@ TREES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(TREES, TREES, TREES)
 def test_merging_is_associative_and_the_later_one_wins(first, second, third):
     assert layers.merge(layers.merge(first, second), third) == layers.merge(

@@ -81,6 +81,7 @@ def test_somebody_elses_is_refused(node):
         scratch.root()
 
 
+@pytest.mark.slow
 def test_only_what_the_dead_own_is_removed(node, dead_tag):
     living, dead = scratch.create("living-1"), scratch.create("dead-1")
     (dead / "owner").write_text(dead_tag, encoding="utf-8")

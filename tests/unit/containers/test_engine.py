@@ -206,6 +206,7 @@ def test_a_failing_call_shows_the_engines_last_line(tmp_path):
         called("ls", tmp_path).call("--no-such")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finish", [True, False])
 def test_a_call_that_changes_a_container_ends_though_its_caller_is_interrupted(tmp_path, finish):
     code = (

@@ -235,6 +235,7 @@ LEAKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_leak_is_gone_and_would_be_noticed(repository, leak, monkeypatch):
     plant, step, said = LEAKS[leak]
@@ -263,6 +264,7 @@ def _alternate_again(repository, copy):
     )
 
 
+@pytest.mark.slow
 def test_what_was_removed_is_counted_and_a_second_time_finds_nothing(repository):
     _remote(repository)
     _reflog(repository)
@@ -286,6 +288,7 @@ def test_what_was_removed_is_counted_and_a_second_time_finds_nothing(repository)
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_detached_head_stays_one_and_the_environment_does_not_matter(repository):
     repository("checkout", "--quiet", "--detach")
     other = Repository(repository.path.parent / "other")
@@ -323,6 +326,7 @@ def test_a_shallow_history_stays_shallow(repository, tmp_path):
     repository("-C", str(clone), "fsck", "--unreachable", "--no-reflogs")
 
 
+@pytest.mark.slow
 def test_a_partial_clone_may_have_gaps_and_no_future(repository, tmp_path, monkeypatch):
     repository("config", "uploadpack.allowFilter", "true")
     repository("branch", "later", repository.future)
@@ -363,6 +367,7 @@ def test_worktrees_below_the_work_tree_become_plain_directories(repository):
     assert [path.name for path in (repository.path / "below").iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["objects", None])
 def test_submodules_and_nested_repositories_are_cleaned_too(
     repository, tmp_path, step, monkeypatch
@@ -429,6 +434,7 @@ def test_git_is_needed_where_a_repository_is(repository, tmp_path):
 # The base commit
 
 
+@pytest.mark.slow
 def test_head_may_be_the_base_commit_or_one_after_it(repository):
     assert scrubbed(repository.path, repository.head)["base_commit_found"] is True
     assert scrubbed(repository.path, repository.base)["base_commit_found"] is True

@@ -84,6 +84,7 @@ def test_flags_of_the_index_hide_nothing(tree, tmp_path, flag):
     assert names(text) == {"a.txt"}
 
 
+@pytest.mark.slow
 def test_configuration_does_not_change_the_patch(tree, tmp_path):
     begin = start(tree)
     (tree / "a.txt").write_text("more\n", encoding="utf-8")
@@ -156,6 +157,7 @@ def write(tree, path: str, text: str) -> None:
     (tree / path).write_text(text, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_untracked_caches_are_not_in_the_patch(tree, tmp_path):
     for path in CACHES[:3]:
         write(tree, path, "there before the agent")
@@ -196,6 +198,7 @@ def test_the_documentation_names_every_cache():
 # Repositories below the work tree
 
 
+@pytest.mark.slow
 def test_changes_of_submodules_and_nested_repositories_are_files(tree, tmp_path):
     module = tree / "module"
     module.mkdir()
@@ -267,6 +270,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", HOSTILE)
 def test_nothing_in_the_agents_repository_changes_the_patch(tree, tmp_path, attack):
     begin = start(tree)
@@ -286,6 +290,7 @@ def test_nothing_in_the_agents_repository_changes_the_patch(tree, tmp_path, atta
         assert text == before
 
 
+@pytest.mark.slow
 def test_the_attributes_of_the_start_decide_how_a_change_is_shown(tree, tmp_path):
     write(tree, ".gitattributes", "*.dat -diff\n*.py diff=python\n")
     write(tree, "x.dat", "text\n")
@@ -302,6 +307,7 @@ def test_the_attributes_of_the_start_decide_how_a_change_is_shown(tree, tmp_path
     assert expected == text[text.index("diff --git a/m.py") :]
 
 
+@pytest.mark.slow
 def test_the_patch_is_bytes_of_files_and_not_what_filters_would_store(tree, tmp_path):
     write(tree, ".gitattributes", "*.txt text eol=crlf\n")
     git("add", "--all", cwd=tree)
@@ -344,6 +350,7 @@ def test_ignored_files_that_nobody_knows_are_not_even_read(tree):
     assert not (tree / "pwned").exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_named_and_stays_as_it_was(tree, tmp_path):
     write(tree, "closed/old.txt", "old\n")
     write(tree, "old.txt", "old\n")
@@ -361,6 +368,7 @@ def test_what_cannot_be_read_is_named_and_stays_as_it_was(tree, tmp_path):
     assert sorted(line.split()[0] for line in unread) == [".GIT/x", "closed", "new.txt", "old.txt"]
 
 
+@pytest.mark.slow
 def test_a_sparse_file_of_terabytes_is_named_and_not_read(tree, tmp_path):
     begin = start(tree)
     (tree / "a.txt").write_text("more\n", encoding="utf-8")
@@ -400,6 +408,7 @@ class Failing(Local):
         return super().exec(*arguments, **how)
 
 
+@pytest.mark.slow
 def test_a_client_that_is_killed_loses_no_patch(tree, tmp_path):
     begin = start(tree)
     (tree / "a.txt").write_text("more\n", encoding="utf-8")
@@ -474,6 +483,7 @@ def seen(root) -> dict:
     }
 
 
+@pytest.mark.slow
 @settings(
     max_examples=int(os.environ.get("AGENTSWEEP_EXAMPLES", "12")), deadline=None,
     suppress_health_check=list(HealthCheck),

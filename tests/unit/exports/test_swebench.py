@@ -50,6 +50,7 @@ def export(loaded, out: Path) -> list[str]:
     return said
 
 
+@pytest.mark.slow
 def test_an_exported_patch_gives_the_tree_that_the_agent_left(load, tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()

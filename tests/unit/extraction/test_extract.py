@@ -460,6 +460,7 @@ def test_paths_of_a_search_are_compared_below_the_working_directory(replay):
     assert calls["b1"]["replay_status"] == "unrecorded"
 
 
+@pytest.mark.slow
 def test_a_replay_whose_record_is_lost_is_still_a_replay(replay):
     (replay / "api.jsonl").unlink()
     made = tables_of(replay)
@@ -717,6 +718,7 @@ def test_a_run_id_that_is_no_cell_id(run):
     assert row["run_id"] == "imported-17" and row["task"] == "an old name"
 
 
+@pytest.mark.slow
 def test_samples_are_readable_to_the_last_complete_batch_wherever_they_are_cut(run):
     write_samples(run / "samples.arrow", seconds=2)
     data = (run / "samples.arrow").read_bytes()
@@ -739,6 +741,7 @@ def test_torn_lines_of_marks_and_exchanges_are_counted(run):
     assert row["n_marks"] == 2 and row["n_api_calls"] == 5
 
 
+@pytest.mark.slow
 def test_fields_of_the_wrong_type_are_null(run):
     wrong = [None, True, -1, 2.5, 10**30, "", "x", [], {}, "\ud83d", float("nan")]
     template = result()
@@ -829,6 +832,7 @@ def test_the_traces_own_requests_stand_in_for_a_missing_log(run):
     assert tables_made["runs"][0]["n_api_calls"] is None
 
 
+@pytest.mark.slow
 def test_extraction_is_quick_and_imports_no_pandas(run):
     """A trace of 1 MB, process start included; the bound is three times what is promised.
 

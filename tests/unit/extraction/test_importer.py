@@ -390,6 +390,7 @@ IMPORT = (
 )
 
 
+@pytest.mark.slow
 def test_the_machines_zone_and_language_change_no_byte(tmp_path):
     listed = samples()
     del listed[3]["epoch"]
@@ -520,6 +521,7 @@ def test_the_session_in_other_versions(one):
     assert (row["trace_status"], row["trace_unknown_records"], row["n_tool_calls"]) == ("ok", 1, 3)
 
 
+@pytest.mark.slow
 def test_prompts_with_and_without_an_issue_and_of_another_form(one):
     def chars(prompt):
         return the_run(one(trace=session(prompt=prompt)))["prompt_issue_chars"]
@@ -812,6 +814,7 @@ def several(data: Path, backwards: bool) -> None:
         attempt(data / place, listed=samples(12 + number))
 
 
+@pytest.mark.slow
 def test_neither_the_order_on_disk_nor_the_directory_changes_a_byte(tmp_path, monkeypatch):
     several(tmp_path / "here" / "first", backwards=False)
     several(tmp_path / "there" / "below" / "second", backwards=True)
@@ -872,17 +875,26 @@ def test_a_broken_file_loses_only_what_it_alone_tells(one, name, content):
     assert len(tables["tool_calls"]) == 3
 
 
-def test_wrong_types_in_results_json_are_null(one):
-    for odd in (None, [], {}, "text", -1, 1.5, True, 10**30, float("1e308"), "\ud800"):
-        row = the_run(one(result=dict.fromkeys(results(), odd)))
-        assert (row["n_samples"], row["n_tool_calls"], row["n_messages"]) == (12, 3, 8)
+@pytest.mark.slow
+def test_wrong_types_in_results_json_are_null(tmp_path):
     keys = results()
-    for key in ("image_info", "claude_output", "resource_samples", "traces"):
-        for inner in keys[key]:
-            for odd in (None, [], "x", 10**30, 1e300):
-                one(result=results(**{key: keys[key] | {inner: odd}}))
+    odd = (None, [], {}, "text", -1, 1.5, True, 10**30, float("1e308"), "\ud800")
+    everywhere = [dict.fromkeys(keys, value) for value in odd]
+    inside = [
+        results(**{key: keys[key] | {inner: value}})
+        for key in ("image_info", "claude_output", "resource_samples", "traces")
+        for inner in keys[key]
+        for value in (None, [], "x", 10**30, 1e300)
+    ]
+    for number, result in enumerate(everywhere + inside):
+        attempt(tmp_path / "data" / f"a__b-{number:03}" / "attempt_1", result=result)
+    rows = imported(tmp_path / "data", tmp_path / "out")["runs"]
+    assert len(rows) == len(everywhere + inside) > 50
+    for row in rows[: len(everywhere)]:
+        assert (row["n_samples"], row["n_tool_calls"], row["n_messages"]) == (12, 3, 8)
 
 
+@pytest.mark.slow
 def test_200_random_mutations_never_raise_and_never_lose_a_run(tmp_path):
     data = tmp_path / "data"
     places = ("a__b-1/attempt_1", "a__b-1/attempt_2", "c__d-2/attempt_1", "e__f-3")
@@ -891,14 +903,17 @@ def test_200_random_mutations_never_raise_and_never_lose_a_run(tmp_path):
     originals = {path: path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
     chance = random.Random(20260301)
     changed = 0
-    for number in range(200):
-        path = chance.choice(sorted(originals))
-        path.write_bytes(mutated(originals[path], chance))
-        changed += path.read_bytes() != originals[path]
+    # One in each attempt, for an import takes longer than a mutation.
+    for number in range(200 // len(places)):
+        for place in places:
+            path = chance.choice(sorted(p for p in originals if p.is_relative_to(data / place)))
+            path.write_bytes(mutated(originals[path], chance))
+            changed += path.read_bytes() != originals[path]
         tables = imported(data, tmp_path / "out")
         assert [row["attempt_id"] for row in tables["runs"]] == list(places), number
         assert [row["selected"] for row in tables["runs"]] == [False, True, True, True]
-        path.write_bytes(originals[path])
+        for path, content in originals.items():
+            path.write_bytes(content)
     assert changed > 150
 
 
@@ -941,26 +956,17 @@ def change_one(value, chance: random.Random) -> None:
 # --- the data themselves ---
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
-    """The paper's two data sets, imported."""
-    out = tmp_path_factory.mktemp("imported")
-    rows = {}
-    for name, folder in (("H", "all_images_haiku"), ("L", "all_images_local")):
-        rows[name] = import_runs(RUNS / folder, name, "last", out / name)
-    return out, rows
-
-
 def recorded_runs(out, name):
     return pq.read_table(out / name / "runs.parquet").to_pylist()
 
 
+@pytest.mark.slow
 @needs_runs
 @pytest.mark.parametrize(
     ("name", "attempts", "counting", "failed"), [("H", 58, 33, 3), ("L", 126, 111, 13)]
 )
-def test_recorded_attempts_all_have_a_row(recorded, name, attempts, counting, failed):
-    out, rows = recorded
+def test_recorded_attempts_all_have_a_row(recorded_data_sets, name, attempts, counting, failed):
+    out, rows = recorded_data_sets
     assert rows[name]["runs"] == attempts
     runs = recorded_runs(out, name)
     assert len(runs) == len({run["run_id"] for run in runs}) == attempts
@@ -976,9 +982,10 @@ def test_recorded_attempts_all_have_a_row(recorded, name, attempts, counting, fa
     assert all(run["started_utc_ns"] for run in runs if run["n_samples"])
 
 
+@pytest.mark.slow
 @needs_runs
-def test_recorded_runs_without_a_trace_have_their_calls(recorded):
-    out, _ = recorded
+def test_recorded_runs_without_a_trace_have_their_calls(recorded_data_sets):
+    out, _ = recorded_data_sets
     lost = [
         run
         for run in recorded_runs(out, "L")
@@ -990,10 +997,11 @@ def test_recorded_runs_without_a_trace_have_their_calls(recorded):
         assert run["n_messages"] is None
 
 
+@pytest.mark.slow
 @needs_runs
-def test_recorded_sessions_add_up(recorded):
+def test_recorded_sessions_add_up(recorded_data_sets):
     """Against an independent reading of the files."""
-    out, _ = recorded
+    out, _ = recorded_data_sets
     for name, folder in (("H", "all_images_haiku"), ("L", "all_images_local")):
         calls, tokens, summed = set(), {}, 0
         for path in (RUNS / folder).rglob("trace.jsonl"):
@@ -1020,10 +1028,11 @@ def test_recorded_sessions_add_up(recorded):
         assert {c["tool_call_id"] for c in listed} == calls
 
 
+@pytest.mark.slow
 @needs_runs
-def test_the_last_printed_average_times_the_time_is_the_cpu_time(recorded):
+def test_the_last_printed_average_times_the_time_is_the_cpu_time(recorded_data_sets):
     """Within the rounding: u = c * (t - s) / 100, with the start that was found."""
-    out, _ = recorded
+    out, _ = recorded_data_sets
     for name in ("H", "L"):
         table = pq.read_table(out / name / "samples.parquet").to_pandas()
         checked = 0
@@ -1047,9 +1056,10 @@ def test_the_last_printed_average_times_the_time_is_the_cpu_time(recorded):
         assert checked >= {"H": 33, "L": 111}[name]
 
 
+@pytest.mark.slow
 @needs_runs
-def test_recorded_times_are_plausible(recorded):
-    out, _ = recorded
+def test_recorded_times_are_plausible(recorded_data_sets):
+    out, _ = recorded_data_sets
     for name in ("H", "L"):
         for run in recorded_runs(out, name):
             if run["agent_s"] is None:
@@ -1063,6 +1073,7 @@ def test_recorded_times_are_plausible(recorded):
             assert run["agent_start_utc_ns"] > BEGIN_NS - 90 * 86_400 * SECOND
 
 
+@pytest.mark.slow
 @needs_runs
 def test_the_recorded_run_without_an_attempts_level(tmp_path):
     (folder,) = RUNS.glob("sweb.eval.x86_64.encode_1776_starlette-1147_*")

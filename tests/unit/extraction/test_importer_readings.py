@@ -77,6 +77,7 @@ def test_three_digits_after_a_comma_may_be_thousands(thousands, digits):
     assert parse_percent(f"{thousands},{digits:03}%") is None
 
 
+@pytest.mark.slow
 @given(st.text(max_size=20))
 def test_any_text_is_a_reading_or_none(text):
     for value in (parse_printed_size(text), parse_percent(text)):

@@ -91,6 +91,7 @@ def test_numbers_beyond_all_measure_are_counted_too():
     assert budget.cost_usd > 1
 
 
+@pytest.mark.slow
 @given(
     limit_usd=st.floats(0.001, 0.1),
     asked=st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 5000)), min_size=1, max_size=40),

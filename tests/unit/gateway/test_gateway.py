@@ -201,6 +201,7 @@ def test_a_coding_that_is_not_known(start):
     assert "zstd is not supported" in json.loads(body)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_body_that_unpacks_to_more_than_is_allowed(start):
     bomb = gzip.compress(bytes(130 * 1024 * 1024))
     status, _, body = start().call(
@@ -288,6 +289,7 @@ def test_a_big_request(start):
     assert row["input_tokens"] > 3_000_000
 
 
+@pytest.mark.slow
 def test_many_connections_at_once(start):
     gateway = start("turns: [{text: x, latency_s: 0.5}]")
     texts = []
@@ -312,6 +314,7 @@ def test_many_connections_at_once(start):
 # Where it listens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "listen",
     [
@@ -347,12 +350,14 @@ def test_ipv6_loopback(start):
     assert gateway.call("HEAD", "/")[0] == 200
 
 
+@pytest.mark.slow
 def test_a_port_in_use(start):
     port = start().address.rsplit(":", 1)[1]
     with pytest.raises(InfraError, match=f"listen: tcp:127.0.0.1:{port} is in use by another"):
         start(listen=f"tcp:127.0.0.1:{port}")
 
 
+@pytest.mark.slow
 def test_the_unix_socket(start, tmp_path):
     path = tmp_path / "api.sock"
     gateway = start(listen=f"unix:{path}")
@@ -367,6 +372,7 @@ def test_the_unix_socket(start, tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_a_dead_gateways_socket_is_replaced_and_a_file_is_not(start, tmp_path):
     path = tmp_path / "api.sock"
     first = start(listen=f"unix:{path}")
@@ -411,6 +417,7 @@ def test_a_client_that_leaves_while_the_model_thinks_is_written_down(start):
     assert (row["status"], row["error"]) == (None, "client_disconnected")
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_holds_up_nobody_else(start):
     gateway = start("turns: [{text: %s, chunk_chars: 1000000}]" % ("x" * 20_000_000))
     with send_only(gateway):
@@ -421,6 +428,7 @@ def test_a_client_that_does_not_read_holds_up_nobody_else(start):
     assert errors == {"/": None, "/v1/messages": "gateway_stopped"}
 
 
+@pytest.mark.slow
 def test_a_client_that_sends_without_end_is_held_back(start):
     gateway = start("turns: [{text: x, latency_s: 60}]")
     with send_only(gateway) as connection:
@@ -512,6 +520,7 @@ def run_gateway(line: bytes) -> tuple[int, str, str]:
     return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -548,6 +557,7 @@ def test_settings_that_cannot_be_served(tmp_path, change, expected):
     assert TOKEN not in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [b"", b"\n", b"[]\n", b"{\n", b"\xff\n"])
 def test_a_first_line_that_is_no_settings(line):
     code, said, errors = run_gateway(line)
@@ -622,6 +632,7 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_a_thousand_connections_leave_nothing_open(start):
     gateway = start("turns: [{text: x}]")
     descriptors = Path(f"/proc/{gateway.pid}/fd")

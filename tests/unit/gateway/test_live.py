@@ -2,6 +2,7 @@
 API) and come back as they are, with the credential on the far side only."""
 
 import contextlib
+import functools
 import http.client
 import json
 import socket
@@ -14,6 +15,8 @@ from gateway_client import TOKEN, answered, assemble, calls, request, starter, t
 from agentsweep.errors import InfraError
 from agentsweep.gateway import live as live_model
 from agentsweep.gateway.exchanges import Exchange
+
+pytestmark = pytest.mark.slow
 
 UPSTREAM_KEY = "sk-upstream-canary-91"
 # The upstream gateway takes its own token for the key.
@@ -32,16 +35,22 @@ def start(tmp_path):
         yield start
 
 
+def pair_of(start, scenario=TALK, credential=CREDENTIAL, **more):
+    """A live gateway and the upstream behind it."""
+    upstream = start(scenario, token=UPSTREAM_KEY)
+    return start(mode="live", base_url=upstream.address, credential=credential, **more), upstream
+
+
 @pytest.fixture
 def pair(start):
-    """A live gateway and the upstream behind it."""
+    return functools.partial(pair_of, start)
 
-    def make(scenario=TALK, credential=CREDENTIAL, **more):
-        upstream = start(scenario, token=UPSTREAM_KEY)
-        live = start(mode="live", base_url=upstream.address, credential=credential, **more)
-        return live, upstream
 
-    return make
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A pair for tests of which none sends a message."""
+    with starter(tmp_path_factory.mktemp("shared")) as start:
+        yield pair_of(start)
 
 
 def asked_of(upstream, count: int) -> list[dict]:
@@ -330,8 +339,8 @@ def test_a_stream_is_put_together_by_the_client_as_without_us(pair):
         "/v1/messages/batches",
     ],
 )
-def test_nothing_else_can_be_asked_for_with_the_key(pair, path):
-    live, upstream = pair()
+def test_nothing_else_can_be_asked_for_with_the_key(shared, path):
+    live, upstream = shared
     status, _, _ = live.call("GET", path)
     assert status in (404, 405)
     assert asked_of(upstream, 0) == []

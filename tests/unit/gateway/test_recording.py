@@ -323,6 +323,7 @@ def test_sessions_of_every_version_convert(path):
     assert made.main.turns
 
 
+@pytest.mark.slow
 @needs_shared
 def test_all_sessions_of_a_published_data_set_convert():
     paths = sorted(SHARED.glob("agentcgroup/all_images_*/*/attempt_*/trace.jsonl"))

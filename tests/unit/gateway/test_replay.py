@@ -279,6 +279,7 @@ def slow_session() -> Session:
     return session
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "first_s", "end_s"), [(1, 0.3, 0.6), (0.5, 0.15, 0.3)])
 def test_the_recorded_time_is_kept(start, scale, first_s, end_s):
     gateway = start(slow_session(), latency_scale=scale)
@@ -297,12 +298,14 @@ def test_a_scale_of_0_removes_the_recorded_time(start):
     assert time.monotonic() - begin < 0.5
 
 
+@pytest.mark.slow
 def test_an_answer_that_does_not_stream_takes_as_long(start):
     gateway = start(slow_session(), latency_scale=1)
     ask(gateway, [user("x")], stream=False)
     assert 0.59 < timing(gateway.exchanges(1)[0])[0] < 1
 
 
+@pytest.mark.slow
 def test_conversations_are_played_beside_each_other(start):
     gateway = start(slow_session(), latency_scale=1)
     threads = [

@@ -84,6 +84,7 @@ def test_an_empty_answer_is_one(start):
     assert (message["content"], message["stop_reason"]) == ([], "end_turn")
 
 
+@pytest.mark.slow
 def test_usage_is_the_scenarios_or_an_estimate_from_lengths(start):
     gateway = start(
         "turns:\n"
@@ -160,6 +161,7 @@ def test_a_loop_gives_every_round_its_own_ids(start):
     assert [row["turn"] for row in gateway.exchanges(4)] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_ids_are_the_same_in_every_gateway_and_differ_between_scenarios(start):
     def ids(gateway):
         message = gateway.ask([user("Go.")])
@@ -201,6 +203,7 @@ def test_sessions_are_counted_apart(start):
     assert [row["retry"] for row in gateway.exchanges(2)] == [0, 0]
 
 
+@pytest.mark.slow
 def test_sub_agents_have_scripts_and_ids_of_their_own(start):
     gateway = start()
     opening = "Please [[explore]] the left"
@@ -267,6 +270,7 @@ def test_a_sub_agent_without_a_script_gets_a_plain_answer(start):
     assert exhausted(gateway, message, 1)["kind"] == "subagent"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, 5, "text", [], [None, 7], [{"type": "tool_use"}]])
 def test_odd_messages_do_no_harm(start, content):
     gateway = start()
@@ -344,6 +348,7 @@ def test_a_text_alone_is_no_answer_where_the_turn_calls_tools(start):
 # Pace
 
 
+@pytest.mark.slow
 def test_latency_and_pace(start):
     scenario = "turns: [{text: abcdefghij, latency_s: 0.3, chunk_chars: 2, chunk_s: 0.05}]"
     gateway = start(scenario)
@@ -369,6 +374,7 @@ def test_latency_and_pace(start):
         assert row[f"{name}_utc_ns"] - row[f"{name}_ns"] == pytest.approx(offset_ns, abs=5e7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "least", "most"), [(0, 0.0, 0.2), (2, 0.6, 1.0)])
 def test_latency_scale(start, scale, least, most):
     gateway = start("turns: [{text: abc, latency_s: 0.3}]", latency_scale=scale)
@@ -384,6 +390,7 @@ def fault(kind, text="text: a longer text that can be cut"):
     return f"turns: [{{{text}, chunk_chars: 5, fault: {{{kind}}}}}]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "kind"),
     [

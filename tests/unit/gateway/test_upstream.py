@@ -706,6 +706,7 @@ def test_one_of_the_folders_in_a_list_may_be_missing(authority):
     assert ask_once(Endpoint(http(200)), tls=authority.server, environ=environ)[0] == 200
 
 
+@pytest.mark.slow
 def test_only_what_is_asked_for_is_taken_away(authority, monkeypatch):
     """SSL_CERT_FILE and SSL_CERT_DIR each replace one half of the system's store; additions
     replace nothing."""

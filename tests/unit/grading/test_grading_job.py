@@ -462,6 +462,7 @@ class Counters:
         return [os.getpid()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize(("written_bytes", "ended"), [(2**21, True), (2**19, False)])
 def test_tests_that_write_more_than_the_layer_may_have_are_ended(

@@ -128,6 +128,7 @@ n' '-d'; do mkdir "./$d"; echo x > "./$d/conftest.py"; done""",
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOOKS)
 def test_what_decides_how_tests_are_run_is_put_back(applied, made, name):
     command, restored = HOOKS[name]

@@ -56,6 +56,7 @@ def verdict_on(outcomes, log, exit_code=1):
     return own_judge(RECORD, [TestCommandResult(exit_code, reported(**outcomes), log)])
 
 
+@pytest.mark.slow
 @given(MESSAGES, st.sampled_from(["failed", "error", "xfailed"]))
 def test_no_message_of_another_test_takes_a_right_patch_its_verdict(message, outcome):
     outcomes = dict.fromkeys(MINE, "passed") | {BAD: outcome}
@@ -152,6 +153,7 @@ def test_skipped(): pytest.skip("all of it")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verbose", ["", "-v", "-vv"])
 def test_a_test_with_a_skipped_subtest_passed(tmp_path, verbose):
     """As pytest 9 itself says, whose report has one element for test and subtest."""
@@ -179,6 +181,7 @@ def test_a_test_with_a_skipped_subtest_passed(tmp_path, verbose):
     assert settle(alone, forged)[1] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("root", "start"), [("python", "."), (".", "python")])
 def test_a_root_of_pytest_that_is_not_where_it_was_started(tmp_path, root, start):
     """Ids are printed from where it was started, and reported from its root."""
@@ -201,6 +204,7 @@ def test_a_root_of_pytest_that_is_not_where_it_was_started(tmp_path, root, start
     assert own_judge(record, [TestCommandResult(0, report, elsewhere)]).resolved is False
 
 
+@pytest.mark.slow
 def test_a_summary_is_read_in_linear_time():
     """Whoever writes a patch writes what is printed."""
 

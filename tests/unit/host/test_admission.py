@@ -430,6 +430,7 @@ def _contend(enter, number, results):
         results.put((start, time.monotonic(), mib, cores, grant.cpuset))
 
 
+@pytest.mark.slow
 def test_many_processes_never_have_more_than_there_is(line):
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()

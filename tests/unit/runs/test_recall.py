@@ -65,6 +65,7 @@ OUTCOMES = st.sampled_from(["completed", "api_error", "oom_agent", "stalled"])
 STATES = st.sampled_from(["sealed", "superseded", "failed", "interrupted"])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     attempts=st.lists(st.tuples(STATES, OUTCOMES), max_size=6),
@@ -93,6 +94,7 @@ def test_the_newest_run_that_counts_is_the_cells(tmp_path_factory, attempts, lis
     assert choice.before == older
 
 
+@pytest.mark.slow
 @given(outcomes=st.lists(OUTCOMES, min_size=1, max_size=8), times=st.integers(1, 3))
 @settings(max_examples=40, deadline=None)
 def test_repeating_ends_and_leaves_nothing_to_do(tmp_path_factory, outcomes, times):
@@ -119,6 +121,7 @@ TEXT = st.text(max_size=5)
 VALUE = st.one_of(st.none(), st.booleans(), st.integers(), TEXT, st.lists(TEXT, max_size=2))
 
 
+@pytest.mark.slow
 @given(
     rest=st.dictionaries(TEXT.filter(lambda key: key != "task"), VALUE, max_size=4),
     task=st.dictionaries(st.sampled_from(["workdir", "python", "environment_sha256"]), VALUE),

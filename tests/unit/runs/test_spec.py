@@ -34,6 +34,7 @@ def shuffled(value, floats: bool):
     return value
 
 
+@pytest.mark.slow
 @given(value=st.dictionaries(st.text(), VALUES, max_size=5), floats=st.booleans())
 def test_how_a_spec_is_written_makes_no_difference(value, floats):
     text = spec.canonical(value)

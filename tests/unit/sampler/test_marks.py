@@ -278,6 +278,7 @@ def test_without_mkfifo_it_just_runs(control):
     assert (done.stdout, done.stderr, done.returncode) == ("ran\n", "", 3)
 
 
+@pytest.mark.slow
 def test_a_sampler_that_does_not_answer_costs_five_seconds_once(control, listener):
     listener.answers = False
     begin = time.monotonic()

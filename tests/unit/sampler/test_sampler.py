@@ -68,6 +68,7 @@ def test_the_stream_is_what_other_arrow_readers_expect(tmp_path):
         assert stream.read_all().num_rows == 10
 
 
+@pytest.mark.slow
 def test_a_file_cut_off_anywhere_gives_its_complete_batches(tmp_path):
     path = tmp_path / "samples.arrow"
     writer = SampleWriter(path, schema(1, 50))
@@ -368,6 +369,7 @@ def test_nothing_to_do_is_no_error():
     assert (process.returncode, out, err) == (0, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setup", "complaint"),
     [
@@ -388,6 +390,7 @@ def test_a_setup_that_cannot_work_is_one_sentence(setup, complaint):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_sampler_ends_with_its_parent():
     script = (
         "import subprocess, sys, time\n"

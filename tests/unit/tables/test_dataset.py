@@ -28,6 +28,7 @@ def folders(runs, tmp_path_factory):
     return synthetic.write_extracted(runs, tmp_path_factory.mktemp("extracted"))
 
 
+@pytest.mark.slow
 def test_every_row_of_every_run_arrives(runs, folders, tmp_path):
     counts = aggregate.aggregate(folders, tmp_path, UNGRADED)
     assert counts["runs"] == len(runs)
@@ -36,6 +37,7 @@ def test_every_row_of_every_run_arrives(runs, folders, tmp_path):
         assert parquet.read(name, tmp_path / f"{name}.parquet").num_rows == counts[name]
 
 
+@pytest.mark.slow
 def test_order_of_the_folders_changes_no_byte(folders, tmp_path):
     shuffled = random.Random(3).sample(folders, len(folders))
     assert shuffled != folders
@@ -60,6 +62,7 @@ def test_hosts_are_the_distinct_machines(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_how_many_cells_were_wanted_is_kept_until_nobody_says_so(folders, runs, tmp_path):
     aggregate.aggregate(folders, tmp_path, UNGRADED, cells=40)
     assert dataset.cells_of(tmp_path) == (len(runs), 40)
@@ -67,6 +70,7 @@ def test_how_many_cells_were_wanted_is_kept_until_nobody_says_so(folders, runs, 
     assert dataset.cells_of(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_runs_of_a_task_that_is_not_valid_are_in_no_figure(tmp_path):
     """They are in the tables, with the reason, and captions say how many and why."""
     runs = synthetic.sweep(cpus=[0.5])
@@ -130,6 +134,7 @@ def test_samples_come_run_by_run_across_row_groups(runs, tmp_path, monkeypatch):
         assert np.isnan(arrays["memory_slab_bytes"]).all()
 
 
+@pytest.mark.slow
 def test_samples_of_one_run_are_in_memory(tmp_path, monkeypatch, arrow_pool):
     """However many runs there are: those that a reader has done with are gone."""
     monkeypatch.setitem(parquet._ROW_GROUP_ROWS, "samples", 5_000)

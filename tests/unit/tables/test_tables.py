@@ -227,6 +227,7 @@ def test_concatenation_keeps_order_and_bytes(tmp_path):
     assert (tmp_path / "all.parquet").read_bytes() == (tmp_path / "direct.parquet").read_bytes()
 
 
+@pytest.mark.slow
 def test_concatenation_in_bounded_memory(tmp_path):
     """The peak of Arrow's memory must not grow with the number of runs (160 MB of samples here)."""
     code = """
@@ -283,6 +284,7 @@ def wide(count: int, start: int) -> pa.Table:
     return pa.table({"run_id": ["r"] * count, **dict.fromkeys(whole, values)})
 
 
+@pytest.mark.slow
 def test_writing_imports_no_pandas(tmp_path):
     code = (
         "import sys; from agentsweep.tables import parquet; p = sys.argv[1]\n"

@@ -63,6 +63,7 @@ def calls(name: str) -> list[tuple[str, dict]]:
     return [call for turn in turns for tool in turn.get("tools", ()) for call in tool.items()]
 
 
+@pytest.mark.slow
 def test_starlette_edits_fit_the_source_and_limit_the_cookie():
     archive = ROOT / "images/starlette-1147.tar"
     if not archive.exists():

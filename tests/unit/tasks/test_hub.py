@@ -154,6 +154,7 @@ MISSING = (
 )
 
 
+@pytest.mark.slow
 def test_a_set_is_fetched_once_and_then_read_without_the_hub(hub, project):
     done = agentsweep(hub, "plan")
     assert (done.returncode, done.stderr) == (1, MISSING)
@@ -182,6 +183,7 @@ def test_a_set_is_fetched_once_and_then_read_without_the_hub(hub, project):
     assert not [path for method, path, _ in hub.asked if method == "GET" and "resolve" in path]
 
 
+@pytest.mark.slow
 def test_no_token_is_ever_sent(hub, project):
     assert agentsweep(hub, "fetch-tasks").returncode == 0
     assert hub.asked
@@ -190,6 +192,7 @@ def test_no_token_is_ever_sent(hub, project):
         assert "hf_secret" not in json.dumps(headers)
 
 
+@pytest.mark.slow
 def test_a_part_that_is_missing_is_not_overlooked(hub, project):
     assert agentsweep(hub, "fetch-tasks").returncode == 0
     [part] = (project / "hf").rglob("test-00001-of-00002.parquet")
@@ -198,6 +201,7 @@ def test_a_part_that_is_missing_is_not_overlooked(hub, project):
     assert (done.returncode, done.stderr) == (1, MISSING)
 
 
+@pytest.mark.slow
 def test_another_configuration_of_the_data_set(hub, project):
     write(config="small", split="train")
     assert agentsweep(hub, "fetch-tasks").returncode == 0
@@ -207,6 +211,7 @@ def test_another_configuration_of_the_data_set(hub, project):
     assert "shop__till-2" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "line"),
     [
@@ -229,6 +234,7 @@ def test_what_cannot_be_fetched_is_one_line(hub, project, source, line):
     assert (done.returncode, done.stderr) == (1, f"agentsweep: {line}\n")
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached_is_one_line(hub, project):
     hub.server_close()
     done = agentsweep(hub, "fetch-tasks", HF_ENDPOINT="http://127.0.0.1:9")
@@ -240,6 +246,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(hub, project):
     assert "HF_HUB_OFFLINE" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_configuration_without_the_hub_has_nothing_to_fetch(hub, project):
     small_sweep.write(project)
     done = agentsweep(hub, "fetch-tasks")
@@ -249,6 +256,7 @@ def test_a_configuration_without_the_hub_has_nothing_to_fetch(hub, project):
     assert (done.returncode, hub.asked) == (0, [])
 
 
+@pytest.mark.slow
 def test_a_single_task_may_be_a_row_on_the_hub(hub, project):
     content = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8"))
     row = content["tasks"].pop("mine")["rows"] | {"id": "shop__till-7"}

@@ -410,6 +410,7 @@ def test_results_say_which_tasks_a_sweep_had(project):
     assert tasks_file.digest(load(tasks)) != digest
 
 
+@pytest.mark.slow
 def test_a_configuration_without_the_hub_loads_neither_its_client_nor_arrow(project):
     Path("with.yaml").write_text("tasks: {mine: {rows: {file: rows.jsonl}}}\n"
                                  "sweep: {tasks: [fix]}\n", encoding="utf-8")  # fmt: skip

@@ -191,6 +191,7 @@ def test_random_damage_never_raises():
         assert report.total >= len([line for line in broken.split(b"\n") if line.strip()])
 
 
+@pytest.mark.slow
 def test_a_very_long_broken_line_is_searched_in_linear_time():
     """2 MB of false starts; the limit on attempts keeps this in the range of a second."""
     nested = json.dumps({"type": "text", "text": "x" * 20})

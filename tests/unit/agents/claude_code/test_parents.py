@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,7 +64,8 @@ def by_id(agent, calls):
     return next(iter(same or starts), None)
 
 
-@settings(deadline=None, max_examples=500)
+@pytest.mark.slow
+@settings(deadline=None)
 @given(CALLS, SUB_AGENTS, st.sets(st.sampled_from("123456"), max_size=3))
 def test_the_parent_is_that_of_the_slow_way(calls, agents, taken):
     uses = {}

@@ -75,6 +75,7 @@ def test_a_bash_call_without_a_command_is_shell():
     assert categorise("Bash", None) == "shell"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["<<A\n" * 100_000, "'" * 100_000, '"\\' * 100_000, "a && " * 100_000, "sh -c '" * 9]
 )

@@ -97,6 +97,7 @@ def test_no_time_stamps_and_no_version():
     assert made["tool_calls"][0]["duration_upper_s"] is None
 
 
+@pytest.mark.slow
 def test_fields_of_every_wrong_type_are_survived():
     wrong = [None, True, 7, -1, 2.5, 10**30, "", "x", [], [None], [3], {}, {"type": None}]
     template = small_session()
@@ -546,6 +547,7 @@ def test_a_forked_file_is_the_session_that_it_is_named_by(tmp_path):
     assert trace.session_id == fork.session and trace.session_ids == [SESSION, fork.session]
 
 
+@pytest.mark.slow
 def test_a_long_inline_chain_in_any_order_is_followed_in_good_time():
     session = Session("2.0.0")
     session.tool("m0", "task0", "Task", {"prompt": "one"}, 1)
@@ -774,6 +776,7 @@ def test_command_ignores_companions_when_it_judges_a_file(tmp_path):
     assert main_trace(tmp_path / f"{SESSION}.jsonl") == 2
 
 
+@pytest.mark.slow
 def test_truncation_at_every_byte_is_summed_up_without_an_exception():
     data = small_session().data()
     tools = 0

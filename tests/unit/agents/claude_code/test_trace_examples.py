@@ -211,6 +211,7 @@ def _spans(dump: dict):
                 yield span["name"], {**attributes, **times}
 
 
+@pytest.mark.slow
 @needs_runs
 def test_recorded_runs_of_real_models():
     """The numbers of messages and calls are known from an independent count of these files."""

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from session_maker import MODEL, SESSION, Session, stamp
@@ -147,6 +148,7 @@ answers = st.lists(
 )
 
 
+@pytest.mark.slow
 @quick
 @given(answers, st.booleans(), st.sampled_from(["2.0.0", "2.1.16", "2.1.330"]))
 def test_any_repetition_of_ids_keeps_tokens_calls_and_results(made, blockwise, version):
@@ -380,6 +382,7 @@ def test_a_sub_agent_with_a_file_is_not_missing_and_its_progress_adds_nothing():
 # --- times ---
 
 
+@pytest.mark.slow
 @quick
 @given(st.lists(st.sampled_from([None, "", 1772359204000, "soon", 5, 5.0]), min_size=8, max_size=8))
 def test_records_without_a_time_keep_their_place(times):
@@ -485,6 +488,7 @@ def test_parallel_results_leave_no_block_behind(tmp_path):
     assert [len(turn.calls) for turn in turns] == [3, 0]
 
 
+@pytest.mark.slow
 @quick
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=12))
 def test_what_is_played_is_the_way_from_the_last_answer_to_the_first(steps):
