@@ -173,7 +173,7 @@ def test_what_unpacks_to_much_more_is_refused_early(start, inner):
     status = status_line(gateway, sized(body, KEY + b"content-encoding: gzip\r\n"))
     assert status.startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 400 "))
     assert memory_mib(gateway, "VmHWM") < 200
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30
 
 
 @pytest.mark.parametrize("inner", [b"[],", b'{"a":[]},', b'"",', b"0,", b'"a\\"",'])
@@ -290,14 +290,14 @@ def serve_here(bounds, handler=None):
 def test_slow_clients_are_left(sent, bounds, answer):
     address, end = serve_here(http_server.Bounds(drain_s=0.3, **bounds))
     try:
-        with socket.create_connection(address, timeout=10) as connection:
+        with socket.create_connection(address, timeout=30) as connection:
             connection.sendall(sent)
             begin, got = time.monotonic(), b""
             with contextlib.suppress(ConnectionResetError):
                 while part := connection.recv(65536):
                     got += part
             assert got.startswith(answer) and (answer or not got)
-            assert time.monotonic() - begin < 8
+            assert time.monotonic() - begin < 20
     finally:
         end()
 
@@ -307,10 +307,11 @@ def test_a_client_that_sends_byte_by_byte_gains_no_time():
     try:
         begin = time.monotonic()
         with socket.create_connection(address, timeout=10) as connection, pytest.raises(OSError):
-            for _ in range(200):
+            for _ in range(500):
                 connection.sendall(b"x")
                 time.sleep(0.05)
-        assert time.monotonic() - begin < 8
+        # Of 25 s.
+        assert time.monotonic() - begin < 20
     finally:
         end()
 
@@ -366,10 +367,10 @@ def test_the_runner_gets_its_answers_while_the_agent_attacks(start):
         slowest = 0
         for _ in range(20):
             begin = time.monotonic()
-            gateway.service.ask({"cmd": "status"}, timeout_s=20)
+            gateway.service.ask({"cmd": "status"}, timeout_s=40)
             slowest = max(slowest, time.monotonic() - begin)
             time.sleep(0.1)
-        assert slowest < 10
+        assert slowest < 20
         assert memory_mib(gateway, "VmHWM") < MEMORY_MIB
         assert gateway.service.stop(10) == 0
     finally:
@@ -386,7 +387,7 @@ def test_the_end_comes_in_time_with_work_in_hand(start):
         wait_until(lambda: active(gateway) == 100)
         begin = time.monotonic()
         assert gateway.service.stop(10) == 0
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 10
     assert [row["error"] for row in gateway.exchanges()] == ["gateway_stopped"] * 100
 
 

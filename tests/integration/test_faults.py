@@ -85,7 +85,7 @@ def test_a_second_request_recalls(lab):
     lab.out.rename(lab.folder / "gone")
     begin = time.monotonic()
     assert lab.run(QUICK) == first
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 9 * PATIENCE
     assert lab.attempts() == ["attempt-1"]
 
 

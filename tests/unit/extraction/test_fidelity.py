@@ -169,9 +169,9 @@ def test_similarity_looks_at_so_many_tokens_and_takes_no_longer():
     other = " ".join(str(i * 6007 % 1013) for i in range(fidelity.MOST_TOKENS))
     assert similarity(long + " end", long + " another end") == 1.0
     assert similarity("x " + long, long) < 1.0
-    began = time.monotonic()
+    began = time.process_time()
     similarity(long * 5, other * 5)
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
 
 
 # --- what is left out ---
@@ -317,10 +317,10 @@ def test_long_outputs_are_compared_as_far_as_they_are_shown(was, text, status):
 )
 def test_no_text_takes_long(piece):
     text = piece * (100_000 // len(piece))
-    began = time.monotonic()
+    began = time.process_time()
     for name in ("Bash", "Read", "Edit", "Agent"):
         normalised(text, name)
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
 
 
 @needs_examples

@@ -283,7 +283,7 @@ def test_a_big_request(start):
     body = json.dumps(request([user("x" * 12_000_000)]))
     began = time.monotonic()
     assert gateway.call("POST", "/v1/messages", body)[0] == 200
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     (row,) = gateway.exchanges(1)
     assert row["request_bytes"] == len(body)
     assert row["input_tokens"] > 3_000_000
@@ -304,7 +304,7 @@ def test_many_connections_at_once(start):
     for thread in threads:
         thread.join()
     # One after another they would take 50 s.
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert texts == ["x"] * 100
     rows = gateway.exchanges(100)
     assert sorted(row["seq"] for row in rows) == list(range(1, 101))

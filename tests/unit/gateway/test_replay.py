@@ -283,26 +283,25 @@ def slow_session() -> Session:
 @pytest.mark.parametrize(("scale", "first_s", "end_s"), [(1, 0.3, 0.6), (0.5, 0.15, 0.3)])
 def test_the_recorded_time_is_kept(start, scale, first_s, end_s):
     gateway = start(slow_session(), latency_scale=scale)
-    ask(gateway, [user("x")])
-    found = timing(gateway.exchanges(1)[0])
+    least_first_s, least_end_s = least_times(gateway)
     # Never early; late by what a busy machine takes, and not by as much as the other scale.
-    assert first_s - 0.01 < found[0] < 1.9 * first_s
-    assert end_s - 0.01 < found[1] < 1.9 * end_s
+    assert first_s - 0.01 < least_first_s < 1.9 * first_s
+    assert end_s - 0.01 < least_end_s < 1.9 * end_s
 
 
 def test_a_scale_of_0_removes_the_recorded_time(start):
     gateway = start(slow_session())
-    begin = time.monotonic()
-    assert text_of(ask(gateway, [user("x")])) == "One.Two."
+    assert text_of(ask(gateway, [user("x")], session="first")) == "One.Two."
+    _, end_s = least_times(gateway)
     # Of 0.6 s.
-    assert time.monotonic() - begin < 0.5
+    assert end_s < 0.5
 
 
 @pytest.mark.slow
 def test_an_answer_that_does_not_stream_takes_as_long(start):
     gateway = start(slow_session(), latency_scale=1)
-    ask(gateway, [user("x")], stream=False)
-    assert 0.59 < timing(gateway.exchanges(1)[0])[0] < 1
+    first_s, _ = least_times(gateway, stream=False)
+    assert 0.59 < first_s < 1
 
 
 @pytest.mark.slow
@@ -317,7 +316,8 @@ def test_conversations_are_played_beside_each_other(start):
         thread.start()
     for thread in threads:
         thread.join()
-    assert 0.5 < time.monotonic() - begin < 2
+    # One after another they would take 4.8 s.
+    assert 0.5 < time.monotonic() - begin < 4.5
 
 
 def test_the_clients_own_errands_are_no_turns(start):

@@ -364,11 +364,13 @@ def test_latency_and_pace(start):
         while not connection.recv(65536).endswith(b"0\r\n\r\n"):
             pass
         all_s = time.monotonic() - began
-    assert 0.3 <= first_s < 0.6
-    # Six pauses: before each of five deltas, and before the end.
-    assert 0.6 <= all_s < 1.2
     (row,) = gateway.exchanges(1)
-    assert timing(row) == (pytest.approx(first_s, abs=0.1), pytest.approx(all_s, abs=0.1))
+    first_byte_s, end_s = timing(row)
+    # Six pauses: before each of five deltas, and before the end. The gateway's own times lie
+    # within those of its client, however late a busy machine makes either.
+    assert 0.3 <= first_byte_s <= first_s
+    assert 0.6 <= end_s <= all_s + 0.3
+    assert end_s - first_byte_s >= 0.29
     offset_ns = time.time_ns() - time.monotonic_ns()
     for name in ("start", "end"):
         assert row[f"{name}_utc_ns"] - row[f"{name}_ns"] == pytest.approx(offset_ns, abs=5e7)
@@ -512,7 +514,7 @@ def test_a_hang_ends_in_its_time(start):
     began = time.monotonic()
     with pytest.raises((ConnectionResetError, http.client.RemoteDisconnected)):
         gateway.ask([user("Go.")], stream=True)
-    assert 0.3 <= time.monotonic() - began < 2
+    assert 0.3 <= time.monotonic() - began < 8
     assert gateway.exchanges(1)[0]["error"] == "hang"
 
 
@@ -533,5 +535,6 @@ def test_the_gateways_end_frees_a_hang(start):
         wait_until(lambda: active(gateway) == 1)
         began = time.monotonic()
         assert gateway.service.stop() == 0
-        assert time.monotonic() - began < 2
+        # Of 600 s.
+        assert time.monotonic() - began < 10
     assert gateway.exchanges()[0]["error"] == "hang"

@@ -78,7 +78,7 @@ def _hold(root, started, seconds):
 
 def test_a_second_run_of_a_cell_waits_and_then_recalls(tmp_path):
     started = multiprocessing.Event()
-    first = multiprocessing.Process(target=_hold, args=(tmp_path, started, 0.5))
+    first = multiprocessing.Process(target=_hold, args=(tmp_path, started, 1.5))
     first.start()
     assert started.wait(10)
     begin = time.monotonic()

@@ -99,7 +99,8 @@ def test_what_outlives_sigkill_is_an_error_and_not_ignored(start):
     begin = time.monotonic()
     with pytest.raises(InfraError, match=f"outlive SIGKILL \\(process {process.pid} is one\\)"):
         watch.kill_all_but_init(Unkillable(process.pid), 1, timeout_s=0.3)
-    assert time.monotonic() - begin < 2
+    # Without a time of its own it would wait for the 60 s of the process.
+    assert time.monotonic() - begin < 20
 
 
 class Version2(Group):

@@ -242,7 +242,8 @@ def test_many_signals_do_not_change_the_status(launch, listener):
 def test_background_processes_do_not_hold_a_call_open(control, listener):
     begin = time.monotonic()
     done = run(control, "sleep 20 >/dev/null 2>&1 & echo $!")
-    assert time.monotonic() - begin < 10
+    # Of 20 s.
+    assert time.monotonic() - begin < 18
     os.kill(int(done.stdout), signal.SIGKILL)
     (descriptor,) = listener.open.values()
     poll = select.poll()
@@ -285,7 +286,8 @@ def test_a_sampler_that_does_not_answer_costs_five_seconds_once(control, listene
     done = run(control, "echo ran; exit 3")
     took_s = time.monotonic() - begin
     assert (done.stdout, done.stderr, done.returncode) == ("ran\n", "", 3)
-    assert 4.5 < took_s < 8
+    # Once: twice would be ten seconds.
+    assert 4.5 < took_s < 9.5
     assert [path.name for path in (control / "marks").iterdir()] == ["req"]
 
 
@@ -300,7 +302,8 @@ def test_a_sampler_that_dies_during_a_call_does_not_delay_its_end(control, liste
     begin = time.monotonic()
     process.communicate(b"\n", timeout=20)
     assert process.returncode == 3
-    assert time.monotonic() - begin < 2
+    # An end that waits for an answer takes five seconds.
+    assert time.monotonic() - begin < 4.5
 
 
 # What comes from the container is untrusted
