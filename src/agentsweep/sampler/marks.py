@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -123,7 +124,9 @@ def answer(descriptor: int) -> bool:
     return True
 
 
-def _open_untrusted(directory: int, name: str, kind, flags: int) -> int | None:
+def _open_untrusted(
+    directory: int, name: str, kind: Callable[[int], bool], flags: int
+) -> int | None:
     try:
         return untrusted.open_untrusted(name, kind, flags, directory)
     except OSError:

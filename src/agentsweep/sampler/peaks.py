@@ -125,6 +125,7 @@ class Ledger:
         self, call: Call, status: int | None, times_ns: tuple[int, int], after: Counters
     ) -> SaidEnd:
         """The end of a call as of now; the call goes on until `end_call`."""
+        assert call.interval is not None  # begin_call gave it one
         return SaidEnd(status, times_ns, after, *self._close(call.interval, after))
 
     def end_call(
@@ -141,6 +142,7 @@ class Ledger:
     def end_call_at(self, call: Call, end_source: str, end: SaidEnd) -> None:
         """The same for an end that was measured before."""
         del self.calls[call.wrapper_pid]
+        assert call.interval is not None  # begin_call gave it one
         self._intervals.remove(call.interval)
         before, after = call.before, end.after
         self._write(

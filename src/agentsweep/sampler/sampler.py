@@ -43,6 +43,7 @@ _REQUESTS_PER_PERIOD = 16
 _MAX_CALLS = 256
 # So long after its word a wrapper is gone: it waits for an answer no longer than this.
 _GONE_WITHIN_NS = 5_000_000_000
+_CURRENT = COLUMNS.index("memory_current_bytes")
 _KILL = COLUMNS.index("memory_oom_kill")
 
 
@@ -80,7 +81,7 @@ class Sampler:
         self._commands = b""
 
         self._poll = select.epoll()
-        self._handlers: dict[int, Callable[[], None]] = {}
+        self._handlers: dict[int, Callable[[], object]] = {}
         self._timer = PeriodicTimer()
         self._tight = PeriodicTimer()
         self._poll.register(self._timer.descriptor, select.EPOLLIN)
@@ -164,13 +165,14 @@ class Sampler:
             self._pending[-1][-1].extend(self._reader.read_seldom())
         for t_ns, utc_ns, expired, raw in self._pending:
             self._count_deadlines(t_ns, int.from_bytes(expired, sys.byteorder))
-            row = (t_ns, utc_ns, *self._reader.parse(raw))
-            self._see_kills(row[_KILL + 2], t_ns)
-            self._ledger.note(t_ns, row[2])
-            rows.append(row)
+            counters = self._reader.parse(raw)
+            self._see_kills(counters[_KILL], t_ns)
+            if (current_bytes := counters[_CURRENT]) is not None:
+                self._ledger.note(t_ns, current_bytes)
+            rows.append((t_ns, utc_ns, *counters))
         self._pending.clear()
-        if rows[-1][0] > self._last_ns:
-            self._remember(rows[-1][0], self._completed(rows[-1][2:]))
+        if t_ns > self._last_ns:
+            self._remember(t_ns, self._completed(counters))
         if self._write_error is None:
             try:
                 self._writer.write(rows)
@@ -255,7 +257,7 @@ class Sampler:
     # Marks.
 
     def _on_request(self) -> None:
-        lines, bad = self._requests.read()
+        lines, bad = self._listening().read()
         for kind, wrapper_pid, status in lines:
             call = self._ledger.calls.get(wrapper_pid)
             if kind == "B":
@@ -270,17 +272,22 @@ class Sampler:
         self._requests_heard += len(lines) + bad
         if self._requests_heard > _REQUESTS_PER_PERIOD and not self._gone:
             # Whoever writes garbage is listened to at the next deadline again, not at once.
-            self._poll.modify(self._requests.descriptor, 0)
+            self._poll.modify(self._listening().descriptor, 0)
+
+    def _listening(self) -> Requests:
+        """The end of the FIFO; nobody speaks of marks where there is none."""
+        assert self._requests is not None
+        return self._requests
 
     def _listen_again(self) -> None:
         if self._requests_heard > _REQUESTS_PER_PERIOD:
-            self._poll.modify(self._requests.descriptor, select.EPOLLIN)
+            self._poll.modify(self._listening().descriptor, select.EPOLLIN)
         self._requests_heard = 0
 
     def _begin_call(self, wrapper_pid: int, same_pid: Call | None) -> bool:
         if len(self._ledger.calls) >= _MAX_CALLS:
             return False
-        opened = self._requests.open_call(wrapper_pid)
+        opened = self._listening().open_call(wrapper_pid)
         if opened is None:
             return False
         if same_pid is not None:
@@ -425,7 +432,7 @@ class Sampler:
         part.replace(self._summary_path)
 
     def _watch(
-        self, descriptor: int, handler: Callable[[], None], events: int = select.EPOLLIN
+        self, descriptor: int, handler: Callable[[], object], events: int = select.EPOLLIN
     ) -> None:
         self._handlers[descriptor] = handler
         self._poll.register(descriptor, events)

@@ -9,7 +9,7 @@ import os
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -76,8 +76,10 @@ class SampleWriter:
 def _column(values: Sequence[int | None]) -> pa.Array:
     """An int64 array, made from buffers: `pa.array` imports all of pandas first."""
     count = len(values)
+    # It is found out by trying: a value is None rarely, and to look takes time for each sample.
+    known = cast(Sequence[int], values)
     try:
-        return pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(array("q", values))], 0)
+        return pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(array("q", known))], 0)
     except TypeError:
         # Some are None, which is rare enough to be found out in this way.
         pass

@@ -25,7 +25,7 @@ class PeriodicTimer:
     learns how many it missed and never has to catch up.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         flags = os.O_NONBLOCK | os.O_CLOEXEC
         self.descriptor = _libc.timerfd_create(time.CLOCK_MONOTONIC, flags)
         if self.descriptor < 0:

@@ -9,6 +9,7 @@ speaks again only after that.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from agentsweep.agents.claude_code.records import Message, ToolCall, Usage, as_text
 from agentsweep.agents.claude_code.versions import version_tuple
@@ -62,10 +63,10 @@ class Block:
     speaker: str | bool | None
     uuid: str | None
     use: Use | None = None
-    _token: tuple | None = None
+    _token: tuple[object, ...] | None = None
 
     @property
-    def token(self) -> tuple:
+    def token(self) -> tuple[object, ...]:
         """Equal for two that are one block, written twice: a copy keeps its time."""
         if self._token is None:
             told = json.dumps(self.content, sort_keys=True, default=repr)
@@ -98,9 +99,9 @@ class Draft:
     origins: list[Origin] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     twins: list[tuple[Use, Use]] = field(default_factory=list)
-    _by_token: dict[tuple, list[Block]] = field(default_factory=dict)
+    _by_token: dict[tuple[object, ...], list[Block]] = field(default_factory=dict)
     _indexed: int = 0
-    _known_origins: set[tuple] = field(default_factory=set)
+    _known_origins: set[tuple[object, ...]] = field(default_factory=set)
 
     def blocks_like(self, block: Block) -> list[Block]:
         """Its blocks that are equal to this one, in their order."""
@@ -231,7 +232,7 @@ class Answers:
 
 def _merge(group: list[Draft], roots: dict[str, str | None]) -> set[int]:
     """Merge the copies among the answers under one id; the ids of those that were merged."""
-    index: dict[tuple, list[Draft]] = {}
+    index: dict[tuple[object, ...], list[Draft]] = {}
     gone: set[int] = set()
     # The fullest first, so that a part becomes part of the whole; else in the order of reading.
     for draft in sorted(group, key=lambda one: (-len(one.blocks), one.number)):
@@ -254,7 +255,7 @@ def _pairs(
     part: Draft, whole: Draft, roots: dict[str, str | None]
 ) -> list[tuple[Block, Block]] | None:
     """Each block of an answer with the one that it is a copy of; None where one is of its own."""
-    left: dict[tuple, list[Block]] = {}  # the last one first
+    left: dict[tuple[object, ...], list[Block]] = {}  # the last one first
     made = []
     for block in part.blocks:
         same = left.get(block.token)
@@ -274,11 +275,14 @@ def _take_over(whole: Draft, part: Draft, pairs: list[tuple[Block, Block]]) -> N
     for origin in part.origins:
         whole.add_origin(origin)
     whole.uuids += part.uuids
-    if better(part.message.usage, whole.message.usage):
-        whole.message.usage = part.message.usage
-    kept = {id(block.use): known.use for block, known in pairs}
+    usage = part.message.usage
+    if usage is not None and better(usage, whole.message.usage):
+        whole.message.usage = usage
+    kept: dict[int, Use] = {}
     for block, known in pairs:
+        # Equal blocks are both calls, or neither is.
         if known.use is not None and block.use is not None:
+            kept[id(block.use)] = known.use
             block.use.answer = whole
             whole.twins.append((known.use, block.use))
     for first, twin in part.twins:
@@ -286,7 +290,7 @@ def _take_over(whole: Draft, part: Draft, pairs: list[tuple[Block, Block]]) -> N
         whole.twins.append((kept[id(first)], twin))
 
 
-def content_of(kind: str, block: dict) -> object:
+def content_of(kind: str, block: dict[str, Any]) -> object:
     """What a content block is recognised by; a long text by its hash."""
     if kind == "tool_use":
         return (block.get("id"), block.get("name"), block.get("input"))
@@ -307,7 +311,7 @@ def better(usage: Usage, than: Usage | None) -> bool:
     )
 
 
-def request_of(record: dict) -> str | None:
+def request_of(record: dict[str, Any]) -> str | None:
     """The id of the request that a record answers: the API's, else the CLI's own."""
     request = record.get("requestId")
     if type(request) is str and request:

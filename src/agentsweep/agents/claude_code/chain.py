@@ -13,6 +13,9 @@ PROMPT = "prompt"
 
 _END = 2**62
 
+# Number, parent, type, time stamp, number of the file, and a little of what the record says.
+Link = tuple[int, str | None, str, object, int, object]
+
 
 @dataclass(slots=True)
 class Chain:
@@ -23,7 +26,7 @@ class Chain:
     each user and assistant record of the main conversation, in the order of the files.
     """
 
-    links: dict[str, tuple] = field(default_factory=dict)
+    links: dict[str, Link] = field(default_factory=dict)
     spoken: list[tuple[int, str, str, int]] = field(default_factory=list)
 
     def roots(self) -> dict[str, str | None]:

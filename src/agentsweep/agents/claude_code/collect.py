@@ -8,6 +8,7 @@ without a time keeps its place in the file: it is put right after the one before
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from agentsweep.agents.claude_code.answers import (
     Answers,
@@ -51,7 +52,7 @@ class Result:
     origin: Origin
     tool_use_id: str
     utc_ns: int | None
-    block: dict
+    block: dict[str, Any]
     extra: object
     order: tuple[int, int]
     call_uuid: str | None  # the record of its call, where it is named
@@ -93,7 +94,7 @@ class Collector:
         self.uses: list[Use] = []
         self.results: list[Result] = []
         self.attempts: dict[str, list[tuple[tuple[int, int], ApiAttempt]]] = {}
-        self._attempts_told: set[tuple] = set()
+        self._attempts_told: set[tuple[object, ...]] = set()
         self.errors: list[tuple[tuple[int, int], ApiError]] = []
         self.notifications: list[tuple[tuple[int, int], int | None, dict[str, str]]] = []
         self.agents: dict[str, Agent] = {}
@@ -103,9 +104,9 @@ class Collector:
         self.chain_prompts: dict[str, tuple[str, tuple[int, int]]] = {}
         self.compactions = 0
         self.prompt: tuple[str, tuple[int, int]] | None = None
-        self.cost_state: tuple[float | None, dict] | None = None
+        self.cost_state: tuple[float | None, dict[str, Any]] | None = None
         self._queued: list[tuple[Origin, Message, tuple[int, int], str | None]] = []
-        self._progress: dict[str, list[dict]] = {}
+        self._progress: dict[str, list[dict[str, Any]]] = {}
         self._file_agent: str | None = None
         self._number = 0
         self._order = (-1, 0)
@@ -120,7 +121,9 @@ class Collector:
             "progress": self._add_progress,
         }
 
-    def begin_file(self, name: str, agent_id: str | None = None, meta: dict | None = None) -> None:
+    def begin_file(
+        self, name: str, agent_id: str | None = None, meta: dict[str, Any] | None = None
+    ) -> None:
         """The records that follow are from this file; `agent_id` if it is a sub-agent's own."""
         self.files.append(name)
         self._file_agent = agent_id
@@ -140,7 +143,7 @@ class Collector:
             if kind:
                 self.agent_types.setdefault(agent_id, kind)
 
-    def add(self, record: dict) -> None:
+    def add(self, record: dict[str, Any]) -> None:
         """Take one record, of any type."""
         kind = record["type"]
         self.record_types[kind] = self.record_types.get(kind, 0) + 1
@@ -179,7 +182,7 @@ class Collector:
             if source is None or source not in self.chain.links:
                 self.user_records.append((origin, message, order))
 
-    def _is_new(self, record: dict, kind: str, stamp: object) -> bool:
+    def _is_new(self, record: dict[str, Any], kind: str, stamp: object) -> bool:
         """Note the record's place in the chain; False where it was read before, from another file
         or twice from this one. Two records may have one uuid and still be two."""
         uuid = record.get("uuid")
@@ -209,7 +212,7 @@ class Collector:
 
     # --- one method a record type ---
 
-    def _origin(self, record: dict, utc_ns: int | None) -> Origin:
+    def _origin(self, record: dict[str, Any], utc_ns: int | None) -> Origin:
         agent_id = record.get("agentId", self._file_agent)
         if agent_id is None and record.get("isSidechain") is not True:
             return _MAIN
@@ -236,7 +239,7 @@ class Collector:
             agent = self.agents[agent_id] = Agent(SubAgent(agent_id), Origin(agent_id))
         return agent
 
-    def _add_user(self, record: dict, utc_ns: int | None) -> None:
+    def _add_user(self, record: dict[str, Any], utc_ns: int | None) -> None:
         origin = self._origin(record, utc_ns)
         message = record.get("message")
         content = message.get("content") if isinstance(message, dict) else None
@@ -251,10 +254,9 @@ class Collector:
                     extra = record.get("toolUseResult")
                     named = as_text(record.get("sourceToolAssistantUUID"))
                     above = as_text(record.get("parentUuid"))
-                    made = Result(
-                        origin, tool_use_id, utc_ns, block, extra, self._order, named, above
+                    self.results.append(
+                        Result(origin, tool_use_id, utc_ns, block, extra, self._order, named, above)
                     )
-                    self.results.append(made)
         if kind is None:
             kind = self._read_prompt(record, utc_ns, origin, result_text(content))
         identity = as_text(record.get("uuid")) or f"user-{self._number}"
@@ -269,13 +271,15 @@ class Collector:
         if origin is _MAIN:
             self._spoken(record, "result" if kind == "tool_result" else kind)
 
-    def _spoken(self, record: dict, kind: str) -> None:
+    def _spoken(self, record: dict[str, Any], kind: str) -> None:
         """A record of the main conversation, in which the user may go back."""
         uuid = record.get("uuid")
         if type(uuid) is str and self._file_agent is None:
             self.chain.spoken.append((self._number, uuid, kind, self._order[0]))
 
-    def _read_prompt(self, record: dict, utc_ns: int | None, origin: Origin, text: str) -> str:
+    def _read_prompt(
+        self, record: dict[str, Any], utc_ns: int | None, origin: Origin, text: str
+    ) -> str:
         notification = read_notification(text)
         if notification is not None:
             self.notifications.append((self._order, utc_ns, notification))
@@ -297,7 +301,7 @@ class Collector:
             self.chain_prompts[origin.chain_uuid] = (text, order)
         return PROMPT
 
-    def _add_assistant(self, record: dict, utc_ns: int | None) -> None:
+    def _add_assistant(self, record: dict[str, Any], utc_ns: int | None) -> None:
         origin = self._origin(record, utc_ns)
         content = record.get("message")
         if type(content) is not dict:
@@ -308,7 +312,7 @@ class Collector:
         if type(blocks) is str:
             blocks = [{"type": "text", "text": blocks}]
         # Of a record that does not follow the one before it, a block may be there already.
-        known: dict[tuple, list[Block]] = {}
+        known: dict[tuple[object, ...], list[Block]] = {}
         file, speaker = len(self.files), origin.key
         for block in blocks if type(blocks) is list else ():
             if type(block) is not dict:
@@ -343,7 +347,7 @@ class Collector:
             self._spoken(record, "assistant")
 
     def _draft(
-        self, record: dict, content: dict, origin: Origin, utc_ns: int | None
+        self, record: dict[str, Any], content: dict[str, Any], origin: Origin, utc_ns: int | None
     ) -> tuple[Draft, bool]:
         """The answer that an assistant record is part of, with what the record adds to it; and
         whether the record follows the answer's last one."""
@@ -407,7 +411,12 @@ class Collector:
         return draft, goes_on
 
     def _tool_use(
-        self, block: dict, origin: Origin, draft: Draft, record: dict, utc_ns: int | None
+        self,
+        block: dict[str, Any],
+        origin: Origin,
+        draft: Draft,
+        record: dict[str, Any],
+        utc_ns: int | None,
     ) -> Use:
         name = as_text(block.get("name")) or "unknown"
         given = block.get("input")
@@ -429,14 +438,16 @@ class Collector:
         uuids = [] if draft.last_uuid is None else [draft.last_uuid]
         return Use(identity, call, draft, self._number, self._order[0], origin, uuids)
 
-    def _add_fatal(self, record: dict, text: str, origin: Origin, utc_ns: int | None) -> None:
+    def _add_fatal(
+        self, record: dict[str, Any], text: str, origin: Origin, utc_ns: int | None
+    ) -> None:
         status = record.get("apiErrorStatus")
         status = status if type(status) is int else None
         error = ApiError(utc_ns, True, status, as_text(text[:500]) or "")
         error.agent_id = origin.agent_id
         self.errors.append((self._order, error))
 
-    def _add_system(self, record: dict, utc_ns: int | None) -> None:
+    def _add_system(self, record: dict[str, Any], utc_ns: int | None) -> None:
         origin = self._origin(record, utc_ns)
         subtype = record.get("subtype")
         if subtype == "compact_boundary":
@@ -444,7 +455,7 @@ class Collector:
         elif subtype == "api_error":
             self._add_retried(record, origin, utc_ns)
 
-    def _add_retried(self, record: dict, origin: Origin, utc_ns: int | None) -> None:
+    def _add_retried(self, record: dict[str, Any], origin: Origin, utc_ns: int | None) -> None:
         detail = record.get("error")
         detail = detail if isinstance(detail, dict) else {}
         status = detail.get("status")
@@ -454,12 +465,12 @@ class Collector:
         error = ApiError(utc_ns, False, status if type(status) is int else None, (text or "")[:500])
         attempt, wait = record.get("retryAttempt"), record.get("retryInMs")
         error.retry_attempt = attempt if type(attempt) is int else None
-        known = type(wait) in (int, float) and 0 <= wait <= _LONGEST_WAIT_MS
-        error.retry_in_ms = float(wait) if known else None
+        if (type(wait) is int or type(wait) is float) and 0 <= wait <= _LONGEST_WAIT_MS:
+            error.retry_in_ms = float(wait)
         error.agent_id = origin.agent_id
         self.errors.append((self._order, error))
 
-    def _add_attachment(self, record: dict, utc_ns: int | None) -> None:
+    def _add_attachment(self, record: dict[str, Any], utc_ns: int | None) -> None:
         attachment = record.get("attachment")
         if not isinstance(attachment, dict) or attachment.get("type") != "queued_command":
             return
@@ -478,7 +489,7 @@ class Collector:
         self._queued.append((origin, made, self._order, as_text(attachment.get("source_uuid"))))
         self.answers.heard(origin, self._number)
 
-    def _add_queue(self, record: dict, utc_ns: int | None) -> None:
+    def _add_queue(self, record: dict[str, Any], utc_ns: int | None) -> None:
         if record.get("operation") == "enqueue":
             self._note_if_notification(record.get("content"), utc_ns)
 
@@ -488,7 +499,7 @@ class Collector:
             self.notifications.append((self._order, utc_ns, notification))
         return notification is not None
 
-    def _add_request(self, record: dict, utc_ns: int | None) -> None:
+    def _add_request(self, record: dict[str, Any], utc_ns: int | None) -> None:
         identity = as_text(record.get("id"))
         if identity is None:
             return
@@ -503,7 +514,7 @@ class Collector:
             self._attempts_told.add(told)
             self.attempts.setdefault(identity, []).append((self._order, made))
 
-    def _add_cost(self, record: dict, utc_ns: int | None) -> None:
+    def _add_cost(self, record: dict[str, Any], utc_ns: int | None) -> None:
         started = record.get("startTime")
         order = started if type(started) in (int, float) else None
         known = None if self.cost_state is None else self.cost_state[0]
@@ -511,7 +522,7 @@ class Collector:
         if known is None or order is None or order >= known:
             self.cost_state = (order, record)
 
-    def _add_progress(self, record: dict, utc_ns: int | None) -> None:
+    def _add_progress(self, record: dict[str, Any], utc_ns: int | None) -> None:
         data = record.get("data")
         agent_id = as_text(data.get("agentId")) if isinstance(data, dict) else None
         parent = as_text(record.get("parentToolUseID"))
@@ -520,7 +531,7 @@ class Collector:
         if agent_id and agent_id not in self._filed:
             self._progress.setdefault(agent_id, []).append({**record, "data": data})
 
-    def _take_progress(self, agent_id: str, records: list[dict]) -> None:
+    def _take_progress(self, agent_id: str, records: list[dict[str, Any]]) -> None:
         """What the main file repeats of a sub-agent whose own file is lost."""
         for record in records:
             data = record["data"]
@@ -542,11 +553,11 @@ class Collector:
                 agent.prompt = prompt or None
 
 
-def _list(value: object) -> list:
+def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _mark(record: dict) -> object:
+def _mark(record: dict[str, Any]) -> object:
     """A little of what a record says, to see that another one with its uuid says something else."""
     message = record.get("message")
     if type(message) is not dict:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from agentsweep.agents.claude_code.records import ToolCall
 
 _GONE = math.inf
+# The end of a call and when it was asked for, in ns, then its place.
+Order = tuple[float, float, int]
 
 
 class FirstFit:
@@ -30,7 +32,7 @@ class FirstFit:
             self._least[node] = min(self._least[2 * node], self._least[2 * node + 1])
         self.left = len(keyed)
 
-    def first(self, end_ns: int, requested_ns: int, start: int = 0) -> tuple[tuple, int] | None:
+    def first(self, end_ns: int, requested_ns: int, start: int = 0) -> tuple[Order, int] | None:
         """The first call that ends at `end_ns` or later and was asked for at `requested_ns` or
         before: its order, to be compared with those of others, and its index. `start`: the least
         index that is looked at."""

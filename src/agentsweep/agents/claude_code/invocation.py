@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from agentsweep import files, untrusted, yamlfile
 from agentsweep.errors import ConfigError, LastingError
@@ -144,7 +145,7 @@ _NOT_THE_IMAGES = re.compile(
 )
 
 
-def image_environment(config: Mapping) -> dict[str, str]:
+def image_environment(config: Mapping[str, Any]) -> dict[str, str]:
     """The variables of an image's own configuration (`Env`) that hold for the agent.
 
     Nothing else of the container's environment does: an engine may add what the host has.

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from agentsweep import untrusted
 
@@ -65,8 +66,8 @@ def read_records(
     lines: Iterable[bytes],
     name: str,
     report: LineReport,
-    is_record: Callable[[dict], bool],
-) -> Iterator[tuple[int, dict]]:
+    is_record: Callable[[dict[str, Any]], bool],
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) for each JSON object with a `type`, whatever the damage.
 
     `lines` are raw lines (a binary file will do), `name` is how problems name the file, and
@@ -93,13 +94,13 @@ def read_records(
 class _Reader:
     """The slow path: lines that are not exactly one record."""
 
-    def __init__(self, name: str, report: LineReport, is_record: Callable[[dict], bool]):
+    def __init__(self, name: str, report: LineReport, is_record: Callable[[dict[str, Any]], bool]):
         self.name = name
         self.report = report
         self.is_record = is_record
         self.fragment: str | None = None  # the start of a record that the line before broke off
 
-    def mend(self, number: int, raw: bytes) -> list[dict]:
+    def mend(self, number: int, raw: bytes) -> list[dict[str, Any]]:
         report = self.report
         if number == 1 and raw.startswith(_BOM):
             raw = raw[len(_BOM) :]
@@ -137,15 +138,15 @@ class _Reader:
             return [whole]
         return self._search(number, text, reasons)
 
-    def _lose(self, number: int, reason: str) -> list[dict]:
+    def _lose(self, number: int, reason: str) -> list[dict[str, Any]]:
         self.fragment = None
         self.report.unusable += 1
         self.report.note(self.name, number, reason, True)
         return []
 
-    def _search(self, number: int, text: str, reasons: list[str]) -> list[dict]:
+    def _search(self, number: int, text: str, reasons: list[str]) -> list[dict[str, Any]]:
         """Find the whole records in a line that is more, or less, than one record."""
-        found: list[dict] = []
+        found: list[dict[str, Any]] = []
         pieces: list[str] = []  # what lies between the records
         kept = failed = 0
         left = _FAILED_LINES * len(text) + _FAILED_CHARS
@@ -193,13 +194,13 @@ class _Reader:
         self.report.note(self.name, number, ", ".join(reasons), bool(lost))
         return found
 
-    def _join(self, before: str, rest: str) -> dict | None:
+    def _join(self, before: str, rest: str) -> dict[str, Any] | None:
         """The record whose first part was cut off by another writer's line, if it is one."""
         try:
             value = untrusted.loads(before + rest)
         except ValueError:
             return None
-        return value if self.is_record(value) else None
+        return value if isinstance(value, dict) and self.is_record(value) else None
 
 
 def _read_chars(error: Exception, text: str, start: int) -> int:

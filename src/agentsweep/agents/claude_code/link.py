@@ -8,7 +8,9 @@ once, by the chain of the records, then by their order.
 
 import re
 from bisect import bisect_left
+from collections.abc import Sequence
 from pathlib import PurePath
+from typing import Any
 
 from agentsweep.agents.claude_code.answers import Use
 from agentsweep.agents.claude_code.collect import LATEST, Collector, Result
@@ -236,7 +238,7 @@ class _Linker:
         if word and word[0] in self._found.agents:
             return word[0]
         failed = result.block.get("is_error") is True
-        closing = _CLOSING.findall(text) if starts and not failed else ()
+        closing: list[str] = _CLOSING.findall(text) if starts and not failed else []
         if not closing:
             return None
         self._found.agent(closing[-1])
@@ -279,7 +281,7 @@ class _Linker:
             # Of several calls of one id the last one before the note.
             place = bisect_left(uses, order, key=lambda use: (use.order_ns, use.number))
             call = uses[place - 1].call if uses else None
-            task = by_task.get(fields.get("task_id"))
+            task = by_task.get(fields.get("task_id", ""))
             call = task if call is None or (task is not None and len(uses) > 1) else call
             if call is None or call.background_end_utc_ns is not None:
                 continue
@@ -345,7 +347,7 @@ class _CallOfResult:
         waiting = self._first_waiting(found) if exact else None
         return (waiting or self._waiting_beside(found[0]) or found[0]).call
 
-    def _hang_each_on_its_own(self, result: Result, known: dict, use: Use) -> bool:
+    def _hang_each_on_its_own(self, result: Result, known: dict[str, Any], use: Use) -> bool:
         """Whether the results of an answer's calls of one id follow the records of their own calls,
         and not one another, as in older versions."""
         tool_id = result.tool_use_id
@@ -357,8 +359,8 @@ class _CallOfResult:
             styles = self._styles[tool_id] = {}
             for one in self._results_of(tool_id):
                 if found := self._above(one, known):
-                    above = one.above if one.above in known else None
-                    styles.setdefault(id(found[0].answer), []).append(above)
+                    hung = one.above if one.above in known else None
+                    styles.setdefault(id(found[0].answer), []).append(hung)
         above = styles[id(use.answer)]
         self._hang[key] = len(above) > 1 and None not in above and len({*above}) == len(above)
         return self._hang[key]
@@ -399,7 +401,7 @@ class _CallOfResult:
     def _above(self, result: Result, known: dict[str, list[Use]]) -> list[Use] | None:
         """The calls in the nearest record above the result that has some of this id."""
         nearest = self._nearest.setdefault(result.tool_use_id, {})
-        here, path = result.above, []
+        here, path = result.above, list[str]()
         target, steps = None, _MOST_STEPS
         while here is not None and len(path) < _MOST_STEPS:
             if here in known:
@@ -438,7 +440,7 @@ class _CallOfResult:
         return own[max(0, place - 1)]
 
 
-def _name(items: list[tuple[object, str]], attribute: str) -> None:
+def _name(items: Sequence[tuple[object, str]], attribute: str) -> None:
     """Give each its id as a name; a second one of that id gets `_2`, and so on."""
     given = {identity for _, identity in items}
     if len(given) == len(items):
@@ -456,7 +458,7 @@ def _name(items: list[tuple[object, str]], attribute: str) -> None:
             setattr(item, attribute, name)
 
 
-def _by_start(agent: SubAgent) -> tuple:
+def _by_start(agent: SubAgent) -> tuple[bool, int, str]:
     """In the order of their first records; those without a time come last."""
     first_ns = agent.first_utc_ns
     return (first_ns is None, 0 if first_ns is None else first_ns, agent.agent_id)
@@ -473,13 +475,17 @@ def _bound(calls: list[ToolCall], message_end_ns: int | None) -> None:
             if call.end_utc_ns is not None and call.end_utc_ns < call.start_utc_ns:
                 # The result came before the message ended, so this tool did not wait for it.
                 call.start_utc_ns = call.requested_utc_ns
-        if None not in (call.start_utc_ns, call.end_utc_ns):
+        if call.start_utc_ns is not None and call.end_utc_ns is not None:
             # Time stamps are not always monotone.
             call.start_utc_ns = min(call.start_utc_ns, call.end_utc_ns)
         call.start_latest_utc_ns = call.start_utc_ns
     previous = None
-    finished = [c for c in calls if c.end_utc_ns is not None and c.start_utc_ns is not None]
-    for call in sorted(finished, key=lambda call: call.end_utc_ns):
+    finished = [
+        (call.end_utc_ns, call.start_utc_ns, call)
+        for call in calls
+        if call.end_utc_ns is not None and call.start_utc_ns is not None
+    ]
+    for end_ns, start_ns, call in sorted(finished, key=lambda one: one[0]):
         if previous is not None:
-            call.start_latest_utc_ns = max(call.start_utc_ns, previous)
-        previous = call.end_utc_ns
+            call.start_latest_utc_ns = max(start_ns, previous)
+        previous = end_ns

@@ -12,8 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from agentsweep.agents.claude_code.first_fit import FirstFit
+from agentsweep.agents.claude_code.first_fit import FirstFit, Order
 from agentsweep.agents.claude_code.records import ToolCall
 
 # The trace has milliseconds, the mark nanoseconds; the CLI notes a result some time after the end
@@ -32,7 +33,7 @@ _MOST_ALIKE = 64
 class Mark:
     """One call of the Bash wrapper; `line` is the line of marks.jsonl that says so."""
 
-    line: dict
+    line: dict[str, Any]
     command: str
     start_utc_ns: int
     end_utc_ns: int
@@ -91,7 +92,9 @@ def match_marks(marks: Iterable[Mark], calls: Iterable[ToolCall]) -> dict[int, T
     marks = list(marks)
     free = [call for call in calls if call.command is not None]
     matched: dict[int, ToolCall] = {}
-    by_command = _grouped((call.command.strip(), place, call) for place, call in enumerate(free))
+    by_command = _grouped(
+        ((call.command or "").strip(), place, call) for place, call in enumerate(free)
+    )
     order = sorted(range(len(marks)), key=lambda index: marks[index].start_utc_ns)
     for index in order:
         command = evaluated(marks[index].command)
@@ -126,7 +129,7 @@ class _Candidates:
     def left(self) -> int:
         return sum(calls.left for _, calls in self._kinds)
 
-    def fitting(self, mark: Mark) -> Iterator[tuple[tuple, int, FirstFit]]:
+    def fitting(self, mark: Mark) -> Iterator[tuple[Order, int, FirstFit]]:
         """Of either kind the first call whose bounds hold the mark."""
         for background, calls in self._kinds:
             # The result of a call in the background comes while its command goes on.
@@ -160,7 +163,7 @@ class _Within:
     """
 
     def __init__(self, calls: list[ToolCall]):
-        plain = ((_NOISE.sub("", call.command), i, call) for i, call in enumerate(calls))
+        plain = ((_NOISE.sub("", call.command or ""), i, call) for i, call in enumerate(calls))
         self.calls = _grouped(item for item in plain if item[0])
         pieces = {text: _pieces(text) for text in self.calls}
         common = Counter(piece for some in pieces.values() for piece in some)

@@ -45,9 +45,9 @@ class Parents:
             starts = [call for call in calls if call.name in AGENT_TOOLS]
             self._of_id[tool_id] = _Calls(starts), _Calls(calls)
         for own in (agent.record.agent_id, _NOBODY):
-            for calls in self._of_id[tool_id]:
-                if (first := calls.first(own)) is not None:
-                    return calls.first(own, agent.prompt) or first
+            for group in self._of_id[tool_id]:
+                if (first := group.first(own)) is not None:
+                    return group.first(own, agent.prompt) or first
         return None
 
     def guess(self, agent: Agent) -> ToolCall | None:
@@ -79,6 +79,8 @@ class Parents:
 
 # Made no call.
 _NOBODY = object()
+# Whatever a call's prompt is.
+_ANY = object()
 
 
 class _Calls:
@@ -88,9 +90,9 @@ class _Calls:
         self._calls = calls
         self._by_prompt = _by_prompt(calls)
 
-    def first(self, own: object, *prompt: str | None) -> ToolCall | None:
+    def first(self, own: object, prompt: object = _ANY) -> ToolCall | None:
         """The first that `own` did not make; with a prompt, of those that have it."""
-        calls = self._by_prompt.get(*prompt, ()) if prompt else self._calls
+        calls = self._calls if prompt is _ANY else self._by_prompt.get(prompt, [])
         return next((call for call in calls if call.agent_id != own), None)
 
 
@@ -114,9 +116,9 @@ class _Untaken:
         return calls[place] if place < len(calls) else None
 
 
-def _by_prompt(calls: Iterable[ToolCall]) -> dict[str | None, list[ToolCall]]:
+def _by_prompt(calls: Iterable[ToolCall]) -> dict[object, list[ToolCall]]:
     """Those with a text for a prompt, or none, by it; others have no sub-agent's prompt."""
-    found: dict[str | None, list[ToolCall]] = {}
+    found: dict[object, list[ToolCall]] = {}
     for call in calls:
         prompt = call.input.get("prompt")
         if prompt is None or isinstance(prompt, str):

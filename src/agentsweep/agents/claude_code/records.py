@@ -7,6 +7,7 @@ not write, or that is not what it should be, is None; nothing here raises for it
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from agentsweep.agents.claude_code.lines import LineReport
 
@@ -106,7 +107,9 @@ class Message:
     records: int = 1
     record_output_tokens: int = 0  # summed over the records, which all repeat the usage
     blocks: dict[str, int] = field(default_factory=dict)
-    content: list[tuple[int | None, dict]] | None = None  # blocks and when they were noted
+    content: list[tuple[int | None, dict[str, Any]]] | None = (
+        None  # blocks and when they were noted
+    )
     # Of other models that worked on the answer, by model: no part of `usage`.
     other_usage: dict[str, Usage] | None = None
     calls: list["ToolCall"] = field(default_factory=list)  # in the order of its blocks
@@ -150,7 +153,7 @@ class ToolCall:
 
     id: str
     name: str
-    input: dict
+    input: dict[str, Any]
     command: str | None
     category: str
     message_id: str
@@ -263,7 +266,7 @@ class Trace:
     prompt: str | None  # the first one of the main chain
     first_utc_ns: int | None
     last_utc_ns: int | None
-    cost_state: dict | None
+    cost_state: dict[str, Any] | None
 
     @property
     def status(self) -> str:
@@ -349,7 +352,7 @@ def format_time(utc_ns: int | None) -> str | None:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def read_usage(message: dict) -> Usage:
+def read_usage(message: dict[str, Any]) -> Usage:
     """The usage of one assistant record; final only where the record says how the message ended."""
     usage = message.get("usage")
     if not isinstance(usage, dict):
@@ -363,7 +366,7 @@ def read_usage(message: dict) -> Usage:
     )
 
 
-def read_other_usage(message: dict) -> dict[str, Usage] | None:
+def read_other_usage(message: dict[str, Any]) -> dict[str, Usage] | None:
     """The tokens of one assistant record that its usage leaves out, by model; None as a rule.
 
     `iterations` lists the parts of an answer: those of the answer's own model add up to the usage,
@@ -405,7 +408,9 @@ def result_text(content: object) -> str:
     return ""
 
 
-def read_result(call: ToolCall, block: dict, extra: object, keep_text: bool = False) -> None:
+def read_result(
+    call: ToolCall, block: dict[str, Any], extra: object, keep_text: bool = False
+) -> None:
     """Take what a tool_result block and its `toolUseResult` say about how the call ended.
 
     A failed command begins with `Exit code N` (CLI 2.1.16 and later). A success has no such line;

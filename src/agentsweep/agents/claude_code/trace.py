@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from agentsweep import untrusted
 from agentsweep.agents.claude_code.collect import Collector
@@ -57,7 +57,7 @@ class Source:
     name: str
     open: Callable[[], Iterable[bytes]]
     agent_id: str | None = None
-    meta: dict | None = None
+    meta: dict[str, Any] | None = None
 
     @classmethod
     def of_path(cls, path: Path, agent_id: str | None = None) -> "Source":
@@ -207,7 +207,7 @@ def _companions(main: Path, session_ids: set[str]) -> list[Source]:
 # --- the summary ---
 
 
-def summary(trace: Trace) -> dict:
+def summary(trace: Trace) -> dict[str, Any]:
     """What `agentsweep trace` prints: a JSON-able summary of one session.
 
     Times are ISO UTC, durations seconds. Tokens count each API message once, with what other models
@@ -314,7 +314,7 @@ def _count(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _tokens_by_model(messages: list[Message]) -> dict[str, dict]:
+def _tokens_by_model(messages: list[Message]) -> dict[str, dict[str, Any]]:
     """The tokens of each model; `messages` counts those that it answered itself."""
     own: dict[str, list[Usage]] = {}
     others: dict[str, list[Usage]] = {}
@@ -329,11 +329,11 @@ def _tokens_by_model(messages: list[Message]) -> dict[str, dict]:
     }
 
 
-def _tokens(messages: list[Message]) -> dict:
+def _tokens(messages: list[Message]) -> dict[str, Any]:
     return _sums([m.whole_usage for m in messages], len(messages))
 
 
-def _sums(usages: list[Usage], messages: int) -> dict:
+def _sums(usages: list[Usage], messages: int) -> dict[str, Any]:
     unfinal = sum(not usage.output_final for usage in usages)
     return {
         "messages": messages,
@@ -346,7 +346,7 @@ def _sums(usages: list[Usage], messages: int) -> dict:
     }
 
 
-def _tool_call(call: ToolCall) -> dict:
+def _tool_call(call: ToolCall) -> dict[str, Any]:
     return {
         "id": call.id,
         "name": call.name,
@@ -374,7 +374,7 @@ def _tool_call(call: ToolCall) -> dict:
     }
 
 
-def _api_error(error: ApiError) -> dict:
+def _api_error(error: ApiError) -> dict[str, Any]:
     return {
         "timestamp": format_time(error.utc_ns),
         "fatal": error.fatal,
@@ -386,7 +386,7 @@ def _api_error(error: ApiError) -> dict:
     }
 
 
-def _cost_state(record: dict | None) -> dict | None:
+def _cost_state(record: dict[str, Any] | None) -> dict[str, Any] | None:
     """What the CLI itself summed up when it ended; it includes calls that leave no message."""
     if record is None:
         return None
