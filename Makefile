@@ -91,9 +91,10 @@ lock: images ## write the digests of the demo's images to config/images.lock.yam
 	  grep -q "$$digest" config/images.lock.yaml 2>/dev/null || missing=1; \
 	done; [ -z "$${missing:-}" ] || snakemake --quiet --cores 1 lock --configfile config/demo.yaml
 
-lint: env ## ruff, layers of packages, spelling, encodings, snakefmt, snakemake --lint
+lint: env ## ruff, mypy, layers of packages, spelling, encodings, snakefmt, snakemake --lint
 	ruff check .
 	ruff format --check .
+	mypy
 	lint-imports --no-cache --no-logo
 	git ls-files -z | xargs -0 codespell
 	python tools/check_encodings.py

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentsweep import schema
+import yaml
+
+from agentsweep.codehash import SOURCE
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "files.md"
 
@@ -27,12 +29,10 @@ first level that older files do not have, or that is there in some cases only.
 
 def file_schemas() -> list[tuple[str, Mapping[str, Any]]]:
     """The schemas that describe a file, by their names."""
-    names = sorted(
-        path.name.removesuffix(".schema.yaml")
-        for path in schema.SCHEMAS.iterdir()
-        if path.name.endswith(".schema.yaml")
-    )
-    loaded = [(name, schema.load_schema(name)) for name in names]
+    loaded = [
+        (path.name.removesuffix(".schema.yaml"), yaml.safe_load(path.read_text(encoding="utf-8")))
+        for path in sorted((SOURCE / "schemas").glob("*.schema.yaml"))
+    ]
     return [(name, content) for name, content in loaded if "x-file" in content]
 
 

@@ -280,6 +280,14 @@ def slow_session() -> Session:
 
 
 @pytest.mark.slow
+def least_times(gateway, **more):
+    """Of some answers the least time to the first byte, and to the end: a busy machine delays
+    single ones."""
+    for number in range(5):
+        ask(gateway, [user("x")], session=f"s{number}", **more)
+    return map(min, zip(*map(timing, gateway.exchanges(5)), strict=True))
+
+
 @pytest.mark.parametrize(("scale", "first_s", "end_s"), [(1, 0.3, 0.6), (0.5, 0.15, 0.3)])
 def test_the_recorded_time_is_kept(start, scale, first_s, end_s):
     gateway = start(slow_session(), latency_scale=scale)
