@@ -16,7 +16,7 @@ from agentsweep.agents.claude_code.answers import (
     Draft,
     Origin,
     Use,
-    better,
+    add_record,
     content_of,
     request_of,
 )
@@ -334,16 +334,7 @@ class Collector:
         draft = self.answers.find(identity, request, usage, origin, parent, utc_ns, version)
         if draft is not None:
             message = draft.message
-            message.records += 1
-            if utc_ns is not None:
-                if message.first_utc_ns is None or utc_ns < message.first_utc_ns:
-                    message.first_utc_ns = utc_ns
-                if message.last_utc_ns is None or utc_ns > message.last_utc_ns:
-                    message.last_utc_ns = utc_ns
-            if better(usage, message.usage):
-                message.usage = usage
-                message.other_usage = read_other_usage(content) or message.other_usage
-            message.stop_reason = message.stop_reason or as_text(content.get("stop_reason"))
+            add_record(message, content, usage, utc_ns)
             draft.request = draft.request or request
             goes_on = parent is not None and parent == draft.last_uuid
             draft.last_number = self._number
