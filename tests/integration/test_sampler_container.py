@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import engine_in_use
+import jsonschema
 import pytest
 
 from agentsweep.containers.client import engine_environment
@@ -20,6 +21,7 @@ from agentsweep.host.cgroup import reader_for_pid
 from agentsweep.host.cgroup_reader import CgroupGone
 from agentsweep.sampler.marks import install_wrapper, make_marks_directory
 from agentsweep.sampler.series import read_samples
+from agentsweep.schema import load_schema
 from conftest import PATIENCE
 
 MIB = 2**20
@@ -105,10 +107,11 @@ class Box:
         return self.run(WRAPPER, command)
 
     def marks(self) -> list[dict]:
-        return [
-            json.loads(line)
-            for line in (self.folder / "marks.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
+        text = (self.folder / "marks.jsonl").read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+        for line in lines:
+            jsonschema.validate(line, load_schema("marks"))
+        return lines
 
     def samples(self) -> list[dict]:
         return read_samples(self.folder / "samples.arrow")[0].to_pylist()

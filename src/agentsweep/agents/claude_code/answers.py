@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentsweep.agents.claude_code.records import Message, ToolCall, Usage, as_text
+from agentsweep.agents.claude_code.records import (
+    Message,
+    ToolCall,
+    Usage,
+    as_text,
+    read_other_usage,
+)
 from agentsweep.agents.claude_code.versions import version_tuple
 
 # Between these versions tools start while their message is still being written, so that their
@@ -343,3 +349,17 @@ def _numbers(usage: Usage) -> tuple[int, ...]:
         usage.cache_read_input_tokens,
         usage.cache_creation_input_tokens,
     )
+
+
+def add_record(message: Message, content: dict[str, Any], usage: Usage, utc_ns: int | None) -> None:
+    """What one more record of a message says of the whole."""
+    message.records += 1
+    if utc_ns is not None:
+        if message.first_utc_ns is None or utc_ns < message.first_utc_ns:
+            message.first_utc_ns = utc_ns
+        if message.last_utc_ns is None or utc_ns > message.last_utc_ns:
+            message.last_utc_ns = utc_ns
+    if better(usage, message.usage):
+        message.usage = usage
+        message.other_usage = read_other_usage(content) or message.other_usage
+    message.stop_reason = message.stop_reason or as_text(content.get("stop_reason"))

@@ -8,6 +8,7 @@ conversation that the model saw.
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 PROMPT = "prompt"
 
@@ -28,6 +29,34 @@ class Chain:
 
     links: dict[str, Link] = field(default_factory=dict)
     spoken: list[tuple[int, str, str, int]] = field(default_factory=list)
+
+    def note(self, record: dict[str, Any], number: int, file: int) -> bool:
+        """Note a record's place in the chain; False where it was read before, from another file or
+        twice from this one. Two records may have one uuid and still be two."""
+        uuid = record.get("uuid")
+        if type(uuid) is not str:
+            return True
+        links, kind, stamp = self.links, record["type"], record.get("timestamp")
+        parent = record.get("parentUuid")
+        if type(parent) is not str:
+            parent = record.get("logicalParentUuid")  # over a compaction
+            if type(parent) is not str:
+                parent = None
+        link = (number, parent, kind, stamp, file, _mark(record))
+        known = links.get(uuid)
+        links[uuid] = link
+        if known is None or known[2] != kind:
+            return True
+        same = known[5] == link[5]
+        if known[4] == link[4]:
+            repeated = same and known[3] == stamp
+        elif type(stamp) is str and type(known[3]) is str:
+            repeated = known[3] == stamp
+        else:
+            repeated = same
+        if repeated:
+            links[uuid] = known
+        return not repeated
 
     def roots(self) -> dict[str, str | None]:
         """The first record above each one; None where that is not known: its parent is not in the
@@ -98,3 +127,18 @@ class Chain:
                 break
             here, by_link, whole = self.spoken[place][1], False, False
         return made[::-1], whole
+
+
+def _mark(record: dict[str, Any]) -> object:
+    """A little of what a record says, to see that another one with its uuid says something else."""
+    message = record.get("message")
+    if type(message) is not dict:
+        told = record.get("compactMetadata")
+        return told and repr(told)
+    content = message.get("content")
+    if type(content) is str:
+        return len(content)
+    if type(content) is list and content and type(content[0]) is dict:
+        block = content[0]
+        return (message.get("id"), block.get("id"), block.get("tool_use_id"), len(content))
+    return None

@@ -16,10 +16,11 @@ from agentsweep.agents.claude_code.answers import (
     Draft,
     Origin,
     Use,
-    better,
+    add_record,
     content_of,
     request_of,
 )
+from agentsweep.agents.claude_code.api_errors import fatal, retried
 from agentsweep.agents.claude_code.chain import PROMPT, Chain
 from agentsweep.agents.claude_code.lines import LineReport
 from agentsweep.agents.claude_code.records import (
@@ -40,9 +41,6 @@ from agentsweep.agents.claude_code.records import (
 from agentsweep.agents.claude_code.tool_category import categorise
 
 LATEST = 2**63 - 1
-# A year; what is longer is no wait.
-_LONGEST_WAIT_MS = 366 * 86_400_000
-
 
 _MAIN = Origin(None)
 
@@ -151,7 +149,7 @@ class Collector:
         if not self.recognised and len(self.files) == 1:
             self.recognised = is_session_record(record)
         stamp = record.get("timestamp")
-        if not self._is_new(record, kind, stamp):
+        if not self.chain.note(record, self._number, len(self.files)):
             self.duplicates += 1
             return
         utc_ns = parse_time(stamp)
@@ -181,34 +179,6 @@ class Collector:
         for origin, message, order, source in self._queued:
             if source is None or source not in self.chain.links:
                 self.user_records.append((origin, message, order))
-
-    def _is_new(self, record: dict[str, Any], kind: str, stamp: object) -> bool:
-        """Note the record's place in the chain; False where it was read before, from another file
-        or twice from this one. Two records may have one uuid and still be two."""
-        uuid = record.get("uuid")
-        if type(uuid) is not str:
-            return True
-        links = self.chain.links
-        parent = record.get("parentUuid")
-        if type(parent) is not str:
-            parent = record.get("logicalParentUuid")  # over a compaction
-            if type(parent) is not str:
-                parent = None
-        link = (self._number, parent, kind, stamp, len(self.files), _mark(record))
-        known = links.get(uuid)
-        links[uuid] = link
-        if known is None or known[2] != kind:
-            return True
-        same = known[5] == link[5]
-        if known[4] == link[4]:
-            repeated = same and known[3] == stamp
-        elif type(stamp) is str and type(known[3]) is str:
-            repeated = known[3] == stamp
-        else:
-            repeated = same
-        if repeated:
-            links[uuid] = known
-        return not repeated
 
     # --- one method a record type ---
 
@@ -342,7 +312,8 @@ class Collector:
         if failed or message.model == SYNTHETIC_MODEL:
             message.blocks["error"] = message.blocks.get("error", 0) + 1
         if failed:
-            self._add_fatal(record, result_text(blocks), origin, utc_ns)
+            error = fatal(record, result_text(blocks), utc_ns, origin.agent_id)
+            self.errors.append((self._order, error))
         if origin is _MAIN:
             self._spoken(record, "assistant")
 
@@ -363,16 +334,7 @@ class Collector:
         draft = self.answers.find(identity, request, usage, origin, parent, utc_ns, version)
         if draft is not None:
             message = draft.message
-            message.records += 1
-            if utc_ns is not None:
-                if message.first_utc_ns is None or utc_ns < message.first_utc_ns:
-                    message.first_utc_ns = utc_ns
-                if message.last_utc_ns is None or utc_ns > message.last_utc_ns:
-                    message.last_utc_ns = utc_ns
-            if better(usage, message.usage):
-                message.usage = usage
-                message.other_usage = read_other_usage(content) or message.other_usage
-            message.stop_reason = message.stop_reason or as_text(content.get("stop_reason"))
+            add_record(message, content, usage, utc_ns)
             draft.request = draft.request or request
             goes_on = parent is not None and parent == draft.last_uuid
             draft.last_number = self._number
@@ -438,37 +400,13 @@ class Collector:
         uuids = [] if draft.last_uuid is None else [draft.last_uuid]
         return Use(identity, call, draft, self._number, self._order[0], origin, uuids)
 
-    def _add_fatal(
-        self, record: dict[str, Any], text: str, origin: Origin, utc_ns: int | None
-    ) -> None:
-        status = record.get("apiErrorStatus")
-        status = status if type(status) is int else None
-        error = ApiError(utc_ns, True, status, as_text(text[:500]) or "")
-        error.agent_id = origin.agent_id
-        self.errors.append((self._order, error))
-
     def _add_system(self, record: dict[str, Any], utc_ns: int | None) -> None:
         origin = self._origin(record, utc_ns)
         subtype = record.get("subtype")
         if subtype == "compact_boundary":
             self.compactions += 1
         elif subtype == "api_error":
-            self._add_retried(record, origin, utc_ns)
-
-    def _add_retried(self, record: dict[str, Any], origin: Origin, utc_ns: int | None) -> None:
-        detail = record.get("error")
-        detail = detail if isinstance(detail, dict) else {}
-        status = detail.get("status")
-        connection = detail.get("connection") or detail.get("cause")
-        code = connection.get("code") if isinstance(connection, dict) else None
-        text = as_text(detail.get("formatted")) or as_text(detail.get("message")) or as_text(code)
-        error = ApiError(utc_ns, False, status if type(status) is int else None, (text or "")[:500])
-        attempt, wait = record.get("retryAttempt"), record.get("retryInMs")
-        error.retry_attempt = attempt if type(attempt) is int else None
-        if (type(wait) is int or type(wait) is float) and 0 <= wait <= _LONGEST_WAIT_MS:
-            error.retry_in_ms = float(wait)
-        error.agent_id = origin.agent_id
-        self.errors.append((self._order, error))
+            self.errors.append((self._order, retried(record, utc_ns, origin.agent_id)))
 
     def _add_attachment(self, record: dict[str, Any], utc_ns: int | None) -> None:
         attachment = record.get("attachment")
@@ -555,18 +493,3 @@ class Collector:
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _mark(record: dict[str, Any]) -> object:
-    """A little of what a record says, to see that another one with its uuid says something else."""
-    message = record.get("message")
-    if type(message) is not dict:
-        told = record.get("compactMetadata")
-        return told and repr(told)
-    content = message.get("content")
-    if type(content) is str:
-        return len(content)
-    if type(content) is list and content and type(content[0]) is dict:
-        block = content[0]
-        return (message.get("id"), block.get("id"), block.get("tool_use_id"), len(content))
-    return None

@@ -217,7 +217,6 @@ def summary(trace: Trace) -> dict[str, Any]:
     """
     assistant = [m for m in trace.messages if m.role == "assistant" and m.kind != "error"]
     user = [m for m in trace.messages if m.role == "user"]
-    agents = [agent for agent in trace.agents if not agent.warmup]
     first, last = trace.first_utc_ns, trace.last_utc_ns
     return {
         "schema": 1,
@@ -245,42 +244,10 @@ def summary(trace: Trace) -> dict[str, Any]:
             "main": _tokens([m for m in assistant if m.agent_id is None]),
             "subagents": _tokens([m for m in assistant if m.agent_id is not None]),
         },
-        "tools": {
-            "total": len(trace.tool_calls),
-            "by_name": _count(call.name for call in trace.tool_calls),
-            "by_category": _count(call.category for call in trace.tool_calls),
-            "errors": sum(call.is_error is True for call in trace.tool_calls),
-            "unfinished": sum(not call.finished for call in trace.tool_calls),
-        },
+        "tools": _tools(trace.tool_calls),
         "tool_calls": [_tool_call(call) for call in trace.tool_calls],
-        "api": {
-            "attempts": len(trace.api_attempts) or None,
-            "attempts_without_message": sum(
-                attempt.message_id is None for attempt in trace.api_attempts
-            ),
-            "errors_retried": sum(not error.fatal for error in trace.api_errors),
-            "errors_fatal": sum(error.fatal for error in trace.api_errors),
-            "errors": [_api_error(error) for error in trace.api_errors],
-        },
-        "subagents": {
-            "count": len(agents),
-            "warmup": len(trace.agents) - len(agents),
-            "missing": sum(agent.missing for agent in agents),
-            "agents": [
-                {
-                    "agent_id": agent.agent_id,
-                    "parent_id": agent.parent_id,
-                    "agent_type": agent.agent_type,
-                    "warmup": agent.warmup,
-                    "inline": agent.inline,
-                    "missing": agent.missing,
-                    "models": agent.models,
-                    "first_timestamp": format_time(agent.first_utc_ns),
-                    "last_timestamp": format_time(agent.last_utc_ns),
-                }
-                for agent in trace.agents
-            ],
-        },
+        "api": _api(trace),
+        "subagents": _subagents(trace),
         "compactions": trace.compactions,
         "cost_state": _cost_state(trace.cost_state),
         "record_types": trace.record_types,
@@ -289,21 +256,70 @@ def summary(trace: Trace) -> dict[str, Any]:
         },
         "duplicate_records": trace.duplicates,
         "files": trace.files,
-        "lines": {
-            "total": trace.lines.total,
-            "blank": trace.lines.blank,
-            "unusable": trace.lines.unusable,
-            "recovered": trace.lines.recovered,
-            "problems": [
-                {
-                    "file": problem.file,
-                    "line": problem.line,
-                    "reason": problem.reason,
-                    "lost": problem.lost,
-                }
-                for problem in trace.lines.problems
-            ],
-        },
+        "lines": _line_counts(trace.lines),
+    }
+
+
+def _tools(calls: list[ToolCall]) -> dict[str, Any]:
+    return {
+        "total": len(calls),
+        "by_name": _count(call.name for call in calls),
+        "by_category": _count(call.category for call in calls),
+        "errors": sum(call.is_error is True for call in calls),
+        "unfinished": sum(not call.finished for call in calls),
+    }
+
+
+def _api(trace: Trace) -> dict[str, Any]:
+    return {
+        "attempts": len(trace.api_attempts) or None,
+        "attempts_without_message": sum(
+            attempt.message_id is None for attempt in trace.api_attempts
+        ),
+        "errors_retried": sum(not error.fatal for error in trace.api_errors),
+        "errors_fatal": sum(error.fatal for error in trace.api_errors),
+        "errors": [_api_error(error) for error in trace.api_errors],
+    }
+
+
+def _subagents(trace: Trace) -> dict[str, Any]:
+    agents = [agent for agent in trace.agents if not agent.warmup]
+    return {
+        "count": len(agents),
+        "warmup": len(trace.agents) - len(agents),
+        "missing": sum(agent.missing for agent in agents),
+        "agents": [
+            {
+                "agent_id": agent.agent_id,
+                "parent_id": agent.parent_id,
+                "agent_type": agent.agent_type,
+                "warmup": agent.warmup,
+                "inline": agent.inline,
+                "missing": agent.missing,
+                "models": agent.models,
+                "first_timestamp": format_time(agent.first_utc_ns),
+                "last_timestamp": format_time(agent.last_utc_ns),
+            }
+            for agent in trace.agents
+        ],
+    }
+
+
+def _line_counts(lines: LineReport) -> dict[str, Any]:
+    return {
+        "total": lines.total,
+        "blank": lines.blank,
+        "unusable": lines.unusable,
+        "recovered": lines.recovered,
+        "problems": [
+            {
+                "file": problem.file,
+                "line": problem.line,
+                "reason": problem.reason,
+                "lost": problem.lost,
+            }
+            for problem in lines.problems
+        ],
     }
 
 
