@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import engine_in_use
+import file_schemas
 import jsonschema
 import pytest
 
@@ -21,7 +22,6 @@ from agentsweep.host.cgroup import reader_for_pid
 from agentsweep.host.cgroup_reader import CgroupGone
 from agentsweep.sampler.marks import install_wrapper, make_marks_directory
 from agentsweep.sampler.series import read_samples
-from agentsweep.schema import load_schema
 from conftest import PATIENCE
 
 MIB = 2**20
@@ -110,7 +110,7 @@ class Box:
         text = (self.folder / "marks.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
         for line in lines:
-            jsonschema.validate(line, load_schema("marks"))
+            jsonschema.validate(line, file_schemas.load("marks"))
         return lines
 
     def samples(self) -> list[dict]:

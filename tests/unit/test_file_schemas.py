@@ -5,10 +5,9 @@ import json
 import tarfile
 from pathlib import Path
 
+import file_schemas
 import jsonschema
 import pytest
-
-from agentsweep import schema
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +32,7 @@ def test_the_page_is_made_of_the_schemas():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_field_says_what_it_means_and_its_unit(name):
-    content = schema.load_schema(name)
+    content = file_schemas.load(name)
     jsonschema.Draft202012Validator.check_schema(content)
     units = {"_bytes": "bytes", "_s": "s", "_ns": "ns", "_usec": "us"}
     for field, known in TOOL.fields(content):
@@ -55,11 +54,11 @@ def old_results(tmp_path) -> list[dict]:
 def test_records_of_version_0_1_0_are_valid(old_results):
     assert len(old_results) == 3
     for result in old_results:
-        jsonschema.validate(result, schema.load_schema("result"))
+        jsonschema.validate(result, file_schemas.load("result"))
 
 
 def test_what_a_record_must_not_have_is_seen(old_results):
-    known = schema.load_schema("result")
+    known = file_schemas.load("result")
     for change in ({"schema": 2}, {"outcom": "x"}, {"wall_s": "1"}, {"patch": {"status": "odd"}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(old_results[0] | change, known)

@@ -5,6 +5,7 @@ import tarfile
 from dataclasses import fields
 from pathlib import Path
 
+import file_schemas
 import jsonschema
 import pytest
 from gateway_client import raw, starter, user
@@ -13,7 +14,6 @@ from session_maker import SESSION, small_session
 from agentsweep.gateway.exchanges import SINGLE_LINES, Exchange, ExchangeLog
 from agentsweep.host.counters import COLUMNS, Counters
 from agentsweep.sampler.peaks import Call, Ledger
-from agentsweep.schema import load_schema
 
 OLD = Path(__file__).resolve().parents[1] / "old_store" / "store.tar.xz"
 UNITS = {"_ns": "ns", "_bytes": "bytes", "_usec": "us", "_tokens": "tokens"}
@@ -37,7 +37,7 @@ MARK = {
 
 
 def wrong(name: str, lines) -> list[str]:
-    validator = jsonschema.Draft202012Validator(load_schema(name))
+    validator = jsonschema.Draft202012Validator(file_schemas.load(name))
     return [
         f"{list(error.absolute_path)}: {error.message[:200]}"
         for line in lines
@@ -54,7 +54,7 @@ def described(schema: dict, prefix: str = ""):
 
 @pytest.mark.parametrize("name", ["api", "marks"])
 def test_each_field_is_described_and_what_has_a_unit_in_its_name_has_it(name):
-    schema = load_schema(name)
+    schema = file_schemas.load(name)
     jsonschema.Draft202012Validator.check_schema(schema)
     for field, of in described(schema):
         assert len(of.get("description", "")) > 10, field
@@ -63,7 +63,7 @@ def test_each_field_is_described_and_what_has_a_unit_in_its_name_has_it(name):
 
 
 def test_the_schema_has_the_fields_of_an_exchange():
-    schema = load_schema("api")
+    schema = file_schemas.load("api")
     assert list(schema["properties"]) == [field.name for field in fields(Exchange)]
 
 

@@ -5,11 +5,11 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import file_schemas
 import jsonschema
 import pytest
 import row_maker
 
-from agentsweep import schema
 from agentsweep.grading import evidence, grading
 from agentsweep.grading.grading import Grader, Ground
 from agentsweep.tasks.row_fields import row_of
@@ -20,7 +20,7 @@ GRADER = Grader(memory_bytes=2**30, cpus="2", timeout_s=60.0, network=False, ins
 
 @pytest.fixture
 def known():
-    return schema.load_schema("evidence")
+    return file_schemas.load("evidence")
 
 
 def misfits(record, known) -> list[str]:

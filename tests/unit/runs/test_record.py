@@ -4,17 +4,17 @@ import dataclasses
 import json
 import typing
 
+import file_schemas
 import jsonschema
 import pytest
 from run_parts import a_record
 
-from agentsweep import schema
 from agentsweep.runs import record
 from agentsweep.runs.collect import Patch
 
 
 def properties(*path: str) -> dict:
-    node = schema.load_schema("result")["properties"]
+    node = file_schemas.load("result")["properties"]
     for key in path:
         node = node[key]["properties"]
     return node
@@ -53,7 +53,7 @@ def test_what_is_written_is_as_the_schema_says(tmp_path):
     record.write(a_record(), tmp_path)
     text = (tmp_path / "result.json").read_text(encoding="utf-8")
     content = json.loads(text)
-    jsonschema.validate(content, schema.load_schema("result"))
+    jsonschema.validate(content, file_schemas.load("result"))
     assert content["schema"] == 1 and "replay" not in content
     assert content["patch"] == {"status": "empty", "sha256": "0" * 64, "bytes": 0}
     # Sorted, a line a field, so that two records can be compared.
