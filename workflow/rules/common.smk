@@ -147,9 +147,7 @@ GRADER = grading_plan.grader(SWEEP.config)
 VALIDATIONS = SWEEP.config.grading.validations
 
 # A cap that profiles and --resources can lower or raise, and that holds without either.
-workflow.global_resources.setdefault(
-    "agent_sessions", SWEEP.config.agent.max_sessions
-)
+workflow.global_resources.setdefault("agent_sessions", SWEEP.config.agent.max_sessions)
 
 
 pathvars:
