@@ -19,9 +19,11 @@ MEASURED := $(addprefix tests/integration/test_,limits.py live_replay.py sampler
 define PARTS
 tests/workflow/test_rebuild_matrix.py tests/workflow/test_paper.py
 tests/integration $(MEASURED:%=--ignore=%)
-tests/unit
+tests/workflow/test_dag.py tests/workflow/test_locale.py
 tests/hostile
-tests/workflow/test_replay_sweep.py tests/workflow/test_workflow_faults.py tests/workflow/test_dag.py
+tests/workflow/test_replay_sweep.py tests/workflow/test_workflow_faults.py
+tests/unit --ignore=tests/unit/analysis
+tests/unit/analysis
 tests/cluster/test_slurm.py
 --engine docker tests/integration/test_outcomes.py tests/integration/test_docker_demo.py
 endef

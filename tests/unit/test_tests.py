@@ -183,6 +183,28 @@ def test_slow_tests_are_those_of_the_units_and_left_out_of_one_target_alone():
 NAMED = re.compile(r"`((?:hostile|integration|unit)/[\w/]+\.py)?(?:::)?(test_\w+)?`")
 
 
+def test_every_file_of_tests_is_in_a_part_of_make_test():
+    """But for the accounting of a cluster, which needs a database server (`make test-cluster`)."""
+    makefile = (ROOT.parent / "Makefile").read_text(encoding="utf-8")
+    alone = re.search(r"^MEASURED := \$\(addprefix (\S+?),(.*)\)$", makefile, re.MULTILINE)
+    assert "\n\tpytest $(MEASURED)\n" in makefile.split("\ntest: ")[1].split("\n\n")[0]
+    measured = {alone[1] + name for name in alone[2].split()}
+    made = set(measured)
+    for part in makefile.split("define PARTS\n")[1].split("endef")[0].splitlines():
+        words = part.replace(
+            "$(MEASURED:%=--ignore=%)", " ".join(f"--ignore={m}" for m in measured)
+        )
+        folders = [ROOT.parent / word for word in words.split() if word.startswith("tests/")]
+        ignored = [ROOT.parent / word[9:] for word in words.split() if word.startswith("--ignore=")]
+        made |= {
+            str(path.relative_to(ROOT.parent))
+            for path in ROOT.rglob("test_*.py")
+            if any(map(path.is_relative_to, folders)) and not any(map(path.is_relative_to, ignored))
+        }
+    every = {str(path.relative_to(ROOT.parent)) for path in ROOT.rglob("test_*.py")}
+    assert every - made == {"tests/cluster/test_accounting.py"}
+
+
 def test_the_tests_that_the_page_on_security_names_are_there():
     """A name without a file is that of a test in the file before it."""
     path, named = None, 0
