@@ -63,6 +63,7 @@ from agentsweep.gateway import (
     exchanges,
     gateway,
     http_server,
+    listening,
     live,
     recording,
     scenario,
@@ -706,8 +707,8 @@ def _gateway() -> str:
     served = gateway.Gateway(model, log, _TOKEN, Budget(None, None, None))
     bounds = http_server.Bounds(head_s=0.5, body_s=0.5, idle_s=0.5, drain_s=0.2)
     server = http_server.HttpServer(served.handle, served.admits, bounds)
-    listening, address = http_server.bind(f"unix:{folder}/s")
-    _loop().run_until_complete(server.start(listening))
+    bound, address = listening.bind(f"unix:{folder}/s")
+    _loop().run_until_complete(server.start(bound))
     return address.removeprefix("unix:")
 
 
@@ -754,7 +755,8 @@ def _http() -> list[bytes]:
         *(once, once + once, b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n"),
         head + b"transfer-encoding: chunked\r\n\r\n" + chunks,
         head + b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(packed) + packed,
-        b"GET /v1/models/a HTTP/1.1\r\nauthorization: Bearer %s\r\n\r\n" % _TOKEN.encode(),
+        b"GET /v1/models/a HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\n\r\n"
+        % _TOKEN.encode(),
         once.replace(b"/messages?", b"/messages/count_tokens?"),
     ]
 

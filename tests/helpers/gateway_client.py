@@ -230,7 +230,7 @@ def send_only(gateway, stream=True) -> socket.socket:
     connection = gateway.socket()
     body = json.dumps(request([user("Go.")], stream))
     connection.sendall(
-        f"POST /v1/messages HTTP/1.1\r\nx-api-key: {TOKEN}\r\n"
+        f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {TOKEN}\r\n"
         f"content-length: {len(body)}\r\n\r\n{body}".encode()
     )
     return connection

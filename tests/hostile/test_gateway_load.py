@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 from gateway_client import TOKEN, active, raw, request, send_only, starter, user, wait_until
 
-from agentsweep.gateway import exchanges, http_server, messages_api
+from agentsweep.gateway import exchanges, http_server, listening, messages_api
 from agentsweep.gateway.exchanges import Exchange, ExchangeLog
 from agentsweep.gateway.messages_api import BadRequest, MessagesRequest
 from agentsweep.host.processes import OVERWHELMED, LineService, ServiceLost
@@ -38,7 +38,7 @@ def start(tmp_path):
 
 
 def post(headers: bytes, body: bytes = b"", path: bytes = b"/v1/messages") -> bytes:
-    return b"POST %s HTTP/1.1\r\n%s\r\n%s" % (path, headers, body)
+    return b"POST %s HTTP/1.1\r\nhost: x\r\n%s\r\n%s" % (path, headers, body)
 
 
 def sized(body: bytes, headers: bytes = KEY) -> bytes:
@@ -88,8 +88,8 @@ def test_a_body_without_the_token_is_never_read(start, framing, token):
 
 def test_a_probe_without_the_token_may_have_no_body(start):
     gateway = start(QUICK)
-    head = b"GET /api/hello HTTP/1.1\r\ncontent-length: 50\r\n\r\n"
-    answer = raw(gateway, head + b"HEAD / HTTP/1.1\r\n\r\n")
+    head = b"GET /api/hello HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n"
+    answer = raw(gateway, head + b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n")
     # What followed was no second request.
     assert answer.count(b"HTTP/1.1 200 ") == 1
     assert len(gateway.exchanges(1)) == 1
@@ -118,8 +118,8 @@ def test_connections_are_bounded_and_the_agents_own_goes_on(start):
 
 def test_heads_and_their_lines_are_bounded(start):
     gateway = start(QUICK)
-    many = b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 5000 + b"\r\n"
-    long = b"GET / HTTP/1.1\r\na: " + b"b" * 200_000 + b"\r\n\r\n"
+    many = b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 5000 + b"\r\n"
+    long = b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * 200_000 + b"\r\n\r\n"
     assert status_line(gateway, many).startswith(b"HTTP/1.1 431 ")
     assert status_line(gateway, long).startswith(b"HTTP/1.1 431 ")
 
@@ -244,7 +244,7 @@ def serve_here(bounds, handler=None):
     import asyncio
 
     ready, loop = threading.Event(), asyncio.new_event_loop()
-    listening, address = http_server.bind("tcp:127.0.0.1:0")
+    bound, address = listening.bind("tcp:127.0.0.1:0")
 
     async def answer(request, reply):
         if request.problem:
@@ -254,13 +254,13 @@ def serve_here(bounds, handler=None):
 
     async def main():
         server = http_server.HttpServer(handler or answer, bounds=bounds)
-        await server.start(listening)
+        await server.start(bound)
         stop = asyncio.Event()
         main.stop = lambda: loop.call_soon_threadsafe(stop.set)
         ready.set()
         await stop.wait()
         await server.stop()
-        listening.close()
+        bound.close()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
     thread.start()
@@ -282,7 +282,7 @@ def serve_here(bounds, handler=None):
         (b"GET / HT", {"head_s": 0.3}, b""),
         (post(b"content-length: 9\r\n", b"x"), {"body_s": 0.3}, b"HTTP/1.1 408 "),
         (post(b"transfer-encoding: chunked\r\n", b"9\r\nx"), {"body_s": 0.3}, b"HTTP/1.1 408 "),
-        (b"GET / HTTP/1.1\r\n\r\n", {"idle_s": 0.3, "head_s": 0.4}, b"HTTP/1.1 200 "),
+        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", {"idle_s": 0.3, "head_s": 0.4}, b"HTTP/1.1 200 "),
     ],
 )
 def test_slow_clients_are_left(sent, bounds, answer):
@@ -321,7 +321,7 @@ def read_all(connection: socket.socket) -> None:
 
 def test_many_requests_in_one_packet_keep_nobody_waiting(start):
     gateway = start(QUICK)
-    flood = b"HEAD / HTTP/1.1\r\n\r\n" * 20_000
+    flood = b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n" * 20_000
     with gateway.socket() as connection:
         reading = threading.Thread(target=read_all, args=(connection,))
         sending = threading.Thread(target=lambda: connection.sendall(flood))
@@ -395,8 +395,8 @@ def test_what_a_request_says_of_itself_is_cut(start):
     gateway = start(QUICK)
     paths = [b"\xff" * 60_000, b"/" + b"x" * 60_000, b"/short"]
     for path in paths:
-        status_line(gateway, b"GET " + path + b" HTTP/1.1\r\n" + KEY + b"\r\n")
-    status_line(gateway, b"G" * 60_000 + b" / HTTP/1.1\r\n\r\n")
+        status_line(gateway, b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n" + KEY + b"\r\n")
+    status_line(gateway, b"G" * 60_000 + b" / HTTP/1.1\r\nhost: x\r\n\r\n")
     rows = gateway.exchanges(4)
     assert rows[0]["path"].endswith("… (60000 characters)")
     assert rows[2]["path"] == "/short"
@@ -406,7 +406,7 @@ def test_what_a_request_says_of_itself_is_cut(start):
 
 def test_refused_requests_beyond_a_thousand_are_counted(start):
     gateway = start(QUICK)
-    flood = b"GET /" + b"\xff" * 5000 + b" HTTP/1.1\r\n\r\n"
+    flood = b"GET /" + b"\xff" * 5000 + b" HTTP/1.1\r\nhost: x\r\n\r\n"
     total = exchanges.SINGLE_LINES + 700
     for _ in range(total):
         with gateway.socket() as connection:

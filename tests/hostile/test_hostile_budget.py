@@ -26,7 +26,7 @@ def leave(gateway, asked: dict, after_s: float) -> None:
     data = json.dumps(asked).encode()
     connection = gateway.socket()
     connection.sendall(
-        b"POST /v1/messages HTTP/1.1\r\nx-api-key: %s\r\ncontent-length: %d\r\n\r\n"
+        b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: %s\r\ncontent-length: %d\r\n\r\n"
         % (TOKEN.encode(), len(data))
         + data
     )

@@ -348,7 +348,7 @@ def test_gateways_leave_nothing_behind(tmp_path):
     def serve(service: LineService, path: str) -> None:
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(path)
-            client.sendall(b"HEAD / HTTP/1.1\r\n\r\n")
+            client.sendall(b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200")
             assert service.stop() == 0
 

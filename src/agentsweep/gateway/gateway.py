@@ -28,7 +28,7 @@ from typing import Any, Protocol, TextIO
 import uvloop
 
 from agentsweep.errors import AgentsweepError, ConfigError
-from agentsweep.gateway import http_server, messages_api, scenario
+from agentsweep.gateway import listening, messages_api, scenario
 from agentsweep.gateway.budget import Budget, OverBudget, Reservation
 from agentsweep.gateway.endpoint_tools import NotAllowed, Rules
 from agentsweep.gateway.exchanges import Exchange, ExchangeLog
@@ -361,7 +361,7 @@ def _say(content: dict[str, Any]) -> None:
 async def serve(settings: Settings, commands: _Commands) -> str | None:
     """Serve until told to end; returns what went wrong with the record, if anything did."""
     async with _model(settings) as model:
-        listening, address = http_server.bind(settings.listen)
+        bound, address = listening.bind(settings.listen)
         try:
             log = ExchangeLog(settings.log)
             rules = Rules(settings.endpoint_tools, settings.models)
@@ -373,7 +373,7 @@ async def serve(settings: Settings, commands: _Commands) -> str | None:
                 rules if settings.mode == "live" else None,
             )
             server = HttpServer(gateway.handle, gateway.admits)
-            await server.start(listening)
+            await server.start(bound)
             stop = asyncio.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -390,7 +390,7 @@ async def serve(settings: Settings, commands: _Commands) -> str | None:
             _say({"written": {"api.jsonl": log.tally.facts()}})
             return log.failed
         finally:
-            listening.close()
+            bound.close()
             if address.startswith("unix:"):
                 Path(address.removeprefix("unix:")).unlink(missing_ok=True)
 

@@ -11,34 +11,25 @@ Clients are hostile until shown otherwise. A request's head is read first, and i
 
 import asyncio
 import contextlib
-import errno
-import os
 import socket
-import stat
 import time
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
+from typing import cast
 
-from agentsweep.errors import ConfigError, InfraError
+from agentsweep.gateway import http_parser
+from agentsweep.gateway.http_parser import BODY_LIMIT_BYTES as BODY_LIMIT_BYTES
+from agentsweep.gateway.http_parser import HEAD_LIMIT_BYTES, Head, Refused, too_large
 
-HEAD_LIMIT_BYTES = 64 * 1024
-HEADER_LIMIT = 128
-# As the Messages API has it; of an unpacked body too.
-BODY_LIMIT_BYTES = 32 * 1024 * 1024
 # JSON packs to a tenth. What unpacks to more than this times its size was made to do so; small
 # bodies may, since they cost nothing.
 _UNPACKED_RATIO = 100
 _UNPACKED_FREELY_BYTES = 1024 * 1024
-_LOOPBACK = {"127.0.0.1": socket.AF_INET, "[::1]": socket.AF_INET6}
-# sun_path of unix(7) has 108 bytes, and the last one is a NUL.
-_SOCKET_PATH_LIMIT_BYTES = 107
 _READ_AHEAD_BYTES = 64 * 1024
 # Work on a body goes on for so many bytes before others have their turn.
 _SLICE_BYTES = 256 * 1024
-_LENGTH_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -66,9 +57,9 @@ class Request:
     """One request. `headers` has lower-case names; `body` is decoded; start_ns and start_utc_ns
     are when its first byte came.
 
-    query: what follows the `?`. A careless client puts secrets there: pass it on, never note it.
-    problem: status and sentence where it cannot be served as HTTP, else None. admitted: whether
-    the server read its body.
+    is_http_1_0: the client knows no chunks. query: what follows the `?`. A careless client puts
+    secrets there: pass it on, never note it. problem: status and sentence where it cannot be
+    served as HTTP, else None. admitted: whether the server read its body.
     """
 
     method: str
@@ -80,6 +71,7 @@ class Request:
     body: bytes = b""
     problem: tuple[int, str] | None = None
     keep_alive: bool = True
+    is_http_1_0: bool = False
     admitted: bool = True
 
 
@@ -117,17 +109,23 @@ class Reply:
 
     async def start(self, status: int, headers: dict[str, str]) -> None:
         """The head of an answer of unknown length; it leaves with what comes first."""
-        head = self._head(status, {**headers, "transfer-encoding": "chunked"})
+        if self._request.is_http_1_0:
+            # It knows no chunks: the answer ends with the connection (RFC 9112, section 6.1).
+            self.close_after, framing = True, {}
+        else:
+            framing = {"transfer-encoding": "chunked"}
+        head = self._head(status, {**headers, **framing})
         self._pending = (status, head)
 
     async def write(self, part: bytes) -> None:
         """One part of the body, not empty, sent at once."""
-        self._put(part, framed=True)
+        self._put(part, framed=not self._request.is_http_1_0)
         await self._connection.drain()
 
     async def finish(self) -> None:
         self.complete = True
-        self._connection.send(self._take_head() + b"0\r\n\r\n")
+        end = b"" if self._request.is_http_1_0 else b"0\r\n\r\n"
+        self._connection.send(self._take_head() + end)
         await self._connection.drain()
 
     def truncate(self) -> None:
@@ -186,7 +184,7 @@ class HttpServer:
         self.bodies_bytes = 0
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
-        self._clock: asyncio.Task | None = None
+        self._clock: asyncio.Task[None] | None = None
 
     async def start(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -199,7 +197,8 @@ class HttpServer:
         if len(self._connections) >= self.bounds.connections:
             idle = [other for other in self._connections if other.idle_since is not None]
             # Where all of them have work in hand it is the new one that has to go.
-            min(idle, key=lambda other: other.idle_since, default=connection).cut_off()
+            longest = min(idle, key=lambda other: other.idle_since or 0, default=connection)
+            longest.cut_off()
             self._connections -= {other for other in idle if other.is_gone}
         self._connections.add(connection)
 
@@ -228,81 +227,6 @@ class HttpServer:
         self.last_byte_ns = time.monotonic_ns()
 
 
-def bind(listen: str) -> tuple[socket.socket, str]:
-    """A listening socket for `tcp:127.0.0.1:<port>`, `tcp:[::1]:<port>` or `unix:<path>`, and
-    its address as a client writes it.
-
-    Port 0 takes a free one. The socket file gets mode 0666, because the agent's user is not ours;
-    who can reach it is decided by the directory. Raises ConfigError for any other place, since
-    whoever reaches the gateway can spend what it can spend; InfraError when the place is taken.
-    """
-    kind, _, place = listen.partition(":")
-    if kind == "unix" and place.startswith("/"):
-        return _bind_unix(listen, place), f"unix:{place}"
-    host, _, port = place.rpartition(":")
-    if kind == "tcp" and host in _LOOPBACK and port.isascii() and port.isdigit():
-        if int(port) > 65535:
-            raise ConfigError(f"listen: {listen!r} has no valid port; write 0 to 65535")
-        listening = _bind_tcp(listen, host, int(port))
-        return listening, f"http://{host}:{listening.getsockname()[1]}"
-    raise ConfigError(
-        f"listen: {listen!r} is not allowed; write tcp:127.0.0.1:<port>, tcp:[::1]:<port> or "
-        "unix:<absolute path>, because the gateway serves this host only"
-    )
-
-
-def _bind_tcp(listen: str, host: str, port: int) -> socket.socket:
-    listening = socket.socket(_LOOPBACK[host], socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host.strip("[]"), port))
-        listening.listen(512)
-    except OSError as error:
-        listening.close()
-        raise _cannot_listen(listen, error) from None
-    return listening
-
-
-def _bind_unix(listen: str, path: str) -> socket.socket:
-    if len(os.fsencode(path)) > _SOCKET_PATH_LIMIT_BYTES:
-        raise ConfigError(
-            f"listen: {listen!r} is too long for a socket ({len(os.fsencode(path))} bytes, at most "
-            f"{_SOCKET_PATH_LIMIT_BYTES}); choose a shorter directory, for example with TMPDIR"
-        )
-    _remove_stale(Path(path))
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listening.bind(path)
-        Path(path).chmod(0o666)
-        listening.listen(512)
-    except OSError as error:
-        listening.close()
-        raise _cannot_listen(listen, error) from None
-    return listening
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove a socket file whose server is dead; anything else in its place stays."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return
-    except OSError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-        except OSError:
-            return
-
-
-def _cannot_listen(listen: str, error: OSError) -> InfraError:
-    if error.errno == errno.EADDRINUSE:
-        return InfraError(f"listen: {listen} is in use by another process; choose another one")
-    return InfraError(f"listen: {listen} cannot be used: {error.strerror}")
-
-
 class _Connection(asyncio.Protocol):
     """One client: requests are served one after another by one task.
 
@@ -319,7 +243,7 @@ class _Connection(asyncio.Protocol):
         self._gone = False
         self._wanted = 0
         self._held = 0
-        self._task: asyncio.Task | None = None
+        self._task: asyncio.Task[None] | None = None
         self._first_byte: tuple[int, int] | None = None
         self._trusted = False
         self._in_head = self._in_body = self._late = self._draining = False
@@ -332,8 +256,9 @@ class _Connection(asyncio.Protocol):
 
     # What asyncio calls
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # What a stream's protocol gets, as asyncio says; uvloop's is no asyncio.Transport.
+        self._transport = cast(asyncio.Transport, transport)
         self._server.enter(self)
         if not self._gone:
             self._task = asyncio.get_running_loop().create_task(self._serve())
@@ -466,90 +391,102 @@ class _Connection(asyncio.Protocol):
     async def _read_request(self) -> Request:
         if self._buffer and self._first_byte is None:
             self._first_byte = (time.monotonic_ns(), time.time_ns())
-        head = await self._read_head()
-        start_ns, start_utc_ns = self._first_byte or (time.monotonic_ns(), time.time_ns())
-        request = Request("", "", {}, start_ns, start_utc_ns)
+        # A client may end a line too many (RFC 9112, section 2.2).
+        if self._buffer.startswith(b"\r\n"):
+            del self._buffer[:2]
+        request = Request("", "", {}, 0, 0)
         try:
-            if head is None:
-                raise _Refused(431, f"the request's head is longer than {HEAD_LIMIT_BYTES} bytes")
-            _parse_head(head, request)
-            coding, length = _framing(request.headers)
+            head = http_parser.parse_head(await self._read_head())
+            request.method, request.path, request.query = head.method, head.path, head.query
+            request.headers, request.keep_alive = head.headers, head.keep_alive
+            request.is_http_1_0 = head.is_http_1_0
+            if head.length_bytes is not None and head.length_bytes > BODY_LIMIT_BYTES:
+                raise too_large()
             request.admitted = self._server.admits(request)
             if request.admitted:
                 self._trusted, self.idle_since = True, None
                 self._in_body = True
                 self._deadline = time.monotonic() + self._server.bounds.body_s
-                packed = await self._read_body(request, coding, length)
+                packed = await self._read_body(head)
                 request.body = await self._decoded(packed, request.headers)
-            elif coding or length:
+            elif head.has_body:
                 request.keep_alive = False
-        except _Refused as refused:
+        except Refused as refused:
             request.problem = (refused.status, refused.said)
             # What follows on this connection is no longer known to be a request.
             request.keep_alive = False
+        first = self._first_byte or (time.monotonic_ns(), time.time_ns())
+        request.start_ns, request.start_utc_ns = first
         self._in_body = False
         self._first_byte = None
         return request
 
-    async def _read_head(self) -> bytes | None:
-        """Up to the empty line; None when it is too long."""
-        while (end := self._buffer.find(b"\r\n\r\n")) < 0:
-            if len(self._buffer) > HEAD_LIMIT_BYTES:
-                return None
+    async def _read_head(self) -> bytes:
+        """Up to the empty line. What cannot become a head is refused before that line comes,
+        which it may never."""
+        seen = 0
+        while (end := self._buffer.find(b"\r\n\r\n", max(seen - 3, 0))) < 0:
+            http_parser.check_text(self._buffer, max(seen - 1, 0))
+            seen = len(self._buffer)
+            if seen > HEAD_LIMIT_BYTES:
+                break
             if self._buffer and not self._in_head:
                 self._in_head = True
                 self._deadline = time.monotonic() + self._server.bounds.head_s
             await self._wait_for_more()
         self._in_head = False
-        if end > HEAD_LIMIT_BYTES:
-            return None
+        if end < 0 or end > HEAD_LIMIT_BYTES:
+            if self._buffer.find(b"\r\n", 0, HEAD_LIMIT_BYTES) < 0:
+                raise Refused(414, f"the request line is longer than {HEAD_LIMIT_BYTES} bytes")
+            raise Refused(431, f"the request's head is longer than {HEAD_LIMIT_BYTES} bytes")
         return self._take(end + 4)
 
-    async def _read_body(self, request: Request, coding: str, length: int) -> bytes:
-        if request.headers.get("expect", "").lower() == "100-continue":
+    async def _read_body(self, head: Head) -> bytes:
+        if head.expects_continue and head.has_body:
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if coding:
-            return await self._read_chunks()
-        return await self._read_exactly(length)
+        if head.length_bytes is None:
+            return await self._read_chunks(head)
+        return await self._read_exactly(head.length_bytes)
 
-    async def _read_chunks(self) -> bytes:
+    async def _read_chunks(self, head: Head) -> bytes:
         body = bytearray()
-        trailers = 0
         done = 0
         while True:
             done += 1
-            if done % 1024 == 0:
+            if done % 256 == 0:
                 # Chunks of one byte are legal, and slow to read.
                 await asyncio.sleep(0)
             line = await self._read_line()
-            try:
-                size = int(line.split(b";")[0].strip(), 16)
-            except ValueError:
-                raise _Refused(400, "a chunk has no valid size") from None
-            if size < 0:
-                raise _Refused(400, "a chunk has no valid size")
+            size = http_parser.chunk_size_bytes(line)
             if size == 0:
-                while line := await self._read_line():
-                    trailers += len(line)
-                    if trailers > HEAD_LIMIT_BYTES:
-                        raise _Refused(431, "the trailers are longer than a head may be")
+                http_parser.check_trailers(head.parser, line, await self._read_trailers())
                 return bytes(body)
             if len(body) + size > BODY_LIMIT_BYTES:
-                raise _too_large()
-            body += await self._read_exactly(size)
-            if await self._read_exactly(2) != b"\r\n":
-                raise _Refused(400, "a chunk is longer than it says")
+                raise too_large()
+            data = await self._read_exactly(size) + await self._read_exactly(2)
+            body += http_parser.read_chunk(head.parser, line, data)
+
+    async def _read_trailers(self) -> bytes:
+        """With the empty line at their end."""
+        lines = bytearray()
+        while not lines.endswith(b"\r\n\r\n") and lines != b"\r\n":
+            lines += await self._read_line()
+            if len(lines) > HEAD_LIMIT_BYTES:
+                raise Refused(431, "the trailers are longer than a head may be")
+        return bytes(lines)
 
     async def _read_line(self) -> bytes:
+        """With its end."""
         while (end := self._buffer.find(b"\r\n")) < 0:
+            http_parser.check_text(self._buffer)
             if len(self._buffer) > HEAD_LIMIT_BYTES:
-                raise _Refused(400, "a chunk has no valid size")
+                raise Refused(400, "a chunk has no valid size")
             await self._wait_for_more()
-        return self._take(end + 2)[:-2]
+        return self._take(end + 2)
 
     async def _read_exactly(self, size: int) -> bytes:
         if size > BODY_LIMIT_BYTES:
-            raise _too_large()
+            raise too_large()
         self._wanted, held = size, 0
         while (there := min(size, len(self._buffer))) < size:
             # Counted as they come: who only announces a large body keeps nobody else from sending.
@@ -564,7 +501,7 @@ class _Connection(asyncio.Protocol):
         """Count bytes of a body against what all bodies may take; they stay counted until the
         request is answered."""
         if self._server.bodies_bytes + size > self._server.bounds.bodies_bytes:
-            raise _Refused(
+            raise Refused(
                 503,
                 "the bodies of all requests together are larger than "
                 f"{self._server.bounds.bodies_bytes} bytes",
@@ -577,7 +514,7 @@ class _Connection(asyncio.Protocol):
         if coding == "identity" or not body:
             return body
         if coding not in ("gzip", "x-gzip", "deflate"):
-            raise _Refused(415, f"content-encoding {coding[:64]} is not supported; send gzip")
+            raise Refused(415, f"content-encoding {coding[:64]} is not supported; send gzip")
         limit = min(BODY_LIMIT_BYTES, max(_UNPACKED_FREELY_BYTES, len(body) * _UNPACKED_RATIO))
         # 32 added to the window size: zlib recognises gzip and zlib heads by itself.
         decoder = zlib.decompressobj(32 + zlib.MAX_WBITS)
@@ -589,15 +526,15 @@ class _Connection(asyncio.Protocol):
                 while packed and not decoder.eof:
                     piece = decoder.decompress(packed, _SLICE_BYTES)
                     if len(decoded) + len(piece) > limit:
-                        raise _too_large(limit)
+                        raise too_large(limit)
                     self._hold(len(piece))
                     decoded += piece
                     packed = decoder.unconsumed_tail
                     await asyncio.sleep(0)
         except zlib.error:
-            raise _Refused(400, f"the body is not valid {coding}") from None
+            raise Refused(400, f"the body is not valid {coding}") from None
         if not decoder.eof:
-            raise _Refused(400, f"the body is not valid {coding}")
+            raise Refused(400, f"the body is not valid {coding}")
         return bytes(decoded)
 
     def _take(self, size: int) -> bytes:
@@ -612,55 +549,8 @@ class _Connection(asyncio.Protocol):
         self._transport.resume_reading()
         await self._more.wait()
         if self._late:
-            raise _Refused(408, f"the body did not come within {self._server.bounds.body_s:g} s")
+            raise Refused(408, f"the body did not come within {self._server.bounds.body_s:g} s")
 
 
 class _ClientGone(Exception):
     """The client left before it had sent a whole request."""
-
-
-class _Refused(Exception):
-    def __init__(self, status: int, said: str):
-        super().__init__(said)
-        self.status, self.said = status, said
-
-
-def _too_large(limit: int = BODY_LIMIT_BYTES) -> _Refused:
-    what = "body" if limit == BODY_LIMIT_BYTES else "unpacked body"
-    return _Refused(413, f"the request's {what} is larger than {limit} bytes")
-
-
-def _framing(headers: dict[str, str]) -> tuple[str, int]:
-    """The transfer coding of the body that a head announces, and without one its length."""
-    coding = headers.get("transfer-encoding", "").lower()
-    if coding not in ("", "chunked"):
-        raise _Refused(501, f"transfer-encoding {coding[:64]} is not supported")
-    length = headers.get("content-length", "0")
-    if not (length.isascii() and length.isdigit() and len(length) <= _LENGTH_DIGITS):
-        raise _Refused(400, "content-length is not a number that a body can have")
-    if not coding and int(length) > BODY_LIMIT_BYTES:
-        raise _too_large()
-    return coding, int(length)
-
-
-def _parse_head(head: bytes, request: Request) -> None:
-    lines = head.decode("latin-1").split("\r\n")
-    try:
-        request.method, target, version = lines[0].split(" ")
-    except ValueError:
-        raise _Refused(400, "the request line is not HTTP") from None
-    if version not in ("HTTP/1.1", "HTTP/1.0"):
-        raise _Refused(400 if not version.startswith("HTTP/") else 505, "only HTTP/1.1 is spoken")
-    request.path, _, request.query = target.partition("?")
-    if len(lines) - 3 > HEADER_LIMIT:
-        raise _Refused(431, f"the request has more than {HEADER_LIMIT} header lines")
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            request.headers[name.strip().lower()] = value.strip()
-        elif line:
-            raise _Refused(400, "a header line has no colon")
-    connection = request.headers.get("connection", "").lower()
-    request.keep_alive = connection == "keep-alive" or (
-        version == "HTTP/1.1" and connection != "close"
-    )

@@ -32,7 +32,10 @@ from gateway_client import (
 
 from agentsweep.errors import InfraError
 
-CHUNKED = b"POST / HTTP/1.1\r\nx-api-key: %s\r\ntransfer-encoding: chunked\r\n\r\n" % TOKEN.encode()
+CHUNKED = (
+    b"POST / HTTP/1.1\r\nhost: x\r\nx-api-key: %s\r\ntransfer-encoding: chunked\r\n\r\n"
+    % TOKEN.encode()
+)
 FIELDS = {
     "refused",
     "requests",
@@ -222,16 +225,16 @@ def test_chunked_bodies(start):
         (b"rubbish\r\n\r\n", 400),
         (b"GET / SPDY/3\r\n\r\n", 400),
         (b"GET / HTTP/2.0\r\n\r\n", 505),
-        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\ncontent-length: many\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\ncontent-length: 999999999999\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nno colon\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: many\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999999\r\n\r\n", 413),
         (CHUNKED + b"xyz\r\n", 400),
         (CHUNKED + b"-5\r\n", 400),
         (CHUNKED + b"1\r\nxy\r\n", 400),
         (CHUNKED + b"FFFFFFFFFF\r\n", 413),
-        (b"POST / HTTP/1.1\r\ntransfer-encoding: br\r\n\r\n", 501),
-        (b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000, 431),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: br\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 70_000, 431),
     ],
 )
 def test_what_is_not_http_is_refused_and_the_connection_closed(shared, sent, status):
@@ -255,7 +258,7 @@ def test_a_connection_is_used_again_and_again(start):
 
 
 def test_pipelined_requests_are_answered_in_order(start):
-    one = b"GET /v1/models/%s HTTP/1.1\r\nx-api-key: " + TOKEN.encode() + b"\r\n%s\r\n"
+    one = b"GET /v1/models/%s HTTP/1.1\r\nhost: x\r\nx-api-key: " + TOKEN.encode() + b"\r\n%s\r\n"
     answer = raw(start(), one % (b"a", b"") + one % (b"b", b"connection: close\r\n"))
     assert re.findall(rb'"id": "(\w)"', answer) == [b"a", b"b"]
 
@@ -265,7 +268,7 @@ def test_http_1_0_and_continue(start):
     assert raw(gateway, b"HEAD / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
     with gateway.socket() as connection:
         connection.sendall(
-            b"POST /v1/messages/count_tokens HTTP/1.1\r\nx-api-key: "
+            b"POST /v1/messages/count_tokens HTTP/1.1\r\nhost: x\r\nx-api-key: "
             + TOKEN.encode()
             + b"\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n"
         )
@@ -430,7 +433,7 @@ def test_a_client_that_sends_without_end_is_held_back(start):
 
 def test_half_a_request_is_no_exchange(start):
     gateway = start()
-    head = b"POST /v1/messages HTTP/1.1\r\nx-api-key: %s\r\ncontent-length: 9\r\n\r\n{"
+    head = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: %s\r\ncontent-length: 9\r\n\r\n{"
     for part in (b"POST /v1/mess", head % TOKEN.encode()):
         with gateway.socket() as connection:
             connection.sendall(part)
@@ -628,7 +631,7 @@ def test_a_thousand_connections_leave_nothing_open(start):
     for number in range(1000):
         with gateway.socket() as connection:
             if number % 3 == 0:
-                connection.sendall(b"HEAD / HTTP/1.1\r\n\r\n")
+                connection.sendall(b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n")
                 connection.recv(1000)
             elif number % 3 == 1:
                 connection.sendall(b"HEAD")

@@ -216,7 +216,7 @@ def test_a_client_that_leaves_ends_the_request_upstream(pair):
     connection = live.socket()
     body = json.dumps(request([user("Go.")], stream=True)).encode()
     connection.sendall(
-        f"POST /v1/messages HTTP/1.1\r\nx-api-key: {TOKEN}\r\n"
+        f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {TOKEN}\r\n"
         f"content-length: {len(body)}\r\n\r\n".encode()
         + body
     )

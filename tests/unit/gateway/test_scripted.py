@@ -351,7 +351,7 @@ def test_latency_and_pace(start):
         body = json.dumps(request([user("Go.")], True))
         began = time.monotonic()
         connection.sendall(
-            f"POST /v1/messages HTTP/1.1\r\nx-api-key: {TOKEN}\r\n"
+            f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {TOKEN}\r\n"
             f"content-length: {len(body)}\r\n\r\n{body}".encode()
         )
         connection.recv(65536)
