@@ -391,9 +391,6 @@ class _Connection(asyncio.Protocol):
     async def _read_request(self) -> Request:
         if self._buffer and self._first_byte is None:
             self._first_byte = (time.monotonic_ns(), time.time_ns())
-        # A client may end a line too many (RFC 9112, section 2.2).
-        if self._buffer.startswith(b"\r\n"):
-            del self._buffer[:2]
         request = Request("", "", {}, 0, 0)
         try:
             head = http_parser.parse_head(await self._read_head())
@@ -424,6 +421,11 @@ class _Connection(asyncio.Protocol):
     async def _read_head(self) -> bytes:
         """Up to the empty line. What cannot become a head is refused before that line comes,
         which it may never."""
+        # A client may end a line too many after a body (RFC 9112, section 2.2).
+        while not self._buffer or self._buffer == b"\r":
+            await self._wait_for_more()
+        if self._buffer.startswith(b"\r\n"):
+            del self._buffer[:2]
         seen = 0
         while (end := self._buffer.find(b"\r\n\r\n", max(seen - 3, 0))) < 0:
             http_parser.check_text(self._buffer, max(seen - 1, 0))

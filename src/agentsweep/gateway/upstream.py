@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-import httpx
+import httpx2
 
 from agentsweep.errors import ConfigError, InfraError
 from agentsweep.gateway.credentials import ANTHROPIC as ANTHROPIC
@@ -45,7 +45,7 @@ _NOT_HANDED_BACK = {
     "set-cookie",
     "anthropic-organization-id",
 }
-# What httpx decodes without further packages; it hands others on as they are.
+# What httpx2 decodes without further packages; it hands others on as they are.
 _CODINGS = {"", "identity", "gzip", "deflate"}
 _EXTRA_CERTIFICATES = ("NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
 
@@ -66,7 +66,7 @@ class Answer:
     """An answer as it comes: `status`, and `headers` that can be handed to the client (lower-case
     names, without what belongs to this connection, this account or the secret)."""
 
-    def __init__(self, response: httpx.Response, secrets: tuple[bytes, ...], where: str):
+    def __init__(self, response: httpx2.Response, secrets: tuple[bytes, ...], where: str):
         self.status = response.status_code
         self.headers = _answer_headers(response, secrets)
         self._response = response
@@ -77,10 +77,10 @@ class Answer:
         try:
             async for chunk in self._response.aiter_bytes():
                 yield chunk
-        except httpx.DecodingError:
+        except httpx2.DecodingError:
             coding = self._response.headers["content-encoding"]
             raise UpstreamBroken(f"{self._where} sent a body that is not valid {coding}") from None
-        except (httpx.HTTPError, OSError):
+        except (httpx2.HTTPError, OSError):
             raise UpstreamBroken(f"{self._where} broke off in the middle of an answer") from None
 
 
@@ -116,14 +116,14 @@ class Upstream:
                 )
         context = _tls_context(environ)
         # The CLI has its own time-outs for answers, and tries again by itself.
-        self._timeouts = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S).as_dict()
+        self._timeouts = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S).as_dict()
         # Without a client around it, which would follow redirects, keep cookies, read ~/.netrc, and
         # take its time for all that.
-        self._transport = httpx.AsyncHTTPTransport(
+        self._transport = httpx2.AsyncHTTPTransport(
             verify=context,
             proxy=self._proxy.for_httpx(context) if self._proxy else None,
             trust_env=False,
-            limits=httpx.Limits(max_connections=None),
+            limits=httpx2.Limits(max_connections=None),
         )
 
     async def __aenter__(self) -> "Upstream":
@@ -185,12 +185,12 @@ class Upstream:
 
     async def _send(
         self, method: str, path_and_query: str, headers: dict[str, str], body: bytes
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         if not path_and_query.startswith("/"):
             raise ValueError("a request's path must begin with /")
         encoded = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in headers.items()]
         try:
-            request = httpx.Request(
+            request = httpx2.Request(
                 method,
                 self.base_url + path_and_query,
                 headers=encoded,
@@ -199,13 +199,13 @@ class Upstream:
             )
             if not request.url.raw_path.endswith(path_and_query.encode("latin-1")):
                 # Dot segments were taken out: it would be another path than the one that was asked.
-                raise httpx.InvalidURL(path_and_query)
+                raise httpx2.InvalidURL(path_and_query)
             response = await self._transport.handle_async_request(request)
-        except httpx.InvalidURL:
+        except httpx2.InvalidURL:
             raise UpstreamUnreachable(
                 "protocol", f"a request to {self._where} has a path that HTTP does not allow"
             ) from None
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx2.HTTPError, OSError) as error:
             raise self._unreachable(error) from None
         if response.status_code == 407 and self._proxy:
             await response.aclose()
@@ -215,25 +215,25 @@ class Upstream:
     # What went wrong, in words. No text of an exception gets into them: it could quote a header.
 
     def _unreachable(self, error: Exception) -> UpstreamUnreachable:
-        if isinstance(error, httpx.ProxyError) and self._proxy:
-            # httpx gives the status of the proxy's answer as the beginning of a text.
+        if isinstance(error, httpx2.ProxyError) and self._proxy:
+            # httpx2 gives the status of the proxy's answer as the beginning of a text.
             return self._refused_by_proxy(self._proxy, str(error)[:3])
-        if isinstance(error, httpx.TimeoutException):
+        if isinstance(error, httpx2.TimeoutException):
             return UpstreamUnreachable(
                 "timeout",
                 f"{self._where} cannot be reached within {CONNECT_TIMEOUT_S} s; check base_url, "
                 "the network, and whether a proxy is needed (HTTPS_PROXY)",
             )
-        if isinstance(error, httpx.LocalProtocolError):
+        if isinstance(error, httpx2.LocalProtocolError):
             return UpstreamUnreachable(
                 "protocol", f"a request to {self._where} has a header that HTTP does not allow"
             )
         cause = next((e for e in _causes(error) if isinstance(e, OSError) and e.errno), None)
         if isinstance(cause, ssl.SSLError):
             return self._tls_failed(cause)
-        if isinstance(error, httpx.ConnectError):
+        if isinstance(error, httpx2.ConnectError):
             return self._not_connected(cause)
-        if isinstance(error, httpx.RemoteProtocolError):
+        if isinstance(error, httpx2.RemoteProtocolError):
             # One type for both, since many a server that speaks something else just hangs up.
             return UpstreamUnreachable(
                 "protocol",
@@ -335,7 +335,7 @@ def _end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _answer_headers(response: httpx.Response, secrets: tuple[bytes, ...]) -> dict[str, str]:
+def _answer_headers(response: httpx2.Response, secrets: tuple[bytes, ...]) -> dict[str, str]:
     joined: dict[str, str] = {}
     for raw_name, raw_value in response.headers.raw:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
@@ -365,8 +365,8 @@ class _Proxy:
     is_tls: bool
     is_loopback: bool
 
-    def for_httpx(self, context: ssl.SSLContext) -> httpx.Proxy:
-        return httpx.Proxy(self.url, ssl_context=context if self.is_tls else None)
+    def for_httpx(self, context: ssl.SSLContext) -> httpx2.Proxy:
+        return httpx2.Proxy(self.url, ssl_context=context if self.is_tls else None)
 
 
 def _find_proxy(url: SplitResult, environ: Mapping[str, str]) -> _Proxy | None:
