@@ -3,6 +3,8 @@
 The format is that of the HTML standard, section 9.2: fields on lines, an empty line ends an event.
 """
 
+from typing import Any
+
 from agentsweep import untrusted
 
 _LONGEST_BYTES = 64 * 2**20
@@ -19,7 +21,7 @@ class EventReader:
         self._rest = bytearray()
         self._held = b""
 
-    def feed(self, piece: bytes) -> list[dict]:
+    def feed(self, piece: bytes) -> list[dict[str, Any]]:
         """The events that end in this piece."""
         # A line may end in CR LF, and the two may come in different pieces.
         piece = self._held + piece
@@ -35,7 +37,7 @@ class EventReader:
         return [event for block in whole if (event := _event(block)) is not None]
 
 
-def _event(block: bytes) -> dict | None:
+def _event(block: bytes) -> dict[str, Any] | None:
     lines = [line[5:].strip() for line in block.split(b"\n") if line.startswith(b"data:")]
     if not lines:
         return None

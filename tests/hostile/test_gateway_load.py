@@ -419,7 +419,7 @@ def test_refused_requests_beyond_a_thousand_are_counted(start):
     assert len(rows) < exchanges.SINGLE_LINES + 20
     counted = [row for row in rows if row["requests"] > 1]
     assert {(row["status"], row["error"], row["path"]) for row in counted} == {
-        (401, "authentication_error", "")
+        (400, "invalid_request_error", "")
     }
     assert sum(row["status"] == 200 for row in rows) == 1
 

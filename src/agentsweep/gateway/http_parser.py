@@ -15,6 +15,7 @@ HEAD_LIMIT_BYTES = 64 * 1024
 HEADER_LIMIT = 128
 # As the Messages API has it; of an unpacked body too.
 BODY_LIMIT_BYTES = 32 * 1024 * 1024
+_LENGTH_DIGITS = 18
 
 # h11 ends lines at a bare LF as well, so that its head would end elsewhere than ours (RFC 9112,
 # section 2.2, which forbids a bare CR too), and lets control bytes pass in values, from where they
@@ -82,6 +83,13 @@ def check_text(data: bytes | bytearray, begin: int = 0) -> None:
         raise Refused(400, "the request's head has a control byte, or a line without CR LF")
 
 
+def asked_for(head: bytes) -> tuple[str, str]:
+    """Method and path of a head that may be refused, for the record; empty where there are none.
+    Without what follows a `?`, where careless clients have secrets."""
+    words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
+    return (words[0], words[1].partition("?")[0]) if len(words) == 3 else ("", "")
+
+
 def parse_head(head: bytes) -> Head:
     """A head with the empty line at its end. Raises Refused."""
     check_text(head)
@@ -109,7 +117,9 @@ def parse_head(head: bytes) -> Head:
         raise Refused(400, "the request has no Host line")
     _check_host(headers.get("host", ""))
     path, query = _path_and_query(request.target.decode("latin-1"))
-    length_bytes = None if is_chunked else int(headers.get("content-length", "0"))
+    length = headers.get("content-length", "0")
+    if len(length) > _LENGTH_DIGITS:
+        raise Refused(400, "content-length is not a number that a body can have")
     tokens = {token.strip().lower() for token in headers.get("connection", "").split(",")}
     return Head(
         method=request.method.decode("latin-1"),
@@ -118,7 +128,7 @@ def parse_head(head: bytes) -> Head:
         headers=headers,
         keep_alive="close" not in tokens and (not is_http_1_0 or "keep-alive" in tokens),
         is_http_1_0=is_http_1_0,
-        length_bytes=length_bytes,
+        length_bytes=None if is_chunked else int(length),
         parser=parser,
     )
 

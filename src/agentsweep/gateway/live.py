@@ -17,7 +17,7 @@ from agentsweep import untrusted
 from agentsweep.gateway import messages_api
 from agentsweep.gateway.credentials import Credential, Redactor
 from agentsweep.gateway.exchanges import Attempts, Exchange
-from agentsweep.gateway.http_server import Reply, Request
+from agentsweep.gateway.http_messages import Reply, Request
 from agentsweep.gateway.messages_api import BadRequest, MessagesRequest, Usage
 from agentsweep.gateway.upstream import ANTHROPIC, Upstream, UpstreamBroken, UpstreamUnreachable
 from agentsweep.sse import EventReader
@@ -49,7 +49,7 @@ class LiveModel:
         self._upstream = upstream
         self._secrets = credential.secrets if credential is not None else ()
         self._attempts = Attempts()
-        self._read_on: set[asyncio.Task] = set()
+        self._read_on: set[asyncio.Task[None]] = set()
         self._ending = False
 
     async def answer(
@@ -73,7 +73,7 @@ class LiveModel:
         finally:
             listener.asked()
 
-    async def _read_to_its_end(self, passing: asyncio.Task) -> None:
+    async def _read_to_its_end(self, passing: asyncio.Task[None]) -> None:
         try:
             if not self._ending and len(self._read_on) < _READ_ON_AT_ONCE:
                 self._read_on.add(passing)

@@ -7,7 +7,7 @@ from typing import Any
 
 from agentsweep.gateway import messages_api
 from agentsweep.gateway.exchanges import Exchange
-from agentsweep.gateway.http_server import Reply, Request
+from agentsweep.gateway.http_messages import Reply, Request
 from agentsweep.gateway.messages_api import BadRequest
 
 JSON_HEADERS = {"content-type": "application/json"}
@@ -52,7 +52,7 @@ class LocalModel:
         """Nothing goes on for a client that has left."""
 
 
-async def send_json(status: int, content: dict, reply: Reply) -> None:
+async def send_json(status: int, content: dict[str, Any], reply: Reply) -> None:
     await reply.send(status, JSON_HEADERS, json.dumps(content).encode())
 
 

@@ -129,7 +129,7 @@ class MessagesRequest:
         request._read(messages)
         return request
 
-    def _read(self, messages: list[dict]) -> None:
+    def _read(self, messages: list[dict[str, Any]]) -> None:
         last_user: tuple[str, ...] = ()
         for message in messages:
             # Newer CLIs put messages of the role `system` among the others; they are no turn.
@@ -218,14 +218,14 @@ def stream_parts(message: Message, chunk_chars: int) -> list[bytes]:
     return [*parts, b"".join(map(encode, end_events(message)))]
 
 
-def start_event(message: Message) -> dict:
+def start_event(message: Message) -> dict[str, Any]:
     """The event that opens a message."""
     # As the API does it: the real count of output tokens comes with the end.
     usage = _usage(message.usage) | {"output_tokens": 1}
     return {"type": "message_start", "message": _envelope(message, [], None) | {"usage": usage}}
 
 
-def block_events(index: int, block: dict[str, Any], chunk_chars: int) -> list[dict]:
+def block_events(index: int, block: dict[str, Any], chunk_chars: int) -> list[dict[str, Any]]:
     """The events of one content block: it opens, is filled by deltas, and closes.
 
     A block of a kind that has no deltas (`redacted_thinking`) is whole when it opens.
@@ -238,7 +238,7 @@ def block_events(index: int, block: dict[str, Any], chunk_chars: int) -> list[di
     ]
 
 
-def end_events(message: Message) -> list[dict]:
+def end_events(message: Message) -> list[dict[str, Any]]:
     """The events that close a message: why it stopped, and its tokens."""
     delta = {"stop_reason": message.stop_reason, "stop_sequence": None}
     return [
@@ -247,7 +247,7 @@ def end_events(message: Message) -> list[dict]:
     ]
 
 
-def encode(event: dict) -> bytes:
+def encode(event: dict[str, Any]) -> bytes:
     """One event as it goes over the wire."""
     return b"event: %s\ndata: %s\n\n" % (event["type"].encode("utf-8", "replace"), _dump(event))
 
@@ -262,7 +262,7 @@ def error_type(status: int) -> str:
     return ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
 
 
-def error_object(kind: str, said: str) -> dict:
+def error_object(kind: str, said: str) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": said}}
 
 
@@ -278,7 +278,9 @@ def broken_event() -> bytes:
     return whole[: len(whole) * 2 // 3].rstrip() + b"\n\n"
 
 
-def _envelope(message: Message, content: list, stop_reason: str | None) -> dict:
+def _envelope(
+    message: Message, content: list[dict[str, Any]], stop_reason: str | None
+) -> dict[str, Any]:
     return {
         "id": message.id,
         "type": "message",
@@ -290,7 +292,7 @@ def _envelope(message: Message, content: list, stop_reason: str | None) -> dict:
     }
 
 
-def _usage(usage: Usage) -> dict:
+def _usage(usage: Usage) -> dict[str, Any]:
     created = usage.cache_creation_input_tokens
     return {
         "input_tokens": usage.input_tokens,
@@ -302,7 +304,9 @@ def _usage(usage: Usage) -> dict:
     }
 
 
-def _block_deltas(block: dict, chunk_chars: int) -> tuple[dict, list[dict]]:
+def _block_deltas(
+    block: dict[str, Any], chunk_chars: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A block as it opens, still empty, and the deltas that fill it."""
     match block["type"]:
         case "text":
@@ -325,7 +329,7 @@ def _cut(text: str, size: int) -> Iterator[str]:
         yield text[start : start + size]
 
 
-def _dump(value: dict) -> bytes:
+def _dump(value: dict[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
@@ -387,7 +391,7 @@ def _max_tokens(value: Any) -> int | None:
     raise BadRequest("max_tokens: a whole number is required")
 
 
-def _blocks(message: dict, kind: str) -> Iterator[dict]:
+def _blocks(message: dict[str, Any], kind: str) -> Iterator[dict[str, Any]]:
     content = message.get("content")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
@@ -402,6 +406,6 @@ def _text_of(content: Any) -> str:
     return "\n".join(_text(block) for block in _blocks({"content": content}, "text"))
 
 
-def _text(block: dict) -> str:
+def _text(block: dict[str, Any]) -> str:
     text = block.get("text")
     return text if isinstance(text, str) else ""

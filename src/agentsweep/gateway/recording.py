@@ -140,7 +140,7 @@ def _sources(path: Path) -> Iterator[list[Source]]:
         yield sources
 
 
-def _clean(block: Any) -> dict | None:
+def _clean(block: Any) -> dict[str, Any] | None:
     """A block as the API sends it, without what the CLI adds; None for one that says nothing."""
     if not isinstance(block, dict) or not isinstance(block.get("type"), str):
         return None
@@ -214,7 +214,7 @@ class _Maker:
         ]
         if all(message.position is not None for message in said):
             # Clocks may step back; links do not.
-            said.sort(key=lambda message: message.position)
+            said.sort(key=lambda message: message.position or 0)
         return Conversation(name, prompt, tuple(map(self._turn, said)))
 
     def subagents(self) -> Iterator[Conversation]:
@@ -259,6 +259,8 @@ class _Maker:
             content.append(block)
             times_ns.append(time_ns)
         usage = message.usage
+        # What the model said has one, if of zeros; what the CLI said in its place is no turn.
+        assert usage is not None
         said = Message(
             # The CLI takes answers of one id for one answer.
             id=message.key,
@@ -289,7 +291,9 @@ class _Maker:
         if message.start_source != "previous" or message.first_utc_ns is None:
             return asked_ns
         for error in self._session.api_errors:
-            if error.agent_id != message.agent_id or None in (error.utc_ns, error.retry_in_ms):
+            if error.agent_id != message.agent_id:
+                continue
+            if error.utc_ns is None or error.retry_in_ms is None or asked_ns is None:
                 continue
             if asked_ns <= error.utc_ns <= message.first_utc_ns:
                 again_ns = error.utc_ns + round(error.retry_in_ms * 1e6)
@@ -333,12 +337,12 @@ def _gave_report(call: ToolCall) -> bool:
     return call.finished and call.is_error is not True
 
 
-def _derived_events(message: Message, start_ns: int | None, times_ns: list) -> Events:
+def _derived_events(message: Message, start_ns: int | None, times_ns: list[int | None]) -> Events:
     """A block goes when the session has noted it, all of it at once; the message opens with its
     first block and closes with its last."""
     offsets, latest_s = [], 0.0
     for time_ns in times_ns:
-        if None not in (time_ns, start_ns):
+        if time_ns is not None and start_ns is not None:
             latest_s = max(latest_s, (time_ns - start_ns) / 1e9)
         offsets.append(latest_s)
     events = [(offsets[0] if offsets else 0.0, messages_api.start_event(message))]
@@ -348,7 +352,7 @@ def _derived_events(message: Message, start_ns: int | None, times_ns: list) -> E
     return (*events, *((latest_s, event) for event in messages_api.end_events(message)))
 
 
-def _recorded(block: dict, call: ToolCall | None) -> RecordedCall:
+def _recorded(block: dict[str, Any], call: ToolCall | None) -> RecordedCall:
     done = call if call is not None and call.finished else None
     return RecordedCall(
         id=block["id"],

@@ -15,7 +15,7 @@ from typing import Any
 
 from agentsweep.gateway import messages_api
 from agentsweep.gateway.exchanges import Attempts, Exchange
-from agentsweep.gateway.http_server import Reply, Request
+from agentsweep.gateway.http_messages import Reply, Request
 from agentsweep.gateway.local_model import JSON_HEADERS, STREAM_HEADERS, LocalModel
 from agentsweep.gateway.messages_api import Message, MessagesRequest, Usage
 from agentsweep.gateway.recording import Conversation, Recording
@@ -53,7 +53,7 @@ class ReplayModel(LocalModel):
             for index, turn in enumerate(conversation.turns)
             for call in turn.calls
         }
-        self._agents: dict[tuple, Conversation] = {}
+        self._agents: dict[tuple[str | None, ...], Conversation] = {}
         self._resume: dict[str, int] = {}
         self._attempts = Attempts()
         self._played: set[tuple[str, int]] = set()
@@ -80,7 +80,7 @@ class ReplayModel(LocalModel):
         is_main = conversation is self.recording.main
         exchange.kind = "main" if is_main else "subagent"
         if self._diverged is not None:
-            return self._ending(asked, exchange)
+            return self._ending(asked, exchange, self._diverged["reason"])
         if conversation is None:
             return self._leave(
                 asked, exchange, 1, "a sub-agent", "the recording has no such sub-agent"
@@ -225,12 +225,12 @@ class ReplayModel(LocalModel):
         self, asked: MessagesRequest, exchange: Exchange, turn: int, where: str, reason: str
     ) -> Answer:
         self._diverged = {"turn": turn, "conversation": where, "reason": reason}
-        return self._ending(asked, exchange)
+        return self._ending(asked, exchange, reason)
 
-    def _ending(self, asked: MessagesRequest, exchange: Exchange) -> Answer:
+    def _ending(self, asked: MessagesRequest, exchange: Exchange, reason: str) -> Answer:
         exchange.error = DIVERGED
         self._attempts.count(exchange, asked.sha256)
-        return _plain(asked, f"The replay ends here: {self._diverged['reason']}.")
+        return _plain(asked, f"The replay ends here: {reason}.")
 
 
 def _name_now(recorded: str, offered: frozenset[str]) -> str:
@@ -240,12 +240,12 @@ def _name_now(recorded: str, offered: frozenset[str]) -> str:
     return successor if recorded not in offered and successor in offered else recorded
 
 
-def _renamed(block: dict, names: dict[str, str]) -> dict:
-    name = names.get(block.get("id")) if block.get("type") == "tool_use" else None
+def _renamed(block: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    name = names.get(block["id"]) if block.get("type") == "tool_use" else None
     return block if name is None else block | {"name": name}
 
 
-def _renamed_event(event: dict, names: dict[str, str]) -> dict:
+def _renamed_event(event: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     block = event.get("content_block")
     if not isinstance(block, dict) or (made := _renamed(block, names)) == block:
         return event

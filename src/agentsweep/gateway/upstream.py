@@ -130,8 +130,8 @@ class Upstream:
         await self._transport.__aenter__()
         return self
 
-    async def __aexit__(self, *exception) -> None:
-        await self._transport.__aexit__(*exception)
+    async def __aexit__(self, *exception: object) -> None:
+        await self._transport.aclose()
 
     async def probe(self) -> None:
         """Find out whether something at base_url speaks HTTP, before anything is spent.
@@ -261,7 +261,7 @@ class Upstream:
             kind, place, mend = "connect", self._where, "base_url"
         if isinstance(cause, socket.gaierror):
             said = f"the name of {place} cannot be resolved ({cause.strerror})"
-        elif cause is not None:
+        elif cause is not None and cause.errno is not None:
             said = f"{place} cannot be reached ({os.strerror(cause.errno)})"
         else:
             said = f"{place} cannot be reached"

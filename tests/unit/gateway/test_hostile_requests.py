@@ -421,3 +421,10 @@ def test_http_1_0_gets_no_chunks(tmp_path):
     assert b"transfer-encoding" not in data and b"\r\nconnection: close" in data
     assert data.partition(b"\r\n\r\n")[2].startswith(b"event: message_start\n")
     assert data.endswith(b"\n\n")
+
+
+def test_the_record_says_what_a_refused_request_asked_for(gateway):
+    noted = len(gateway.exchanges())
+    ask(gateway, get(b"GET /v1/models/m?key=sk-secret HTTP/1.1", b"a : b"))
+    row = gateway.exchanges(noted + 1)[noted]
+    assert (row["method"], row["path"], row["status"]) == ("GET", "/v1/models/m", 400)
