@@ -321,7 +321,7 @@ class _Connection(asyncio.Protocol):
             del self._buffer[:2]
         seen = 0
         while (end := self._buffer.find(b"\r\n\r\n", max(seen - 3, 0))) < 0:
-            http_parser.check_text(self._buffer, max(seen - 1, 0))
+            http_parser.check_text(self._buffer, seen)
             seen = len(self._buffer)
             if seen > HEAD_LIMIT_BYTES:
                 break

@@ -7,6 +7,7 @@ gateway process as they are.
 
 import contextlib
 import socket
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -428,3 +429,23 @@ def test_the_record_says_what_a_refused_request_asked_for(gateway):
     ask(gateway, get(b"GET /v1/models/m?key=sk-secret HTTP/1.1", b"a : b"))
     row = gateway.exchanges(noted + 1)[noted]
     assert (row["method"], row["path"], row["status"]) == ("GET", "/v1/models/m", 400)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        pytest.param(b"\r\n" + get(GET, b"a: b"), 200, id="whole"),
+        pytest.param(get(GET, b"a: b\nc: d"), 400, id="bare-lf"),
+        pytest.param(get(GET, b"a: b\rc: d"), 400, id="bare-cr"),
+        pytest.param(chunks(CHUNK + b"0\r\na: b\r\n\r\n"), 200, id="chunks"),
+    ],
+)
+@pytest.mark.parametrize("piece", [1, 2, 3])
+def test_pieces_are_read_as_the_whole_is(gateway, data, status, piece):
+    with gateway.socket() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(ConnectionError):
+            for start in range(0, len(data), piece):
+                connection.sendall(data[start : start + piece])
+                time.sleep(0.0005)
+        assert read_answer(connection).startswith(b"HTTP/1.1 %d " % status)
