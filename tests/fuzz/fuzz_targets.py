@@ -67,6 +67,7 @@ from agentsweep.gateway import (
     live,
     recording,
     scenario,
+    settings,
     upstream,
 )
 from agentsweep.gateway.budget import Budget
@@ -995,7 +996,7 @@ TARGETS = (
     # The endpoint, and those who ask it
     Target("request", _asked, _json(_ASKED), (BadRequest, NotAllowed)),
     Target("http", _served, _http),
-    Target("gateway-settings", gateway.Settings.parse, _json(_SETTINGS), _WRONG),
+    Target("gateway-settings", settings.Settings.parse, _json(_SETTINGS), _WRONG),
     Target("events", _streamed, _events),
     Target("answer", _heard, lambda: [*_events(), json.dumps(_MESSAGE).encode()]),
     Target("redacted", _redacted, _as(b"a sk-secret, and sk-secre", b"c2stc2VjcmV0" * 3)),
