@@ -5,11 +5,16 @@ directly and through a live gateway, alternating, with requests as large as the 
 clients at once. Prints Markdown tables.
 
     python benchmarks/gateway.py [--rounds 400]
+
+With `--beside DIR`, the `src` of another version, both versions are asked in turn and only the
+ratios of their medians are printed.
 """
 
 import argparse
+import contextlib
 import http.client
 import json
+import os
 import statistics
 import tempfile
 import threading
@@ -28,7 +33,12 @@ def main() -> None:
     """Measure; all numbers of a table come from one run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=400)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--beside", type=Path, metavar="DIR")
+    given = parser.parse_args()
+    rounds = given.rounds
+    if given.beside:
+        beside(given.beside, rounds)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         upstream, direct = start(folder, "upstream", {"mode": "scripted", "scenario": play(folder)})
@@ -69,6 +79,35 @@ def start(folder: Path, name: str, settings: dict) -> tuple[LineService, str]:
         }
     )
     return service, ready["address"]
+
+
+def beside(other: Path, rounds: int) -> None:
+    """Ratios of this version to the one in `other`, which run at the same time."""
+    here = Path(__file__).resolve().parent.parent / "src"
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        ways: dict[str, list[Client]] = {"directly": [], "through the gateway": []}
+        for index, source in enumerate((other.resolve(), here)):
+            os.environ["PYTHONPATH"] = str(source)
+            folder = Path(name, str(index))
+            folder.mkdir()
+            scripted = {"mode": "scripted", "scenario": play(folder)}
+            upstream, direct = start(folder, "upstream", scripted)
+            stack.callback(upstream.stop)
+            secret = {"kind": "x-api-key", "secret": KEY}
+            passing = {"mode": "live", "base_url": direct, "credential": secret}
+            live, through = start(folder, "live", passing)
+            stack.callback(live.stop)
+            ways["directly"].append(Client(direct))
+            ways["through the gateway"].append(Client(through))
+        print("| request | | median, this to the other | p95 |\n| --- | --- | ---: | ---: |")
+        for size in SIZES_BYTES:
+            body = request(size)
+            for way, (old, new) in ways.items():
+                pairs = [(old.ask(body), new.ask(body)) for _ in range(rounds + 20)][20:]
+                olds, news = (sorted(times) for times in zip(*pairs, strict=True))
+                middle, late = len(olds) // 2, int(len(olds) * 0.95)
+                ratios = f"{news[middle] / olds[middle]:.2f} | {news[late] / olds[late]:.2f}"
+                print(f"| {size // 1000} kB | {way} | {ratios} |")
 
 
 def compare(direct: str, through: str, size: int, rounds: int) -> None:

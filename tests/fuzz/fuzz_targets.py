@@ -64,10 +64,11 @@ from agentsweep.gateway import (
     exchanges,
     gateway,
     http_server,
+    listening,
     live,
     recording,
     scenario,
-    sockets,
+    settings,
     upstream,
 )
 from agentsweep.gateway.budget import Budget
@@ -708,8 +709,8 @@ def _gateway() -> str:
     served = gateway.Gateway(model, log, _TOKEN, Budget(None, None, None))
     bounds = http_server.Bounds(head_s=0.5, body_s=0.5, idle_s=0.5, drain_s=0.2)
     server = http_server.HttpServer(served.handle, served.admits, bounds)
-    listening, address = sockets.bind(f"unix:{folder}/s")
-    _loop().run_until_complete(server.start(listening))
+    bound, address = listening.bind(f"unix:{folder}/s")
+    _loop().run_until_complete(server.start(bound))
     return address.removeprefix("unix:")
 
 
@@ -996,7 +997,7 @@ TARGETS = (
     # The endpoint, and those who ask it
     Target("request", _asked, _json(_ASKED), (BadRequest, NotAllowed)),
     Target("http", _served, _http),
-    Target("gateway-settings", gateway.Settings.parse, _json(_SETTINGS), _WRONG),
+    Target("gateway-settings", settings.Settings.parse, _json(_SETTINGS), _WRONG),
     Target("events", _streamed, _events),
     Target("answer", _heard, lambda: [*_events(), json.dumps(_MESSAGE).encode()]),
     Target("redacted", _redacted, _as(b"a sk-secret, and sk-secre", b"c2stc2VjcmV0" * 3)),

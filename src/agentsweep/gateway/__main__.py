@@ -2,6 +2,6 @@
 
 import sys
 
-from agentsweep.gateway.gateway import main
+from agentsweep.gateway.process import main
 
 sys.exit(main())

@@ -98,7 +98,7 @@ class Attempts:
     """How often each turn was asked for."""
 
     def __init__(self) -> None:
-        self._made: Counter[tuple[Any, ...]] = Counter()
+        self._made: Counter[tuple[object, ...]] = Counter()
 
     def count(self, exchange: Exchange, *turn: object) -> None:
         """Count an exchange as one more attempt at a turn, whatever names that turn."""

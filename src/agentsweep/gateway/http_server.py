@@ -11,29 +11,25 @@ Clients are hostile until shown otherwise. A request's head is read first, and i
 
 import asyncio
 import contextlib
-import re
 import socket
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import cast
 
-from agentsweep.gateway import content_coding, http_head
-from agentsweep.gateway.http_head import (
-    BODY_LIMIT_BYTES,
-    HEAD_LIMIT_BYTES,
-    Head,
-    Refused,
-    too_large,
-)
+from agentsweep.gateway import http_parser
+from agentsweep.gateway.http_messages import Reply, Request
+from agentsweep.gateway.http_parser import BODY_LIMIT_BYTES as BODY_LIMIT_BYTES
+from agentsweep.gateway.http_parser import HEAD_LIMIT_BYTES, Head, Refused, too_large
 
+# JSON packs to a tenth. What unpacks to more than this times its size was made to do so; small
+# bodies may, since they cost nothing.
+_UNPACKED_RATIO = 100
+_UNPACKED_FREELY_BYTES = 1024 * 1024
 _READ_AHEAD_BYTES = 64 * 1024
-# RFC 9112, section 7.1: the size and its extensions. h11's reader lets blanks follow the size and a
-# lone CR stand in an extension, and tells no size before the chunk is there, so that one that is
-# too large could not be refused at once.
-_TRAILER_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+# Work on a body goes on for so many bytes before others have their turn.
+_SLICE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -54,114 +50,6 @@ class Bounds:
     idle_s: float = 3600
     body_s: float = 300
     drain_s: float = 2
-
-
-@dataclass
-class Request:
-    """One request. `headers` has lower-case names; `body` is decoded; start_ns and start_utc_ns
-    are when its first byte came.
-
-    query: what follows the `?`. A careless client puts secrets there: pass it on, never note it.
-    problem: status and sentence where it cannot be served as HTTP, else None. admitted: whether
-    the server read its body.
-    """
-
-    method: str
-    path: str
-    query: str
-    headers: dict[str, str]
-    start_ns: int
-    start_utc_ns: int
-    body: bytes = b""
-    problem: tuple[int, str] | None = None
-    keep_alive: bool = True
-    admitted: bool = True
-
-    def take(self, head: Head) -> None:
-        """What its head says."""
-        self.method, self.path, self.query = head.method, head.path, head.query
-        self.headers, self.keep_alive = head.headers, head.keep_alive
-
-
-class Reply:
-    """The answer to one request: one `send`, or `start`, some `write` and `finish`; anything that
-    is not brought to its end is cut off with `truncate` or `abort`.
-
-    first_byte_ns is None until something was sent; parts are the pieces of the body, without
-    framing, each with the time at which it was sent; complete is true once all of it was handed
-    to the kernel or waits in our buffer.
-    """
-
-    def __init__(self, connection: "_Connection", request: Request):
-        self._connection = connection
-        self._request = request
-        self.status: int | None = None
-        self.first_byte_ns: int | None = None
-        self.parts: list[tuple[int, bytes]] = []
-        self.complete = False
-        self.close_after = not request.keep_alive
-        self._pending: tuple[int, bytes] | None = None
-
-    async def send(
-        self, status: int, headers: dict[str, str], body: bytes, cut_at: int | None = None
-    ) -> None:
-        """A whole answer. With `cut_at` only so many bytes of the body follow a head that
-        promises all of it."""
-        head = self._head(status, {**headers, "content-length": str(len(body))})
-        self._pending = (status, head)
-        if self._request.method == "HEAD":
-            body = b""
-        self._put(body[:cut_at])
-        self.complete = cut_at is None
-        await self._connection.drain()
-
-    async def start(self, status: int, headers: dict[str, str]) -> None:
-        """The head of an answer of unknown length; it leaves with what comes first."""
-        head = self._head(status, {**headers, "transfer-encoding": "chunked"})
-        self._pending = (status, head)
-
-    async def write(self, part: bytes) -> None:
-        """One part of the body, not empty, sent at once."""
-        self._put(part, framed=True)
-        await self._connection.drain()
-
-    async def finish(self) -> None:
-        self.complete = True
-        self._connection.send(self._take_head() + b"0\r\n\r\n")
-        await self._connection.drain()
-
-    def truncate(self) -> None:
-        """Close the connection after what was sent, which is not all that was promised."""
-        self._connection.hang_up()
-
-    def abort(self) -> None:
-        """Cut the connection off with a reset (over TCP); nothing more arrives."""
-        self._connection.reset()
-
-    def _head(self, status: int, headers: dict[str, str]) -> bytes:
-        try:
-            reason = HTTPStatus(status).phrase
-        except ValueError:
-            reason = "Error"
-        lines = [f"HTTP/1.1 {status} {reason}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        lines.append(f"connection: {'close' if self.close_after else 'keep-alive'}")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-
-    def _take_head(self) -> bytes:
-        """The head, if it is still to leave; what is known of an answer is known from here on."""
-        if self._pending is None:
-            return b""
-        (self.status, head), self._pending = self._pending, None
-        self.first_byte_ns = time.monotonic_ns()
-        return head
-
-    def _put(self, body: bytes, framed: bool = False) -> None:
-        head = self._take_head()
-        if body:
-            self.parts.append((time.monotonic_ns(), body))
-        framing = (b"%x\r\n" % len(body), b"\r\n") if framed else (b"", b"")
-        self._connection.send(head + framing[0] + body + framing[1])
 
 
 Handler = Callable[[Request, Reply], Awaitable[None]]
@@ -197,14 +85,11 @@ class HttpServer:
     def enter(self, connection: "_Connection") -> None:
         """Take a new connection in, for which another one may have to go."""
         if len(self._connections) >= self.bounds.connections:
-            idle = [
-                (since, other)
-                for other in self._connections
-                if (since := other.idle_since) is not None
-            ]
+            idle = [other for other in self._connections if other.idle_since is not None]
             # Where all of them have work in hand it is the new one that has to go.
-            min(idle, key=lambda item: item[0], default=(0.0, connection))[1].cut_off()
-            self._connections -= {other for _, other in idle if other.is_gone}
+            longest = min(idle, key=lambda other: other.idle_since or 0, default=connection)
+            longest.cut_off()
+            self._connections -= {other for other in idle if other.is_gone}
         self._connections.add(connection)
 
     def leave(self, connection: "_Connection") -> None:
@@ -262,7 +147,7 @@ class _Connection(asyncio.Protocol):
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # What the loop makes of a stream socket is one.
+        # What a stream's protocol gets, as asyncio says; uvloop's is no asyncio.Transport.
         self._transport = cast(asyncio.Transport, transport)
         self._server.enter(self)
         if not self._gone:
@@ -396,97 +281,103 @@ class _Connection(asyncio.Protocol):
     async def _read_request(self) -> Request:
         if self._buffer and self._first_byte is None:
             self._first_byte = (time.monotonic_ns(), time.time_ns())
-        raw = await self._read_head()
-        start_ns, start_utc_ns = self._first_byte or (time.monotonic_ns(), time.time_ns())
-        request = Request(*http_head.request_line(raw), {}, start_ns, start_utc_ns)
+        request = Request("", "", {}, 0, 0)
         try:
-            if len(raw) > HEAD_LIMIT_BYTES:
-                raise http_head.too_long(raw)
-            head = http_head.parse(raw)
-            request.take(head)
+            sent = await self._read_head()
+            # The record says what was asked for, also where the rest of the head is refused.
+            request.method, request.path = http_parser.asked_for(sent)
+            head = http_parser.parse_head(sent)
+            request.method, request.path, request.query = head.method, head.path, head.query
+            request.headers, request.keep_alive = head.headers, head.keep_alive
+            request.is_http_1_0 = head.is_http_1_0
+            if head.length_bytes is not None and head.length_bytes > BODY_LIMIT_BYTES:
+                raise too_large()
             request.admitted = self._server.admits(request)
             if request.admitted:
                 self._trusted, self.idle_since = True, None
                 self._in_body = True
                 self._deadline = time.monotonic() + self._server.bounds.body_s
                 packed = await self._read_body(head)
-                coding = request.headers.get("content-encoding", "")
-                request.body = await content_coding.unpack(packed, coding, self._hold)
-            elif head.is_chunked or head.length:
+                request.body = await self._decoded(packed, request.headers)
+            elif head.has_body:
                 request.keep_alive = False
         except Refused as refused:
             request.problem = (refused.status, refused.said)
             # What follows on this connection is no longer known to be a request.
             request.keep_alive = False
+        first = self._first_byte or (time.monotonic_ns(), time.time_ns())
+        request.start_ns, request.start_utc_ns = first
         self._in_body = False
         self._first_byte = None
         return request
 
     async def _read_head(self) -> bytes:
-        """All up to the empty line and with it; more than HEAD_LIMIT_BYTES where none comes."""
-        searched = 0
-        while True:
-            # Empty lines before a request are passed over (RFC 9112, section 2.2).
-            while self._buffer.startswith(b"\r\n"):
-                self._take(2)
-                searched = 0
-            found = http_head.END.search(self._buffer, max(0, searched - 3))
-            if found is not None and found.end() <= HEAD_LIMIT_BYTES:
-                self._in_head = False
-                return self._take(found.end())
-            if found is not None or len(self._buffer) > HEAD_LIMIT_BYTES:
-                self._in_head = False
-                return self._take(HEAD_LIMIT_BYTES + 1)
-            searched = len(self._buffer)
+        """Up to the empty line. What cannot become a head is refused before that line comes,
+        which it may never."""
+        # A client may end a line too many after a body (RFC 9112, section 2.2).
+        while not self._buffer or self._buffer == b"\r":
+            await self._wait_for_more()
+        if self._buffer.startswith(b"\r\n"):
+            del self._buffer[:2]
+        seen = 0
+        while (end := self._buffer.find(b"\r\n\r\n", max(seen - 3, 0))) < 0:
+            http_parser.check_text(self._buffer, seen)
+            seen = len(self._buffer)
+            if seen > HEAD_LIMIT_BYTES:
+                break
             if self._buffer and not self._in_head:
                 self._in_head = True
                 self._deadline = time.monotonic() + self._server.bounds.head_s
             await self._wait_for_more()
+        self._in_head = False
+        if end < 0 or end > HEAD_LIMIT_BYTES:
+            if self._buffer.find(b"\r\n", 0, HEAD_LIMIT_BYTES) < 0:
+                raise Refused(414, f"the request line is longer than {HEAD_LIMIT_BYTES} bytes")
+            raise Refused(431, f"the request's head is longer than {HEAD_LIMIT_BYTES} bytes")
+        return self._take(end + 4)
 
     async def _read_body(self, head: Head) -> bytes:
-        if head.expects_continue:
+        if head.expects_continue and head.has_body:
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if head.is_chunked:
-            return await self._read_chunks()
-        return await self._read_exactly(head.length)
+        if head.length_bytes is None:
+            return await self._read_chunks(head)
+        return await self._read_exactly(head.length_bytes)
 
-    async def _read_chunks(self) -> bytes:
+    async def _read_chunks(self, head: Head) -> bytes:
         body = bytearray()
         done = 0
         while True:
             done += 1
-            if done % 1024 == 0:
+            if done % 256 == 0:
                 # Chunks of one byte are legal, and slow to read.
                 await asyncio.sleep(0)
-            line = _CHUNK_LINE.fullmatch(await self._read_line())
-            if line is None:
-                raise Refused(400, "a chunk has no valid size")
-            size = int(line[1], 16)
+            line = await self._read_line()
+            size = http_parser.chunk_size_bytes(line)
             if size == 0:
-                await self._read_trailers()
+                http_parser.check_trailers(head.parser, line, await self._read_trailers())
                 return bytes(body)
             if len(body) + size > BODY_LIMIT_BYTES:
                 raise too_large()
-            body += await self._read_exactly(size)
-            if await self._read_exactly(2) != b"\r\n":
-                raise Refused(400, "a chunk is longer than it says")
+            data = await self._read_exactly(size) + await self._read_exactly(2)
+            body += http_parser.read_chunk(head.parser, line, data)
 
-    async def _read_trailers(self) -> None:
-        """Read them and leave them: nothing here has a use for what comes after a body."""
-        size = 0
-        while line := await self._read_line():
-            size += len(line)
-            if size > HEAD_LIMIT_BYTES:
+    async def _read_trailers(self) -> bytes:
+        """With the empty line at their end."""
+        lines = bytearray()
+        while not lines.endswith(b"\r\n\r\n") and lines != b"\r\n":
+            lines += await self._read_line()
+            if len(lines) > HEAD_LIMIT_BYTES:
                 raise Refused(431, "the trailers are longer than a head may be")
-            if not _TRAILER_LINE.fullmatch(line):
-                raise Refused(400, "a trailer is not `name: value`")
+        return bytes(lines)
 
     async def _read_line(self) -> bytes:
+        """With its end."""
         while (end := self._buffer.find(b"\r\n")) < 0:
+            http_parser.check_text(self._buffer)
             if len(self._buffer) > HEAD_LIMIT_BYTES:
                 raise Refused(400, "a chunk has no valid size")
             await self._wait_for_more()
-        return self._take(end + 2)[:-2]
+        return self._take(end + 2)
 
     async def _read_exactly(self, size: int) -> bytes:
         if size > BODY_LIMIT_BYTES:
@@ -512,6 +403,34 @@ class _Connection(asyncio.Protocol):
             )
         self._server.bodies_bytes += size
         self._held += size
+
+    async def _decoded(self, body: bytes, headers: dict[str, str]) -> bytes:
+        coding = headers.get("content-encoding", "identity").lower()
+        if coding == "identity" or not body:
+            return body
+        if coding not in ("gzip", "x-gzip", "deflate"):
+            raise Refused(415, f"content-encoding {coding[:64]} is not supported; send gzip")
+        limit = min(BODY_LIMIT_BYTES, max(_UNPACKED_FREELY_BYTES, len(body) * _UNPACKED_RATIO))
+        # 32 added to the window size: zlib recognises gzip and zlib heads by itself.
+        decoder = zlib.decompressobj(32 + zlib.MAX_WBITS)
+        decoded = bytearray()
+        rest = memoryview(body)
+        try:
+            while rest and not decoder.eof:
+                packed, rest = bytes(rest[:_SLICE_BYTES]), rest[_SLICE_BYTES:]
+                while packed and not decoder.eof:
+                    piece = decoder.decompress(packed, _SLICE_BYTES)
+                    if len(decoded) + len(piece) > limit:
+                        raise too_large(limit)
+                    self._hold(len(piece))
+                    decoded += piece
+                    packed = decoder.unconsumed_tail
+                    await asyncio.sleep(0)
+        except zlib.error:
+            raise Refused(400, f"the body is not valid {coding}") from None
+        if not decoder.eof:
+            raise Refused(400, f"the body is not valid {coding}")
+        return bytes(decoded)
 
     def _take(self, size: int) -> bytes:
         taken = bytes(memoryview(self._buffer)[:size])

@@ -17,7 +17,7 @@ from agentsweep import untrusted
 from agentsweep.gateway import messages_api
 from agentsweep.gateway.credentials import Credential, Redactor
 from agentsweep.gateway.exchanges import Attempts, Exchange
-from agentsweep.gateway.http_server import Reply, Request
+from agentsweep.gateway.http_messages import Reply, Request
 from agentsweep.gateway.messages_api import BadRequest, MessagesRequest, Usage
 from agentsweep.gateway.upstream import ANTHROPIC, Upstream, UpstreamBroken, UpstreamUnreachable
 from agentsweep.sse import EventReader

@@ -7,7 +7,7 @@ from typing import Any
 
 from agentsweep.gateway import messages_api
 from agentsweep.gateway.exchanges import Exchange
-from agentsweep.gateway.http_server import Reply, Request
+from agentsweep.gateway.http_messages import Reply, Request
 from agentsweep.gateway.messages_api import BadRequest
 
 JSON_HEADERS = {"content-type": "application/json"}

@@ -278,7 +278,9 @@ def broken_event() -> bytes:
     return whole[: len(whole) * 2 // 3].rstrip() + b"\n\n"
 
 
-def _envelope(message: Message, content: list[Any], stop_reason: str | None) -> dict[str, Any]:
+def _envelope(
+    message: Message, content: list[dict[str, Any]], stop_reason: str | None
+) -> dict[str, Any]:
     return {
         "id": message.id,
         "type": "message",

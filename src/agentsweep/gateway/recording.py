@@ -213,10 +213,9 @@ class _Maker:
             and message.agent_id == agent_id
             and not message.abandoned
         ]
-        placed = [(message.position, message) for message in said if message.position is not None]
-        if len(placed) == len(said):
+        if all(message.position is not None for message in said):
             # Clocks may step back; links do not.
-            said = [message for _, message in sorted(placed, key=lambda item: item[0])]
+            said.sort(key=lambda message: message.position or 0)
         return Conversation(name, prompt, tuple(map(self._turn, said)))
 
     def subagents(self) -> Iterator[Conversation]:
@@ -260,7 +259,7 @@ class _Maker:
                 calls.append(_recorded(block, call))
             content.append(block)
             times_ns.append(time_ns)
-        # What an assistant's message without one took nobody knows; its texts are counted.
+        # What the session does not know is counted from the texts.
         usage = message.usage or SessionUsage()
         said = Message(
             # The CLI takes answers of one id for one answer.
@@ -292,9 +291,9 @@ class _Maker:
         if message.start_source != "previous" or message.first_utc_ns is None:
             return asked_ns
         for error in self._session.api_errors:
-            if error.agent_id != message.agent_id or asked_ns is None:
+            if error.agent_id != message.agent_id:
                 continue
-            if error.utc_ns is None or error.retry_in_ms is None:
+            if error.utc_ns is None or error.retry_in_ms is None or asked_ns is None:
                 continue
             if asked_ns <= error.utc_ns <= message.first_utc_ns:
                 again_ns = error.utc_ns + round(error.retry_in_ms * 1e6)
@@ -338,12 +337,12 @@ def _gave_report(call: ToolCall) -> bool:
     return call.finished and call.is_error is not True
 
 
-def _derived_events(message: Message, start_ns: int | None, times_ns: list[Any]) -> Events:
+def _derived_events(message: Message, start_ns: int | None, times_ns: list[int | None]) -> Events:
     """A block goes when the session has noted it, all of it at once; the message opens with its
     first block and closes with its last."""
     offsets, latest_s = [], 0.0
     for time_ns in times_ns:
-        if None not in (time_ns, start_ns):
+        if time_ns is not None and start_ns is not None:
             latest_s = max(latest_s, (time_ns - start_ns) / 1e9)
         offsets.append(latest_s)
     events = [(offsets[0] if offsets else 0.0, messages_api.start_event(message))]

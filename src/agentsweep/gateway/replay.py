@@ -15,7 +15,7 @@ from typing import Any
 
 from agentsweep.gateway import messages_api
 from agentsweep.gateway.exchanges import Attempts, Exchange
-from agentsweep.gateway.http_server import Reply, Request
+from agentsweep.gateway.http_messages import Reply, Request
 from agentsweep.gateway.local_model import JSON_HEADERS, STREAM_HEADERS, LocalModel
 from agentsweep.gateway.messages_api import Message, MessagesRequest, Usage
 from agentsweep.gateway.recording import Conversation, Recording
@@ -53,7 +53,7 @@ class ReplayModel(LocalModel):
             for index, turn in enumerate(conversation.turns)
             for call in turn.calls
         }
-        self._agents: dict[tuple[Any, ...], Conversation] = {}
+        self._agents: dict[tuple[str | None, ...], Conversation] = {}
         self._resume: dict[str, int] = {}
         self._attempts = Attempts()
         self._played: set[tuple[str, int]] = set()
@@ -241,7 +241,7 @@ def _name_now(recorded: str, offered: frozenset[str]) -> str:
 
 
 def _renamed(block: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    name = names.get(block.get("id", "")) if block.get("type") == "tool_use" else None
+    name = names.get(block["id"]) if block.get("type") == "tool_use" else None
     return block if name is None else block | {"name": name}
 
 

@@ -8,14 +8,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from agentsweep import yamlfile
 from agentsweep.errors import ConfigError
-from agentsweep.gateway.messages_api import ToolResult
+from agentsweep.gateway.script import Branch, Fault, Pace, Scenario, Script, Tool, Turn
 
 FOREVER = "forever"
 STREAM_ERRORS = ("overloaded_error", "api_error")
@@ -36,111 +36,6 @@ _FAULT_KEYS = (*_FAULT_KINDS, "times", "retry_after_s")
 _LONGEST_S = 86_400.0
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How an answer comes: latency_s until its first byte, then chunks of chunk_chars characters,
-    chunk_s apart."""
-
-    latency_s: float = 0.0
-    chunk_chars: int = 200
-    chunk_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What goes wrong when a turn is asked for.
-
-    kind: `status` (value: the HTTP status), `drop` (connect or midstream), `hang_s` (value:
-    seconds), `stream_error` (value: the error type) or `malformed` (event or body). times: how
-    many attempts meet it, None for all of them.
-    """
-
-    kind: str
-    value: Any
-    times: int | None = 1
-    retry_after_s: int | None = None
-
-    def hits(self, attempt: int) -> bool:
-        """Whether attempt number `attempt` (the first one is 0) meets the fault."""
-        return self.times is None or attempt < self.times
-
-
-@dataclass(frozen=True)
-class Tool:
-    """One tool call of a turn: the tool's name and its arguments."""
-
-    name: str
-    input: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Branch:
-    """Where to go after a turn, when one of its tool results meets every condition given.
-
-    result_matches: regular expression that is searched for in the result's text; is_error: how
-    the result is marked. Without a condition the branch is always taken.
-    """
-
-    goto: int
-    result_matches: str | None = None
-    is_error: bool | None = None
-
-    @property
-    def always(self) -> bool:
-        return self.result_matches is None and self.is_error is None
-
-    def taken(self, results: Iterable[ToolResult]) -> bool:
-        return self.always or any(self._met(result) for result in results)
-
-    def _met(self, result: ToolResult) -> bool:
-        if self.is_error is not None and result.is_error != self.is_error:
-            return False
-        return self.result_matches is None or bool(re.search(self.result_matches, result.text))
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One assistant message. `number` counts from 1 within its script; a turn without tools ends
-    the conversation. text None and an empty text both say nothing."""
-
-    number: int
-    id: str | None
-    text: str | None
-    thinking: str | None
-    tools: tuple[Tool, ...]
-    pace: Pace
-    usage: dict[str, int]
-    fault: Fault | None
-    branches: tuple[Branch, ...]
-
-    def next_index(self, results: Sequence[ToolResult]) -> int:
-        """Index of the turn that follows these tool results; the first branch that holds wins."""
-        for branch in self.branches:
-            if branch.taken(results):
-                return branch.goto
-        return self.number
-
-
-@dataclass(frozen=True)
-class Script:
-    """The turns of one conversation; `marker` is what a sub-agent's first message must hold."""
-
-    name: str
-    marker: str | None
-    turns: tuple[Turn, ...]
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A whole scenario. sha256 is over what it makes the model do: comments, layout, the
-    description and the path do not count."""
-
-    description: str
-    main: Script
-    subagents: tuple[Script, ...]
-    sha256: str
-
-
 def load(path: Path | str) -> Scenario:
     """Read and validate a scenario file; ConfigError holds every problem, one line each."""
     path = Path(path)
@@ -150,7 +45,7 @@ def load(path: Path | str) -> Scenario:
         scenario = reader.scenario(content)
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply, or an alias that holds itself") from None
-    if scenario is None or reader.problems:
+    if scenario is None:
         raise ConfigError([f"{path}: {problem}" for problem in reader.problems])
     return scenario
 
@@ -387,7 +282,7 @@ class _Reader:
         if not _is_whole(value) or value < 1:
             self.refuse(where, value, f"a whole number from 1, or {FOREVER}")
             return 1
-        return int(value)
+        return value
 
     def branches(self, where: str, body: Any, ids: Mapping[str, int]) -> tuple[Branch, ...]:
         if body is None:
@@ -482,12 +377,12 @@ class _Reader:
         value = content.get(key)
         return value if value is not None and self.mapping(key, value, allowed) else {}
 
-    def text(self, where: str, value: Any, default: str | None = None) -> str | None:
+    def text(self, where: str, value: Any) -> str | None:
         if value is None:
-            return default
+            return None
         if not isinstance(value, str):
             self.refuse(where, value, "a text; put it in quotes")
-            return default
+            return None
         return value
 
     def seconds(self, where: str, value: Any) -> float:
@@ -500,18 +395,18 @@ class _Reader:
         if not _is_whole(value) or value < least:
             self.refuse(where, value, f"a whole number from {least}")
             return least
-        return int(value)
+        return value
 
     def refuse(self, where: str, value: Any, allowed: str) -> None:
         said = "missing" if value is None else f"{_show(value)} is not allowed"
         self.wrong(where, f"{said}; write {allowed}")
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from agentsweep.gateway import messages_api
 from agentsweep.gateway.exchanges import Attempts, Exchange
-from agentsweep.gateway.http_server import Reply, Request
+from agentsweep.gateway.http_messages import Reply, Request
 from agentsweep.gateway.local_model import JSON_HEADERS, STREAM_HEADERS, LocalModel
 from agentsweep.gateway.messages_api import Message, MessagesRequest, Usage
-from agentsweep.gateway.scenario import Fault, Pace, Scenario, Script, Turn
+from agentsweep.gateway.script import Fault, Pace, Scenario, Script, Turn
 
 EXHAUSTED = "scenario_exhausted"
 _EXHAUSTED_TEXT = "The scenario has no further turn for this conversation."
@@ -30,6 +30,10 @@ _ERROR_SAID = {
     429: "This request would exceed the rate limit (scripted fault).",
     529: "Overloaded (scripted fault).",
 }
+
+
+# Whose conversation it is: session, agent or opening, script.
+Who = tuple[str | None, str | None, str]
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,9 @@ class ScriptedModel(LocalModel):
         self.scenario = scenario
         self.latency_scale = latency_scale
         self._attempts = Attempts()
-        self._salts: dict[tuple[Any, ...], str] = {}
+        self._salts: dict[Who, str] = {}
         self._twins: Counter[str] = Counter()
-        self._resume: dict[tuple[Any, ...], Place | None] = {}
+        self._resume: dict[Who, Place | None] = {}
 
     async def answer(
         self,
@@ -88,10 +92,11 @@ class ScriptedModel(LocalModel):
             # A conversation whose script calls tools offers some: this is the client's own errand.
             return self._side(request, exchange)
         place = self._place(request, script) if script is not None else None
-        if script is None or place is None:
+        if place is None:
             exchange.error = EXHAUSTED
             self._attempts.count(exchange, request.sha256)
             return self._plain(request, exchange, _EXHAUSTED_TEXT)
+        assert script is not None
         self._attempts.count(exchange, *_conversation(request, script), place.step)
         exchange.turn, exchange.turn_id = place.step, place.turn.id
         message = self._message(request, script, place)
@@ -108,7 +113,7 @@ class ScriptedModel(LocalModel):
         A sub-agent without a known marker has none; it must not act out the main script.
         """
         for script in self.scenario.subagents:
-            if script.marker and any(script.marker in text for text in request.opening):
+            if script.marker is not None and any(script.marker in t for t in request.opening):
                 return script
         known = self._salts.keys() if request.agent_id is not None else ()
         for script in self.scenario.subagents:
@@ -203,7 +208,7 @@ class ScriptedModel(LocalModel):
         )
 
 
-def _conversation(request: MessagesRequest, script: Script) -> tuple[Any, ...]:
+def _conversation(request: MessagesRequest, script: Script) -> Who:
     """Who is speaking. CLIs that send no agent id have their sub-agents told apart by prompt."""
     if script.marker is not None and request.agent_id is None:
         # By a hash: this is kept for the whole run, and an opening may have millions of bytes.
@@ -259,7 +264,7 @@ async def _fail(
     retry_after_s: int | None,
     exchange: Exchange,
     reply: Reply,
-    headers: dict[str, Any],
+    headers: dict[str, str],
 ) -> None:
     exchange.error = messages_api.error_type(status)
     if retry_after_s is not None:
@@ -269,7 +274,7 @@ async def _fail(
     await reply.send(status, {**JSON_HEADERS, **headers}, body)
 
 
-async def _stream(plan: Plan, exchange: Exchange, reply: Reply, headers: dict[str, Any]) -> None:
+async def _stream(plan: Plan, exchange: Exchange, reply: Reply, headers: dict[str, str]) -> None:
     fault, pace = plan.fault, plan.pace
     if fault is not None and fault.kind == "malformed" and fault.value == "body":
         exchange.error = "malformed"
@@ -306,7 +311,7 @@ def _spoiled(parts: list[bytes], fault: Fault, exchange: Exchange) -> list[bytes
     return [parts[0], messages_api.broken_event()]
 
 
-async def _whole(plan: Plan, exchange: Exchange, reply: Reply, headers: dict[str, Any]) -> None:
+async def _whole(plan: Plan, exchange: Exchange, reply: Reply, headers: dict[str, str]) -> None:
     fault = plan.fault
     if fault is not None and fault.kind == "stream_error":
         status = 529 if fault.value == "overloaded_error" else 500

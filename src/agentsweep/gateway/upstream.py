@@ -15,7 +15,6 @@ import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import httpx2
@@ -122,7 +121,7 @@ class Upstream:
         # take its time for all that.
         self._transport = httpx2.AsyncHTTPTransport(
             verify=context,
-            proxy=self._proxy.for_httpx2(context) if self._proxy else None,
+            proxy=self._proxy.for_httpx(context) if self._proxy else None,
             trust_env=False,
             limits=httpx2.Limits(max_connections=None),
         )
@@ -131,8 +130,8 @@ class Upstream:
         await self._transport.__aenter__()
         return self
 
-    async def __aexit__(self, *exception: Any) -> None:
-        await self._transport.__aexit__(*exception)
+    async def __aexit__(self, *exception: object) -> None:
+        await self._transport.aclose()
 
     async def probe(self) -> None:
         """Find out whether something at base_url speaks HTTP, before anything is spent.
@@ -262,8 +261,8 @@ class Upstream:
             kind, place, mend = "connect", self._where, "base_url"
         if isinstance(cause, socket.gaierror):
             said = f"the name of {place} cannot be resolved ({cause.strerror})"
-        elif cause is not None:
-            said = f"{place} cannot be reached ({os.strerror(cause.errno or 0)})"
+        elif cause is not None and cause.errno is not None:
+            said = f"{place} cannot be reached ({os.strerror(cause.errno)})"
         else:
             said = f"{place} cannot be reached"
         return UpstreamUnreachable(kind, f"{said}; check {mend} and the network")
@@ -366,7 +365,7 @@ class _Proxy:
     is_tls: bool
     is_loopback: bool
 
-    def for_httpx2(self, context: ssl.SSLContext) -> httpx2.Proxy:
+    def for_httpx(self, context: ssl.SSLContext) -> httpx2.Proxy:
         return httpx2.Proxy(self.url, ssl_context=context if self.is_tls else None)
 
 

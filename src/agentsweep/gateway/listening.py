@@ -1,4 +1,4 @@
-"""Sockets to listen on: loopback and Unix sockets, and no other place."""
+"""The sockets the gateway listens on: loopback and Unix sockets, no others."""
 
 import errno
 import os
