@@ -16,6 +16,9 @@ def growth(make: Callable[[int], Callable[[], object]], largest: int, tries: int
 
     `make` gives the task of a size; making it does not count.
     """
+    # What other tests left is not to be walked by each collection.
+    gc.collect()
+    gc.freeze()
     small, large = make(largest // TIMES), make(largest)
     small_s = large_s = float("inf")
     for _ in range(tries):
