@@ -1,7 +1,7 @@
 """Sizes and CPU counts as people write them, in one canonical spelling."""
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _DECIMAL = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -9,6 +9,10 @@ _DECIMAL = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _PLAIN = {"B": 1}
 # Podman's and Docker's one-letter suffixes are binary.
 _ENGINE = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+# Whole numbers of thousands of digits take more than linear time, and no machine has so many bytes.
+_DIGITS = 30
+# Of so many digits with any of the factors no product is rounded.
+_EXACT = Context(prec=60)
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*$")
 
 
@@ -25,7 +29,9 @@ def parse_size(text: str) -> int:
     if factor is None:
         allowed = ", ".join([*_BINARY, *_DECIMAL, *_PLAIN, *_ENGINE])
         raise ValueError(f"{text!r} has the unknown unit {unit!r}; allowed are {allowed}")
-    size = Decimal(number) * factor
+    if len(number) > _DIGITS:
+        raise ValueError(f"{text[:_DIGITS]!r} goes on for more digits than a size has")
+    size = _EXACT.multiply(Decimal(number), Decimal(factor))
     if size != size.to_integral_value():
         raise ValueError(f"{text!r} is not a whole number of bytes")
     return int(size)

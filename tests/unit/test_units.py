@@ -26,7 +26,12 @@ def test_sizes(text, size_bytes):
 
 
 @pytest.mark.parametrize(
-    "text", ["512", "", "MiB", "5 XiB", "-1GiB", "1e3MiB", "0.3KiB", 512, None]
+    "text",
+    [
+        *("512", "", "MiB", "5 XiB", "-1GiB", "1e3MiB", "0.3KiB", 512, None),
+        # Of 28 digits this would be a whole number, and of 100,000 it takes seconds.
+        *("1.0000000000000000000000000001GB", f"{'1' * 100_000}B"),
+    ],
 )
 def test_broken_sizes_are_refused(text):
     with pytest.raises(ValueError, match=r"size|unit|whole number"):

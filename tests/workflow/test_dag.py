@@ -537,7 +537,7 @@ def test_the_demos_run_is_replayed_by_one_more_file(clone, tmp_path, monkeypatch
     assert named["model"]["replay"] in [f"results/runs/{cell.id}" for cell in demo.cells()]
     of_demo = demo.agent_settings("claude")
     assert [named[key] for key in ("model_id", "version")] == [
-        of_demo[key] for key in ("model_id", "version")
+        getattr(of_demo, key) for key in ("model_id", "version")
     ]
     recorded = made.file(named["model"]["replay"])
     recorded.mkdir(parents=True)

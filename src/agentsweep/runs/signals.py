@@ -65,10 +65,9 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._raised:
-            return
         for number, handler in self._old.items():
-            signal.signal(number, handler)
+            # What Python handles has its default again while Python ends; what is ignored stays so.
+            signal.signal(number, signal.SIG_IGN if self._raised else handler)
 
     def hold(self) -> None:
         """From here on a signal lets the run be sealed first."""

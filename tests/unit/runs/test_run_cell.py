@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -307,3 +309,18 @@ def test_a_full_disk_costs_no_count(live, tmp_path, measured, monkeypatch):
     with pytest.raises(InfraError):
         run(live, tmp_path)
     assert started(live) == 0
+
+
+def test_after_a_signal_the_others_stay_ignored_until_the_process_ends():
+    """While Python ends, what it handles has its default again: that would be another exit code."""
+    code = (
+        "import os, signal\n"
+        "from agentsweep.runs.signals import Interrupted, Signals\n"
+        "try:\n"
+        "    with Signals(print): os.kill(os.getpid(), signal.SIGINT)\n"
+        "except Interrupted: pass\n"
+        "class Last:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid()): kill(pid, 15)\n"
+        "import sys; sys.kept_to_the_end = Last()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
