@@ -26,6 +26,7 @@ from agentsweep.config.load import load
 from agentsweep.containers import engine, engines, images
 from agentsweep.host import scratch
 from agentsweep.host.processes import LineService
+from agentsweep.typed_json import to_json
 
 ROOT = Path(__file__).parents[1]
 ARCHIVE = ROOT / "images" / "logstats.tar"
@@ -106,7 +107,7 @@ def run_measured(folder: Path, replicate: int) -> tuple[float, dict]:
 def run_bare(folder: Path, settings, record: dict) -> float:
     """Seconds of one `podman run` of the same session; the model endpoint is up beforehand."""
     job = settings.job(settings.cells()[0])
-    cli = invocation.AgentSettings(**job["agent"]["settings"])
+    cli = job.agent.settings
     token = secrets.token_urlsafe(24)
     control = folder / "control"
     for name in ("session", "marks", "home"):
@@ -114,7 +115,7 @@ def run_bare(folder: Path, settings, record: dict) -> float:
         (folder / name).mkdir()
         shutil.chown(folder / name, 1000, 1000)
     gateway = LineService("agentsweep.gateway", folder / "log")
-    gateway.ask({**job["model"], "listen": f"unix:{control / 'api.sock'}",
+    gateway.ask({**to_json(job.model), "listen": f"unix:{control / 'api.sock'}",
                  "log": str(folder / "api.jsonl"), "token": token})  # fmt: skip
     argv = invocation.arguments(cli, invocation.session_id("0" * 64, 1))
     start = invocation.start_script(argv, invocation.environment(cli, "unix:", token, marks=False))
@@ -124,7 +125,7 @@ def run_bare(folder: Path, settings, record: dict) -> float:
         invocation.task_environment(None), encoding="utf-8"
     )
     (control / "env-file.sh").write_text(invocation.env_file(system_search=True), encoding="utf-8")
-    binary = ROOT / job["agent"]["binary"]
+    binary = ROOT / job.agent.binary
     mounts = [f"{control}:{invocation.CONTROL}:ro", f"{binary}:{invocation.CONTAINER_BINARY}:ro"]
     mounts += [f"{folder / n}:{invocation.CONTROL}/{n}:rw" for n in ("session", "marks", "home")]
     found = engines.find_engine("auto", "auto", scratch.engine_dir())
@@ -132,14 +133,14 @@ def run_bare(folder: Path, settings, record: dict) -> float:
     command = found.command(
         "run", "--rm", "--interactive", "--network", "none", "--user", "1000:1000",
         "--memory", str(MEMORY_BYTES), "--memory-swap", str(MEMORY_BYTES), "--cpus", CPUS,
-        "--pids-limit", str(PIDS), *ulimits, "--workdir", job["task"]["workdir"],
+        "--pids-limit", str(PIDS), *ulimits, "--workdir", job.task.workdir,
         *[word for mount in mounts for word in ("--volume", mount)],
         record["tag"], f"{invocation.CONTROL}/start",
     )  # fmt: skip
     begin = time.monotonic()
     done = subprocess.run(
         command,
-        input=job["prompt"],
+        input=job.prompt,
         capture_output=True,
         text=True,
         cwd=folder,

@@ -81,7 +81,12 @@ def _one_of(kinds: tuple[Any, ...], content: object, place: str) -> Any:
     if len(others) > 1:
         mode = _mapping(content, place).get("mode")
         modes = {typing.get_args(_hints(kind)["mode"])[0]: kind for kind in others}
-        _checked(mode, mode in modes, f"{place}.mode", f"one of {', '.join(modes)}")
+        _checked(
+            mode,
+            isinstance(mode, str) and mode in modes,
+            f"{place}.mode",
+            f"one of {', '.join(modes)}",
+        )
         return _value(modes[str(mode)], content, place)
     return _value(others[0], content, place)
 

@@ -83,7 +83,8 @@ def spec(settings: Agent, task: Task, recording: ReplaySource | None) -> Json:
     """
     if settings.mode == LIVE:
         return _live_spec(settings)
-    if recording is not None:
+    if settings.mode == REPLAY:
+        assert recording is not None, "a replay agent has a recording (Config.recording)"
         return {
             "mode": REPLAY,
             "recording_sha256": recording.sha256,
@@ -119,7 +120,8 @@ def job(settings: Mapping[str, Any], task: Task, recording: ReplaySource | None)
                 "credential": _reference(settings["credential"]),
                 "credential_header": settings["credential_header"],
             }
-        case "replay" if recording is not None:
+        case "replay":
+            assert recording is not None, "a replay agent has a recording (Config.recording)"
             return {
                 "mode": REPLAY,
                 "recording": str(recording.run_dir or recording.trace),

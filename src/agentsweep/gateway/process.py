@@ -117,9 +117,13 @@ async def serve(settings: Settings, commands: _Commands) -> str | None:
 @contextlib.asynccontextmanager
 async def _model(settings: Settings) -> AsyncIterator[Model]:
     """What answers in this mode. Raises AgentsweepError where it cannot."""
-    if settings.scenario is not None and settings.mode == "scripted":
+    # The mode alone decides, so that no other one ever reaches an endpoint that costs money;
+    # `Settings.parse` has seen to it that each has what it plays.
+    if settings.mode == "scripted":
+        assert settings.scenario is not None
         yield ScriptedModel(scenario.load(settings.scenario), settings.latency_scale)
-    elif settings.recording is not None and settings.mode == "replay":
+    elif settings.mode == "replay":
+        assert settings.recording is not None
         from agentsweep.gateway import recording
         from agentsweep.gateway.replay import ReplayModel
 

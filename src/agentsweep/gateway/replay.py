@@ -241,7 +241,9 @@ def _name_now(recorded: str, offered: frozenset[str]) -> str:
 
 
 def _renamed(block: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    name = names.get(block["id"]) if block.get("type") == "tool_use" else None
+    # Events of an endpoint may have a call without an id.
+    identity = block.get("id") if block.get("type") == "tool_use" else None
+    name = names.get(identity) if isinstance(identity, str) else None
     return block if name is None else block | {"name": name}
 
 

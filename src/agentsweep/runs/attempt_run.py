@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentsweep.agents.claude_code import invocation
@@ -25,7 +25,7 @@ class AttemptRun:
     phases: Phases
     name: str
     session: str
-    token: str
+    token: str = field(repr=False)
     cluster_job: ClusterJob | None
 
     @classmethod

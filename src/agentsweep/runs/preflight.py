@@ -2,7 +2,7 @@
 
 import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Prepared:
     engine_info: dict[str, Any]
     image: dict[str, Any]
     scratch: Path
-    gateway: dict[str, Any]
+    gateway: dict[str, Any] = field(repr=False)
     cleaning: "Future[cleanup.Cleaned]"
 
 

@@ -8,6 +8,8 @@ import pytest
 from gateway_client import answered, calls, starter, text_of, timing, user
 from session_maker import SESSION, Session, small_session
 
+from agentsweep.gateway import replay
+
 TOOLS = {
     "Bash": ("command", "description"),
     "Read": ("file_path",),
@@ -372,3 +374,9 @@ def test_a_conversation_that_goes_round_in_a_circle_is_ended(start):
     assert calls(answers[50]) and not calls(answers[51])
     left = replay_of(gateway)["diverged"]
     assert (left["turn"], left["reason"]) == (1, "the agent asked for this turn 51 times")
+
+
+def test_an_event_of_a_call_without_an_id_is_played_as_it_is():
+    """An endpoint sent it, or a line of the record is damaged."""
+    event = {"type": "content_block_start", "content_block": {"type": "tool_use", "name": "Bash"}}
+    assert replay._renamed_event(event, {"toolu_1": "Shell"}) == event

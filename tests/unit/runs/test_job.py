@@ -8,8 +8,10 @@ from run_parts import job_content, live
 
 from agentsweep.errors import ConfigError
 from agentsweep.host.admission import Grant
+from agentsweep.runs.attempt_run import AttemptRun
 from agentsweep.runs.gateway_settings import gateway_environment, gateway_settings
 from agentsweep.runs.job import Job, LiveModel, ReplayModel
+from agentsweep.runs.preflight import Prepared
 
 MODELS = {
     "scripted": {"mode": "scripted", "scenario": None, "latency_scale": 0.5},
@@ -83,3 +85,10 @@ def test_only_the_gateway_of_a_live_run_knows_the_hosts_ways_out(tmp_path, monke
         **job_content(tmp_path)["model"],
         "budget": {"max_turns": None, "max_cost_usd": None, "price": None},
     }
+
+
+@pytest.mark.parametrize(("kind", "secret"), [(Prepared, "gateway"), (AttemptRun, "token")])
+def test_what_lets_somebody_in_is_in_no_repr(kind, secret):
+    """A traceback with values, or a failing test, would show it."""
+    shown = {one.name: one.repr for one in dataclasses.fields(kind)}
+    assert shown[secret] is False

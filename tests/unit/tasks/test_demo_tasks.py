@@ -19,6 +19,7 @@ import yaml
 
 from agentsweep.errors import InfraError
 from agentsweep.gateway import scenario
+from agentsweep.gateway.messages_api import ToolResult
 from agentsweep.tasks.task_file import load_task
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -104,7 +105,7 @@ def test_logstats_goes_on_in_little_memory_when_the_report_was_killed():
     names = [turn.id for turn in script.turns]
 
     def after(text):
-        result = scenario.ToolResult(text=text, is_error="137" in text)
+        result = ToolResult(text=text, is_error="137" in text)
         return names[report.next_index([result])]
 
     assert after("Exit code 137\nKilled") == "killed"
