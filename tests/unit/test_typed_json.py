@@ -57,7 +57,7 @@ def test_a_default_need_not_be_there_and_none_may_be_left_out():
     [
         ({"nam_": 1}, "thing.nam_: unknown key; this version of agentsweep knows name, path, kind"),
         ({"kind": {"mode": "quick", "pace": 1, "x": 1}}, "thing.kind.x: unknown key"),
-        ({"kind": {"mode": []}}, "thing.kind.mode: [] is not allowed; write one of quick, s"),
+        ({"kind": {"mode": []}}, r"thing.kind.mode: \[\] is not allowed; write one of quick, s"),
         ({"kind": {"mode": "odd"}}, "thing.kind.mode: 'odd' is not allowed; write one of quick, s"),
         ({"kind": 5}, "thing.kind: 5 is not allowed; write a mapping"),
         ({"kind": {"mode": "quick"}}, "thing.kind.pace: missing"),
